@@ -1,0 +1,348 @@
+"""What the values of a layer are drawn from: `get`, `get_scores`, `serialize` and `ValueBank`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_slots.distributions import (
+    Distribution,
+    GlorotNormal,
+    GlorotUniform,
+    HeNormal,
+    HeUniform,
+    SignedConstant,
+    UniformScores,
+    VarianceScaling,
+    check_positive,
+)
+from keras_slots.random_streams import (
+    VALUE_BANK_STREAM,
+    Float32Array,
+    check_seed,
+    draw_seed,
+    symmetric_uniform,
+)
+
+__all__ = [
+    "Distribution",
+    "GlorotNormal",
+    "GlorotUniform",
+    "HeNormal",
+    "HeUniform",
+    "SignedConstant",
+    "UniformScores",
+    "ValueBank",
+    "VarianceScaling",
+    "compute_fans",
+    "get",
+    "get_scores",
+    "serialize",
+]
+
+# What a bank or initial scores may come from: our distribution, or a Keras initializer.
+Initializer = Distribution | Callable[..., Any]
+
+_BANKS: dict[str, type[Distribution]] = {
+    "glorot_uniform": GlorotUniform,
+    "glorot_normal": GlorotNormal,
+    "he_uniform": HeUniform,
+    "he_normal": HeNormal,
+    "signed_constant": SignedConstant,
+}
+_SCORES: dict[str, type[Distribution]] = {"uniform_scores": UniformScores}
+_FROM_KERAS: dict[type, type[Distribution]] = {
+    keras.initializers.GlorotUniform: GlorotUniform,
+    keras.initializers.GlorotNormal: GlorotNormal,
+    keras.initializers.HeUniform: HeUniform,
+    keras.initializers.HeNormal: HeNormal,
+    keras.initializers.LecunUniform: VarianceScaling,
+    keras.initializers.LecunNormal: VarianceScaling,
+    keras.initializers.VarianceScaling: VarianceScaling,
+}
+_MAX_SHARED = 2**16
+
+
+def compute_fans(kernel_shape: Sequence[int]) -> tuple[int, int]:
+    """Returns the number of inputs and outputs of one unit of a kernel, by Keras' rule.
+
+    Formula: `(rows, columns)` in two dimensions; in three or more, the last two sizes, each times
+    the product of all others; `(n, n)` in one dimension; `(1, 1)` in none.
+
+    Args:
+        kernel_shape: shape of the kernel in the Keras layout, without the K of the bank.
+
+    Returns:
+        `(fan_in, fan_out)`.
+
+    Example:
+
+    >>> compute_fans((3, 3, 16, 32))
+    (144, 288)
+
+    Source: `VarianceScaling` of Keras.
+    """
+    shape = tuple(int(size) for size in kernel_shape)
+    if not shape:
+        return 1, 1
+    if len(shape) == 1:
+        return shape[0], shape[0]
+    receptive_field = math.prod(shape[:-2])
+    return shape[-2] * receptive_field, shape[-1] * receptive_field
+
+
+def get(identifier: Any) -> Initializer:
+    """Returns what a bank is drawn from.
+
+    Args:
+        identifier: one of `"glorot_uniform"`, `"glorot_normal"`, `"he_uniform"`, `"he_normal"`,
+            `"signed_constant"`; a `Distribution`; the serialized form of one; or whatever
+            `keras.initializers.get` takes. Keras' `GlorotUniform`, `GlorotNormal`, `HeUniform`,
+            `HeNormal`, `LecunUniform`, `LecunNormal` and `VarianceScaling` become the equal
+            `Distribution`, with their integer seed if they have one.
+
+    Returns:
+        A `Distribution`, or any other Keras initializer as it came: that is to be called once with
+        the shape of the whole bank.
+
+    Raises:
+        ValueError: if the identifier is unknown or cannot be used for a bank.
+
+    Example:
+
+    >>> get("he_normal")
+    HeNormal(scale=1.0)
+    >>> get(keras.initializers.LecunUniform(seed=3)).seed
+    3
+    """
+    found = _resolve(identifier, "bank_initializer", _BANKS)
+    if isinstance(found, UniformScores):
+        raise ValueError(
+            "`bank_initializer` must be a distribution of values, not of scores. Received: "
+            f"bank_initializer={identifier!r}. Pass it as `score_initializer`."
+        )
+    return found
+
+
+def get_scores(identifier: Any) -> Initializer:
+    """Returns what initial scores are drawn from.
+
+    Args:
+        identifier: None or `"uniform_scores"` for `UniformScores(1.0)`; a `Distribution`, whose
+            `sample` must then be called with `stream=random_streams.SCORE_STREAM`; the serialized
+            form of one; or whatever `get` takes.
+
+    Returns:
+        A `Distribution`, or any other Keras initializer as it came.
+
+    Raises:
+        ValueError: if the identifier is unknown or cannot be used for scores.
+
+    Example:
+
+    >>> get_scores(None)
+    UniformScores(scale=1.0)
+    """
+    if identifier is None:
+        return UniformScores()
+    return _resolve(identifier, "score_initializer", {**_SCORES, **_BANKS})
+
+
+def serialize(initializer: Initializer | ValueBank | None) -> Any:
+    """Returns the serialized form of what `get`, `get_scores` or `ValueBank` returned.
+
+    Args:
+        initializer: a `Distribution`, Keras initializer or `ValueBank`, or None.
+
+    Returns:
+        A dictionary fit for JSON that `get` and `get_scores` read; None for None.
+
+    Example:
+
+    >>> get(serialize(HeNormal(scale=2.0)))
+    HeNormal(scale=2.0)
+    """
+    return keras.saving.serialize_keras_object(initializer)
+
+
+def _resolve(identifier: Any, argument: str, names: dict[str, type[Distribution]]) -> Initializer:
+    if isinstance(identifier, str) and identifier in names:
+        return names[identifier]()
+    found = identifier
+    try:
+        if isinstance(identifier, dict):
+            found = keras.initializers.deserialize(identifier)
+        elif not isinstance(identifier, Distribution):
+            found = keras.initializers.get(identifier)
+    except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
+        raise _unknown(identifier, argument, names) from error
+    if isinstance(found, ValueBank):
+        raise ValueError(
+            f"`{argument}` cannot be a `ValueBank`. Received: {argument}={identifier!r}. "
+            "Pass it as `sharing`."
+        )
+    if type(found) in _FROM_KERAS:
+        return _from_keras(found, argument)
+    if isinstance(found, Distribution) or callable(found):
+        return found
+    raise _unknown(identifier, argument, names)
+
+
+def _unknown(identifier: Any, argument: str, names: dict[str, type[Distribution]]) -> ValueError:
+    return ValueError(
+        f"`{argument}` must be one of {', '.join(map(repr, names))}, a keras_slots distribution, "
+        f"a Keras initializer or its name. Received: {argument}={identifier!r}. "
+        f"Pass for example `{argument}={next(iter(names))!r}`."
+    )
+
+
+def _from_keras(initializer: Any, argument: str) -> Distribution:
+    # Keras would read the shape of a bank, (in, out, K), as that of a convolution kernel with K
+    # output channels and get the fans wrong; ours are given the fans of the kernel.
+    if getattr(initializer, "input_axes", None) or getattr(initializer, "output_axes", None):
+        raise ValueError(
+            f"`{argument}` cannot have `input_axes` or `output_axes`: the fans are those of the "
+            f"kernel. Received: {argument} with input_axes={initializer.input_axes!r}, "
+            f"output_axes={initializer.output_axes!r}. Leave them out and set `scale`."
+        )
+    seed = initializer.seed if initializer.get_config()["seed"] is not None else None
+    if isinstance(seed, keras.random.SeedGenerator):
+        low, high = (int(x) & 0xFFFFFFFF for x in keras.ops.convert_to_numpy(seed.next()))
+        seed = high << 32 | low
+    kind = _FROM_KERAS[type(initializer)]
+    if kind is VarianceScaling:
+        return VarianceScaling(
+            initializer.scale, initializer.mode, initializer.distribution, seed=seed
+        )
+    return kind(seed=seed)
+
+
+@keras.saving.register_keras_serializable(package="keras_slots")
+class ValueBank:
+    """One set of K values that several layers share: pass one object as `sharing` to each.
+
+    Drawn: `ValueBank(8, bound=0.1)` has the values `float32(bound) * (2 u_i - 1)`, uniform on
+    `[-bound, bound)`. Given: `ValueBank(values=[-0.1, 0.1])`. Two banks are equal when their values
+    are, and a bank read back from its configuration has the same values.
+
+    Args:
+        num_values: number of values, K, at most 65536; may be left out when `values` is given.
+        values: the values themselves: one-dimensional, finite, not empty; rounded to float32.
+        bound: largest magnitude of drawn values. There is no default: one set serves layers of
+            different size; `sqrt(6 / (fan_in + fan_out))` of the largest layer is a start.
+        seed: integer, `0 <= seed < 2**64`; None draws one from Python's global generator, which
+            `keras.utils.set_random_seed` governs.
+
+    Attributes:
+        values: read-only `float32` array of shape `(num_values,)`.
+        num_values: number of values, K.
+
+    Raises:
+        ValueError: if an argument is not as described, or the arguments contradict each other.
+
+    Example:
+
+    >>> ValueBank(values=[-0.5, 0.25]).values
+    array([-0.5 ,  0.25], dtype=float32)
+    >>> ValueBank(4, bound=0.1, seed=3) == ValueBank(4, bound=0.1, seed=3)
+    True
+
+    Source: section "shared values" of the paper, which shares one set over the whole network.
+    """
+
+    def __init__(
+        self,
+        num_values: int | None = None,
+        *,
+        values: Any = None,
+        bound: float | None = None,
+        seed: int | None = None,
+    ) -> None:
+        if values is None:
+            self._config = _drawn_config(num_values, bound, seed)
+            self.values = symmetric_uniform(
+                self._config["seed"],
+                VALUE_BANK_STREAM,
+                self._config["num_values"],
+                scale=self._config["bound"],
+            )
+        else:
+            if bound is not None or seed is not None:
+                raise ValueError(
+                    "`values` cannot be combined with `bound` or `seed`. Received: "
+                    f"bound={bound!r}, seed={seed!r}. Give either the values or how to draw them."
+                )
+            self.values = _given_values(values, num_values)
+            self._config = {"values": self.values.tolist()}
+        self.values.flags.writeable = False
+
+    @property
+    def num_values(self) -> int:
+        """Number of values, K."""
+        return int(self.values.size)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal bank."""
+        return dict(self._config)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ValueBank:
+        """Returns the bank that `get_config` described."""
+        return cls(**config)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ValueBank):
+            return NotImplemented
+        return self.values.tobytes() == other.values.tobytes()
+
+    def __hash__(self) -> int:
+        return hash(self.values.tobytes())
+
+    def __repr__(self) -> str:
+        return f"ValueBank({', '.join(f'{k}={v!r}' for k, v in self._config.items())})"
+
+
+def _drawn_config(num_values: Any, bound: Any, seed: Any) -> dict[str, Any]:
+    is_integer = isinstance(num_values, (int, np.integer)) and not isinstance(num_values, bool)
+    if not is_integer or not 1 <= num_values <= _MAX_SHARED:
+        raise ValueError(
+            f"`num_values` must be an integer from 1 to {_MAX_SHARED}. Received: "
+            f"num_values={num_values!r}. Pass for example `num_values=8`, or give `values`."
+        )
+    if bound is None:
+        raise ValueError(
+            "`bound` must be given when the values are drawn. Received: bound=None. Pass for "
+            "example `bound=0.1`, or `sqrt(6 / (fan_in + fan_out))` of the largest layer."
+        )
+    bound = check_positive(bound, "bound")
+    if not 2.0**-102 <= bound < 2.0**127:
+        raise ValueError(
+            f"`bound` must be a number that float32 can hold. Received: bound={bound!r}. "
+            "Choose a `bound` nearer to 1."
+        )
+    seed = draw_seed() if seed is None else check_seed(seed)
+    return {"num_values": int(num_values), "bound": bound, "seed": seed}
+
+
+def _given_values(values: Any, num_values: Any) -> Float32Array:
+    try:
+        given = np.array(values)
+        array = given.astype(np.float32) if given.dtype.kind in "iuf" else None
+    except (TypeError, ValueError):
+        array = None
+    shape_fits = array is not None and array.ndim == 1 and 1 <= array.size <= _MAX_SHARED
+    if array is None or not shape_fits or not np.isfinite(array).all():
+        raise ValueError(
+            f"`values` must be 1 to {_MAX_SHARED} finite numbers in one dimension. Received: "
+            f"values={values!r}. Pass for example `values=[-0.1, 0.1]`."
+        )
+    if num_values is not None and num_values != array.size:
+        raise ValueError(
+            f"`num_values` must be the number of `values`, {array.size}. Received: "
+            f"num_values={num_values!r}. Leave it out."
+        )
+    return array

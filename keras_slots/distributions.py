@@ -1,0 +1,329 @@
+"""The distributions of random values: small serializable objects that hold no state."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_slots.random_streams import (
+    BANK_STREAM,
+    SCORE_STREAM,
+    Float32Array,
+    check_seed,
+    signs,
+    symmetric_uniform,
+    truncated_normal,
+    uniform01,
+)
+
+# Standard deviation of the standard normal cut to [-2, 2]; Keras divides by the same number.
+_TRUNCATED_STDDEV = 0.87962566103423978
+# Below it, the smallest values would be denormal numbers, which some devices take for zero.
+_SMALLEST = 2.0**-102
+_MODES = ("fan_in", "fan_out", "fan_avg")
+# shape of a distribution -> (generator, its factor for values of root mean square 1)
+_SHAPES: dict[str, tuple[Callable[..., Float32Array], float]] = {
+    "uniform": (symmetric_uniform, math.sqrt(3.0)),
+    "positive_uniform": (uniform01, math.sqrt(3.0)),
+    "truncated_normal": (truncated_normal, 1.0 / _TRUNCATED_STDDEV),
+    "signed_constant": (signs, 1.0),
+}
+
+
+class Distribution:
+    """Base of the distributions of banks and scores; use one of its subclasses.
+
+    A distribution holds no state: its values are a function of (seed, index, distribution, fans).
+    Two distributions are equal when their class and their configuration are.
+
+    Args:
+        scale: positive finite number that multiplies every value.
+        seed: integer, `0 <= seed < 2**64`, used in place of the seed of the layer; None: the
+            layer's. Layers of one kernel shape that share an explicit seed have the same values.
+
+    Raises:
+        ValueError: if `scale` or `seed` is no such number.
+    """
+
+    _variance = 1.0
+    _mode = "fan_in"
+    _shape = "uniform"
+    _stream = BANK_STREAM
+
+    def __init__(self, scale: float = 1.0, *, seed: int | None = None) -> None:
+        self.scale = check_positive(scale, "scale")
+        self.seed = None if seed is None else check_seed(seed)
+
+    def sample(
+        self,
+        seed: int,
+        count: int,
+        fans: tuple[int, int],
+        start: int = 0,
+        stream: int | None = None,
+    ) -> Float32Array:
+        """Returns the elements `[start, start + count)` of the values, flattened in C order.
+
+        Formula: `float32(c * rms(fans)) * x_i` with `x_i` element `i` of the stream and `c` what
+        gives `x` the root mean square 1.
+
+        Args:
+            seed: seed of the layer, `0 <= seed < 2**64`; `self.seed` replaces it when it is set.
+            count: number of values.
+            fans: `(fan_in, fan_out)` of the kernel, see `banks.compute_fans`.
+            start: index of the first value.
+            stream: number of the random stream; None: `random_streams.SCORE_STREAM` for
+                `UniformScores`, `random_streams.BANK_STREAM` for all others.
+
+        Returns:
+            `float32` array of shape `(count,)`.
+
+        Raises:
+            ValueError: if an argument is out of range, or the values do not fit into float32.
+        """
+        generator, rms_factor = _SHAPES[self._shape]
+        factor = float(np.float32(min(rms_factor * self.rms(fans), 2.0**127)))
+        if not _SMALLEST <= factor < 2.0**127:
+            raise ValueError(
+                f"`scale` must give values that float32 can hold. Received: scale={self.scale!r} "
+                f"with fans={fans!r}. Choose a `scale` nearer to 1."
+            )
+        seed = seed if self.seed is None else self.seed
+        stream = self._stream if stream is None else stream
+        return generator(seed, stream, count, start, factor)
+
+    def rms(self, fans: tuple[int, int]) -> float:
+        """Returns the root mean square of the values: their standard deviation, if centred.
+
+        Formula: `scale * sqrt(variance / max(1, n))`, `n` the fan (or the mean of both) in use.
+
+        Args:
+            fans: `(fan_in, fan_out)` of the kernel.
+
+        Returns:
+            A positive number.
+
+        Raises:
+            ValueError: if `fans` is no pair of sizes.
+        """
+        if len(fans) != 2 or not all(0 <= fan < math.inf for fan in fans):
+            raise ValueError(
+                f"`fans` must be a pair (fan_in, fan_out) of sizes. Received: fans={fans!r}. "
+                "Use `compute_fans(kernel_shape)`."
+            )
+        choices = {"fan_in": fans[0], "fan_out": fans[1], "fan_avg": (fans[0] + fans[1]) / 2.0}
+        return self.scale * math.sqrt(self._variance / max(1.0, choices[self._mode]))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal distribution."""
+        return {"scale": self.scale, "seed": self.seed}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Distribution:
+        """Returns the distribution that `get_config` described."""
+        return cls(**config)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self.get_config() == other.get_config()
+
+    def __hash__(self) -> int:
+        return hash((type(self), tuple(self.get_config().items())))
+
+    def __repr__(self) -> str:
+        config = {key: value for key, value in self.get_config().items() if value is not None}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in config.items())})"
+
+
+@keras.saving.register_keras_serializable(package="keras_slots")
+class GlorotUniform(Distribution):
+    """Uniform on `[-b, b)`, `b = scale * sqrt(6 / (fan_in + fan_out))`: the default bank.
+
+    The paper's text has the bound `scale * sqrt(2 / (fan_in + fan_out))`; the author's code, and
+    the published accuracies, have this one.
+
+    Args:
+        scale: positive finite number that multiplies every value.
+        seed: see `Distribution`.
+
+    Example:
+
+    >>> GlorotUniform().sample(seed=0, count=3, fans=(300, 100)).shape
+    (3,)
+    """
+
+    _variance, _mode, _shape = 1.0, "fan_avg", "uniform"
+
+
+@keras.saving.register_keras_serializable(package="keras_slots")
+class GlorotNormal(Distribution):
+    """Normal of standard deviation `scale * sqrt(2 / (fan_in + fan_out))`, cut as Keras does it.
+
+    Values beyond two standard deviations of the uncut normal do not occur; the standard deviation
+    given here is the one after the cut.
+
+    Args:
+        scale: positive finite number that multiplies every value.
+        seed: see `Distribution`.
+
+    Example:
+
+    >>> GlorotNormal(scale=2.0).sample(seed=0, count=3, fans=(300, 100)).shape
+    (3,)
+    """
+
+    _variance, _mode, _shape = 1.0, "fan_avg", "truncated_normal"
+
+
+@keras.saving.register_keras_serializable(package="keras_slots")
+class HeUniform(Distribution):
+    """Uniform on `[-b, b)` with `b = scale * sqrt(6 / fan_in)`.
+
+    Args:
+        scale: positive finite number that multiplies every value.
+        seed: see `Distribution`.
+
+    Example:
+
+    >>> HeUniform().sample(seed=0, count=3, fans=(300, 100)).shape
+    (3,)
+    """
+
+    _variance, _mode, _shape = 2.0, "fan_in", "uniform"
+
+
+@keras.saving.register_keras_serializable(package="keras_slots")
+class HeNormal(Distribution):
+    """Normal of standard deviation `scale * sqrt(2 / fan_in)`, cut as Keras does it.
+
+    Args:
+        scale: positive finite number that multiplies every value.
+        seed: see `Distribution`.
+
+    Example:
+
+    >>> HeNormal().sample(seed=0, count=3, fans=(300, 100)).shape
+    (3,)
+    """
+
+    _variance, _mode, _shape = 2.0, "fan_in", "truncated_normal"
+
+
+@keras.saving.register_keras_serializable(package="keras_slots")
+class SignedConstant(Distribution):
+    """Plus or minus `scale * sqrt(2 / fan_in)`, each with probability one half.
+
+    Args:
+        scale: positive finite number that multiplies every value.
+        seed: see `Distribution`.
+
+    Example:
+
+    >>> sorted({float(x) for x in SignedConstant().sample(seed=0, count=50, fans=(8, 4))})
+    [-0.5, 0.5]
+
+    Source: the "signed Kaiming constant" of Ramanujan et al. 2020, "What's Hidden in a Randomly
+    Weighted Neural Network?".
+    """
+
+    _variance, _mode, _shape = 2.0, "fan_in", "signed_constant"
+
+
+@keras.saving.register_keras_serializable(package="keras_slots")
+class VarianceScaling(Distribution):
+    """Values of variance `scale**2 * variance / n`, `n` a fan of the kernel.
+
+    What the other distributions are special cases of, and what Keras' own `LecunNormal`,
+    `LecunUniform` and `VarianceScaling` become.
+
+    Args:
+        variance: positive finite number; Keras' `VarianceScaling` calls it `scale`.
+        mode: `"fan_in"`, `"fan_out"` or `"fan_avg"` (their mean).
+        distribution: `"uniform"`, `"truncated_normal"` or `"signed_constant"`.
+        scale: positive finite number that multiplies every value.
+        seed: see `Distribution`.
+
+    Raises:
+        ValueError: if a number is not positive and finite, or a name is unknown.
+
+    Example:
+
+    >>> VarianceScaling(2.0, "fan_in", "uniform").rms((8, 4))
+    0.5
+    """
+
+    def __init__(
+        self,
+        variance: float = 1.0,
+        mode: str = "fan_in",
+        distribution: str = "truncated_normal",
+        *,
+        scale: float = 1.0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(scale, seed=seed)
+        self._variance = check_positive(variance, "variance")
+        if distribution == "untruncated_normal":
+            raise ValueError(
+                "`distribution` must not have unbounded values. Received: "
+                "distribution='untruncated_normal'. Use 'truncated_normal', or pass "
+                "`keras.initializers.RandomNormal(stddev=...)` with a standard deviation."
+            )
+        self._mode = _check_name(mode, "mode", _MODES)
+        shapes = ("uniform", "truncated_normal", "signed_constant")
+        self._shape = _check_name(distribution, "distribution", shapes)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal distribution."""
+        own = {"variance": self._variance, "mode": self._mode, "distribution": self._shape}
+        return {**own, **super().get_config()}
+
+
+@keras.saving.register_keras_serializable(package="keras_slots")
+class UniformScores(Distribution):
+    """Initial scores: uniform on `[0, scale * b)`, `b = sqrt(6 / (fan_in + fan_out))`.
+
+    Only the ratio of the learning rate to `scale` matters when scores are trained by SGD without
+    weight decay: multiplying both by one number changes no selection.
+
+    Args:
+        scale: positive finite number that multiplies every score; the paper's lambda, up to the
+            factor sqrt(3) between its bound and this one (that of the author's code).
+        seed: see `Distribution`.
+
+    Example:
+
+    >>> bool((UniformScores(0.1).sample(seed=0, count=9, fans=(300, 100)) >= 0).all())
+    True
+    """
+
+    _variance, _mode, _shape = 1.0, "fan_avg", "positive_uniform"
+    _stream = SCORE_STREAM
+
+
+def check_positive(value: Any, name: str) -> float:
+    """Returns `value` as a positive finite `float`, or raises a `ValueError` that names it."""
+    try:
+        number = float(value) if isinstance(value, numbers.Real) else math.nan
+    except OverflowError:
+        number = math.inf
+    if isinstance(value, (bool, np.bool_)) or not 0.0 < number < math.inf:
+        raise ValueError(
+            f"`{name}` must be a positive finite number. Received: {name}={value!r}. "
+            f"Pass for example `{name}=1.0`."
+        )
+    return number
+
+
+def _check_name(value: Any, name: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(map(repr, known))}. Received: {name}={value!r}."
+        )
+    return str(value)

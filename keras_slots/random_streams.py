@@ -1,0 +1,373 @@
+"""Random numbers that are the same on every machine, backend and release.
+
+Element `i` of stream `(seed, stream)` is the 32-bit word `i % 8` (little-endian order) of the block
+`philox4x64-10(counter=i // 8, key=(seed, stream))` of Salmon et al. 2011, "Parallel Random Numbers:
+As Easy as 1, 2, 3". Everything else is exact or correctly rounded IEEE arithmetic on that word:
+no library distribution (NumPy may change those) and no `exp`, `log` or `sqrt` of the C library
+(those differ between processors). So every function here is a pure function of its arguments, and
+any window `[start, start + count)` can be drawn without what lies before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import os
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+BANK_STREAM = 0
+SCORE_STREAM = 1
+SAMPLER_STREAM = 2
+VALUE_BANK_STREAM = 3
+
+Float32Array = npt.NDArray[np.float32]
+Words = npt.NDArray[np.uint32]
+
+_WORDS_PER_BLOCK = 8
+_CHUNK = 2**15  # elements at a time: the temporaries of one chunk stay in the processor's cache
+_THREADED_FROM = 2**19  # elements below which starting threads costs more than it gains
+_MAX_THREADS = 8
+
+# The quantile of the standard normal truncated to [-2, 2] is the odd function
+#   x(t) = Phi^-1(1/2 + t (Phi(2) - 1/2)) = t P(t^2) / Q(t^2),   -1 < t < 1.
+# P and Q: minimax fit of x(t) on 4000 Chebyshev nodes of t^2 in [0, 1] by Lawson-weighted linear
+# least squares against scipy.special.ndtri. Largest absolute error over all 2^24 inputs: 1.5e-9.
+_QUANTILE_P = (
+    1.1962880337002204,
+    -3.3922830094802627,
+    3.5608779313962153,
+    -1.6615431721671727,
+    0.31450800748164864,
+    -0.01377182059877555,
+)
+_QUANTILE_Q = (
+    1.0,
+    -3.0741910682352245,
+    3.590377483968184,
+    -1.9518323382480098,
+    0.47596295891769586,
+    -0.03827905123521575,
+)
+
+
+def check_seed(seed: Any, name: str = "seed") -> int:
+    """Returns `seed` as a Python integer, or says what is wrong with it.
+
+    Args:
+        seed: Python or NumPy integer, `0 <= seed < 2**64`. Booleans are refused.
+        name: name of the argument in the error message.
+
+    Returns:
+        The seed as a Python `int`.
+
+    Raises:
+        ValueError: if `seed` is no such integer.
+
+    Example:
+
+    >>> check_seed(7)
+    7
+    """
+    return _check_integer(seed, name, 2**64)
+
+
+def draw_seed() -> int:
+    """Returns a fresh 63-bit seed from Python's global generator.
+
+    `keras.utils.set_random_seed` seeds that generator, so it governs every seed drawn here.
+
+    Returns:
+        An integer, `0 <= seed < 2**63`.
+
+    Example:
+
+    >>> import random
+    >>> random.seed(0)
+    >>> first = draw_seed()
+    >>> random.seed(0)
+    >>> draw_seed() == first
+    True
+    """
+    return random.getrandbits(63)
+
+
+def derive_seed(seed: int, name: str) -> int:
+    """Returns a 63-bit seed for the part called `name` of something seeded with `seed`.
+
+    Formula: the first 8 bytes (big-endian) of SHA-256 of the UTF-8 text `f"{seed}/{name}"`, shifted
+    right by one bit.
+
+    Args:
+        seed: integer, `0 <= seed < 2**64`.
+        name: any text, for example the name of a layer.
+
+    Returns:
+        An integer, `0 <= seed < 2**63`.
+
+    Raises:
+        ValueError: if `seed` is not such an integer, or `name` is no string.
+
+    Example:
+
+    >>> derive_seed(1, "dense") == derive_seed(1, "dense_1")
+    False
+    """
+    if not isinstance(name, str):
+        raise ValueError(
+            f"`name` must be a string. Received: name={name!r}. Pass the name of the part, "
+            "for example the path of a layer."
+        )
+    digest = hashlib.sha256(f"{check_seed(seed)}/{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def raw_words(seed: int, stream: int, count: int, start: int = 0) -> Words:
+    """Returns the 32-bit words `[start, start + count)` of a Philox stream.
+
+    Args:
+        seed: first word of the Philox key, `0 <= seed < 2**64`.
+        stream: second word of the key, `0 <= stream < 2**64`; see `BANK_STREAM` and its siblings.
+        count: number of words.
+        start: index of the first word, `0 <= start < 2**64`.
+
+    Returns:
+        `uint32` array of shape `(count,)`.
+
+    Raises:
+        ValueError: if an argument is not an integer in its range.
+
+    Example:
+
+    >>> bool((raw_words(7, 0, 100)[90:] == raw_words(7, 0, 10, start=90)).all())
+    True
+
+    Source: philox4x64-10 of Salmon et al. 2011, block `b` at counter `b`.
+    """
+    seed, stream, count, start = _check_window(seed, stream, count, start)
+    return _words(seed, stream, count, start)
+
+
+def uniform01(
+    seed: int, stream: int, count: int, start: int = 0, scale: float = 1.0
+) -> Float32Array:
+    """Returns uniform values in `[0, 1)`, times `scale`.
+
+    Formula: `u = (w >> 8) * 2**-24`, exact in float32; the value is `float32(scale) * u`.
+
+    Args:
+        seed: see `raw_words`.
+        stream: see `raw_words`.
+        count: number of values.
+        start: index of the first value.
+        scale: factor, rounded to float32.
+
+    Returns:
+        `float32` array of shape `(count,)`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+
+    >>> uniform01(0, 0, 3).shape
+    (3,)
+    """
+    return _generate(_fill_uniform01, seed, stream, count, start, scale)
+
+
+def symmetric_uniform(
+    seed: int, stream: int, count: int, start: int = 0, scale: float = 1.0
+) -> Float32Array:
+    """Returns uniform values in `[-1, 1)`, times `scale`.
+
+    Formula: `2 u - 1` with the `u` of `uniform01`, exact in float32, then times `float32(scale)`.
+
+    Args:
+        seed: see `raw_words`.
+        stream: see `raw_words`.
+        count: number of values.
+        start: index of the first value.
+        scale: factor, rounded to float32.
+
+    Returns:
+        `float32` array of shape `(count,)`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+
+    >>> bool((abs(symmetric_uniform(0, 0, 100, scale=0.5)) <= 0.5).all())
+    True
+    """
+    return _generate(_fill_symmetric, seed, stream, count, start, scale)
+
+
+def truncated_normal(
+    seed: int, stream: int, count: int, start: int = 0, scale: float = 1.0
+) -> Float32Array:
+    """Returns values of the standard normal cut to `[-2, 2]`, times `scale`.
+
+    Formula: `x = Phi^-1(1/2 + t (Phi(2) - 1/2))` with `t = 2 u - 1 + 2**-24` and the `u` of
+    `uniform01`, by a rational function in float64 (absolute error below 2e-9) that is rounded once
+    to float32; then times `float32(scale)`. The standard deviation of `x` is 0.8796.
+
+    Args:
+        seed: see `raw_words`.
+        stream: see `raw_words`.
+        count: number of values.
+        start: index of the first value.
+        scale: factor, rounded to float32.
+
+    Returns:
+        `float32` array of shape `(count,)`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+
+    >>> bool((abs(truncated_normal(0, 0, 100)) < 2).all())
+    True
+    """
+    return _generate(_fill_truncated_normal, seed, stream, count, start, scale)
+
+
+def signs(seed: int, stream: int, count: int, start: int = 0, scale: float = 1.0) -> Float32Array:
+    """Returns `+scale` or `-scale`, each with probability one half.
+
+    Formula: `+1` where the highest bit of the word is set, else `-1`, times `float32(scale)`.
+
+    Args:
+        seed: see `raw_words`.
+        stream: see `raw_words`.
+        count: number of values.
+        start: index of the first value.
+        scale: factor, rounded to float32.
+
+    Returns:
+        `float32` array of shape `(count,)`.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+
+    >>> sorted({float(x) for x in signs(0, 0, 100, scale=0.5)})
+    [-0.5, 0.5]
+    """
+    return _generate(_fill_signs, seed, stream, count, start, scale)
+
+
+def _check_integer(value: Any, name: str, limit: int) -> int:
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        result = operator.index(value)
+    except TypeError:
+        result = -1
+    if not 0 <= result < limit:
+        raise ValueError(
+            f"`{name}` must be an integer, at least 0 and below 2**{limit.bit_length() - 1}. "
+            f"Received: {name}={value!r}. Pass for example `{name}=0`."
+        )
+    return result
+
+
+def _check_window(seed: Any, stream: Any, count: Any, start: Any) -> tuple[int, int, int, int]:
+    return (
+        check_seed(seed),
+        check_seed(stream, "stream"),
+        _check_integer(count, "count", 2**48),
+        check_seed(start, "start"),
+    )
+
+
+def _words(seed: int, stream: int, count: int, start: int) -> Words:
+    block, skip = divmod(start, _WORDS_PER_BLOCK)
+    num_blocks = -(-(skip + count) // _WORDS_PER_BLOCK)
+    # NumPy adds one to the counter before it makes the first block.
+    counter = [block - 1, 0, 0, 0] if block else [2**64 - 1] * 4
+    generator = np.random.Philox(
+        key=np.array([seed, stream], dtype=np.uint64), counter=np.array(counter, dtype=np.uint64)
+    )
+    raw = generator.random_raw(4 * num_blocks)
+    words = raw.astype("<u8", copy=False).view("<u4").astype(np.uint32, copy=False)
+    return words[skip : skip + count]
+
+
+_Fill = Callable[[Words, Float32Array], None]
+
+
+def _generate(
+    fill: _Fill, seed: int, stream: int, count: int, start: int, scale: float
+) -> Float32Array:
+    seed, stream, count, start = _check_window(seed, stream, count, start)
+    factor = np.float32(scale)
+    out = np.empty(count, dtype=np.float32)
+
+    def work(begin: int, end: int) -> None:
+        for low in range(begin, end, _CHUNK):
+            part = out[low : min(low + _CHUNK, end)]
+            fill(_words(seed, stream, part.size, start + low), part)
+            if factor != 1:
+                np.multiply(part, factor, out=part)
+
+    threads = min(os.cpu_count() or 1, _MAX_THREADS)
+    if count < _THREADED_FROM or threads == 1:
+        work(0, count)
+    else:
+        edges = [count * i // threads for i in range(threads + 1)]
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, edges[:-1], edges[1:]))
+    return out
+
+
+def _fill_uniform01(words: Words, out: Float32Array) -> None:
+    words >>= np.uint32(8)
+    out[...] = words.view(np.int32)  # below 2**24, so exact; signed converts faster
+    np.multiply(out, np.float32(2**-24), out=out)
+
+
+def _fill_symmetric(words: Words, out: Float32Array) -> None:
+    _fill_uniform01(words, out)
+    np.multiply(out, np.float32(2), out=out)
+    np.subtract(out, np.float32(1), out=out)
+
+
+def _fill_truncated_normal(words: Words, out: Float32Array) -> None:
+    words >>= np.uint32(8)
+    t = words.view(np.int32).astype(np.float64)
+    t *= 2.0**-23
+    t -= 1.0 - 2.0**-24  # the middle of each of the 2^24 cells: symmetric, never 0
+    square = t * t
+    numerator = _polynomial(square, _QUANTILE_P)
+    denominator = _polynomial(square, _QUANTILE_Q)
+    np.divide(numerator, denominator, out=numerator)
+    np.multiply(numerator, t, out=numerator)
+    out[...] = numerator
+
+
+def _fill_signs(words: Words, out: Float32Array) -> None:
+    words >>= np.uint32(31)
+    out[...] = words.view(np.int32)
+    np.multiply(out, np.float32(2), out=out)
+    np.subtract(out, np.float32(1), out=out)
+
+
+def _polynomial(
+    x: npt.NDArray[np.float64], coefficients: tuple[float, ...]
+) -> npt.NDArray[np.float64]:
+    # One NumPy call per operation: each is rounded on its own, none can be fused with the next.
+    result = np.multiply(x, coefficients[-1])
+    for coefficient in coefficients[-2:0:-1]:
+        np.add(result, coefficient, out=result)
+        np.multiply(result, x, out=result)
+    np.add(result, coefficients[0], out=result)
+    return result
