@@ -16,20 +16,15 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from keras_slots.envelope import LIMIT, NUDGE, Array, envelope
+
+__all__ = ["NUDGE", "build_staircase", "evaluate", "staircase"]
+
 RowCallback = Callable[[int, int], tuple[Array, Array]]
 ProgressCallback = Callable[[int, int], None]
 
-# A threshold below zero is at most -NUDGE, so that a lever of exactly 0 is above it. Not a denormal
-# number, and far from one: accelerators and compiled code flush those to 0.
-NUDGE = 1e-30
-# Inputs stay below, and thresholds beyond are dropped: no float32 lever gets there.
-LIMIT = 1e300
-
 _CHUNK_VALUES = 1 << 17  # bank values handled at once by a thread, in about 5 MB
 _BAR_AFTER = 3.0  # seconds
-
-_Step = tuple[Array, Array, Array]  # rows, thresholds, values
 
 
 def staircase(bank: Any, scores: Any) -> tuple[Array, Array]:
@@ -81,7 +76,7 @@ def staircase(bank: Any, scores: Any) -> tuple[Array, Array]:
             f"Received: bank.shape={bank.shape}, scores.shape={scores.shape}"
         )
     wide = np.broadcast_to(bank, scores.shape)
-    return _envelope(wide.T, scores.T)
+    return envelope(wide.T, scores.T)
 
 
 def evaluate(thresholds: Array, values: Array, lever: Any, decay: float = 1.0) -> Array:
@@ -108,7 +103,7 @@ def evaluate(thresholds: Array, values: Array, lever: Any, decay: float = 1.0) -
     [-1.0, 0.0, 2.0]
     """
     selected = values[0]
-    for threshold, value in zip(thresholds, values[1:]):
+    for threshold, value in zip(thresholds, values[1:], strict=True):
         selected = np.where(lever > decay * threshold, value, selected)
     return selected
 
@@ -167,7 +162,7 @@ def build_staircase(
 
     def work(start: int) -> None:
         stop = min(start + chunk, num_connections)
-        result.put(start, *_envelope(*_checked_rows(rows, start, stop, num_values)))
+        result.put(start, *envelope(*_checked_rows(rows, start, stop, num_values)))
         result.report(stop - start, report)
 
     count = workers or os.cpu_count() or 1
@@ -210,131 +205,6 @@ def _checked_rows(rows: RowCallback, start: int, stop: int, num_values: int) -> 
             f"Received: bank.shape={bank.shape}, scores.shape={scores.shape}"
         )
     return np.broadcast_to(bank, expected), scores
-
-
-def _envelope(bank: Array, scores: Array) -> tuple[Array, Array]:
-    """Returns thresholds `(H, n)` in float64 and values `(H + 1, n)` of bank and scores `(n, K)`.
-
-    Two walks start at a lever of 0, where the winner is known without rounding: to the right from
-    the steepest of the winners, to the left from the flattest.
-    """
-    slopes = np.ascontiguousarray(bank, "float64")
-    heights = np.ascontiguousarray(scores, "float64")
-    low, chosen, high = _winners_at_zero(slopes, heights)
-    # The smallest difference of two scores, so that a quotient with it overtakes all others.
-    floor = {2: 2.0**-24, 4: 2.0**-149}.get(scores.dtype.itemsize, 2.0**-1022)
-    left, left_count, last = _walk(slopes, heights, low, -1, floor)
-    right, right_count, last = _walk(slopes, heights, high, 1, floor)
-
-    index = np.arange(len(slopes))
-    low_value, value, high_value = (slopes[index, k] for k in (low, chosen, high))
-    into, out = low_value < value, value < high_value  # the steps at a lever of 0
-    total = left_count + into + out + right_count
-    size = int(total.max(initial=0))
-    thresholds = np.full((size, len(slopes)), np.inf)
-    values = np.repeat(last[None], size + 1, axis=0)
-    for distance, (at, threshold, reached) in enumerate(left):
-        step = left_count[at] - 1 - distance
-        thresholds[step, at] = -threshold
-        values[step, at] = reached
-    values[left_count, index] = low_value
-    thresholds[left_count[into], index[into]] = -NUDGE
-    values[(left_count + into)[into], index[into]] = value[into]
-    thresholds[(left_count + into)[out], index[out]] = 0.0
-    offset = left_count + into + out
-    values[offset, index] = high_value
-    for distance, (at, threshold, reached) in enumerate(right):
-        thresholds[offset[at] + distance, at] = threshold
-        values[offset[at] + distance + 1, at] = reached
-    thresholds, values = _merge_equal(thresholds, values)
-    return thresholds, values.astype(bank.dtype)
-
-
-def _winners_at_zero(slopes: Array, heights: Array) -> tuple[Array, Array, Array]:
-    """Returns the lines that win left of, at, and right of a lever of 0: the arg-max of heights."""
-    first = heights.argmax(axis=1)
-    ties = heights == heights[np.arange(len(heights)), first][:, None]
-    if np.count_nonzero(ties) == len(heights):
-        return first, first, first
-    low, high = first.copy(), first.copy()
-    at = np.flatnonzero(ties.sum(axis=1) > 1)
-    low[at] = np.where(ties[at], slopes[at], np.inf).argmin(axis=1)
-    high[at] = np.where(ties[at], slopes[at], -np.inf).argmax(axis=1)
-    return low, first, high
-
-
-def _walk(
-    slopes: Array, heights: Array, start: Array, direction: int, floor: float
-) -> tuple[list[_Step], Array, Array]:
-    """Walks along the envelope from a lever of 0 (gift wrapping), all connections side by side.
-
-    From the line `c`, the next one is the first to be met: among the steeper ones, that with
-    the largest `(w_k - w_c) / (s_c - s_k)`. Lines that are not steeper have a negative quotient
-    once `s_c - s_k` is made positive. Towards negative levers (`direction=-1`) all slopes count
-    negated. Crossings that rounding makes equal leave a step of no width, see `_merge_equal`.
-
-    Returns:
-        The steps in order, each `(connections, thresholds >= 0, values)`, the number of steps of
-        each connection, and the value that each ends with.
-    """
-    index = np.arange(len(slopes))
-    slope, height = slopes[index, start], heights[index, start]
-    end = slopes.max(axis=1) if direction > 0 else slopes.min(axis=1)
-    count = np.zeros(len(slopes), "int64")
-    last = slope.copy()
-    reach = np.full(len(slopes), 0.0 if direction > 0 else NUDGE)
-    gain, loss = np.empty_like(slopes), np.empty_like(slopes)
-    steps: list[_Step] = []
-    keep = slope != end
-    while True:
-        if not keep.all():
-            index, slope, height, reach, end = (a[keep] for a in (index, slope, height, reach, end))
-            slopes, heights = slopes[keep], heights[keep]
-            gain, loss = gain[: len(index)], loss[: len(index)]
-        if not len(index):
-            return steps, count, last
-        np.subtract(slopes, slope[:, None], out=gain)
-        if direction < 0:
-            np.negative(gain, out=gain)
-        np.subtract(height[:, None], heights, out=loss)
-        np.maximum(loss, floor, out=loss)
-        with np.errstate(over="ignore", under="ignore"):
-            np.divide(gain, loss, out=gain)
-        best = gain.argmax(axis=1)
-        row = np.arange(len(index))
-        quotient = gain[row, best]
-        next_slope, next_height = slopes[row, best], heights[row, best]
-        keep = quotient > 1.0 / LIMIT
-        if not keep.all():
-            # (rare) the next step is out of reach of any lever
-            index, slope, height, reach, end = (a[keep] for a in (index, slope, height, reach, end))
-            slopes, heights = slopes[keep], heights[keep]
-            gain, loss = gain[: len(index)], loss[: len(index)]
-            next_slope, next_height = next_slope[keep], next_height[keep]
-        with np.errstate(over="ignore", under="ignore"):
-            crossing = (height - next_height) / np.abs(next_slope - slope)
-        reach = np.maximum(reach, crossing)
-        slope, height = next_slope, next_height
-        steps.append((index, reach, slope))
-        count[index] += 1
-        last[index] = slope
-        keep = slope != end
-
-
-def _merge_equal(thresholds: Array, values: Array) -> tuple[Array, Array]:
-    """Removes steps of no width: of equal thresholds the last one stays."""
-    empty = (thresholds[:-1] == thresholds[1:]) & (thresholds[1:] < np.inf)
-    if not empty.any():
-        return thresholds, values
-    at = np.flatnonzero(empty.any(axis=0))
-    drop = np.concatenate([empty[:, at], np.zeros((1, len(at)), bool)])
-    order = np.argsort(drop, axis=0, kind="stable")
-    kept = np.where(drop, np.inf, thresholds[:, at])
-    thresholds[:, at] = np.take_along_axis(kept, order, axis=0)
-    reached = np.where(drop, values[-1, at], values[1:, at])
-    values[1:, at] = np.take_along_axis(reached, order, axis=0)
-    size = int((thresholds < np.inf).sum(axis=0).max(initial=0))
-    return thresholds[:size], values[: size + 1]
 
 
 def _round_down(thresholds: Array, dtype: np.dtype[Any]) -> Array:

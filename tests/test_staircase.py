@@ -137,7 +137,7 @@ def test_shape_of_any_staircase(lines):
     assert values.dtype == bank.dtype and thresholds.dtype == np.float64
     assert len(values) == len(thresholds) + 1 <= len(bank)
     assert len(thresholds) == counts(thresholds).max()
-    for threshold, value, line in zip(thresholds.T, values.T, bank.T):
+    for threshold, value, line in zip(thresholds.T, values.T, bank.T, strict=True):
         steps = np.sum(threshold < np.inf)
         assert np.all(np.diff(threshold[:steps]) > 0)
         assert np.all(np.diff(value[: steps + 1]) > 0)
@@ -247,7 +247,7 @@ def test_shared_values_equal_the_broadcast_bank():
     shared = staircase(bank[:, :1], scores)
     whole = staircase(np.repeat(bank[:, :1], 100, axis=1), scores)
     built = build_staircase(100, 8, lambda a, b: (bank[:, 0], scores.T[a:b]), "float64")
-    for one, two, three in zip(shared, whole, built):
+    for one, two, three in zip(shared, whole, built, strict=True):
         np.testing.assert_array_equal(one, two)
         np.testing.assert_array_equal(one, three)
 
@@ -260,7 +260,7 @@ def test_chunks_and_threads_do_not_change_the_result(monkeypatch, workers, chunk
     built = build_staircase(
         333, 8, lambda a, b: (bank.T[a:b], scores.T[a:b]), "float64", workers=workers
     )
-    for one, other in zip(built, staircase(bank, scores)):
+    for one, other in zip(built, staircase(bank, scores), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -350,7 +350,7 @@ def test_progress_reaches_the_total_and_the_bar_is_silent_on_short_builds(monkey
 @pytest.mark.parametrize("name", ["bank", "scores"])
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_entries_that_are_not_finite_are_refused_by_name(name, wrong):
-    arrays = dict(zip(("bank", "scores"), paper_like(4, 10)))
+    arrays = dict(zip(("bank", "scores"), paper_like(4, 10), strict=True))
     arrays[name][2, 3] = wrong
     with pytest.raises(ValueError, match=f"`{name}` must be finite.*Received"):
         staircase(**arrays)

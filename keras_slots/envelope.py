@@ -1,0 +1,166 @@
+"""The upper envelope of K lines per connection, in plain NumPy and float64.
+
+`keras_slots.staircase` is the public face; here `slopes` are bank values and `heights` initial scores, both
+`(connections, K)`, and the lines of one connection are `heights[k] + slopes[k] * lever`.
+"""
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+# A threshold below zero is at most -NUDGE, so that a lever of exactly 0 is above it. Not a denormal
+# number, and far from one: accelerators and compiled code flush those to 0.
+NUDGE = 1e-30
+# Inputs stay below, and thresholds beyond are dropped: no float32 lever gets there.
+LIMIT = 1e300
+
+_Step = tuple[Array, Array, Array]  # rows, thresholds, values
+
+
+def envelope(bank: Array, scores: Array) -> tuple[Array, Array]:
+    """Returns thresholds `(H, n)` in float64 and values `(H + 1, n)` of bank and scores `(n, K)`.
+
+    Two walks start at a lever of 0, where the winner is known without rounding: to the right from
+    the steepest of the winners, to the left from the flattest.
+    """
+    slopes = np.ascontiguousarray(bank, "float64")
+    heights = np.ascontiguousarray(scores, "float64")
+    low, chosen, high = _winners_at_zero(slopes, heights)
+    # The smallest difference of two scores, so that a quotient with it overtakes all others.
+    floor = 2.0**-149 if scores.dtype.itemsize <= 4 else 2.0**-1022
+    left, left_count, last = _walk(slopes, heights, low, -1, floor)
+    right, right_count, last = _walk(slopes, heights, high, 1, floor)
+
+    index = np.arange(len(slopes))
+    low_value, value, high_value = (_pick(slopes, k) for k in (low, chosen, high))
+    into, out = low_value < value, value < high_value  # the steps at a lever of 0
+    total = left_count + into + out + right_count
+    size = int(total.max(initial=0))
+    thresholds = np.full((size, len(slopes)), np.inf)
+    values = np.repeat(last[None], size + 1, axis=0)
+    for distance, (at, threshold, reached) in enumerate(left):
+        step = left_count[at] - 1 - distance
+        thresholds[step, at] = -threshold
+        values[step, at] = reached
+    values[left_count, index] = low_value
+    thresholds[left_count[into], index[into]] = -NUDGE
+    values[(left_count + into)[into], index[into]] = value[into]
+    thresholds[(left_count + into)[out], index[out]] = 0.0
+    offset = left_count + into + out
+    values[offset, index] = high_value
+    for distance, (at, threshold, reached) in enumerate(right):
+        thresholds[offset[at] + distance, at] = threshold
+        values[offset[at] + distance + 1, at] = reached
+    thresholds, values = _merge_equal(thresholds, values)
+    return thresholds, values.astype(bank.dtype)
+
+
+def _winners_at_zero(slopes: Array, heights: Array) -> tuple[Array, Array, Array]:
+    """Returns the lines that win left of, at, and right of a lever of 0: the arg-max of heights."""
+    first = heights.argmax(axis=1)
+    ties = heights == _pick(heights, first)[:, None]
+    if np.count_nonzero(ties) == len(heights):
+        return first, first, first
+    low, high = first.copy(), first.copy()
+    at = np.flatnonzero(ties.sum(axis=1) > 1)
+    low[at] = np.where(ties[at], slopes[at], np.inf).argmin(axis=1)
+    high[at] = np.where(ties[at], slopes[at], -np.inf).argmax(axis=1)
+    return low, first, high
+
+
+def _walk(
+    slopes: Array, heights: Array, start: Array, direction: int, floor: float
+) -> tuple[list[_Step], Array, Array]:
+    """Walks along the envelope from a lever of 0 (gift wrapping), all connections side by side.
+
+    Towards negative levers (`direction=-1`) all slopes count negated. Crossings that rounding makes
+    equal leave a step of no width, see `_merge_equal`.
+
+    Returns:
+        The steps in order, each `(connections, thresholds >= 0, values)`, the number of steps of
+        each connection, and the value that each ends with.
+    """
+    index = np.arange(len(slopes))
+    slope, height = _pick(slopes, start), _pick(heights, start)
+    end = _pick(slopes, slopes.argmax(axis=1) if direction > 0 else slopes.argmin(axis=1))
+    reach = np.full(len(slopes), 0.0 if direction > 0 else NUDGE)
+    count, last = np.zeros(len(slopes), "int64"), slope.copy()
+    scratch = np.empty((2, slopes.size))
+    steps: list[_Step] = []
+    while True:
+        slopes, heights, index, slope, height, end, reach = _subset(
+            slope != end, (slopes, heights, index, slope, height, end, reach)
+        )
+        if not len(index):
+            return steps, count, last
+        best, quotient = _next_line(slopes, heights, slope, height, direction, floor, scratch)
+        next_slope, next_height = _pick(slopes, best), _pick(heights, best)
+        # Where the crossing is out of reach of any lever, the walk ends.
+        slopes, heights, index, slope, height, end, reach, next_slope, next_height = _subset(
+            quotient > 1.0 / LIMIT,
+            (slopes, heights, index, slope, height, end, reach, next_slope, next_height),
+        )
+        with np.errstate(over="ignore", under="ignore"):
+            reach = np.maximum(reach, (height - next_height) / np.abs(next_slope - slope))
+        slope, height = next_slope, next_height
+        steps.append((index, reach, slope))
+        count[index] += 1
+        last[index] = slope
+
+
+def _next_line(
+    slopes: Array,
+    heights: Array,
+    slope: Array,
+    height: Array,
+    direction: int,
+    floor: float,
+    scratch: Array,
+) -> tuple[Array, Array]:
+    """Returns the line that the current one meets first, and 1 / (lever of the crossing).
+
+    Among the steeper lines it is the one with the largest `(w_k - w_c) / (s_c - s_k)`. Lines that
+    are not steeper have a quotient of at most 0 once `s_c - s_k` is made positive.
+    """
+    gain, loss = (array[: slopes.size].reshape(slopes.shape) for array in scratch)
+    if direction > 0:
+        np.subtract(slopes, slope[:, None], out=gain)
+    else:
+        np.subtract(slope[:, None], slopes, out=gain)
+    np.subtract(height[:, None], heights, out=loss)
+    np.clip(loss, floor, np.inf, out=loss)  # `maximum` with a number is three times slower
+    with np.errstate(over="ignore", under="ignore"):
+        np.divide(gain, loss, out=gain)
+    best = gain.argmax(axis=1)
+    return best, _pick(gain, best)
+
+
+def _pick(lines: Array, which: Array) -> Array:
+    """Returns `lines[i, which[i]]` for all i."""
+    return lines.take(np.arange(0, lines.size, lines.shape[1]) + which)
+
+
+def _subset(keep: Array, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Returns the rows that are to be kept of all arrays."""
+    if keep.all():
+        return arrays
+    at = np.flatnonzero(keep)
+    return tuple(array.take(at, axis=0) for array in arrays)
+
+
+def _merge_equal(thresholds: Array, values: Array) -> tuple[Array, Array]:
+    """Removes steps of no width: of equal thresholds the last one stays."""
+    empty = (thresholds[:-1] == thresholds[1:]) & (thresholds[1:] < np.inf)
+    if not empty.any():
+        return thresholds, values
+    at = np.flatnonzero(empty.any(axis=0))
+    drop = np.concatenate([empty[:, at], np.zeros((1, len(at)), bool)])
+    order = np.argsort(drop, axis=0, kind="stable")
+    kept = np.where(drop, np.inf, thresholds[:, at])
+    thresholds[:, at] = np.take_along_axis(kept, order, axis=0)
+    reached = np.where(drop, values[-1, at], values[1:, at])
+    values[1:, at] = np.take_along_axis(reached, order, axis=0)
+    size = int((thresholds < np.inf).sum(axis=0).max(initial=0))
+    return thresholds[:size], values[: size + 1]
