@@ -1,7 +1,7 @@
 """The upper envelope of K lines per connection, in plain NumPy and float64.
 
-`keras_slots.staircase` is the public face; here `slopes` are bank values and `heights` initial scores, both
-`(connections, K)`, and the lines of one connection are `heights[k] + slopes[k] * lever`.
+`keras_slots.staircase` is the public face. Here `slopes` are bank values and `heights` initial
+scores, both `(connections, K)`: the lines of a connection are `heights[k] + slopes[k] * lever`.
 """
 
 from typing import Any
