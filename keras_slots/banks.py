@@ -1,4 +1,4 @@
-"""What the values of a layer are drawn from: `get`, `get_scores`, `serialize` and `ValueBank`."""
+"""What the values of a layer are drawn from: by name, object or config."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_slots.distributions import (
     Distribution,
@@ -18,15 +17,8 @@ from keras_slots.distributions import (
     SignedConstant,
     UniformScores,
     VarianceScaling,
-    check_positive,
 )
-from keras_slots.random_streams import (
-    VALUE_BANK_STREAM,
-    Float32Array,
-    check_seed,
-    draw_seed,
-    symmetric_uniform,
-)
+from keras_slots.value_bank import ValueBank
 
 __all__ = [
     "Distribution",
@@ -64,7 +56,6 @@ _FROM_KERAS: dict[type, type[Distribution]] = {
     keras.initializers.LecunNormal: VarianceScaling,
     keras.initializers.VarianceScaling: VarianceScaling,
 }
-_MAX_SHARED = 2**16
 
 
 def compute_fans(kernel_shape: Sequence[int]) -> tuple[int, int]:
@@ -219,130 +210,3 @@ def _from_keras(initializer: Any, argument: str) -> Distribution:
             initializer.scale, initializer.mode, initializer.distribution, seed=seed
         )
     return kind(seed=seed)
-
-
-@keras.saving.register_keras_serializable(package="keras_slots")
-class ValueBank:
-    """One set of K values that several layers share: pass one object as `sharing` to each.
-
-    Drawn: `ValueBank(8, bound=0.1)` has the values `float32(bound) * (2 u_i - 1)`, uniform on
-    `[-bound, bound)`. Given: `ValueBank(values=[-0.1, 0.1])`. Two banks are equal when their values
-    are, and a bank read back from its configuration has the same values.
-
-    Args:
-        num_values: number of values, K, at most 65536; may be left out when `values` is given.
-        values: the values themselves: one-dimensional, finite, not empty; rounded to float32.
-        bound: largest magnitude of drawn values. There is no default: one set serves layers of
-            different size; `sqrt(6 / (fan_in + fan_out))` of the largest layer is a start.
-        seed: integer, `0 <= seed < 2**64`; None draws one from Python's global generator, which
-            `keras.utils.set_random_seed` governs.
-
-    Attributes:
-        values: read-only `float32` array of shape `(num_values,)`.
-        num_values: number of values, K.
-
-    Raises:
-        ValueError: if an argument is not as described, or the arguments contradict each other.
-
-    Example:
-
-    >>> ValueBank(values=[-0.5, 0.25]).values
-    array([-0.5 ,  0.25], dtype=float32)
-    >>> ValueBank(4, bound=0.1, seed=3) == ValueBank(4, bound=0.1, seed=3)
-    True
-
-    Source: section "shared values" of the paper, which shares one set over the whole network.
-    """
-
-    def __init__(
-        self,
-        num_values: int | None = None,
-        *,
-        values: Any = None,
-        bound: float | None = None,
-        seed: int | None = None,
-    ) -> None:
-        if values is None:
-            self._config = _drawn_config(num_values, bound, seed)
-            self.values = symmetric_uniform(
-                self._config["seed"],
-                VALUE_BANK_STREAM,
-                self._config["num_values"],
-                scale=self._config["bound"],
-            )
-        else:
-            if bound is not None or seed is not None:
-                raise ValueError(
-                    "`values` cannot be combined with `bound` or `seed`. Received: "
-                    f"bound={bound!r}, seed={seed!r}. Give either the values or how to draw them."
-                )
-            self.values = _given_values(values, num_values)
-            self._config = {"values": self.values.tolist()}
-        self.values.flags.writeable = False
-
-    @property
-    def num_values(self) -> int:
-        """Number of values, K."""
-        return int(self.values.size)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make an equal bank."""
-        return dict(self._config)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> ValueBank:
-        """Returns the bank that `get_config` described."""
-        return cls(**config)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ValueBank):
-            return NotImplemented
-        return self.values.tobytes() == other.values.tobytes()
-
-    def __hash__(self) -> int:
-        return hash(self.values.tobytes())
-
-    def __repr__(self) -> str:
-        return f"ValueBank({', '.join(f'{k}={v!r}' for k, v in self._config.items())})"
-
-
-def _drawn_config(num_values: Any, bound: Any, seed: Any) -> dict[str, Any]:
-    is_integer = isinstance(num_values, (int, np.integer)) and not isinstance(num_values, bool)
-    if not is_integer or not 1 <= num_values <= _MAX_SHARED:
-        raise ValueError(
-            f"`num_values` must be an integer from 1 to {_MAX_SHARED}. Received: "
-            f"num_values={num_values!r}. Pass for example `num_values=8`, or give `values`."
-        )
-    if bound is None:
-        raise ValueError(
-            "`bound` must be given when the values are drawn. Received: bound=None. Pass for "
-            "example `bound=0.1`, or `sqrt(6 / (fan_in + fan_out))` of the largest layer."
-        )
-    bound = check_positive(bound, "bound")
-    if not 2.0**-102 <= bound < 2.0**127:
-        raise ValueError(
-            f"`bound` must be a number that float32 can hold. Received: bound={bound!r}. "
-            "Choose a `bound` nearer to 1."
-        )
-    seed = draw_seed() if seed is None else check_seed(seed)
-    return {"num_values": int(num_values), "bound": bound, "seed": seed}
-
-
-def _given_values(values: Any, num_values: Any) -> Float32Array:
-    try:
-        given = np.array(values)
-        array = given.astype(np.float32) if given.dtype.kind in "iuf" else None
-    except (TypeError, ValueError):
-        array = None
-    shape_fits = array is not None and array.ndim == 1 and 1 <= array.size <= _MAX_SHARED
-    if array is None or not shape_fits or not np.isfinite(array).all():
-        raise ValueError(
-            f"`values` must be 1 to {_MAX_SHARED} finite numbers in one dimension. Received: "
-            f"values={values!r}. Pass for example `values=[-0.1, 0.1]`."
-        )
-    if num_values is not None and num_values != array.size:
-        raise ValueError(
-            f"`num_values` must be the number of `values`, {array.size}. Received: "
-            f"num_values={num_values!r}. Leave it out."
-        )
-    return array

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -14,12 +13,12 @@ from keras_slots.random_streams import (
     BANK_STREAM,
     SCORE_STREAM,
     Float32Array,
-    check_seed,
     signs,
     symmetric_uniform,
     truncated_normal,
     uniform01,
 )
+from keras_slots.validation import check_name, check_positive, check_seed
 
 # Standard deviation of the standard normal cut to [-2, 2]; Keras divides by the same number.
 _TRUNCATED_STDDEV = 0.87962566103423978
@@ -275,9 +274,9 @@ class VarianceScaling(Distribution):
                 "distribution='untruncated_normal'. Use 'truncated_normal', or pass "
                 "`keras.initializers.RandomNormal(stddev=...)` with a standard deviation."
             )
-        self._mode = _check_name(mode, "mode", _MODES)
+        self._mode = check_name(mode, "mode", _MODES)
         shapes = ("uniform", "truncated_normal", "signed_constant")
-        self._shape = _check_name(distribution, "distribution", shapes)
+        self._shape = check_name(distribution, "distribution", shapes)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal distribution."""
@@ -305,25 +304,3 @@ class UniformScores(Distribution):
 
     _variance, _mode, _shape = 1.0, "fan_avg", "positive_uniform"
     _stream = SCORE_STREAM
-
-
-def check_positive(value: Any, name: str) -> float:
-    """Returns `value` as a positive finite `float`, or raises a `ValueError` that names it."""
-    try:
-        number = float(value) if isinstance(value, numbers.Real) else math.nan
-    except OverflowError:
-        number = math.inf
-    if isinstance(value, (bool, np.bool_)) or not 0.0 < number < math.inf:
-        raise ValueError(
-            f"`{name}` must be a positive finite number. Received: {name}={value!r}. "
-            f"Pass for example `{name}=1.0`."
-        )
-    return number
-
-
-def _check_name(value: Any, name: str, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise ValueError(
-            f"`{name}` must be one of {', '.join(map(repr, known))}. Received: {name}={value!r}."
-        )
-    return str(value)

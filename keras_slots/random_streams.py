@@ -11,7 +11,6 @@ any window `[start, start + count)` can be drawn without what lies before it.
 from __future__ import annotations
 
 import hashlib
-import operator
 import os
 import random
 from collections.abc import Callable
@@ -20,6 +19,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from keras_slots.validation import check_integer, check_seed
 
 BANK_STREAM = 0
 SCORE_STREAM = 1
@@ -54,27 +55,6 @@ _QUANTILE_Q = (
     0.47596295891769586,
     -0.03827905123521575,
 )
-
-
-def check_seed(seed: Any, name: str = "seed") -> int:
-    """Returns `seed` as a Python integer, or says what is wrong with it.
-
-    Args:
-        seed: Python or NumPy integer, `0 <= seed < 2**64`. Booleans are refused.
-        name: name of the argument in the error message.
-
-    Returns:
-        The seed as a Python `int`.
-
-    Raises:
-        ValueError: if `seed` is no such integer.
-
-    Example:
-
-    >>> check_seed(7)
-    7
-    """
-    return _check_integer(seed, name, 2**64)
 
 
 def draw_seed() -> int:
@@ -265,26 +245,11 @@ def signs(seed: int, stream: int, count: int, start: int = 0, scale: float = 1.0
     return _generate(_fill_signs, seed, stream, count, start, scale)
 
 
-def _check_integer(value: Any, name: str, limit: int) -> int:
-    try:
-        if isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        result = operator.index(value)
-    except TypeError:
-        result = -1
-    if not 0 <= result < limit:
-        raise ValueError(
-            f"`{name}` must be an integer, at least 0 and below 2**{limit.bit_length() - 1}. "
-            f"Received: {name}={value!r}. Pass for example `{name}=0`."
-        )
-    return result
-
-
 def _check_window(seed: Any, stream: Any, count: Any, start: Any) -> tuple[int, int, int, int]:
     return (
         check_seed(seed),
         check_seed(stream, "stream"),
-        _check_integer(count, "count", 2**48),
+        check_integer(count, "count", 2**48),
         check_seed(start, "start"),
     )
 
