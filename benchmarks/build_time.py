@@ -115,8 +115,10 @@ def machine() -> dict:
 
 def table(cells: list[dict]) -> str:
     lines = [
-        "| network | connections | K | build, s | of it drawing | peak memory, MiB | kept, MiB "
-        "| float32 bank, MiB | values on the envelope |",
+        (
+            "| network | connections | K | build, s | of it drawing | peak memory, MiB | kept, MiB "
+            "| float32 bank, MiB | values on the envelope |"
+        ),
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for cell in cells:
