@@ -167,10 +167,10 @@ def _resolve(identifier: Any, argument: str, names: dict[str, type[Distribution]
     try:
         if isinstance(identifier, dict):
             found = keras.initializers.deserialize(identifier)
-        elif not isinstance(identifier, Distribution):
+        elif not isinstance(identifier, (Distribution, ValueBank)):
             found = keras.initializers.get(identifier)
     except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
-        raise _unknown(identifier, argument, names) from error
+        raise _unknown(identifier, argument, names, error) from error
     if isinstance(found, ValueBank):
         raise ValueError(
             f"`{argument}` cannot be a `ValueBank`. Received: {argument}={identifier!r}. "
@@ -183,12 +183,19 @@ def _resolve(identifier: Any, argument: str, names: dict[str, type[Distribution]
     raise _unknown(identifier, argument, names)
 
 
-def _unknown(identifier: Any, argument: str, names: dict[str, type[Distribution]]) -> ValueError:
-    return ValueError(
+def _unknown(
+    identifier: Any,
+    argument: str,
+    names: dict[str, type[Distribution]],
+    cause: Exception | None = None,
+) -> ValueError:
+    text = (
         f"`{argument}` must be one of {', '.join(map(repr, names))}, a keras_slots distribution, "
         f"a Keras initializer or its name. Received: {argument}={identifier!r}. "
         f"Pass for example `{argument}={next(iter(names))!r}`."
     )
+    # The cause says which field of a serialized object is wrong; for a name it repeats the name.
+    return ValueError(f"{text} Cause: {cause}" if isinstance(identifier, dict) and cause else text)
 
 
 def _from_keras(initializer: Any, argument: str) -> Distribution:

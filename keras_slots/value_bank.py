@@ -128,7 +128,8 @@ def _drawn_config(num_values: Any, bound: Any, seed: Any) -> dict[str, Any]:
 def _given_values(values: Any, num_values: Any) -> Float32Array:
     try:
         given = np.array(values)
-        array = given.astype(np.float32) if given.dtype.kind in "iuf" else None
+        with np.errstate(over="ignore"):  # infinite then, and refused below
+            array = given.astype(np.float32) if given.dtype.kind in "iuf" else None
     except (TypeError, ValueError):
         array = None
     shape_fits = array is not None and array.ndim == 1 and 1 <= array.size <= _MAX_VALUES
