@@ -1,0 +1,155 @@
+"""What the command lines of the examples share: flags, one-line errors, tables."""
+
+import argparse
+import os
+import sys
+
+
+class Parser(argparse.ArgumentParser):
+    """Keeps the description as written, and reports a wrong command line in one line."""
+
+    def __init__(self, **kwargs):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def error(self, message):
+        print(f"{self.prog}: error: {message} (see --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def parse_bool(text):
+    if text.lower() in ("true", "yes", "1"):
+        return True
+    if text.lower() in ("false", "no", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"expected true or false. Received: {text}")
+
+
+parse_bool.__name__ = "true or false"
+
+
+def count(text):
+    """A whole number that is not negative."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected 0 or more. Received: {text}")
+    return value
+
+
+def epoch_list(text):
+    """Comma-separated epochs."""
+    return tuple(sorted({count(part) for part in text.split(",")}))
+
+
+def add_run_flags(parser):
+    """The flags behind `engine.Options`."""
+    place = parser.add_argument_group("places")
+    place.add_argument(
+        "--data-dir", metavar="DIR", help="tensorflow-datasets folder, or the file of --dataset npz"
+    )
+    place.add_argument(
+        "--download", action="store_true", help="let tensorflow-datasets fetch what is missing"
+    )
+    place.add_argument(
+        "--run-dir", metavar="DIR", help="run folder (default: runs/<recipe>-s<seed>)"
+    )
+    place.add_argument(
+        "--results",
+        metavar="FILE",
+        default="runs/results.csv",
+        help="results file, one row per run (default: %(default)s)",
+    )
+    place.add_argument("--note", default="", help="a word of your own for the results row")
+    machine = parser.add_argument_group("machine")
+    machine.add_argument(
+        "--strategy",
+        choices=("auto", "none", "mirrored"),
+        default="auto",
+        help="auto: MirroredStrategy when there is more than one GPU",
+    )
+    machine.add_argument(
+        "--dtype-policy",
+        choices=("float32", "mixed_float16", "mixed_bfloat16", "float64"),
+        default="float32",
+        help="Keras dtype policy (default: %(default)s)",
+    )
+    machine.add_argument(
+        "--jit-compile",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="XLA for the training step (default: auto, as Keras decides)",
+    )
+    machine.add_argument(
+        "--steps-per-execution",
+        type=count,
+        default=0,
+        metavar="N",
+        help="steps in one call; must divide the steps of an epoch (default: chosen)",
+    )
+    machine.add_argument(
+        "--limit-steps",
+        type=count,
+        default=0,
+        metavar="N",
+        help="at most N steps in an epoch and N batches in an evaluation: for trying out",
+    )
+    machine.add_argument(
+        "--save-epochs",
+        type=epoch_list,
+        default=(),
+        metavar="E,E,...",
+        help="epochs whose state is kept, for finetune.py and plots.py (0: before training)",
+    )
+    machine.add_argument(
+        "--tensorboard", action="store_true", help="also write TensorBoard logs to the run folder"
+    )
+    machine.add_argument(
+        "--verbose",
+        type=int,
+        choices=(0, 1, 2),
+        help="0 silent, 1 progress bar, 2 a line per epoch (default: 1 on a terminal, else 2)",
+    )
+
+
+def options_from(args, run_dir):
+    """`engine.Options` from parsed flags."""
+    import engine
+
+    verbose = (1 if sys.stdout.isatty() else 2) if args.verbose is None else args.verbose
+    names = [field for field in engine.Options.__dataclass_fields__ if hasattr(args, field)]
+    values = {name: getattr(args, name) for name in names}
+    return engine.Options(**values | {"run_dir": str(run_dir), "verbose": verbose})
+
+
+def guarded(main, name, argv=None):
+    """Runs `main`; every failure is one line on stderr and a status, never a stack trace.
+
+    The environment variable EXAMPLES_DEBUG=1 lets the trace through.
+    """
+    if os.environ.get("EXAMPLES_DEBUG"):
+        return main(argv)
+    try:
+        return main(argv)
+    except KeyboardInterrupt:
+        print(f"{name}: stopped; the same command goes on from the last epoch", file=sys.stderr)
+        return 130
+    except Exception as error:  # noqa: BLE001 - the last resort of a command line
+        text = " ".join(str(error).split())
+        own = type(error).__name__ in ("RunError", "DataError")
+        print(
+            f"{name}: error: {text if own else f'{type(error).__name__}: {text}'}", file=sys.stderr
+        )
+        return 1
+
+
+def percent(value):
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def print_table(rows):
+    """Prints rows of texts and shares (floats become percent), the first column left-aligned."""
+    texts = [[v if isinstance(v, str) else percent(v) for v in row] for row in rows]
+    widths = [max(len(row[i]) for row in texts) for i in range(len(texts[0]))]
+    for row in texts:
+        cells = [row[0].ljust(widths[0])]
+        cells += [text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True)]
+        print("  ".join(cells).rstrip())

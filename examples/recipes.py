@@ -1,0 +1,251 @@
+"""Recipes: every experiment as one frozen dataclass, by name.
+
+The key of a name::
+
+    <kind>-<network>-<method>[-k<K>][-<sharing>]
+
+    kind      paper    the text of the paper
+              author   the code that the author published
+              ours     the best that was found here, on the validation split only
+    network   lenet300100, conv2, conv4, conv6, vgg19
+    method    gs       slot machine, greedy selection
+              ps       slot machine, probabilistic selection
+              learned  the ordinary trained network: the baseline
+    K         2, 4, 8, 16, 32, 64; left out: 8
+    sharing   layer, network: one set of K values for a layer or for all; left out: own values
+
+``ours-lenet300100-gs`` is the slot machine on MNIST at K = 8, ``paper-conv6-ps-k64`` the paper's
+CONV-6 with probabilistic selection at K = 64, ``ours-conv2-learned`` the baseline of CONV-2.
+`train.py --list-recipes` prints all names, `train.py --recipe NAME --show` the fields of one.
+
+How scales are counted. With σ = sqrt(2 / (fan_in + fan_out)), the standard deviation of Glorot
+normal, the bound of Glorot uniform is b = sqrt(3)·σ. `bank_scale` and both score scales are in
+units of b: values U(-bank_scale·b, bank_scale·b), first scores U(0, score_scale·b). A bank U(-σ, σ)
+is therefore `bank_scale=1/sqrt(3)`, and the paper's scores U(0, λσ) are `score_scale=λ/sqrt(3)`.
+Without weight decay only the ratio learning_rate / score_scale matters.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+
+INVERSE_ROOT3 = 1.0 / math.sqrt(3.0)
+NETWORKS = ("lenet300100", "conv2", "conv4", "conv6", "vgg19")
+DATASETS = ("mnist", "cifar10", "digits", "npz")
+KINDS = ("paper", "author", "ours")
+PAPER_VALUES = (2, 4, 8, 16, 32, 64)
+
+
+def _field(default, text, choices=None):
+    return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All that decides what a run computes. A run folder belongs to exactly one recipe."""
+
+    name: str = _field("custom", "the name of the recipe")
+    network: str = _field("lenet300100", "the network", NETWORKS)
+    dataset: str = _field("mnist", "the data set", DATASETS)
+    method: str = _field("slot", "slot machine or learned baseline", ("slot", "learned"))
+    num_values: int = _field(8, "K, the values per connection")
+    selection: str = _field("greedy", "the selection rule", ("greedy", "probabilistic"))
+    score_mode: str = _field(
+        "per_connection", "one lever or K scores per connection", ("per_connection", "per_value")
+    )
+    sharing: str = _field(
+        "connection", "who shares one set of K values", ("connection", "layer", "network")
+    )
+    bank: str = _field(
+        "glorot_uniform",
+        "the distribution of the values",
+        ("glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "signed_constant"),
+    )
+    bank_scale: float = _field(1.0, "factor on the bank's distribution")
+    score_scale: float = _field(1.0, "first scores of convolutions are U(0, score_scale·b)")
+    dense_score_scale: float = _field(1.0, "the same for dense layers")
+    learning_rate: float = _field(1.0, "learning rate, the first one of the schedule")
+    momentum: float = _field(0.9, "momentum of SGD")
+    nesterov: bool = _field(False, "Nesterov momentum")
+    weight_decay: float = _field(0.0, "decay of all that is trained; 0: none")
+    weight_decay_kind: str = _field(
+        "l2", "l2: added to the gradient; decoupled: shrinks by lr·decay", ("l2", "decoupled")
+    )
+    schedule: str = _field(
+        "cosine", "learning-rate schedule", ("constant", "cosine", "warm_restarts", "step")
+    )
+    schedule_epoch: int = _field(0, "first restart (warm_restarts) or the tenfold drop (step)")
+    epochs: int = _field(20, "training epochs")
+    batch_size: int = _field(128, "global batch size, over all devices")
+    augmentation: str = _field(
+        "none", "random changes of training images", ("none", "flip", "crop_flip", "shift")
+    )
+    dropout: float = _field(0.0, "rate in front of dense layers (see networks.py)")
+    label_smoothing: float = _field(0.0, "share of the target spread over all classes")
+    padding: str = _field("same", "same, or the author's valid convolutions", ("same", "author"))
+    validation_share: float = _field(0.15, "share of the training images kept for validation")
+    seed: int = _field(0, "seed of values, scores, data order, dropout")
+    split_seed: int = _field(0, "seed of the train/validation split")
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value, choices = getattr(self, field.name), field.metadata["choices"]
+            if choices and value not in choices:
+                raise ValueError(
+                    f"`{field.name}` must be one of {', '.join(choices)}. "
+                    f"Received: {field.name}={value}"
+                )
+        checks = [
+            ("num_values", "a positive integer", self.num_values >= 1),
+            ("epochs", "at least 1", self.epochs >= 1),
+            ("batch_size", "at least 1", self.batch_size >= 1),
+            ("learning_rate", "positive and finite", 0 < self.learning_rate < math.inf),
+            ("momentum", "in [0, 1)", 0 <= self.momentum < 1),
+            ("weight_decay", "0 or positive and finite", 0 <= self.weight_decay < math.inf),
+            ("bank_scale", "positive and finite", 0 < self.bank_scale < math.inf),
+            ("score_scale", "positive and finite", 0 < self.score_scale < math.inf),
+            ("dense_score_scale", "positive and finite", 0 < self.dense_score_scale < math.inf),
+            ("dropout", "in [0, 1)", 0 <= self.dropout < 1),
+            ("label_smoothing", "in [0, 1)", 0 <= self.label_smoothing < 1),
+            ("validation_share", "in [0, 1)", 0 <= self.validation_share < 1),
+            ("seed", "0 or positive, below 2**31", 0 <= self.seed < 2**31),
+            ("split_seed", "0 or positive, below 2**31", 0 <= self.split_seed < 2**31),
+            (
+                "schedule_epoch",
+                "at least 1 for schedule=" + self.schedule,
+                self.schedule_epoch >= 1 or self.schedule in ("constant", "cosine"),
+            ),
+        ]
+        for name, expected, good in checks:
+            if not good:
+                raise ValueError(
+                    f"`{name}` must be {expected}. Received: {name}={getattr(self, name)}"
+                )
+
+    def digest(self):
+        """Eight hexadecimal digits that differ when any field differs."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _common(network):
+    """What all three kinds share: data, network and the paper's validation shares."""
+    if network == "lenet300100":
+        return {"network": network, "dataset": "mnist", "validation_share": 0.15}
+    common = {"network": network, "dataset": "cifar10", "validation_share": 0.10}
+    common["augmentation"] = "crop_flip"
+    if network != "vgg19":
+        common["dropout"] = 0.5
+    return common
+
+
+def _paper(network, method, num_values):
+    fields = _common(network) | {
+        "bank_scale": INVERSE_ROOT3,
+        "score_scale": INVERSE_ROOT3,
+        "dense_score_scale": 0.1 * INVERSE_ROOT3,
+        "weight_decay": 1e-4,
+        "schedule": "warm_restarts",
+        "schedule_epoch": 25,
+        "epochs": {"vgg19": 220}.get(network, 200),
+    }
+    if method == "learned":
+        # The text names no rate for its learned networks; this one is ours.
+        fields["learning_rate"] = 0.05
+        fields["epochs"] = {"conv4": 330, "conv6": 330, "vgg19": 320}.get(network, 200)
+    elif method == "ps":
+        fields["learning_rate"] = 25.0
+    else:
+        fields["learning_rate"] = 0.2 if num_values <= 8 else 0.1
+    return fields
+
+
+def _author(network, method, num_values):
+    fields = _common(network) | {"schedule": "constant", "padding": "author"}
+    fields["epochs"] = {"lenet300100": 120, "vgg19": 120}.get(network, 140)
+    if network in ("lenet300100", "vgg19"):
+        fields["padding"] = "same"
+    if network != "lenet300100":
+        fields["augmentation"] = "flip"
+    if network == "vgg19":
+        fields |= {"schedule": "step", "schedule_epoch": 80, "weight_decay": 1e-4}
+    if method == "learned":
+        fields["learning_rate"] = 0.01  # ours: the code's schedule for it is never reached
+    elif method == "ps":
+        fields["epochs"] += 40
+        fields["learning_rate"] = 25.0 if network == "conv6" else 50.0
+    else:
+        fields["learning_rate"] = 0.1 if num_values <= 8 else 0.01
+    return fields
+
+
+def _ours(network, method, num_values):
+    fields = _common(network) | {"schedule": "cosine"}
+    fields["epochs"] = 20 if network == "lenet300100" else 100
+    if method == "learned":
+        fields["learning_rate"] = 0.1 if network in ("lenet300100", "vgg19") else 0.05
+        fields["weight_decay"] = 1e-4 if network == "lenet300100" else 5e-4
+    elif method == "ps":
+        fields["learning_rate"] = 50.0
+    else:
+        fields["learning_rate"] = 0.5
+        if num_values == 2:  # two narrow values leave too little room
+            fields["bank_scale"] = 2.5 * INVERSE_ROOT3
+    return fields
+
+
+_FIELDS = {"paper": _paper, "author": _author, "ours": _ours}
+
+
+def recipe_name(kind, network, method, num_values=8, sharing="connection"):
+    """The name of a recipe by the key in the docstring of this module."""
+    name = f"{kind}-{network}-{method}"
+    if method != "learned":
+        name += "" if num_values == 8 else f"-k{num_values}"
+        name += "" if sharing == "connection" else f"-{sharing}"
+    return name
+
+
+def make_recipe(kind, network, method, num_values=8, sharing="connection"):
+    """The recipe of that kind, also for a K that the paper did not try."""
+    fields = _FIELDS[kind](network, method, num_values)
+    fields["name"] = recipe_name(kind, network, method, num_values, sharing)
+    if method == "learned":
+        fields["method"] = "learned"
+    else:
+        fields["selection"] = {"gs": "greedy", "ps": "probabilistic"}[method]
+        fields |= {"num_values": num_values, "sharing": sharing}
+        if kind != "ours":
+            fields["score_mode"] = "per_value"  # as published: K scores per connection
+    return Recipe(**fields)
+
+
+def _all_recipes():
+    for kind in KINDS:
+        for network in NETWORKS:
+            yield make_recipe(kind, network, "learned")
+            for method in ("gs", "ps"):
+                for num_values in PAPER_VALUES:
+                    for sharing in ("connection", "layer", "network"):
+                        yield make_recipe(kind, network, method, num_values, sharing)
+
+
+RECIPES = {recipe.name: recipe for recipe in _all_recipes()}
+
+
+def get_recipe(name):
+    """Returns the named recipe.
+
+    Raises:
+        ValueError: no recipe has that name; the message lists the nearest names.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    import difflib
+
+    near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.3)
+    raise ValueError(
+        f"`recipe` must name a recipe (all names: train.py --list-recipes). "
+        f"Received: recipe={name}. Near: {', '.join(near) or 'none'}"
+    )

@@ -1,0 +1,115 @@
+"""Where images come from: tensorflow-datasets, scikit-learn or a local file, as arrays.
+
+Imports nothing heavy, so that missing data are reported at once.
+"""
+
+import functools
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+
+class DataError(RuntimeError):
+    """The data are not there, or not what they should be. The message says what to do."""
+
+
+def check_source(dataset, data_dir=None, download=False):
+    """Fails at once, before anything heavy is imported, when the data cannot be there.
+
+    Raises:
+        DataError: nothing is prepared at `data_dir`, and `download` is false.
+    """
+    if dataset == "npz":
+        if data_dir is None or not Path(data_dir).is_file():
+            raise DataError(
+                f"--dataset npz needs --data-dir FILE.npz. Received: --data-dir {data_dir}"
+            )
+    elif dataset != "digits" and not download and _prepared(dataset, data_dir) is None:
+        # Asked for it, tensorflow-datasets would try the network for more than a minute.
+        raise DataError(
+            f"no prepared {dataset} in {_folder(data_dir)}: give its folder with --data-dir, or "
+            "fetch it with --download, or try --dataset digits, which needs no download"
+        )
+
+
+def _folder(data_dir):
+    return Path(data_dir or "~/tensorflow_datasets").expanduser()
+
+
+def _prepared(dataset, data_dir):
+    """The folder of the newest prepared version, or None."""
+    found = _folder(data_dir).glob(f"{dataset}/*/dataset_info.json")
+    return max((path.parent for path in found), default=None)
+
+
+def read_arrays(dataset, data_dir=None, download=False):
+    """Returns x_train, y_train, x_test, y_test: uint8 images with channels, int32 labels.
+
+    Raises:
+        DataError: the data are missing or unusable.
+    """
+    check_source(dataset, data_dir, download)
+    return _read(dataset, None if data_dir is None else str(data_dir))
+
+
+@functools.lru_cache(maxsize=2)  # a sweep reads its data once
+def _read(dataset, data_dir):
+    if dataset == "digits":
+        return _digits()
+    if dataset == "npz":
+        return _npz(data_dir)
+    return _from_tfds(dataset, data_dir)
+
+
+def _from_tfds(dataset, data_dir):
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise DataError(
+            f"{dataset} comes through tensorflow-datasets, which cannot be imported ({error}): "
+            f'install it with pip install "keras-slots[examples]"'
+        ) from error
+    prepared = _prepared(dataset, data_dir)
+    if prepared is None:
+        builder = tfds.builder(dataset, data_dir=str(_folder(data_dir)))
+        builder.download_and_prepare()
+    else:
+        builder = tfds.builder_from_directory(str(prepared))
+    arrays = []
+    for split in ("train", "test"):
+        batches = list(tfds.as_numpy(builder.as_dataset(split=split, batch_size=1000)))
+        arrays.append(np.concatenate([batch["image"] for batch in batches]))
+        arrays.append(np.concatenate([batch["label"] for batch in batches]).astype("int32"))
+    return tuple(arrays)
+
+
+def _digits():
+    """1,797 real digits of 8x8 pixels; every fifth is for the test."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x = (digits.images * (255.0 / 16.0)).astype("uint8")[..., None]
+    y = digits.target.astype("int32")
+    test = np.arange(len(x)) % 5 == 4
+    return x[~test], y[~test], x[test], y[test]
+
+
+def _npz(path):
+    names = ("x_train", "y_train", "x_test", "y_test")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = [file[name] for name in names]
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} must be a .npz file with {', '.join(names)}: {error}") from error
+    for name, array in zip(names, arrays, strict=True):
+        if name.startswith("x") and (array.dtype != np.uint8 or array.ndim not in (3, 4)):
+            raise DataError(
+                f"{name} in {path} must be uint8 images (count, height, width[, channels]). "
+                f"Received: {array.dtype} of shape {array.shape}"
+            )
+    x, y, x_test, y_test = arrays
+    if len(x) != len(y) or len(x_test) != len(y_test):
+        raise DataError(f"{path} must hold one label for each image")
+    images = [array[..., None] if array.ndim == 3 else array for array in (x, x_test)]
+    return images[0], y.astype("int32").ravel(), images[1], y_test.astype("int32").ravel()
