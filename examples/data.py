@@ -135,16 +135,26 @@ class Data:
         # Batches keep their order (deterministic by default), however many threads make them.
         return batches.map(batch, num_parallel_calls=_THREADS).prefetch(8)
 
-    def evaluation(self, split, limit=None):
+    def evaluation(self, split, limit=None, replicas=1):
         """The "validation" or "test" images, normalised, in order; `limit` caps the batches.
 
-        Batches are of nearly equal size, so that each can be spread over several devices.
+        All batches have one size, a multiple of `replicas`: black images of weight 0 fill the last
+        ones. Weighted means over the batches, loss and accuracy alike, are those over the images.
         """
         x, y = self.splits[split]
-        size = math.ceil(len(x) / math.ceil(len(x) / _EVALUATION_BATCH)) if len(x) else 1
-        batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(size)
-        batches = batches.map(lambda image, label: (self._normalise(image), label))
-        return batches.take(limit or -1).cache().prefetch(2)
+        count = len(x)
+        batches = math.ceil(count / _EVALUATION_BATCH)
+        size = math.ceil(count / batches / replicas) * replicas
+        batches = math.ceil(count / size)
+        filling = batches * size - count
+        weights = np.full(count, batches * size / count, "float32")
+        x, y, weights = (
+            np.concatenate([array, np.zeros((filling, *array.shape[1:]), array.dtype)])
+            for array in (x, y, weights)
+        )
+        cut = tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(size, drop_remainder=True)
+        cut = cut.map(lambda image, label, weight: (self._normalise(image), label, weight))
+        return cut.take(limit or -1).cache().prefetch(2)
 
     def _normalise(self, images):
         scale = (1.0 / (255.0 * self.std)).astype("float32")

@@ -125,9 +125,8 @@ def evaluate(model, data, split, limit=None):
     """Accuracy on a split, or None when the split is empty."""
     if not data.count(split):
         return None
-    return float(
-        model.evaluate(data.evaluation(split, limit), verbose=0, return_dict=True)["accuracy"]
-    )
+    batches = data.evaluation(split, limit, model.distribute_strategy.num_replicas_in_sync)
+    return float(model.evaluate(batches, verbose=0, return_dict=True)["accuracy"])
 
 
 def fit(model, data, recipe, options, folder, callbacks=()):
@@ -145,7 +144,9 @@ def fit(model, data, recipe, options, folder, callbacks=()):
         keeper.save("epoch-0000.npz")
     if start >= recipe.epochs:
         return keeper
-    validation = data.evaluation("validation", limit) if data.count("validation") else None
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    held = data.count("validation")
+    validation = data.evaluation("validation", limit, replicas) if held else None
     callbacks = [keeper, *callbacks]
     if options.tensorboard:
         callbacks.append(_tensorboard(folder))

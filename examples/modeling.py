@@ -102,7 +102,7 @@ def make_schedule(recipe, steps_per_epoch):
 
 
 def make_optimizer(recipe, steps_per_epoch):
-    settings = {"momentum": recipe.momentum, "nesterov": recipe.nesterov}
+    settings = {"momentum": recipe.momentum, "nesterov": recipe.nesterov, "name": "sgd"}
     rate = make_schedule(recipe, steps_per_epoch)
     if recipe.weight_decay and recipe.weight_decay_kind == "l2":
         return CoupledDecaySGD(rate, decay=recipe.weight_decay, **settings)
@@ -126,6 +126,10 @@ def make_loss(label_smoothing=0.0):
 def compile_model(model, recipe, options, steps):
     """Compiles for `steps` training steps an epoch."""
     together = options.steps_per_execution
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        if together > 1:
+            raise RunError("--steps-per-execution must be 1 on several devices (a limit of Keras)")
+        together = 1
     if not together:  # small steps are grouped; the results do not depend on it
         largest = 200 if recipe.network == "lenet300100" else 1
         largest = max(largest, 20 if tf.config.list_logical_devices("GPU") else 1)
@@ -137,7 +141,7 @@ def compile_model(model, recipe, options, steps):
     model.compile(
         make_optimizer(recipe, steps),
         make_loss(recipe.label_smoothing),
-        metrics=["accuracy"],
+        weighted_metrics=["accuracy"],
         steps_per_execution=together,
         jit_compile={"on": True, "off": False, "auto": "auto"}[options.jit_compile],
     )
