@@ -1,0 +1,91 @@
+"""The package metadata; `pyproject.toml` holds tool settings only."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def read(*parts):
+    """The text of a file of the project."""
+    return ROOT.joinpath(*parts).read_text(encoding="utf-8")
+
+
+def read_version():
+    """The version, without importing the package (that would need Keras)."""
+    return re.fullmatch(r'__version__ = "(\S+)"\n', read("keras_slots", "version.py")).group(1)
+
+
+# Every lower bound was tried: all of them installed together (with NumPy 2.1 on Python 3.13, the first
+# for it), on Python 3.10 to 3.13, on both backends. What stands in the way of older ones:
+# - keras: no fixes for crafted model files. Python 3.10 has no Keras 3.14; there the 3.12 line
+#   receives the fixes.
+# - tensorflow: no release for Python 3.13 before 2.20, and none whose protobuf is new enough for
+#   tensorflow-datasets.
+# - numpy: that TensorFlow refuses it.
+INSTALL_REQUIRES = [
+    'keras>=3.12.4; python_version < "3.11"',
+    'keras>=3.14; python_version >= "3.11"',
+    "tensorflow>=2.20",
+    "numpy>=1.26",
+]
+
+PLOTS = ["matplotlib>=3.8.4"]
+TENSORBOARD = ["tensorboard>=2.20"]  # TensorFlow 2.21 no longer brings it.
+TUNER = ["keras-tuner>=1.4.7", *TENSORBOARD]  # It imports tensorboard without declaring it.
+JAX = ["jax>=0.6"]
+EXAMPLES = [
+    "tensorflow-datasets>=4.9.8",
+    "importlib_resources>=6.0",  # tensorflow-datasets imports it without declaring it.
+    "scikit-learn>=1.5",
+    *PLOTS,
+]
+TEST = [
+    "pytest>=8.2",
+    "hypothesis>=6.100",
+    "ruff>=0.17,<0.18",  # One minor version, so that everybody's formatter agrees.
+    "mypy>=1.18",
+    "build>=1.2",
+]
+
+setup(
+    name="keras-slots",
+    version=read_version(),
+    description="Slot machine networks for Keras: select among fixed random weights, train none",
+    long_description=read("README.md"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["keras", "tensorflow", "jax", "slot machines", "random weights", "deep learning"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    packages=find_packages(include=["keras_slots", "keras_slots.*"]),
+    package_data={"keras_slots": ["py.typed"]},
+    include_package_data=False,
+    python_requires=">=3.10,<3.14",
+    install_requires=INSTALL_REQUIRES,
+    extras_require={
+        "examples": EXAMPLES,
+        "gpu": ["tensorflow[and-cuda]>=2.20"],
+        "jax": JAX,
+        "plots": PLOTS,
+        "tensorboard": TENSORBOARD,
+        "test": sorted({*TEST, *EXAMPLES, *TUNER, *JAX}),
+        "tuner": TUNER,
+    },
+    zip_safe=False,
+)
