@@ -132,7 +132,7 @@ def guarded(main, name, argv=None):
     except KeyboardInterrupt:
         print(f"{name}: stopped; the same command goes on from the last epoch", file=sys.stderr)
         return 130
-    except Exception as error:  # noqa: BLE001 - the last resort of a command line
+    except Exception as error:
         text = " ".join(str(error).split())
         own = type(error).__name__ in ("RunError", "DataError")
         print(

@@ -193,10 +193,9 @@ def train(recipe, options, callbacks=()):
     check_results(options.results, result_columns(recipe))
     with open_run(options.run_dir, run_identity(recipe, options)) as folder:
         finished = folder / "results.json"
-        if finished.exists():
-            row = read_json(finished)["row"]
-        else:
-            row = _train_in(folder, recipe, options, callbacks)
+        if not finished.exists():
+            _train_in(folder, recipe, options, callbacks)
+        row = read_json(finished)["row"]
         append_row(options.results, row)
     return row
 
@@ -240,7 +239,6 @@ def _train_in(folder, recipe, options, callbacks):
     }
     row = {name: measured[name] for name in result_columns(recipe)}
     write_json(folder / "results.json", {"row": row, "history": keeper.history})
-    return row
 
 
 def result_columns(recipe):

@@ -16,6 +16,7 @@ import csv
 import io
 import json
 import os
+import re
 import uuid
 import zipfile
 import zlib
@@ -73,7 +74,7 @@ def open_run(folder, identity):
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "a")
+        lock = (folder / ".lock").open("a")
     except OSError as error:
         raise RunError(
             f"cannot write the run folder {folder}: {error.strerror}; choose another --run-dir"
@@ -140,7 +141,9 @@ def save_state(path, model, bank=0, **extra):
     arrays = {}
     for group, variables in (("model", _changing(model)), ("optimizer", _of_optimizer(model))):
         for index, variable in enumerate(variables):
-            arrays[f"{group}/{index}/{variable.path}"] = np.asarray(variable)
+            # Keras numbers random generators over the whole process.
+            name = re.sub(r"seed_generator_\d+", "seed_generator", variable.path)
+            arrays[f"{group}/{index}/{name}"] = np.asarray(variable)
     extra["bank"] = bank
     arrays["extra"] = np.frombuffer(json.dumps(extra).encode(), np.uint8)
     buffer = io.BytesIO()
@@ -161,7 +164,8 @@ def load_state(path, model, optimizer=True, bank=0):
         RunError: the file is missing, damaged, or of another model or other values.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: np.load leaves a damaged file open.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
             extra = json.loads(arrays.pop("extra").tobytes())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:

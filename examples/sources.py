@@ -98,7 +98,8 @@ def _digits():
 def _npz(path):
     names = ("x_train", "y_train", "x_test", "y_test")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: np.load leaves a damaged file open.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = [file[name] for name in names]
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} must be a .npz file with {', '.join(names)}: {error}") from error

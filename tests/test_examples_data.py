@@ -1,0 +1,123 @@
+"""The pipelines give every image its turn, in an order that only seed and epoch decide."""
+
+import numpy as np
+import pytest
+
+import data
+from sources import DataError, read_arrays
+
+
+def numbered(tmp_path, count=40, side=6, channels=1):
+    """A data set whose images carry their own number in every pixel."""
+    x = np.zeros((count, side, side, channels), "uint8")
+    x += np.arange(count, dtype="uint8")[:, None, None, None] + 100
+    path = tmp_path / "numbered.npz"
+    y = np.arange(count)
+    np.savez(path, x_train=x, y_train=y, x_test=x[:7], y_test=y[:7])
+    return str(path)
+
+
+def labels(batches):
+    return [batch[1].numpy().tolist() for batch in batches]
+
+
+def test_an_epoch_gives_every_image_once_and_the_next_another_order(tmp_path):
+    loaded = data.load("npz", numbered(tmp_path), validation_share=0.0, batch_size=8)
+    seen = labels(loaded.training(0, 2))
+    assert len(seen) == 10
+    first, second = np.concatenate(seen[:5]).tolist(), np.concatenate(seen[5:]).tolist()
+    assert sorted(first) == sorted(second) == list(range(40))
+    assert first != second
+
+
+@pytest.mark.parametrize("augment", data.AUGMENTATIONS)
+def test_an_epoch_looks_the_same_to_a_resumed_run(tmp_path, augment):
+    path = numbered(tmp_path)
+    whole = list(data.load("npz", path, batch_size=8, augment=augment).training(0, 3))
+    late = list(data.load("npz", path, batch_size=8, augment=augment).training(2, 3))
+    for (image, label), (late_image, late_label) in zip(whole[-len(late) :], late, strict=True):
+        assert np.array_equal(image, late_image)
+        assert np.array_equal(label, late_label)
+
+
+def test_images_keep_their_labels(tmp_path):
+    loaded = data.load("npz", numbered(tmp_path), validation_share=0.25, batch_size=8)
+    for image, label in loaded.training():
+        pixel = image.numpy()[:, 0, 0, 0] * loaded.std[0] + loaded.mean[0]
+        assert np.array_equal(np.round(pixel * 255), label.numpy() + 100)
+
+
+def test_the_split_is_fixed_by_its_seed_and_disjoint(tmp_path):
+    path = numbered(tmp_path)
+    splits = [data.load("npz", path, batch_size=8, seed=s, split_seed=0).splits for s in (1, 2)]
+    for split in ("train", "validation"):
+        assert np.array_equal(splits[0][split][1], splits[1][split][1])
+    both = [*splits[0]["train"][1], *splits[0]["validation"][1]]
+    assert sorted(both) == list(range(40)) and len(splits[0]["validation"][1]) == 6
+    other = data.load("npz", path, batch_size=8, split_seed=1).splits
+    assert not np.array_equal(other["validation"][1], splits[0]["validation"][1])
+
+
+@pytest.mark.parametrize(("augment", "reach"), [("flip", 0), ("crop_flip", 4), ("shift", 2)])
+def test_changes_are_the_moves_and_flips_that_their_name_says(augment, reach):
+    x = np.random.default_rng(0).integers(1, 256, (8, 9, 7, 3), "uint8")
+    take = data._gatherer(x, augment)
+    moved, flipped = set(), 0
+    for step in range(30):
+        for original, image in zip(x, take(np.arange(8), (0, step)).numpy(), strict=True):
+            matches = []
+            for dy in range(-reach, reach + 1):
+                for dx in range(-reach, reach + 1):
+                    padded = np.pad(original, ((reach, reach), (reach, reach), (0, 0)))
+                    crop = padded[reach + dy : reach + dy + 9, reach + dx : reach + dx + 7]
+                    matches += [(dy, dx, 0)] * np.array_equal(crop, image)
+                    matches += [(dy, dx, 1)] * np.array_equal(crop[:, ::-1], image)
+            assert len(matches) == 1
+            moved.add(matches[0][:2])
+            flipped += matches[0][2]
+    assert {dy for dy, _ in moved} == {dx for _, dx in moved} == set(range(-reach, reach + 1))
+    assert flipped == 0 if augment == "shift" else 80 < flipped < 160
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_evaluation_batches_are_even_and_weigh_every_image_once(tmp_path, replicas, monkeypatch):
+    monkeypatch.setattr(data, "_EVALUATION_BATCH", 3)
+    loaded = data.load("npz", numbered(tmp_path), batch_size=8)
+    batches = list(loaded.evaluation("test", replicas=replicas))
+    sizes = {len(label) for _, label, _ in batches}
+    assert len(sizes) == 1 and sizes.pop() % replicas == 0
+    label = np.concatenate([label for _, label, _ in batches])
+    weight = np.concatenate([weight for _, _, weight in batches])
+    assert label[weight > 0].tolist() == list(range(7))
+    assert weight.mean() == pytest.approx(1.0)
+    assert len(set(weight[weight > 0])) == 1
+
+
+def test_digits_are_split_into_1438_and_359():
+    x, y, x_test, y_test = read_arrays("digits")
+    assert x.shape == (1438, 8, 8, 1) and x_test.shape == (359, 8, 8, 1)
+    assert x.dtype == np.uint8 and x.max() == 255
+    assert len(y) == 1438 and set(y_test) == set(range(10))
+
+
+def test_missing_data_are_named_with_the_way_out(tmp_path):
+    with pytest.raises(DataError, match=r"no prepared mnist in .*--data-dir.*--download"):
+        read_arrays("mnist", tmp_path)
+    with pytest.raises(DataError, match=r"needs --data-dir FILE.npz"):
+        read_arrays("npz", tmp_path / "none.npz")
+
+
+def test_a_wrong_file_is_named(tmp_path):
+    path = tmp_path / "x.npz"
+    path.write_bytes(b"not a zip file")
+    with pytest.raises(DataError, match=r"must be a .npz file with x_train, y_train"):
+        read_arrays("npz", path)
+    image = np.zeros((4, 3, 3))
+    np.savez(path, x_train=image, y_train=[0] * 4, x_test=image, y_test=[0] * 4)
+    with pytest.raises(DataError, match=r"must be uint8 images.*float64"):
+        read_arrays("npz", path)
+
+
+def test_fewer_images_than_one_batch_are_refused(tmp_path):
+    with pytest.raises(DataError, match="fewer than one batch of 64: lower --batch-size"):
+        data.load("npz", numbered(tmp_path), batch_size=64)

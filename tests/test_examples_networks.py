@@ -1,0 +1,84 @@
+"""The networks of the paper have the paper's connections."""
+
+import keras
+import numpy as np
+import pytest
+
+import networks
+
+CIFAR = (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "padding", "connections"),
+    [
+        ("lenet300100", (28, 28, 1), "same", 266_200),
+        ("conv2", CIFAR, "same", 4_300_992),
+        ("conv2", CIFAR, "author", 3_317_952),
+        ("conv4", CIFAR, "same", 2_425_024),
+        ("conv6", CIFAR, "same", 2_261_184),
+        ("vgg19", CIFAR, "same", 20_018_880 + 5_120),
+    ],
+)
+def test_connections_are_those_of_the_paper(name, shape, padding, connections):
+    model = networks.build(name, shape, 10, padding=padding)
+    assert networks.count_connections(model) == connections
+    assert sum(int(np.prod(w.shape)) for w in model.trainable_weights) == connections
+
+
+def test_vgg19_classifier_has_5120_connections_and_batch_norm_nothing_to_train():
+    model = networks.build("vgg19", CIFAR, 10)
+    assert tuple(model.get_layer("dense").kernel.shape) == (512, 10)
+    norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
+    assert len(norms) == 16
+    assert all(not norm.trainable_weights for norm in norms)
+
+
+@pytest.mark.parametrize(
+    ("name", "same", "author"),
+    [("conv2", 16384, 12544), ("conv4", 8192, 3200), ("conv6", 4096, 1024)],
+)
+def test_first_dense_layer_reads_what_the_padding_leaves(name, same, author):
+    for padding, inputs in (("same", same), ("author", author)):
+        model = networks.build(name, CIFAR, 10, padding=padding)
+        assert tuple(model.get_layer("dense1").kernel.shape) == (inputs, 256)
+
+
+def test_dropout_stands_in_front_of_the_first_two_dense_layers_only():
+    names = [layer.name for layer in networks.build("conv4", CIFAR, 10).layers]
+    assert names[names.index("dense1") - 1] == "dropout1"
+    assert names[names.index("dense2") - 1] == "dropout2"
+    assert sum("dropout" in name for name in names) == 2
+    assert not any("dropout" in x.name for x in networks.build("vgg19", CIFAR, 10).layers)
+
+
+def test_slot_machine_and_baseline_differ_in_their_layers_alone():
+    slots = networks.slot_layers(seed=1, num_values=2)
+    slot = networks.build("conv2", (12, 12, 1), 10, layers=slots)
+    learned = networks.build("conv2", (12, 12, 1), 10)
+    assert [x.name for x in slot.layers] == [x.name for x in learned.layers]
+    assert slot.output_shape == learned.output_shape
+    assert networks.count_connections(slot) == networks.count_connections(learned)
+    swapped = {type(x).__name__ for x in slot.layers} - {type(x).__name__ for x in learned.layers}
+    assert swapped == {"SlotDense", "SlotConv2D"}
+
+
+def test_no_layer_has_a_bias():
+    for name in networks.NETWORKS:
+        for layer in networks.build(name, CIFAR, 10).layers:
+            assert getattr(layer, "bias", None) is None
+
+
+def test_layers_of_equal_shape_start_differently_and_seeds_repeat():
+    first = networks.build("vgg19", CIFAR, 10, seed=3)
+    again = networks.build("vgg19", CIFAR, 10, seed=3)
+    a, b = (first.get_layer(name).kernel.numpy() for name in ("conv14", "conv15"))
+    assert a.shape == b.shape and np.abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.01
+    assert np.array_equal(a, again.get_layer("conv14").kernel.numpy())
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match=r"`name` must be one of lenet300100, .* name=lenet5"):
+        networks.build("lenet5", CIFAR, 10)
+    with pytest.raises(ValueError, match=r'`padding` must be "same" or "author".*padding=valid'):
+        networks.build("conv2", CIFAR, 10, padding="valid")

@@ -1,0 +1,277 @@
+"""train.py end to end: results, resuming, refusing."""
+
+import csv
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import engine
+import recipes
+import runfolder
+from example_scripts import DIGITS, error_of, run
+
+
+def flags(tmp_path, *more, epochs=2, folder="run"):
+    places = ["--run-dir", tmp_path / folder, "--results", tmp_path / "results.csv"]
+    return [*DIGITS, "--epochs", epochs, *places, *more]
+
+
+def state(path):
+    """The arrays of a state file without its JSON part, which holds times."""
+    with np.load(path) as file:
+        return {name: file[name] for name in file.files if name != "extra"}
+
+
+def assert_equal_states(a, b):
+    a, b = state(a), state(b)
+    assert list(a) == list(b)
+    for name in a:
+        assert np.array_equal(a[name], b[name]), name
+
+
+class StopAfter(keras.callbacks.Callback):
+    """A run that dies after an epoch was saved."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch + 1 == self.epoch:
+            raise KeyboardInterrupt
+
+
+SLOT = {"method": "slot", "score_mode": "per_value", "num_values": 4}
+VARIANTS = {
+    "learned": {"method": "learned", "weight_decay": 1e-3},
+    "learned with dropout and shifts": {
+        "method": "learned",
+        "dropout": 0.3,
+        "augmentation": "shift",
+        "schedule": "warm_restarts",
+        "schedule_epoch": 1,
+    },
+    "greedy": SLOT,
+    "greedy by lever": SLOT | {"score_mode": "per_connection", "weight_decay": 1e-4},
+    "probabilistic": SLOT | {"selection": "probabilistic", "learning_rate": 20.0},
+    "network-shared values": SLOT | {"sharing": "network", "num_values": 8},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, variant):
+    recipe = dataclasses.replace(
+        recipes.get_recipe("ours-lenet300100-gs"),
+        **{"dataset": "digits", "batch_size": 64, "epochs": 3} | VARIANTS[variant],
+    )
+    rows = []
+    for folder, interrupted in (("whole", False), ("broken", True)):
+        options = engine.Options(
+            run_dir=str(tmp_path / folder), results=str(tmp_path / "r.csv"), verbose=0
+        )
+        if interrupted:
+            with pytest.raises(KeyboardInterrupt):
+                engine.train(recipe, options, callbacks=[StopAfter(2)])
+            assert not (tmp_path / folder / "results.json").exists()
+        rows.append(engine.train(recipe, options))
+    for name in ("last.npz", "best.npz"):
+        assert_equal_states(tmp_path / "whole" / name, tmp_path / "broken" / name)
+    for column in ("train_last", "val_best", "test_best", "val_last", "test_last", "best_epoch"):
+        assert rows[0][column] == rows[1][column]
+
+
+def test_training_learns_the_digits_and_reports_it(tmp_path, capsys):
+    assert run("train", *flags(tmp_path, "--method", "learned", epochs=12)) == 0
+    printed = capsys.readouterr().out
+    assert "best epoch" in printed and "test %" in printed
+    (row,) = runfolder.read_rows(tmp_path / "results.csv")
+    assert float(row["test_best"]) > 0.9
+    assert row["name"] == "ours-lenet300100-learned" and row["dataset"] == "digits"
+    assert row["keras"] == keras.__version__ and row["epochs_done"] == "12"
+    with open(tmp_path / "run" / "history.csv", newline="") as file:
+        history = list(csv.DictReader(file))
+    assert [int(line["epoch"]) for line in history] == list(range(1, 13))
+    assert float(history[0]["learning_rate"]) > float(history[-1]["learning_rate"])
+    best = max(float(line["val_accuracy"]) for line in history)
+    assert float(row["val_best"]) == best
+    saved = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert saved["row"]["run_id"] == row["run_id"] and len(saved["history"]) == 12
+
+
+def test_the_reported_accuracy_is_that_of_the_saved_weights(tmp_path):
+    assert run("train", *flags(tmp_path, "--method", "learned", epochs=6)) == 0
+    (row,) = runfolder.read_rows(tmp_path / "results.csv")
+    weights = list(state(tmp_path / "run" / "best.npz").values())[:3]
+    from sources import read_arrays
+
+    _, _, x_test, y_test = read_arrays("digits")
+    recipe, _ = engine.recipe_of(tmp_path / "run", recipes.Recipe)
+    data = engine.load_data(recipe, engine.Options())
+    hidden = ((x_test / 255.0 - data.mean) / data.std).reshape(len(x_test), -1)
+    for weight in weights[:2]:
+        hidden = np.maximum(hidden @ weight, 0)
+    accuracy = np.mean((hidden @ weights[2]).argmax(-1) == y_test)
+    assert float(row["test_best"]) == pytest.approx(accuracy, abs=1.5 / len(y_test))
+
+
+def test_a_finished_run_is_reported_again_and_its_row_stays_alone(tmp_path, capsys):
+    for _ in range(2):
+        assert run("train", *flags(tmp_path, "--method", "learned")) == 0
+        assert "last epoch (2)" in capsys.readouterr().out
+    assert len(runfolder.read_rows(tmp_path / "results.csv")) == 1
+
+
+def test_a_lost_results_row_is_appended_when_the_run_is_asked_for_again(tmp_path):
+    assert run("train", *flags(tmp_path, "--method", "learned")) == 0
+    (tmp_path / "results.csv").unlink()
+    assert run("train", *flags(tmp_path, "--method", "learned")) == 0
+    assert len(runfolder.read_rows(tmp_path / "results.csv")) == 1
+
+
+def test_without_validation_images_the_last_epoch_is_the_best(tmp_path):
+    more = ["--method", "learned", "--validation-share", "0", "--limit-steps", "3"]
+    assert run("train", *flags(tmp_path, *more)) == 0
+    (row,) = runfolder.read_rows(tmp_path / "results.csv")
+    assert row["best_epoch"] == "2" and row["val_best"] == ""
+    assert row["test_best"] == row["test_last"]
+
+
+def test_asked_for_epochs_are_kept_from_before_the_first_on(tmp_path):
+    more = ["--method", "learned", "--save-epochs", "0,2"]
+    assert run("train", *flags(tmp_path, *more, epochs=3)) == 0
+    kept = sorted(path.name for path in (tmp_path / "run").glob("epoch-*.npz"))
+    assert kept == ["epoch-0000.npz", "epoch-0002.npz"]
+
+
+@pytest.mark.parametrize("network", ["conv2", "conv4", "conv6", "vgg19"])
+def test_every_network_trains_a_step_on_a_local_file(tmp_path, network):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (24, 16, 16, 3), "uint8")
+    y = np.arange(24) % 3
+    np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x[:6], y_test=y[:6])
+    more = ["--network", network, "--dataset", "npz", "--data-dir", tmp_path / "x.npz"]
+    more += ["--batch-size", 8, "--limit-steps", 1, "--score-mode", "per_value", "--num-values", 2]
+    assert run("train", *flags(tmp_path, *more, epochs=1)) == 0
+    (row,) = runfolder.read_rows(tmp_path / "results.csv")
+    assert row["network"] == network and row["limit_steps"] == "1"
+
+
+@pytest.mark.parametrize("strategy", ["none", "mirrored"])
+def test_two_devices_train_like_one(tmp_path, strategy, request):
+    """Runs on as many logical CPUs as the test session has; one is the control."""
+    more = ["--method", "learned", "--strategy", strategy]
+    assert run("train", *flags(tmp_path, *more, folder=strategy)) == 0
+    done = request.config.stash.setdefault(_ROWS, {})
+    done[strategy] = state(tmp_path / strategy / "last.npz")
+    if len(done) == 2:
+        for name, array in done["none"].items():
+            np.testing.assert_allclose(done["mirrored"][name], array, atol=1e-5)
+
+
+_ROWS = pytest.StashKey()
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (["--recipe", "ours-lenet"], "`recipe` must name a recipe"),
+        (["--network", "resnet"], "invalid choice: 'resnet'"),
+        (["--num-values", "0"], "`num_values` must be a positive integer. Received: num_values=0"),
+        (["--num-values", "two"], "invalid int value: 'two'"),
+        (["--learning-rate", "nan"], "`learning_rate` must be positive and finite"),
+        (["--nesterov", "maybe"], "expected true or false. Received: maybe"),
+        (["--validation-share", "1"], "`validation_share` must be in [0, 1)"),
+        (["--limit-steps", "-1"], "expected 0 or more. Received: -1"),
+        (["--save-epochs", "1,x"], "--save-epochs"),
+        (["--schedule", "step"], "`schedule_epoch` must be at least 1 for schedule=step"),
+        (["--no-such-flag"], "unrecognized arguments"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_status_2(tmp_path, capsys, more, text):
+    assert text in error_of(capsys, "train", *flags(tmp_path), *more, status=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_data_are_one_line_and_status_1(tmp_path, capsys):
+    more = ["--dataset", "mnist", "--data-dir", tmp_path / "nowhere"]
+    line = error_of(capsys, "train", *flags(tmp_path), *more, status=1)
+    assert "no prepared mnist" in line and "--download" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_folder_of_another_run_is_refused_and_left_alone(tmp_path, capsys):
+    assert run("train", *flags(tmp_path, "--method", "learned")) == 0
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    capsys.readouterr()
+    more = ["--method", "learned", "--seed", "5"]
+    line = error_of(capsys, "train", *flags(tmp_path, *more), status=1)
+    assert "holds another run (seed: there 0, here 5)" in line and "--run-dir" in line
+    assert before == {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("mine")
+    line = error_of(capsys, "train", *flags(tmp_path, "--method", "learned"), status=1)
+    assert "holds files of something else" in line
+    assert [p.name for p in (tmp_path / "run").glob("[!.]*")] == ["thesis.tex"]
+
+
+def test_an_unwritable_folder_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    line = error_of(capsys, "train", *flags(tmp_path, folder="file/run"), status=1)
+    assert "cannot write the run folder" in line
+
+
+def test_a_results_file_of_something_else_is_refused(tmp_path, capsys):
+    (tmp_path / "results.csv").write_text("a,b\n1,2\n")
+    line = error_of(capsys, "train", *flags(tmp_path, "--method", "learned"), status=1)
+    assert "has other columns than a results file" in line
+    assert (tmp_path / "results.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_a_folder_in_use_is_refused(tmp_path, capsys):
+    taken = runfolder.open_run(tmp_path / "run", {"a": 1})
+    again = runfolder.open_run(tmp_path / "run", {"a": 1})
+    with taken, pytest.raises(runfolder.RunError, match="in use by another process"), again:
+        pass
+
+
+def test_a_damaged_state_is_named(tmp_path, capsys):
+    recipe = dataclasses.replace(recipes.get_recipe("ours-lenet300100-learned"), epochs=3)
+    recipe = dataclasses.replace(recipe, dataset="digits", batch_size=64)
+    options = engine.Options(run_dir=str(tmp_path / "run"), results=str(tmp_path / "results.csv"))
+    with pytest.raises(KeyboardInterrupt):
+        engine.train(recipe, options, callbacks=[StopAfter(1)])
+    last = tmp_path / "run" / "last.npz"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(runfolder.RunError, match=r"cannot read the state .*last.npz"):
+        engine.train(recipe, options)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path, capsys):
+    more = ["--method", "learned", "--learning-rate", "1e30"]
+    line = error_of(capsys, "train", *flags(tmp_path, *more), status=1)
+    assert "the loss of epoch 1 is" in line and "lower --learning-rate" in line
+    assert not (tmp_path / "run" / "last.npz").exists()
+
+
+def test_batches_that_cannot_be_spread_evenly_are_refused(monkeypatch):
+    import tensorflow as tf
+
+    import modeling
+
+    devices = [tf.config.LogicalDevice(f"CPU:{i}", "CPU") for i in range(3)]
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: devices)
+    with pytest.raises(runfolder.RunError, match="64 cannot be spread evenly over 3 devices"):
+        modeling.make_strategy("mirrored", 64)
+
+
+def test_lists_and_shows_recipes_without_training(capsys):
+    assert run("train", "--list-recipes") == 0
+    assert "paper-conv6-ps-k64" in capsys.readouterr().out.split()
+    assert run("train", "--recipe", "paper-conv6-ps-k64", "--show") == 0
+    assert "probabilistic" in capsys.readouterr().out
