@@ -1,8 +1,14 @@
 """What the command lines of the examples share: flags, one-line errors, tables."""
 
 import argparse
+import dataclasses
+import logging
 import os
 import sys
+
+from recipes import Recipe, get_recipe, make_recipe
+
+STOPPED = 130  # what a shell reports for Ctrl-C
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,8 +46,8 @@ def epoch_list(text):
     return tuple(sorted({count(part) for part in text.split(",")}))
 
 
-def add_run_flags(parser):
-    """The flags behind `engine.Options`."""
+def add_data_flags(parser):
+    """Where the data are."""
     place = parser.add_argument_group("places")
     place.add_argument(
         "--data-dir", metavar="DIR", help="tensorflow-datasets folder, or the file of --dataset npz"
@@ -49,9 +55,12 @@ def add_run_flags(parser):
     place.add_argument(
         "--download", action="store_true", help="let tensorflow-datasets fetch what is missing"
     )
-    place.add_argument(
-        "--run-dir", metavar="DIR", help="run folder (default: runs/<recipe>-s<seed>)"
-    )
+    return place
+
+
+def add_run_flags(parser):
+    """The flags behind `engine.Options`, all but the run folder."""
+    place = add_data_flags(parser)
     place.add_argument(
         "--results",
         metavar="FILE",
@@ -110,6 +119,41 @@ def add_run_flags(parser):
     )
 
 
+def add_recipe_flags(parser, without=()):
+    """One flag per field of `Recipe` but those in `without`; flags not given stay None."""
+    group = parser.add_argument_group("recipe", "fields of the recipe, each overridden by its flag")
+    for field in dataclasses.fields(Recipe):
+        if field.name in ("name", *without):
+            continue
+        settings = {"help": field.metadata["help"], "default": None}
+        if field.metadata["choices"]:
+            settings["choices"] = field.metadata["choices"]
+        else:
+            settings["type"] = parse_bool if field.type is bool else field.type
+            settings["metavar"] = field.type.__name__.upper()
+        group.add_argument("--" + field.name.replace("_", "-"), **settings)
+
+
+def given_fields(args):
+    """The recipe fields that flags were given for."""
+    names = [field.name for field in dataclasses.fields(Recipe) if field.name != "name"]
+    return {n: getattr(args, n) for n in names if getattr(args, n, None) is not None}
+
+
+def recipe_from(args):
+    """The recipe that the flags ask for, and the named one that it came from."""
+    given = given_fields(args)
+    if args.recipe:
+        plain = get_recipe(args.recipe)
+    else:
+        selection = {"greedy": "gs", "probabilistic": "ps"}[given.get("selection", "greedy")]
+        method = "learned" if given.get("method") == "learned" else selection
+        num_values = max(given.get("num_values", 8), 1)
+        network = given.get("network", "lenet300100")
+        plain = make_recipe("ours", network, method, num_values, given.get("sharing", "connection"))
+    return dataclasses.replace(plain, **given), plain
+
+
 def options_from(args, run_dir):
     """`engine.Options` from parsed flags."""
     import engine
@@ -125,13 +169,16 @@ def guarded(main, name, argv=None):
 
     The environment variable EXAMPLES_DEBUG=1 lets the trace through.
     """
+    # TensorFlow talks about devices that are not there, and about models built one after another.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if os.environ.get("EXAMPLES_DEBUG"):
         return main(argv)
     try:
         return main(argv)
     except KeyboardInterrupt:
         print(f"{name}: stopped; the same command goes on from the last epoch", file=sys.stderr)
-        return 130
+        return STOPPED
     except Exception as error:
         text = " ".join(str(error).split())
         own = type(error).__name__ in ("RunError", "DataError")

@@ -156,6 +156,11 @@ class Data:
         cut = cut.map(lambda image, label, weight: (self._normalise(image), label, weight))
         return cut.take(limit or -1).cache().prefetch(2)
 
+    def test_images(self):
+        """All test images, normalised, and their labels, as arrays."""
+        x, y = self.splits["test"]
+        return self._normalise(x).numpy(), y
+
     def _normalise(self, images):
         scale = (1.0 / (255.0 * self.std)).astype("float32")
         return tf.cast(images, tf.float32) * scale - self.mean / self.std

@@ -5,30 +5,24 @@ Shared by train.py, finetune.py, sweep.py, tune.py and export.py.
 
 import dataclasses
 import datetime
-import json
-import math
-import platform
-import time
-import zlib
 from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 import data as data_module
 import networks
+from keeper import Keeper
 from modeling import build_model, compile_model, make_strategy
+from recipes import Recipe
+from results import append_row, check_results, device, result_columns, versions
 from runfolder import (
     RunError,
-    append_row,
     bank_checksum,
-    check_results,
     load_state,
     open_run,
+    read_extra,
     read_json,
-    save_state,
-    write_history,
     write_json,
 )
 
@@ -66,61 +60,6 @@ def load_data(recipe, options):
     )
 
 
-class Keeper(keras.callbacks.Callback):
-    """After every epoch: history, best and last state, each written whole or not at all."""
-
-    def __init__(self, folder, save_epochs=(), fingerprint=0):
-        super().__init__()
-        self.folder, self.save_epochs, self.fingerprint = folder, set(save_epochs), fingerprint
-        self.history, self.best, self.best_epoch = [], -math.inf, 0
-
-    def resume(self, model):
-        """Puts the last state back, if there is one; returns the number of finished epochs."""
-        self.set_model(model)
-        self.checksum = bank_checksum(model)
-        if not (self.folder / "last.npz").exists():
-            return 0
-        extra = load_state(self.folder / "last.npz", model, bank=self.checksum)
-        if extra["fingerprint"] != self.fingerprint:
-            raise RunError(f"{self.folder} was trained on other data than these")
-        self.history, self.best_epoch = extra["history"], extra["best_epoch"]
-        self.best = -math.inf if extra["best"] is None else extra["best"]
-        return len(self.history)
-
-    def save(self, name):
-        extra = {
-            "history": self.history,
-            "best": self.best if self.history else None,
-            "best_epoch": self.best_epoch,
-            "fingerprint": self.fingerprint,
-        }
-        save_state(self.folder / name, self.model, bank=self.checksum, **extra)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.started = time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        if not math.isfinite(logs["loss"]):
-            raise RunError(
-                f"the loss of epoch {epoch + 1} is {logs['loss']}; the state after epoch {epoch} "
-                f"is kept in {self.folder}; lower --learning-rate"
-            )
-        row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
-        row["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        row["seconds"] = round(time.perf_counter() - self.started, 4)
-        self.history.append(row)
-        # Without validation images the last epoch is the best.
-        score = row.get("val_accuracy", epoch)
-        improved = score > self.best
-        if improved:
-            self.best, self.best_epoch = score, epoch + 1
-            self.save("best.npz")
-        if epoch + 1 in self.save_epochs:
-            self.save(f"epoch-{epoch + 1:04d}.npz")
-        self.save("last.npz")
-        write_history(self.folder / "history.csv", self.history)
-
-
 def evaluate(model, data, split, limit=None):
     """Accuracy on a split, or None when the split is empty."""
     if not data.count(split):
@@ -137,8 +76,7 @@ def fit(model, data, recipe, options, folder, callbacks=()):
     """
     steps = min(options.limit_steps or data.steps_per_epoch, data.steps_per_epoch)
     limit = options.limit_steps or None
-    fingerprint = zlib.crc32(b"".join(np.ascontiguousarray(a) for a in data.splits["train"]))
-    keeper = Keeper(folder, options.save_epochs, fingerprint)
+    keeper = Keeper(folder, data, options.save_epochs)
     start = keeper.resume(model)
     if start == 0 and 0 in keeper.save_epochs:
         keeper.save("epoch-0000.npz")
@@ -171,10 +109,10 @@ def _tensorboard(folder):
     return keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)
 
 
-def run_identity(recipe, options):
+def run_identity(recipe, options, origin=""):
     """What makes two runs the same run."""
     same = {"dtype_policy": options.dtype_policy, "limit_steps": options.limit_steps}
-    return dataclasses.asdict(recipe) | same
+    return dataclasses.asdict(recipe) | same | ({"origin": origin} if origin else {})
 
 
 def default_run_dir(recipe, plain):
@@ -184,23 +122,33 @@ def default_run_dir(recipe, plain):
     return Path("runs") / f"{recipe.name}{middle}-s{recipe.seed}"
 
 
-def train(recipe, options, callbacks=()):
+def train(recipe, options, callbacks=(), make_model=build_model, origin=""):
     """Trains one recipe in its run folder and appends its row to the results file.
 
     A folder that holds an unfinished run of the same recipe is continued; a finished one is only
-    read. Returns the results row as a dict.
+    read.
+
+    Args:
+        recipe: the `Recipe`.
+        options: the `Options`.
+        callbacks: further Keras callbacks.
+        make_model: `make_model(recipe, input_shape, num_classes)` gives the model to train.
+        origin: names what `make_model` starts from, so that the run is known by it.
+
+    Returns:
+        The results row, a dict.
     """
     check_results(options.results, result_columns(recipe))
-    with open_run(options.run_dir, run_identity(recipe, options)) as folder:
+    with open_run(options.run_dir, run_identity(recipe, options, origin)) as folder:
         finished = folder / "results.json"
         if not finished.exists():
-            _train_in(folder, recipe, options, callbacks)
+            _train_in(folder, recipe, options, callbacks, make_model)
         row = read_json(finished)["row"]
         append_row(options.results, row)
     return row
 
 
-def _train_in(folder, recipe, options, callbacks):
+def _train_in(folder, recipe, options, callbacks, make_model):
     data = load_data(recipe, options)
     keras.utils.set_random_seed(recipe.seed)
     keras.config.set_dtype_policy(options.dtype_policy)
@@ -209,7 +157,7 @@ def _train_in(folder, recipe, options, callbacks):
         raise RunError("--jit-compile on does not work under a strategy; leave it auto")
     steps = min(options.limit_steps or data.steps_per_epoch, data.steps_per_epoch)
     with strategy.scope():
-        model = build_model(recipe, data.input_shape, data.num_classes)
+        model = make_model(recipe, data.input_shape, data.num_classes)
         compile_model(model, recipe, options, steps)
     keeper = fit(model, data, recipe, options, folder, callbacks)
     limit = options.limit_steps or None
@@ -241,52 +189,43 @@ def _train_in(folder, recipe, options, callbacks):
     write_json(folder / "results.json", {"row": row, "history": keeper.history})
 
 
-def result_columns(recipe):
-    """The columns of the results file, in order."""
-    own = [field.name for field in dataclasses.fields(recipe)]
-    return [
-        *["run_id", *own, "dtype_policy", "limit_steps", "note"],
-        *["keras_slots", "keras", "tensorflow", "numpy", "python"],
-        *["device", "devices", "date", "connections", "train_images", "epochs_done"],
-        *["seconds_per_epoch", "seconds_total", "best_epoch", "train_last", "val_best"],
-        *["test_best", "val_last", "test_last"],
-    ]
-
-
-def versions():
-    try:
-        from keras_slots import __version__ as own
-    except ImportError:  # the learned baseline runs without it
-        own = ""
-    return {
-        "keras_slots": own,
-        "keras": keras.__version__,
-        "tensorflow": tf.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def device(strategy):
-    """Name and number of the devices that a strategy computes on."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
-    else:
-        import os
-
-        name = f"{platform.machine()} CPU, {len(os.sched_getaffinity(0))} cores"
-    return {"device": name, "devices": strategy.num_replicas_in_sync}
-
-
-def recipe_of(folder, cls):
-    """The recipe that a run folder belongs to."""
+def recipe_of(folder):
+    """The recipe that a run folder belongs to, and all of its run.json."""
     path = Path(folder) / "run.json"
     if not path.exists():
         raise RunError(f"{folder} is not a run folder: it has no run.json")
     known = read_json(path)
     try:
-        fields = {field.name: known[field.name] for field in dataclasses.fields(cls)}
-        return cls(**fields), known
+        return Recipe(
+            **{field.name: known[field.name] for field in dataclasses.fields(Recipe)}
+        ), known
     except (KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{path} does not describe a run: {json.dumps(str(error))}") from error
+        raise RunError(f"{path} does not describe a run: {error}") from error
+
+
+def state_file(folder, state):
+    """The file of a state: "best", "last" or the number of a kept epoch."""
+    name = f"epoch-{int(state):04d}" if str(state).isdigit() else str(state)
+    path = Path(folder) / f"{name}.npz"
+    if not path.exists():
+        kept = ", ".join(sorted(file.stem for file in Path(folder).glob("*.npz"))) or "none"
+        raise RunError(
+            f"{folder} keeps no state {name} (it has: {kept}); "
+            "train.py --save-epochs keeps those of chosen epochs"
+        )
+    return path
+
+
+def load_model(folder, state="best"):
+    """The model of a run folder with one of its states.
+
+    Returns:
+        `(recipe, model)`.
+    """
+    recipe, known = recipe_of(folder)
+    path = state_file(folder, state)
+    extra = read_extra(path)
+    keras.config.set_dtype_policy(known["dtype_policy"])
+    model = build_model(recipe, tuple(extra["input_shape"]), extra["num_classes"])
+    load_state(path, model, optimizer=False, bank=bank_checksum(model))
+    return recipe, model

@@ -155,6 +155,20 @@ def _of_optimizer(model):
     return model.optimizer.variables if getattr(model, "optimizer", None) is not None else []
 
 
+def _read_arrays(path, *names):
+    try:
+        # Opened here: np.load leaves a damaged file open.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return {name: file[name] for name in names or file.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise RunError(f"cannot read the state {path}: {error}") from error
+
+
+def read_extra(path):
+    """The JSON values of a state alone."""
+    return json.loads(_read_arrays(path, "extra")["extra"].tobytes())
+
+
 def load_state(path, model, optimizer=True, bank=0):
     """Puts a state back into an equal model; returns the JSON values.
 
@@ -163,13 +177,8 @@ def load_state(path, model, optimizer=True, bank=0):
     Raises:
         RunError: the file is missing, damaged, or of another model or other values.
     """
-    try:
-        # Opened here: np.load leaves a damaged file open.
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-            extra = json.loads(arrays.pop("extra").tobytes())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise RunError(f"cannot read the state {path}: {error}") from error
+    arrays = _read_arrays(path)
+    extra = json.loads(arrays.pop("extra").tobytes())
     groups = [("model", _changing(model))]
     if optimizer:
         groups.append(("optimizer", _of_optimizer(model)))
@@ -203,42 +212,3 @@ def write_history(path, history):
     writer.writeheader()
     writer.writerows(history)
     write_atomic(path, text.getvalue().encode())
-
-
-def read_rows(path):
-    """The rows of a results file; none when it does not exist."""
-    try:
-        with open(path, newline="") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RunError(f"cannot read the results file {path}: {error}") from error
-
-
-def check_results(path, columns):
-    """Fails early when a row with these columns could not be appended."""
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a+", newline="") as file:
-            file.seek(0)
-            header = next(csv.reader(file), None)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RunError(f"cannot write the results file {path}: {error}") from error
-    if header is not None and header != list(columns):
-        raise RunError(f"{path} has other columns than a results file; choose another --results")
-
-
-def append_row(path, row):
-    """Appends one run to a results file, once: a row with the same `run_id` stays alone."""
-    check_results(path, row)
-    if any(known["run_id"] == row["run_id"] for known in read_rows(path)):
-        return
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(row), lineterminator="\n")
-    if Path(path).stat().st_size == 0:
-        writer.writeheader()
-    writer.writerow(row)
-    with open(path, "a", newline="") as file:  # one write: rows of parallel runs do not mix
-        file.write(text.getvalue())

@@ -16,45 +16,11 @@ Exit status: 0, 1 when the run failed, 2 for a wrong command line.
 """
 
 import dataclasses
-import os
 import sys
 
 import cli
-from recipes import RECIPES, Recipe, get_recipe, make_recipe
+from recipes import RECIPES
 from sources import check_source
-
-
-def add_recipe_flags(parser):
-    """One flag per field of `Recipe`; returns nothing, absent flags stay None."""
-    group = parser.add_argument_group("recipe", "fields of the recipe, each overridden by its flag")
-    for field in dataclasses.fields(Recipe):
-        if field.name == "name":
-            continue
-        settings = {"help": field.metadata["help"], "default": None}
-        if field.metadata["choices"]:
-            settings["choices"] = field.metadata["choices"]
-        else:
-            settings["type"] = cli.parse_bool if field.type is bool else field.type
-            settings["metavar"] = field.type.__name__.upper()
-        group.add_argument("--" + field.name.replace("_", "-"), **settings)
-
-
-def recipe_from(args):
-    """The recipe that the flags ask for, and the named one that it came from."""
-    given = {
-        field.name: getattr(args, field.name)
-        for field in dataclasses.fields(Recipe)
-        if field.name != "name" and getattr(args, field.name) is not None
-    }
-    if args.recipe:
-        plain = get_recipe(args.recipe)
-    else:
-        selection = {"greedy": "gs", "probabilistic": "ps"}[given.get("selection", "greedy")]
-        method = "learned" if given.get("method") == "learned" else selection
-        num_values = max(given.get("num_values", 8), 1)
-        network = given.get("network", "lenet300100")
-        plain = make_recipe("ours", network, method, num_values, given.get("sharing", "connection"))
-    return dataclasses.replace(plain, **given), plain
 
 
 def report(row, recipe):
@@ -82,8 +48,11 @@ def make_parser():
     parser.add_argument("--recipe", metavar="NAME", help="the named recipe to start from")
     parser.add_argument("--list-recipes", action="store_true", help="print all names and stop")
     parser.add_argument("--show", action="store_true", help="print the recipe's fields and stop")
+    parser.add_argument(
+        "--run-dir", metavar="DIR", help="run folder (default: runs/<recipe>-s<seed>)"
+    )
     cli.add_run_flags(parser)
-    add_recipe_flags(parser)
+    cli.add_recipe_flags(parser)
     return parser
 
 
@@ -94,7 +63,7 @@ def main(argv=None):
         print("\n".join(RECIPES))
         return 0
     try:
-        recipe, plain = recipe_from(args)
+        recipe, plain = cli.recipe_from(args)
     except ValueError as error:
         parser.error(str(error))
     if args.show:
@@ -111,5 +80,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.exit(cli.guarded(main, "train.py"))

@@ -10,6 +10,7 @@ import pytest
 
 import engine
 import recipes
+import results
 import runfolder
 from example_scripts import DIGITS, error_of, run
 
@@ -87,7 +88,7 @@ def test_training_learns_the_digits_and_reports_it(tmp_path, capsys):
     assert run("train", *flags(tmp_path, "--method", "learned", epochs=12)) == 0
     printed = capsys.readouterr().out
     assert "best epoch" in printed and "test %" in printed
-    (row,) = runfolder.read_rows(tmp_path / "results.csv")
+    (row,) = results.read_rows(tmp_path / "results.csv")
     assert float(row["test_best"]) > 0.9
     assert row["name"] == "ours-lenet300100-learned" and row["dataset"] == "digits"
     assert row["keras"] == keras.__version__ and row["epochs_done"] == "12"
@@ -103,12 +104,12 @@ def test_training_learns_the_digits_and_reports_it(tmp_path, capsys):
 
 def test_the_reported_accuracy_is_that_of_the_saved_weights(tmp_path):
     assert run("train", *flags(tmp_path, "--method", "learned", epochs=6)) == 0
-    (row,) = runfolder.read_rows(tmp_path / "results.csv")
+    (row,) = results.read_rows(tmp_path / "results.csv")
     weights = list(state(tmp_path / "run" / "best.npz").values())[:3]
     from sources import read_arrays
 
     _, _, x_test, y_test = read_arrays("digits")
-    recipe, _ = engine.recipe_of(tmp_path / "run", recipes.Recipe)
+    recipe, _ = engine.recipe_of(tmp_path / "run")
     data = engine.load_data(recipe, engine.Options())
     hidden = ((x_test / 255.0 - data.mean) / data.std).reshape(len(x_test), -1)
     for weight in weights[:2]:
@@ -121,20 +122,20 @@ def test_a_finished_run_is_reported_again_and_its_row_stays_alone(tmp_path, caps
     for _ in range(2):
         assert run("train", *flags(tmp_path, "--method", "learned")) == 0
         assert "last epoch (2)" in capsys.readouterr().out
-    assert len(runfolder.read_rows(tmp_path / "results.csv")) == 1
+    assert len(results.read_rows(tmp_path / "results.csv")) == 1
 
 
 def test_a_lost_results_row_is_appended_when_the_run_is_asked_for_again(tmp_path):
     assert run("train", *flags(tmp_path, "--method", "learned")) == 0
     (tmp_path / "results.csv").unlink()
     assert run("train", *flags(tmp_path, "--method", "learned")) == 0
-    assert len(runfolder.read_rows(tmp_path / "results.csv")) == 1
+    assert len(results.read_rows(tmp_path / "results.csv")) == 1
 
 
 def test_without_validation_images_the_last_epoch_is_the_best(tmp_path):
     more = ["--method", "learned", "--validation-share", "0", "--limit-steps", "3"]
     assert run("train", *flags(tmp_path, *more)) == 0
-    (row,) = runfolder.read_rows(tmp_path / "results.csv")
+    (row,) = results.read_rows(tmp_path / "results.csv")
     assert row["best_epoch"] == "2" and row["val_best"] == ""
     assert row["test_best"] == row["test_last"]
 
@@ -155,7 +156,7 @@ def test_every_network_trains_a_step_on_a_local_file(tmp_path, network):
     more = ["--network", network, "--dataset", "npz", "--data-dir", tmp_path / "x.npz"]
     more += ["--batch-size", 8, "--limit-steps", 1, "--score-mode", "per_value", "--num-values", 2]
     assert run("train", *flags(tmp_path, *more, epochs=1)) == 0
-    (row,) = runfolder.read_rows(tmp_path / "results.csv")
+    (row,) = results.read_rows(tmp_path / "results.csv")
     assert row["network"] == network and row["limit_steps"] == "1"
 
 
