@@ -1,0 +1,212 @@
+"""finetune.py, sweep.py, tune.py, export.py and plots.py, small and end to end."""
+
+import csv
+
+import keras
+import numpy as np
+import pytest
+
+import results
+from example_scripts import DIGITS, error_of, run
+
+SLOT = [*DIGITS, "--score-mode", "per_value", "--num-values", "4"]
+
+
+@pytest.fixture(scope="module")
+def selected(tmp_path_factory):
+    """A finished slot run that kept three epochs."""
+    folder = tmp_path_factory.mktemp("selected")
+    places = ["--run-dir", folder / "run", "--results", folder / "results.csv"]
+    assert run("train", *SLOT, *places, "--epochs", 4, "--save-epochs", "0,1,3") == 0
+    return folder / "run"
+
+
+def test_the_exported_file_has_the_accuracy_of_the_run(selected, tmp_path, capsys):
+    assert run("export", selected, "--out", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    (row,) = results.read_rows(selected.parent / "results.csv")
+    assert f"{100 * float(row['test_best']):.2f}" in printed.split("loaded file, %")[1]
+    assert "same predictions as the trained model, %   100.00" in printed
+    assert (tmp_path / "out" / "saved_model.pb").exists()
+
+
+def test_exports_any_kept_epoch_and_names_those_there_are(selected, tmp_path, capsys):
+    assert run("export", selected, "--out", tmp_path / "out", "--state", "1") == 0
+    capsys.readouterr()
+    line = error_of(capsys, "export", selected, "--state", "2", status=1)
+    assert "keeps no state epoch-0002 (it has: best, epoch-0000, epoch-0001" in line
+
+
+def test_export_refuses_what_it_cannot_export(selected, tmp_path, capsys):
+    line = error_of(capsys, "export", tmp_path, status=1)
+    assert "is not a run folder: it has no run.json" in line
+    (tmp_path / "there").mkdir()
+    line = error_of(capsys, "export", selected, "--out", tmp_path / "there", status=1)
+    assert "`path` must not exist" in line
+    places = ["--run-dir", tmp_path / "learned", "--results", tmp_path / "results.csv"]
+    assert run("train", *DIGITS, *places, "--epochs", 1, "--method", "learned") == 0
+    capsys.readouterr()
+    line = error_of(capsys, "export", tmp_path / "learned", status=1)
+    assert "holds a learned network" in line
+
+
+def finetune(selected, tmp_path, *more):
+    places = ["--out", tmp_path / "arms", "--results", tmp_path / "results.csv"]
+    return ["finetune", selected, *places, "--verbose", "0", *more]
+
+
+def test_all_arms_get_the_same_total_epochs(selected, tmp_path, capsys):
+    assert run(*finetune(selected, tmp_path, "--from", "1,3,last", "--total-epochs", 6)) == 0
+    printed = capsys.readouterr().out
+    assert [line.split()[:3] for line in printed.splitlines()[-4:]] == [
+        ["from-1", "1", "5"],
+        ["from-3", "3", "3"],
+        ["from-last", "4", "2"],
+        ["scratch", "0", "6"],
+    ]
+    names = [row["name"] for row in results.read_rows(tmp_path / "results.csv")]
+    assert names == [f"finetune-{arm}" for arm in ("from-1", "from-3", "from-last", "scratch")]
+    assert run(*finetune(selected, tmp_path, "--from", "1,3,last", "--total-epochs", 6)) == 0
+    assert len(results.read_rows(tmp_path / "results.csv")) == 4
+    assert run("plots", "finetune", tmp_path / "arms", "--out", tmp_path / "f.png") == 0
+    assert (tmp_path / "f.png").stat().st_size > 5000
+
+
+def test_fine_tuning_starts_at_the_selected_weights(selected):
+    import engine
+    import finetune as script
+    from keras_slots import materialize
+
+    args = script.make_parser().parse_args([str(selected), "--from", "3"])
+    recipe, slots = engine.load_model(selected, 3)
+    planned = list(script.arms(args, recipe, 8))
+    assert [spent for _, _, spent, _ in planned] == [3, 0]
+    assert planned[0][3].method == "learned" and planned[0][3].epochs == 5
+    plain = materialize(slots, trainable=True)
+    for layer in plain.layers:
+        if isinstance(layer, keras.layers.Dense):
+            expected = np.asarray(slots.get_layer(layer.name).kernel)
+            assert np.array_equal(np.asarray(layer.kernel), expected)
+            assert layer.trainable_weights
+
+
+def test_fine_tuning_refuses_more_selection_than_epochs(selected, tmp_path, capsys):
+    flags = finetune(selected, tmp_path, "--from", "3", "--total-epochs", 3)
+    assert "more than the 3 epochs of state 3" in error_of(capsys, *flags, status=2)
+    flags = finetune(selected, tmp_path, "--from", "first")
+    assert "expected best, last or epochs" in error_of(capsys, *flags, status=2)
+
+
+def sweep(tmp_path, *more):
+    places = ["--runs-dir", tmp_path, "--results", tmp_path / "results.csv"]
+    return ["sweep", *DIGITS, "--score-mode", "per_value", "--epochs", 1, *places, *more]
+
+
+def test_a_sweep_trains_the_grid_once_and_goes_on_where_it_stopped(tmp_path, capsys):
+    assert run(*sweep(tmp_path, "--num-values", "2", "--seeds", 2, "--learned")) == 0
+    assert "4 runs, 0 done, 4 to train" in capsys.readouterr().out
+    rows = results.read_rows(tmp_path / "results.csv")
+    assert len(rows) == 4 and len({row["run_id"] for row in rows}) == 4
+    assert run(*sweep(tmp_path, "--num-values", "2,3", "--seeds", 2, "--learned")) == 0
+    printed = capsys.readouterr().out
+    assert "6 runs, 4 done, 2 to train" in printed
+    last = [line.split() for line in printed.splitlines()[-3:]]
+    assert [line[0].split("-")[-1] for line in last] == ["learned", "k2", "k3"]
+    mean = np.mean([100 * float(row["test_best"]) for row in rows if row["num_values"] == "2"])
+    assert float(last[1][2]) == pytest.approx(mean, abs=0.01)
+    source = [tmp_path / "results.csv", "--dataset", "digits", "--out", tmp_path / "k.svg"]
+    for figure in ("accuracy", "selections"):
+        assert run("plots", figure, *source) == 0
+        assert (tmp_path / "k.svg").stat().st_size > 5000
+
+
+def test_a_sweep_goes_over_selection_and_sharing(tmp_path, capsys):
+    more = ["--selection", "greedy,probabilistic", "--sharing", "layer,network", "--dry-run"]
+    assert run(*sweep(tmp_path, "--num-values", "8", *more)) == 0
+    planned = capsys.readouterr().out.splitlines()[1:]
+    names = ("gs-layer", "gs-network", "ps-layer", "ps-network")
+    assert planned == [f"ours-lenet300100-{name} seed 0" for name in names]
+
+
+def test_a_failing_cell_does_not_stop_the_others(tmp_path, capsys):
+    wrong = ["--selection", "greedy", "--num-values", "2,4", "--learning-rate", "1e38"]
+    assert run(*sweep(tmp_path, *wrong, "--bank-scale", "1e30")) == 1
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 2 and "ours-lenet300100-gs-k4, seed 0: error: the loss" in errors[1]
+
+
+def test_a_wrong_grid_is_refused(tmp_path, capsys):
+    for more, text in (
+        (["--num-values", "2,0"], "expected positive numbers. Received: 2,0"),
+        (["--selection", "best"], "expected names out of greedy, probabilistic. Received: best"),
+        (["--seeds", "0"], "--seeds must be at least 1"),
+    ):
+        assert text in error_of(capsys, *sweep(tmp_path, *more), status=2)
+
+
+def tune(tmp_path, *more):
+    places = ["--out", tmp_path / "tuning", "--results", tmp_path / "results.csv"]
+    few = ["--limit-steps", 4, "--epochs", 1, "--tuner", "random"]
+    return ["tune", *DIGITS, "--score-mode", "per_value", *few, *places, *more]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # keras-tuner's own
+def test_a_search_tries_its_trials_and_goes_on_where_it_stopped(tmp_path, capsys):
+    assert run(*tune(tmp_path, "--trials", 2)) == 0
+    table = tmp_path / "tuning" / "trials.csv"
+    first = table.read_text().splitlines()
+    assert run(*tune(tmp_path, "--trials", 3)) == 0
+    assert "3 of 3 trials completed" in capsys.readouterr().out
+    second = table.read_text().splitlines()
+    assert set(first) < set(second)
+    trials = list(csv.DictReader(second))
+    assert len(trials) == 3
+    scores = [float(trial["validation_accuracy"]) for trial in trials]
+    assert scores == sorted(scores, reverse=True)
+    rows = results.read_rows(tmp_path / "results.csv")
+    assert sorted(float(row["val_best"]) for row in rows) == sorted(scores)
+    assert {row["num_values"] for row in rows} == {trial["num_values"] for trial in trials}
+
+
+def test_a_search_leaves_fixed_fields_alone_and_needs_validation_images(tmp_path, capsys):
+    assert "a search needs validation images" in error_of(
+        capsys, *tune(tmp_path, "--validation-share", 0), status=2
+    )
+    assert "expected names out of num_values, learning_rate, bank_scale" in error_of(
+        capsys, *tune(tmp_path, "--fixed", "epochs"), status=2
+    )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # keras-tuner's own
+def test_the_folder_of_another_search_is_refused(tmp_path, capsys):
+    fixed = ["--fixed", "num_values,bank_scale", "--trials", 1]
+    assert run(*tune(tmp_path, *fixed)) == 0
+    assert [row["num_values"] for row in results.read_rows(tmp_path / "results.csv")] == ["8"]
+    capsys.readouterr()
+    line = error_of(capsys, *tune(tmp_path, "--trials", 1), status=1)
+    assert "holds another run (search: there" in line
+
+
+def test_the_weights_figure_shows_every_kept_epoch(selected, tmp_path, capsys):
+    assert run("plots", "weights", selected, "--out", tmp_path / "w.png") == 0
+    printed = capsys.readouterr().out
+    assert [line.split()[1] for line in printed.splitlines()[1:4]] == ["0", "1", "3"]
+    # Before training the choice is by chance: as large as what is on offer.
+    assert float(printed.splitlines()[1].split()[-1]) == pytest.approx(1.0, abs=0.02)
+
+
+def test_plots_refuse_what_they_cannot_draw(selected, tmp_path, capsys):
+    out = ["--out", tmp_path / "x.png"]
+    line = error_of(capsys, "plots", "accuracy", tmp_path / "none.csv", *out, status=1)
+    assert "has no slot runs of lenet300100" in line
+    line = error_of(capsys, "plots", "finetune", tmp_path, *out, status=1)
+    assert "holds no finished arm" in line
+    bad = ["--out", tmp_path / "x.jpeg"]
+    assert "must end in .png" in error_of(capsys, "plots", "weights", selected, *bad, status=2)
+
+
+@pytest.mark.parametrize("script", ["train", "finetune", "sweep", "tune", "export", "plots"])
+def test_help_says_what_a_script_does(script, capsys):
+    assert run(script, "--help") == 0
+    printed = capsys.readouterr().out
+    assert f"python examples/{script}.py" in printed and "Exit status" in printed
