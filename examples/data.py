@@ -20,7 +20,12 @@ NORMALISATION = {
     "mnist": ((0.1307,), (0.3081,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
 }
-REACH = {"flip": 0, "crop_flip": 4, "shift": 2}  # largest move in pixels; the border is black
+REACH = {
+    "flip": 0,
+    "crop_flip": 4,
+    "shift1": 1,
+    "shift": 2,
+}  # largest move in pixels; the border is black
 AUGMENTATIONS = ("none", *REACH)
 _EVALUATION_BATCH = 1000
 _THREADS = max(2, (os.cpu_count() or 2) // 2)
@@ -46,7 +51,8 @@ def load(
         validation_share: share of the training images kept for validation, in [0, 1).
         seed: seed of the data order and of the random changes.
         batch_size: images in a training batch; the last incomplete batch is dropped.
-        augment: "none", "flip", "crop_flip" (moves of up to 4 pixels and flips) or "shift" (2).
+        augment: "none", "flip", "crop_flip" (moves of up to 4 pixels and flips),
+            "shift1" or "shift" (moves of up to 1 or 2).
         split_seed: seed of the train/validation split.
         download: lets tensorflow-datasets fetch what is not prepared yet.
 
@@ -187,7 +193,7 @@ def _gatherer(x, augment):
         draws = tf.random.stateless_uniform((3, batch), seed)
         move_y, move_x = tf.unstack(tf.cast(tf.floor(draws[1:] * (2 * reach + 1)), tf.int32))
         column = tf.range(width)[None]
-        if augment != "shift":
+        if augment in ("flip", "crop_flip"):
             column = tf.where(draws[0][:, None] < 0.5, width - 1 - column, column)
         picked = tf.gather(columns, (rows * wide + move_x)[:, None] + column)
         picked = tf.transpose(tf.reshape(picked, (batch, width, tall, channels)), (0, 2, 1, 3))
