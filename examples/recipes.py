@@ -183,8 +183,10 @@ def _author(network, method, num_values):
 
 
 def _ours(network, method, num_values):
-    fields = _common(network) | {"schedule": "cosine"}
-    fields["epochs"] = 20 if network == "lenet300100" else 100
+    """Chosen on the validation images (README, "How ours was found")."""
+    fields = _common(network) | {"schedule": "cosine", "epochs": 100}
+    if network == "lenet300100":
+        fields |= {"augmentation": "shift1", "epochs": 25}
     if method == "learned":
         fields["learning_rate"] = 0.1 if network in ("lenet300100", "vgg19") else 0.05
         fields["weight_decay"] = 1e-4 if network == "lenet300100" else 5e-4
@@ -192,9 +194,9 @@ def _ours(network, method, num_values):
         # Wide first scores: a draw then seldom leaves the arg-max, which is what is tested.
         fields |= {"learning_rate": 200.0, "score_scale": 400.0, "dense_score_scale": 400.0}
     else:
-        fields["learning_rate"] = 0.5
-        if num_values == 2:  # two narrow values leave too little room
-            fields["bank_scale"] = 2.5 * INVERSE_ROOT3
+        fields["learning_rate"] = 0.3
+    if method != "learned" and num_values == 2:  # two narrow values leave too little room
+        fields["bank_scale"] = 2.5 * INVERSE_ROOT3
     return fields
 
 

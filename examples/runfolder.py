@@ -81,6 +81,8 @@ def open_run(folder, identity):
         ) from error
     with lock:
         _lock(lock, folder)
+        for left in folder.glob(".*.tmp"):  # of a run that was killed while it wrote
+            left.unlink()
         known = folder / "run.json"
         if known.exists():
             _check_identity(folder, read_json(known), identity)

@@ -241,6 +241,27 @@ def test_a_folder_in_use_is_refused(tmp_path, capsys):
         pass
 
 
+def test_what_a_killed_save_left_behind_is_cleared_away(tmp_path):
+    with runfolder.open_run(tmp_path, {"a": 1}) as folder:
+        (folder / ".last.npz.0123abcd.tmp").write_bytes(b"half a state")
+    with runfolder.open_run(tmp_path, {"a": 1}) as folder:
+        assert sorted(path.name for path in folder.iterdir()) == [".lock", "run.json"]
+
+
+@pytest.mark.parametrize("fails", ["write", "replace"])
+def test_a_failing_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, fails):
+    runfolder.write_atomic(tmp_path / "last.npz", b"old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runfolder.os, {"write": "fsync", "replace": "replace"}[fails], full)
+    with pytest.raises(runfolder.RunError, match="cannot write .*: No space left on device"):
+        runfolder.write_atomic(tmp_path / "last.npz", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.npz"]
+    assert (tmp_path / "last.npz").read_bytes() == b"old"
+
+
 def test_a_damaged_state_is_named(tmp_path, capsys):
     recipe = dataclasses.replace(recipes.get_recipe("ours-lenet300100-learned"), epochs=3)
     recipe = dataclasses.replace(recipe, dataset="digits", batch_size=64)
