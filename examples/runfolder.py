@@ -29,13 +29,19 @@ class RunError(RuntimeError):
     """A run cannot start or go on. The message is one line that says what to do."""
 
 
-def write_atomic(path, data: bytes):
-    """Writes a file so that a reader or a kill sees the old content or the new, nothing between."""
+def write_atomic(path, content):
+    """Writes a file so that a reader or a kill sees the old content or the new, nothing between.
+
+    `content` is bytes, or a function that writes to the open file it is given.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -148,9 +154,7 @@ def save_state(path, model, bank=0, **extra):
             arrays[f"{group}/{index}/{name}"] = np.asarray(variable)
     extra["bank"] = bank
     arrays["extra"] = np.frombuffer(json.dumps(extra).encode(), np.uint8)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, lambda file: np.savez(file, **arrays))
 
 
 def _of_optimizer(model):

@@ -33,7 +33,7 @@ def report(row, recipe):
         (f"best epoch ({row['best_epoch']})", row["val_best"], row["test_best"]),
         (f"last epoch ({row['epochs_done']})", row["val_last"], row["test_last"]),
     ]
-    if expected is not None:
+    if expected is not None and not row["limit_steps"]:
         rows.append(("the paper, mean of 5 runs", None, expected))
     print(f"\n{recipe.name}, seed {recipe.seed}, {row['connections']:,} connections")
     cli.print_table(rows)
