@@ -62,6 +62,7 @@ def check_positive(value: Any, name: str) -> float:
 
 
 def check_name(value: Any, name: str, known: tuple[str, ...]) -> str:
+    """Returns `value` if it is one of the `known` names, or says which these are."""
     if value not in known:
         raise ValueError(
             f"`{name}` must be one of {', '.join(map(repr, known))}. Received: {name}={value!r}."
