@@ -12,7 +12,16 @@ from keras import ops
 
 from keras_slots import banks
 from keras_slots.initial_values import InitialValues
+from keras_slots.lever_kernel import LeverKernel
 from keras_slots.random_streams import check_seed, derive_seed, draw_seed
+from keras_slots.slot_arguments import (
+    SCORE_MODES,
+    SELECTIONS,
+    SLOT_ARGS,
+    check_choice,
+    check_num_values,
+    check_sharing,
+)
 from keras_slots.slot_kernel import PerValueKernel, SlotKernel
 
 Tensor = Any
@@ -22,37 +31,10 @@ if TYPE_CHECKING:
 else:
     _Mixin = object
 
-SELECTIONS = ("greedy", "probabilistic")
-SCORE_MODES = {"per_value": PerValueKernel}
-SHARINGS = ("connection", "layer")
-#: The arguments of a slot layer that the Keras layer does not have.
-SLOT_ARGUMENTS = (
-    "num_values",
-    "selection",
-    "score_mode",
-    "bank_initializer",
-    "score_initializer",
-    "sharing",
-    "seed",
-)
-
-SLOT_ARGS = """num_values: Positive integer, K: the number of fixed random values of each connection.
-        selection: `"greedy"` takes the value with the highest score; `"probabilistic"` draws one value from
-            softmax(scores) in each training call. Inference is greedy for both.
-        score_mode: `"per_value"` trains one score for each value, as the paper does.
-        bank_initializer: Distribution of the values: `"glorot_uniform"`, `"glorot_normal"`, `"he_uniform"`,
-            `"he_normal"`, `"signed_constant"`, the object of that name in `keras_slots` with a `scale`, or a Keras
-            initializer, which is called once with the shape of the whole bank. None means the distribution that
-            `kernel_initializer` names, `"glorot_uniform"` unless you say otherwise.
-        score_initializer: `keras_slots.UniformScores(scale)` or a Keras initializer. None means U(0, b), b the
-            Glorot-uniform bound of the kernel, as in the author's code.
-        sharing: `"connection"`: each connection has its own values; `"layer"`: one set of K values for the layer;
-            a `keras_slots.ValueBank`: that set, which may be handed to several layers.
-        seed: Integer that fixes bank, scores and sampling. None draws one, so that
-            `keras.utils.set_random_seed` governs it.
-        **kwargs: All other arguments are those of the Keras layer, with the same names, order and defaults. A
-            regularizer of the kernel acts on the selected values; a constraint of the kernel is refused, since
-            the values are fixed."""
+_KERNELS: dict[str, type[SlotKernel]] = {
+    "per_value": PerValueKernel,
+    "per_connection": LeverKernel,
+}
 
 
 class SlotLayer(_Mixin):
@@ -82,10 +64,10 @@ class SlotLayer(_Mixin):
     ):
         super().__init__(*args, **kwargs)
         self._refuse_what_needs_a_trained_kernel()
-        self.num_values = _check_num_values(num_values)
-        self.selection = _check_choice("selection", selection, SELECTIONS)
-        self.score_mode = _check_choice("score_mode", score_mode, tuple(SCORE_MODES))
-        self.sharing = _check_sharing(sharing, self.num_values, bank_initializer)
+        self.num_values = check_num_values(num_values)
+        self.selection = check_choice("selection", selection, SELECTIONS)
+        self.score_mode = check_choice("score_mode", score_mode, SCORE_MODES)
+        self.sharing = check_sharing(sharing, self.num_values, bank_initializer)
         self.bank_initializer = None if bank_initializer is None else banks.get(bank_initializer)
         self.score_initializer = banks.get_scores(score_initializer)
         self.seed = None if seed is None else check_seed(seed)
@@ -105,7 +87,7 @@ class SlotLayer(_Mixin):
                 f"Layer '{self.name}' needs to know the number of input channels. Expected an input shape whose "
                 f"channel axis is an integer. Received: kernel shape={shape}. Give `keras.Input` that size."
             )
-        return SCORE_MODES[self.score_mode](self, self._initial_values(shape))
+        return _KERNELS[self.score_mode](self, self._initial_values(shape))
 
     def _initial_values(self, shape: tuple[int, ...]) -> InitialValues:
         bank_initializer = self.bank_initializer
@@ -158,6 +140,17 @@ class SlotLayer(_Mixin):
     def scores(self) -> Tensor:
         """The score of each value, `kernel_shape + (K,)`."""
         return self._slot_kernel.scores()
+
+    @property
+    def lever(self) -> keras.Variable:
+        """The trainable number of each connection, of the kernel's shape; `score_mode="per_connection"` only."""
+        kernel = self._slot_kernel
+        if not isinstance(kernel, LeverKernel):
+            raise AttributeError(
+                f"Layer '{self.name}' has scores and no lever. Build it with "
+                f'score_mode="per_connection". Received: score_mode={self.score_mode!r}'
+            )
+        return kernel.lever()
 
     @property
     def selected_indices(self) -> Tensor:
@@ -296,46 +289,6 @@ def _selected(layer: SlotLayer, kernel: Tensor) -> Iterator[None]:
         _calls.selected = before
 
 
-def _check_num_values(num_values: Any) -> int:
-    is_integer = isinstance(num_values, (int, np.integer)) and not isinstance(num_values, bool)
-    if not is_integer or num_values < 1:
-        raise ValueError(
-            "`num_values` must be a positive integer, the number of fixed values of each connection (8 is a "
-            f"good start). Received: num_values={num_values!r}"
-        )
-    return int(num_values)
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        expected = " or ".join(f'"{choice}"' for choice in choices)
-        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
-    return value
-
-
-def _check_sharing(sharing: Any, num_values: int, bank_initializer: Any) -> Any:
-    if isinstance(sharing, dict):
-        sharing = keras.saving.deserialize_keras_object(sharing)
-    if not isinstance(sharing, banks.ValueBank):
-        if sharing not in SHARINGS:
-            raise ValueError(
-                '`sharing` must be "connection", "layer" or a `keras_slots.ValueBank`. '
-                f"Received: sharing={sharing!r}"
-            )
-        return sharing
-    if sharing.num_values != num_values:
-        raise ValueError(
-            f"`sharing` holds {sharing.num_values} values, but the layer expects `num_values`={num_values}. "
-            f"Received: sharing={sharing!r}. Pass num_values={sharing.num_values}."
-        )
-    if bank_initializer is not None:
-        raise ValueError(
-            "`bank_initializer` must be None when `sharing` is a `ValueBank`, which already holds the values. "
-            f"Received: bank_initializer={bank_initializer!r}"
-        )
-    return sharing
-
-
 def _check_state(layer: SlotLayer, expected: dict[str, Any], given: dict[str, np.ndarray]) -> None:
     if set(expected) != set(given):
         raise ValueError(
@@ -348,7 +301,7 @@ def _check_state(layer: SlotLayer, expected: dict[str, Any], given: dict[str, np
         shape, received = tuple(value.shape), tuple(given[name].shape)
         if shape != received:
             hint = ""
-            if len(shape) == len(received) > 0 and shape[:-1] == received[:-1] and name != "bias":
+            if name in ("scores", "bank") and shape[:-1] == received[:-1]:
                 hint = f" The file holds K={received[-1]} values: build the layer with that `num_values`."
             raise ValueError(
                 f"Variable '{name}' of layer '{layer.name}' has shape {shape} "

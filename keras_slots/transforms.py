@@ -10,7 +10,8 @@ from keras import ops
 
 from keras_slots import layers
 from keras_slots.random_streams import check_seed, derive_seed
-from keras_slots.slot_layer import SLOT_ARGUMENTS, SlotLayer
+from keras_slots.slot_arguments import SLOT_ARGUMENTS
+from keras_slots.slot_layer import SlotLayer
 
 _SLOT_CLASSES = {
     cls.plain_class: cls
