@@ -1,0 +1,107 @@
+"""One case for each slot layer, shared by the tests."""
+
+import keras
+import numpy as np
+
+import keras_slots
+
+#: Slot class, positional arguments, further arguments, shape of an input.
+CASES = {
+    "dense": (keras_slots.SlotDense, (4,), {}, (3, 5)),
+    "dense_3d": (keras_slots.SlotDense, (4,), {"use_bias": False}, (2, 3, 5)),
+    "conv1d_causal": (keras_slots.SlotConv1D, (4, 3), {"padding": "causal"}, (2, 7, 3)),
+    "conv1d_dilated": (keras_slots.SlotConv1D, (4, 3), {"dilation_rate": 2}, (2, 9, 3)),
+    "conv2d": (keras_slots.SlotConv2D, (4, 3), {"strides": 2, "padding": "same"}, (2, 6, 6, 3)),
+    "conv2d_dilated": (keras_slots.SlotConv2D, (4, 3), {"dilation_rate": (1, 2)}, (2, 6, 7, 3)),
+    "conv2d_groups": (keras_slots.SlotConv2D, (4, 3), {"groups": 2}, (2, 6, 6, 4)),
+    "conv3d": (keras_slots.SlotConv3D, (4, 2), {"activation": "tanh"}, (1, 4, 4, 4, 3)),
+    "conv2d_transpose": (
+        keras_slots.SlotConv2DTranspose,
+        (4, 3),
+        {"strides": 2, "padding": "same"},
+        (2, 4, 4, 3),
+    ),
+    "depthwise": (keras_slots.SlotDepthwiseConv2D, (3,), {"depth_multiplier": 2}, (2, 6, 6, 3)),
+    "einsum": (
+        keras_slots.SlotEinsumDense,
+        ("abc,cde->abde",),
+        {"output_shape": (None, 2, 3), "bias_axes": "de"},
+        (2, 3, 4),
+    ),
+}
+NAMES = tuple(CASES)
+
+
+def case(name, **slot_arguments):
+    """The built slot layer of a case, with a bias that is not zero, and an input."""
+    cls, arguments, keywords, shape = CASES[name]
+    x = np.random.default_rng(7).normal(size=shape).astype("float32")
+    layer = cls(*arguments, **{**keywords, "seed": 3, **slot_arguments})
+    layer.build(shape)
+    if layer.bias is not None:
+        bias = np.random.default_rng(8).normal(size=layer.bias.shape)
+        layer.bias.assign(bias)
+    return layer, x
+
+
+def plain_twin(layer, x, kernel=None):
+    """The Keras layer of the same arguments, given the kernel and the bias of the slot layer."""
+    config = layer.get_config()
+    for argument in keras_slots.slot_layer.SLOT_ARGUMENTS:
+        del config[argument]
+    plain = layer.plain_class.from_config(config)
+    plain.build(x.shape)
+    plain.kernel.assign(layer.kernel if kernel is None else kernel)
+    if layer.bias is not None:
+        plain.bias.assign(layer.bias)
+    return plain
+
+
+def greedy_kernel(bank, scores):
+    """NumPy reference of the greedy selection."""
+    bank, scores = np.asarray(bank), np.asarray(scores)
+    bank = np.broadcast_to(bank, scores.shape)
+    return np.take_along_axis(bank, scores.argmax(-1)[..., None], -1)[..., 0]
+
+
+def numpy_of(tensor):
+    return keras.ops.convert_to_numpy(tensor)
+
+
+def small_model(seed=0, selection="greedy", num_values=4, **slot_arguments):
+    """Functional: convolution, batch norm, dense; 6x6x2 images, three classes."""
+    x = inputs = keras.Input((6, 6, 2))
+    arguments = {"num_values": num_values, "selection": selection, **slot_arguments}
+    x = keras_slots.SlotConv2D(4, 3, seed=seed, name="conv", **arguments)(x)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = keras.layers.ReLU()(x)
+    x = keras.layers.Flatten()(x)
+    outputs = keras_slots.SlotDense(3, seed=seed + 1, name="logits", **arguments)(x)
+    return keras.Model(inputs, outputs, name="small")
+
+
+def small_data(count=64, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, 6, 6, 2)).astype("float32")
+    return x, rng.integers(0, 3, count)
+
+
+def compiled_model(model, optimizer=None, **arguments):
+    model.compile(
+        optimizer=optimizer or keras.optimizers.SGD(0.1, momentum=0.9),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        **arguments,
+    )
+    return model
+
+
+def weights_of(model):
+    return {v.path: numpy_of(v) for v in model.variables}
+
+
+def assert_same_weights(first, second):
+    first, second = weights_of(first), weights_of(second)
+    assert first.keys() == second.keys()
+    for path, value in first.items():
+        np.testing.assert_array_equal(value, second[path], err_msg=path)

@@ -1,0 +1,184 @@
+"""Selection rules against NumPy's arg-max, the softmax and hand numbers, however they are compiled."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from scipy import stats
+
+from keras_slots.selection import climb, greedy_index, lookup, probabilistic_index, selector
+
+NUMBERS_OF_VALUES = (1, 2, 3, 7, 8, 9, 16, 17, 64, 65, 300)
+
+
+def tensorflow_function(function, jit_compile):
+    import tensorflow as tf
+
+    compiled = tf.function(function, jit_compile=jit_compile, autograph=False)
+    return lambda *arguments: compiled(*(tf.constant(x) for x in arguments))
+
+
+def jax_jit(function):
+    import jax
+
+    return jax.jit(function)
+
+
+WAYS = {"eager": lambda function: function}
+if keras.backend.backend() == "tensorflow":
+    WAYS["tf.function"] = lambda function: tensorflow_function(function, False)
+    WAYS["xla"] = lambda function: tensorflow_function(function, True)
+else:
+    WAYS["jit"] = jax_jit
+
+
+@pytest.fixture(params=WAYS)
+def compiled(request):
+    return WAYS[request.param]
+
+
+def numpy_of(function, *arguments):
+    return ops.convert_to_numpy(function(*arguments))
+
+
+@pytest.mark.parametrize("num_values", NUMBERS_OF_VALUES)
+def test_greedy_index_is_numpys_argmax(compiled, num_values):
+    scores = np.random.default_rng(num_values).normal(size=(5, 7, num_values)).astype("float32")
+    index = numpy_of(compiled(greedy_index), scores)
+    assert index.dtype == "int32"
+    np.testing.assert_array_equal(index, scores.argmax(-1))
+
+
+@pytest.mark.parametrize("num_values", NUMBERS_OF_VALUES)
+def test_the_lowest_index_wins_a_tie(compiled, num_values):
+    # Few distinct numbers, so that nearly every maximum is taken several times.
+    rng = np.random.default_rng(num_values)
+    scores = rng.integers(-1, 2, size=(400, num_values)).astype("float32")
+    scores[0] = 0.25
+    index = numpy_of(compiled(greedy_index), scores)
+    np.testing.assert_array_equal(index, scores.argmax(-1))
+    assert index[0] == 0
+
+
+@pytest.mark.parametrize("num_values", [2, 9, 64])
+def test_minus_zero_and_plus_zero_tie(compiled, num_values):
+    zeros = np.random.default_rng(0).choice([-0.0, 0.0], size=(200, num_values))
+    zeros = zeros.astype("float32")
+    zeros[0] = 0.0
+    zeros[0, 0] = -0.0
+    np.testing.assert_array_equal(numpy_of(compiled(greedy_index), zeros), np.zeros(200, "int32"))
+
+
+@pytest.mark.parametrize("num_values", [2, 8, 9, 300])
+def test_infinite_scores_are_ordered_and_padding_never_wins(compiled, num_values):
+    rng = np.random.default_rng(num_values)
+    scores = rng.choice([-np.inf, 0.0, np.inf], size=(300, num_values), p=[0.9, 0.05, 0.05])
+    scores = scores.astype("float32")
+    scores[0] = -np.inf
+    scores[1] = -np.inf
+    scores[1, -1] = -3e38
+    index = numpy_of(compiled(greedy_index), scores)
+    np.testing.assert_array_equal(index, scores.argmax(-1))
+    assert index[0] == 0 and index[1] == num_values - 1
+
+
+@pytest.mark.parametrize("num_values", [1, 2, 8, 17])
+def test_a_uniform_number_selects_the_first_value_whose_cumulative_softmax_exceeds_it(
+    compiled, num_values
+):
+    rng = np.random.default_rng(num_values)
+    scores = rng.normal(size=(500, num_values)).astype("float32")
+    uniform = rng.random(500).astype("float32")
+    softmax = np.exp(scores.astype("float64"))
+    cumulative = (softmax / softmax.sum(-1, keepdims=True)).cumsum(-1)
+    expected = (cumulative <= uniform[:, None]).sum(-1)
+    # A number within rounding of a boundary may fall on either side.
+    clear = np.abs(cumulative - uniform[:, None])[:, :-1].min(-1, initial=1.0) > 1e-5
+    index = numpy_of(compiled(probabilistic_index), scores, uniform)
+    assert index.dtype == "int32" and clear.mean() > 0.95
+    np.testing.assert_array_equal(index[clear], expected[clear])
+
+
+@pytest.mark.parametrize("num_values", [2, 8, 16])
+def test_frequencies_of_draws_follow_the_softmax(num_values):
+    rng = np.random.default_rng(num_values)
+    scores = rng.uniform(-1.5, 1.5, num_values).astype("float32")
+    count = 50_000
+    uniform = keras.random.uniform((count,), seed=num_values)
+    index = numpy_of(probabilistic_index, np.tile(scores, (count, 1)), uniform)
+    probabilities = np.exp(scores.astype("float64"))
+    probabilities /= probabilities.sum()
+    observed = np.bincount(index, minlength=num_values)
+    assert stats.chisquare(observed, count * probabilities).pvalue > 1e-3
+
+
+def test_draws_at_the_ends_of_the_unit_interval(compiled):
+    scores = np.zeros((2, 4), "float32")
+    uniform = np.array([0.0, np.nextafter(np.float32(1), np.float32(0))], "float32")
+    index = numpy_of(compiled(probabilistic_index), scores, uniform)
+    np.testing.assert_array_equal(index, [0, 3])
+
+
+def test_draws_survive_scores_whose_exponential_overflows(compiled):
+    scores = np.array([[3e38, 0.0, -3e38], [-1e4, -1e4, -1e4], [0.0, 200.0, 0.0]], "float32")
+    uniform = np.array([0.999, 0.5, 0.001], "float32")
+    index = numpy_of(compiled(probabilistic_index), scores, uniform)
+    np.testing.assert_array_equal(index, [0, 1, 1])
+
+
+def test_a_value_of_probability_zero_is_never_drawn(compiled):
+    scores = np.tile(np.array([-np.inf, 0.0, -np.inf, 0.0, -np.inf], "float32"), (1001, 1))
+    uniform = np.linspace(0, 1, 1001, endpoint=False).astype("float32")
+    index = numpy_of(compiled(probabilistic_index), scores, uniform)
+    assert set(index.tolist()) == {1, 3}
+
+
+@pytest.mark.parametrize("num_values", [1, 8, 16, 17, 300])
+def test_lookup_takes_each_connections_own_value_bitwise(compiled, num_values):
+    rng = np.random.default_rng(num_values)
+    values = rng.normal(size=(3, 5, num_values)).astype("float32")
+    index = rng.integers(0, num_values, size=(3, 5)).astype("int32")
+    taken = numpy_of(compiled(lookup), values, index)
+    np.testing.assert_array_equal(taken, np.take_along_axis(values, index[..., None], -1)[..., 0])
+
+
+@pytest.mark.parametrize("num_values", [1, 8, 300])
+def test_lookup_takes_from_shared_values(compiled, num_values):
+    rng = np.random.default_rng(num_values)
+    values = rng.normal(size=num_values).astype("float32")
+    index = rng.integers(0, num_values, size=(3, 5)).astype("int32")
+    np.testing.assert_array_equal(numpy_of(compiled(lookup), values, index), values[index])
+
+
+def test_climb_by_hand(compiled):
+    # Three connections with 2, 1 and no thresholds; the decay halves them all.
+    thresholds = np.array([[-1.0, 2.0, np.inf], [1.0, np.inf, np.inf]], "float32")
+    steps = np.array([[10.0, 20.0, 30.0], [11.0, 21.0, 0.0], [12.0, 0.0, 0.0]], "float32")
+    hand = {
+        (-0.6, 0.0, -9.0): (10, 20, 30),
+        (-0.5, 1.0, 9.0): (10, 20, 30),
+        (0.5, 1.1, 0.0): (11, 21, 30),
+        (0.6, 99.0, 3e38): (12, 21, 30),
+    }
+    for lever, kernel in hand.items():
+        lever = np.array(lever, "float32")
+        climbed = numpy_of(compiled(climb), lever, np.float32(0.5), thresholds, steps)
+        np.testing.assert_array_equal(climbed, kernel)
+
+
+def test_climb_without_thresholds_is_constant(compiled):
+    thresholds, steps = np.zeros((0, 2), "float32"), np.array([[1.5, 2.5]], "float32")
+    climbed = numpy_of(
+        compiled(climb), np.array([-1e30, 1e30], "float32"), np.float32(1), thresholds, steps
+    )
+    np.testing.assert_array_equal(climbed, [1.5, 2.5])
+
+
+def test_the_selector_of_a_rule_looks_up_what_the_rule_selects(compiled):
+    scores = np.log(np.array([[0.25, 0.75], [0.75, 0.25]], "float32"))
+    values = np.array([[1.0, 2.0], [3.0, 4.0]], "float32")
+    uniform = np.array([0.2, 0.8], "float32")
+    np.testing.assert_array_equal(numpy_of(compiled(selector("greedy")), scores, values), [2, 3])
+    np.testing.assert_array_equal(
+        numpy_of(compiled(selector("probabilistic")), scores, values, uniform), [1, 4]
+    )
