@@ -125,7 +125,8 @@ class LeverKernel(SlotKernel):
         self.layer._seed = seed
 
     def _staircase(self, initial: Any) -> tuple[np.ndarray, np.ndarray]:
-        dtype = self._bank_dtype()
+        # Keras has imported ml_dtypes, by which NumPy knows bfloat16.
+        dtype = np.dtype(self.layer.variable_dtype)
 
         def rows(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
             bank, scores = initial.rows(start, stop)
@@ -158,9 +159,6 @@ class LeverKernel(SlotKernel):
             ops.convert_to_tensor(self.initial.scores(), self.score_dtype),
             ops.convert_to_tensor(self.initial.bank(), self.layer.variable_dtype),
         )
-
-    def _bank_dtype(self) -> Any:
-        return ops.convert_to_numpy(ops.zeros((), self.layer.variable_dtype)).dtype
 
 
 class _Given:

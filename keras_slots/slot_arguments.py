@@ -26,9 +26,9 @@ SLOT_ARGS = """num_values: Positive integer, K: the number of fixed random value
             softmax(scores) in each training call. Inference is greedy for both.
         score_mode: `"per_value"` trains one score for each value, as the paper does. `"per_connection"` trains
             one lever u for each connection, from which the K scores follow: `initial_scores + bank * u`. Under
-            SGD with momentum, Nesterov and decoupled weight decay it selects what the paper's scores select, at the
-            price of an ordinary layer. Other optimizers (Adam, clipping by norm) train a lever well too, but take
-            another path than on K scores. A weight decay must reach `lever` and `decay` alike.
+            SGD with momentum, Nesterov and decoupled weight decay it selects what the paper's scores select, at
+            the price of an ordinary layer. Other optimizers (Adam, clipping by norm) train a lever well too, but
+            take another path than on K scores. A weight decay must reach `lever` and `decay` alike.
         bank_initializer: Distribution of the values: `"glorot_uniform"`, `"glorot_normal"`, `"he_uniform"`,
             `"he_normal"`, `"signed_constant"`, the object of that name in `keras_slots` with a `scale`, or a Keras
             initializer, which is called once with the shape of the whole bank. None means the distribution that
