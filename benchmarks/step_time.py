@@ -1,4 +1,4 @@
-"""Time of a training step with plain layers, levers (per_connection) and scores (per_value), interleaved in one process.
+"""Time of a training step: plain layers, levers (per_connection) and scores (per_value), in one process.
 
     python benchmarks/step_time.py --networks lenet300100,conv6 --num-values 8,64 --out FILE
 

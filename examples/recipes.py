@@ -142,7 +142,7 @@ def _common(network):
     return common
 
 
-def _paper(network, method, num_values):
+def _paper(network, method, num_values, sharing):
     fields = _common(network) | {
         "bank_scale": INVERSE_ROOT3,
         "score_scale": INVERSE_ROOT3,
@@ -163,7 +163,7 @@ def _paper(network, method, num_values):
     return fields
 
 
-def _author(network, method, num_values):
+def _author(network, method, num_values, sharing):
     fields = _common(network) | {"schedule": "constant", "padding": "author"}
     fields["epochs"] = {"lenet300100": 120, "vgg19": 120}.get(network, 140)
     if network in ("lenet300100", "vgg19"):
@@ -182,7 +182,7 @@ def _author(network, method, num_values):
     return fields
 
 
-def _ours(network, method, num_values):
+def _ours(network, method, num_values, sharing):
     """Chosen on the validation images (README, "How ours was found")."""
     fields = _common(network) | {"schedule": "cosine", "epochs": 100}
     if network == "lenet300100":
@@ -194,7 +194,8 @@ def _ours(network, method, num_values):
         # Wide first scores: a draw then seldom leaves the arg-max, which is what is tested.
         fields |= {"learning_rate": 200.0, "score_scale": 400.0, "dense_score_scale": 400.0}
     else:
-        fields["learning_rate"] = 0.3
+        # Few values for many connections: their steps push the same way.
+        fields["learning_rate"] = {"connection": 0.3, "layer": 0.03, "network": 0.1}[sharing]
     if method != "learned" and num_values == 2:  # two narrow values leave too little room
         fields["bank_scale"] = 2.5 * INVERSE_ROOT3
     return fields
@@ -214,7 +215,7 @@ def recipe_name(kind, network, method, num_values=8, sharing="connection"):
 
 def make_recipe(kind, network, method, num_values=8, sharing="connection"):
     """The recipe of that kind, also for a K that the paper did not try."""
-    fields = _FIELDS[kind](network, method, num_values)
+    fields = _FIELDS[kind](network, method, num_values, sharing)
     fields["name"] = recipe_name(kind, network, method, num_values, sharing)
     if method == "learned":
         fields["method"] = "learned"

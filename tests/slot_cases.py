@@ -30,6 +30,15 @@ CASES = {
     ),
 }
 NAMES = tuple(CASES)
+SLOT_ARGUMENTS = (
+    "num_values",
+    "selection",
+    "score_mode",
+    "bank_initializer",
+    "score_initializer",
+    "sharing",
+    "seed",
+)
 
 
 def case(name, **slot_arguments):
@@ -47,7 +56,7 @@ def case(name, **slot_arguments):
 def plain_twin(layer, x, kernel=None):
     """The Keras layer of the same arguments, given the kernel and the bias of the slot layer."""
     config = layer.get_config()
-    for argument in keras_slots.slot_layer.SLOT_ARGUMENTS:
+    for argument in SLOT_ARGUMENTS:
         del config[argument]
     plain = layer.plain_class.from_config(config)
     plain.build(x.shape)

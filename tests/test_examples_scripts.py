@@ -9,7 +9,7 @@ import pytest
 import results
 from example_scripts import DIGITS, error_of, run
 
-SLOT = [*DIGITS, "--score-mode", "per_value", "--num-values", "4"]
+SLOT = [*DIGITS, "--num-values", "4"]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_fine_tuning_refuses_more_selection_than_epochs(selected, tmp_path, caps
 
 def sweep(tmp_path, *more):
     places = ["--runs-dir", tmp_path, "--results", tmp_path / "results.csv"]
-    return ["sweep", *DIGITS, "--score-mode", "per_value", "--epochs", 1, *places, *more]
+    return ["sweep", *DIGITS, "--epochs", 1, *places, *more]
 
 
 def test_a_sweep_trains_the_grid_once_and_goes_on_where_it_stopped(tmp_path, capsys):
@@ -147,7 +147,7 @@ def test_a_wrong_grid_is_refused(tmp_path, capsys):
 def tune(tmp_path, *more):
     places = ["--out", tmp_path / "tuning", "--results", tmp_path / "results.csv"]
     few = ["--limit-steps", 4, "--epochs", 1, "--tuner", "random"]
-    return ["tune", *DIGITS, "--score-mode", "per_value", *few, *places, *more]
+    return ["tune", *DIGITS, *few, *places, *more]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # keras-tuner's own
