@@ -34,6 +34,8 @@ class LeverKernel(SlotKernel):
         )
         # Trainable with a gradient of zero: the optimizer's own weight decay keeps it right.
         self._decay = self._add_weight("decay", (), lambda: np.ones(()), dtype, trainable=True)
+        # A variable, so that a checkpoint of variables alone knows which bank its levers belong to.
+        self._seed = self._add_weight("seed", (4,), lambda: _words(initial.seed), "int32")
         self._lines: tuple[keras.Variable, ...] = ()
         if layer.selection == "probabilistic" or not initial.rebuildable:
             self._lines = (
@@ -56,6 +58,9 @@ class LeverKernel(SlotKernel):
     def lever(self) -> keras.Variable:
         """The trainable number of each connection, of the kernel's shape."""
         return self._lever
+
+    def seed(self) -> int:
+        return _from_words(ops.convert_to_numpy(self._seed))
 
     def bank(self) -> Tensor:
         return self._initial_scores_and_bank()[1]
@@ -85,7 +90,7 @@ class LeverKernel(SlotKernel):
         if self.initial.rebuildable:
             return {
                 **state,
-                "seed": _words(self.initial.seed),
+                "seed": self._seed,
                 "origin": _origin(self.initial),
             }
         initial_scores, bank = self._lines
@@ -114,15 +119,14 @@ class LeverKernel(SlotKernel):
                 f"sharing={self.initial.sharing!r}. Build the layer with the arguments of the saved one."
             )
         seed = _from_words(state["seed"])
-        if seed == self.initial.seed:
+        if seed == self.seed():
             return
         initial = replace(self.initial, seed=seed)
         self._assign_staircase(self._fitting(self._staircase(initial)))
         if self._lines:
             self._lines[0].assign(initial.scores())
             self._lines[1].assign(ops.convert_to_tensor(initial.bank(), self.layer.variable_dtype))
-        self.initial = initial
-        self.layer._seed = seed
+        self._seed.assign(_words(seed))
 
     def _staircase(self, initial: Any) -> tuple[np.ndarray, np.ndarray]:
         # Keras has imported ml_dtypes, by which NumPy knows bfloat16.
@@ -155,9 +159,10 @@ class LeverKernel(SlotKernel):
     def _initial_scores_and_bank(self) -> tuple[Tensor, Tensor]:
         if self._lines:
             return self._lines[0].value, self._lines[1].value
+        initial = replace(self.initial, seed=self.seed())
         return (
-            ops.convert_to_tensor(self.initial.scores(), self.score_dtype),
-            ops.convert_to_tensor(self.initial.bank(), self.layer.variable_dtype),
+            ops.convert_to_tensor(initial.scores(), self.score_dtype),
+            ops.convert_to_tensor(initial.bank(), self.layer.variable_dtype),
         )
 
 
@@ -197,13 +202,15 @@ def _padded(
 
 
 def _words(number: int) -> np.ndarray:
-    """A 64-bit number as two of 32 bits, which every backend and file format holds."""
-    return np.array([number >> 32, number & 0xFFFFFFFF], "uint32")
+    """A 64-bit number as four of 16 bits, which every backend, device and file format holds."""
+    return np.array([number >> shift & 0xFFFF for shift in (48, 32, 16, 0)], "int32")
 
 
 def _from_words(words: np.ndarray) -> int:
-    high, low = (int(word) for word in words)
-    return high << 32 | low
+    number = 0
+    for word in words:
+        number = number << 16 | int(word)
+    return number
 
 
 def _origin(initial: InitialValues) -> np.ndarray:

@@ -30,6 +30,10 @@ class SlotKernel(ABC):
         half = layer.variable_dtype in ("float16", "bfloat16")
         self.score_dtype = "float32" if half else layer.variable_dtype
 
+    def seed(self) -> int:
+        """The seed that bank and scores come from."""
+        return self.initial.seed
+
     @abstractmethod
     def bank(self) -> Tensor:
         """All values, `kernel_shape + (K,)`, or `(K,)` when shared."""
@@ -66,7 +70,7 @@ class SlotKernel(ABC):
         dtype: str,
         trainable: bool = False,
     ) -> keras.Variable:
-        return self.layer.add_weight(
+        variable = self.layer.add_weight(
             name=name,
             shape=shape,
             # A function, because Keras calls it later when the layer is built in a stateless scope.
@@ -75,6 +79,9 @@ class SlotKernel(ABC):
             trainable=trainable,
             autocast=False,
         )
+        # An attribute of the layer, by which `tf.train.Checkpoint` finds its variables.
+        setattr(self.layer, f"_slot_{name}", variable)
+        return variable
 
     def _uniform(self, training: bool) -> tuple[Tensor, ...]:
         """The random numbers of this call; none when it is greedy."""

@@ -188,7 +188,7 @@ class SlotLayer(_Mixin):
     def get_build_config(self) -> dict[str, Any] | None:
         # The seed that was drawn belongs to the built layer, not to its configuration: a clone draws its own.
         config = super().get_build_config()
-        return config and {**config, "seed": self._seed}
+        return config and {**config, "seed": self._slot_kernel.seed()}
 
     def build_from_config(self, config: dict[str, Any]) -> None:
         if config:
