@@ -1,0 +1,84 @@
+"""The exported SavedModel: the same predictions, no slot variables, small, and free of keras_slots."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_slots import SlotDense, export_selected
+from slot_cases import numpy_of, small_data, small_model
+
+
+def serve(path):
+    return tf.saved_model.load(str(path)).signatures["serving_default"]
+
+
+@pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
+def test_the_export_predicts_as_the_model_for_any_batch_size(tmp_path, selection):
+    model = small_model(selection=selection)
+    signature = serve(export_selected(model, tmp_path / "out"))
+    for count in (1, 5):
+        x, _ = small_data(count)
+        (y,) = signature(tf.constant(x)).values()
+        np.testing.assert_allclose(y, numpy_of(model(x, training=False)), rtol=1e-5, atol=1e-6)
+
+
+def test_several_inputs_are_a_dictionary(tmp_path):
+    a, b = keras.Input((3,), name="a"), keras.Input((2,), name="b")
+    joined = keras.layers.Concatenate()([a, b])
+    model = keras.Model({"a": a, "b": b}, {"y": SlotDense(4, name="y")(joined)})
+    signature = serve(export_selected(model, tmp_path / "out"))
+    x = {"a": tf.ones((3, 3)), "b": tf.ones((3, 2))}
+    np.testing.assert_allclose(signature(**x)["y"], model(x)["y"], rtol=1e-6)
+
+
+def test_the_file_is_small_and_holds_no_slot_variables(tmp_path):
+    model = keras.Sequential([keras.Input((784,))])
+    for units in (300, 100, 10):
+        model.add(SlotDense(units, activation="relu"))
+    path = export_selected(model, tmp_path / "out")
+    raw = 4 * ((784 + 1) * 300 + (300 + 1) * 100 + (100 + 1) * 10)
+    size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+    assert size <= 1.1 * raw + 100_000
+    names = [n for n, _ in tf.train.list_variables(str(path / "variables" / "variables"))]
+    assert not [n for n in names if any(w in n for w in ("bank", "scores", "sampler", "seed"))]
+
+
+def test_the_file_loads_where_keras_slots_cannot_be_imported(tmp_path):
+    model = small_model()
+    export_selected(model, tmp_path / "out")
+    x, _ = small_data(2)
+    np.save(tmp_path / "x.npy", x)
+    script = (
+        "import sys; sys.modules['keras_slots'] = None\n"
+        "import numpy as np, tensorflow as tf\n"
+        "serve = tf.saved_model.load(sys.argv[1] + '/out').signatures['serving_default']\n"
+        "(y,) = serve(tf.constant(np.load(sys.argv[1] + '/x.npy'))).values()\n"
+        "np.save(sys.argv[1] + '/y.npy', y)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, cwd=tmp_path)
+    expected = numpy_of(model(x, training=False))
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_path_that_exists_is_refused_and_kept(tmp_path):
+    (tmp_path / "out").write_text("precious")
+    with pytest.raises(FileExistsError, match="`path` must not exist"):
+        export_selected(small_model(), tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "precious"
+
+
+def test_a_path_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="`path` must be a place where this process can write"):
+        export_selected(small_model(), tmp_path / "file" / "out")
+
+
+def test_a_model_without_slot_layers_is_refused_and_leaves_nothing(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="`model` holds no slot layer"):
+        export_selected(model, tmp_path / "out")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,356 @@
+"""All slot layers against the plain Keras layer that is given their kernel, and against hand numbers."""
+
+import inspect
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_slots
+from keras_slots import SlotConv2D, SlotDense, ValueBank
+from slot_cases import CASES, NAMES, SLOT_ARGUMENTS, case, greedy_kernel, numpy_of, plain_twin
+
+CLASSES = tuple(dict.fromkeys(cls for cls, *_ in CASES.values()))
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+
+
+def test_the_table_has_all_slot_layers():
+    public = {getattr(keras_slots, name) for name in keras_slots.__all__ if name[:4] == "Slot"}
+    assert set(CLASSES) == public and len(CLASSES) == 7
+
+
+@pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
+@pytest.mark.parametrize("name", NAMES)
+def test_output_is_that_of_the_plain_layer_with_the_selected_kernel(name, selection):
+    layer, x = case(name, selection=selection)
+    y = numpy_of(layer(x))
+    assert np.ptp(y) > 0
+    np.testing.assert_allclose(y, numpy_of(plain_twin(layer, x)(x)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("sharing", ["connection", "layer", ValueBank(8, bound=0.3, seed=1)])
+@pytest.mark.parametrize("name", NAMES)
+def test_kernel_is_bitwise_the_bank_at_numpys_argmax_of_the_scores(name, sharing):
+    layer, _ = case(name, sharing=sharing)
+    bank, scores = numpy_of(layer.bank), numpy_of(layer.scores)
+    assert bank.shape == ((8,) if sharing != "connection" else scores.shape)
+    kernel = numpy_of(layer.kernel)
+    assert kernel.shape == plain_twin(layer, np.zeros(CASES[name][3]), kernel).kernel.shape
+    np.testing.assert_array_equal(kernel, greedy_kernel(bank, scores))
+    np.testing.assert_array_equal(numpy_of(layer.selected_indices), scores.argmax(-1))
+
+
+def test_dense_by_hand():
+    layer = SlotDense(2, num_values=3, activation="relu", bias_initializer="ones")
+    layer.build((None, 2))
+    layer.bank.assign([[[1, 2, 3], [4, 5, 6]], [[-1, -2, -3], [-4, -5, -6]]])
+    layer.scores.assign([[[0.3, 0.2, 0.1], [0, 0.5, 0.5]], [[0, 0, 1], [9, 0, 0]]])
+    np.testing.assert_array_equal(numpy_of(layer.kernel), [[1, 5], [-3, -4]])
+    np.testing.assert_array_equal(numpy_of(layer.selected_indices), [[0, 1], [2, 0]])
+    y = layer(np.array([[1, 1], [2, -1], [0, 1]], "float32"))
+    np.testing.assert_array_equal(numpy_of(y), [[0, 2], [6, 15], [0, 0]])
+
+
+def test_conv2d_by_hand():
+    layer = SlotConv2D(1, 2, num_values=2, use_bias=False)
+    layer.build((None, 3, 3, 1))
+    layer.bank.assign(np.array([[1, 10], [2, 20], [3, 30], [4, 40]]).reshape(2, 2, 1, 1, 2))
+    layer.scores.assign(np.array([[1, 0], [0, 1], [0, 0], [-1, 2]]).reshape(2, 2, 1, 1, 2))
+    y = layer(np.arange(9, dtype="float32").reshape(1, 3, 3, 1))
+    # The kernel is 1, 20, 3, 40; the first window 0, 1, 3, 4.
+    np.testing.assert_array_equal(numpy_of(y)[0, :, :, 0], [[189, 253], [381, 445]])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_value_is_the_fixed_random_network(name):
+    layer, x = case(name, num_values=1, selection="probabilistic")
+    bank = numpy_of(layer.bank)[..., 0]
+    plain = numpy_of(plain_twin(layer, x, bank)(x))
+    for training in (False, True):
+        y = numpy_of(layer(x, training=training))
+        np.testing.assert_allclose(y, plain, rtol=1e-6, atol=1e-6)
+
+
+# Signature and configuration.
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_arguments_of_the_keras_layer_come_first_and_ours_are_keyword_only(cls):
+    ours = list(inspect.signature(cls).parameters.values())
+    plain = list(inspect.signature(cls.plain_class).parameters.values())
+    named = [p for p in plain if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    assert ours[: len(named)] == named
+    added = ours[len(named) : len(named) + len(SLOT_ARGUMENTS)]
+    assert tuple(p.name for p in added) == SLOT_ARGUMENTS
+    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in added)
+    assert {p.name: p.default for p in added} == {
+        "num_values": 8,
+        "selection": "greedy",
+        "score_mode": "per_value",
+        "bank_initializer": None,
+        "score_initializer": None,
+        "sharing": "connection",
+        "seed": None,
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_configuration_of_the_keras_layer_is_kept(name):
+    layer, x = case(name)
+    plain = plain_twin(layer, x).get_config()
+    config = layer.get_config()
+    assert {k: v for k, v in config.items() if k not in SLOT_ARGUMENTS} == plain
+    assert set(config) - set(plain) == set(SLOT_ARGUMENTS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_configuration_survives_json(name):
+    layer, x = case(
+        name,
+        num_values=3,
+        selection="probabilistic",
+        bank_initializer=keras_slots.SignedConstant(scale=0.5),
+        score_initializer=keras_slots.UniformScores(2.0),
+        sharing="layer",
+    )
+    text = json.dumps(keras.saving.serialize_keras_object(layer))
+    copy = keras.saving.deserialize_keras_object(json.loads(text))
+    assert type(copy) is type(layer) and copy.get_config() == layer.get_config()
+    if not copy.built:
+        copy.build(x.shape)
+    np.testing.assert_array_equal(numpy_of(copy.bank), numpy_of(layer.bank))
+    np.testing.assert_array_equal(numpy_of(copy.scores), numpy_of(layer.scores))
+
+
+def test_the_bank_follows_the_distribution_of_the_kernel_initializer():
+    named = {"he_normal": keras_slots.HeNormal(), "glorot_uniform": keras_slots.GlorotUniform()}
+    for name, distribution in named.items():
+        follows, _ = case("dense", kernel_initializer=name)
+        said, _ = case("dense", bank_initializer=distribution)
+        np.testing.assert_array_equal(numpy_of(follows.bank), numpy_of(said.bank))
+
+
+def test_a_keras_initializer_is_called_once_with_the_shape_of_the_bank():
+    calls = []
+
+    class Counting(keras.initializers.Initializer):
+        def __call__(self, shape, dtype=None):
+            calls.append(tuple(shape))
+            return ops.reshape(ops.arange(np.prod(shape), dtype=dtype), shape)
+
+    layer, _ = case("dense", bank_initializer=Counting(), num_values=2)
+    assert calls == [(5, 4, 2)]
+    np.testing.assert_array_equal(numpy_of(layer.bank), np.arange(40).reshape(5, 4, 2))
+
+
+# Seeds and sharing.
+
+
+def test_one_seed_gives_one_bank_and_other_seeds_give_others():
+    banks = [numpy_of(case("dense", seed=seed)[0].bank) for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(banks[0], banks[1])
+    assert not np.any(banks[0] == banks[2])
+
+
+def test_the_global_seed_governs_unseeded_layers():
+    def draw():
+        keras.utils.set_random_seed(5)
+        layers = [case("dense", seed=None)[0] for _ in range(2)]
+        return [numpy_of(x) for layer in layers for x in (layer.bank, layer.scores)]
+
+    for first, again in zip(draw(), draw(), strict=True):
+        np.testing.assert_array_equal(first, again)
+
+
+def test_twenty_equal_layers_under_one_global_seed_have_unrelated_numbers():
+    numbers = []
+    for _ in range(20):
+        layer, _ = case("dense", units=40, seed=None)
+        numbers += [numpy_of(layer.bank).ravel(), numpy_of(layer.scores).ravel()]
+    correlation = np.corrcoef(numbers) - np.eye(40)
+    # 780 pairs of 1600 numbers each: five standard errors.
+    assert np.abs(correlation).max() < 5 / np.sqrt(1600)
+
+
+def test_a_sharing_layer_has_one_set_of_values():
+    layer, _ = case("conv2d", sharing="layer", num_values=3)
+    assert layer.bank.shape == (3,) and layer.scores.shape == (3, 3, 3, 4, 3)
+    assert set(numpy_of(layer.kernel).ravel().tolist()) == set(numpy_of(layer.bank).tolist())
+
+
+def test_a_value_bank_is_one_set_for_several_layers():
+    shared = ValueBank(values=[-0.5, 0.25, 1.0])
+    for name in ("dense", "conv2d"):
+        layer, _ = case(name, sharing=shared, num_values=3)
+        np.testing.assert_array_equal(numpy_of(layer.bank), [-0.5, 0.25, 1.0])
+        copy = type(layer).from_config(json.loads(json.dumps(layer.get_config())))
+        assert copy.sharing == shared
+
+
+# Dtypes.
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16"])
+@pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
+def test_scores_stay_in_single_precision_under_half_precision_policies(policy, selection):
+    layer, x = case("dense", dtype=policy, selection=selection)
+    half = keras.dtype_policies.get(policy).compute_dtype
+    scores = 0.1 + np.random.default_rng(0).permutation(5 * 4 * 8).reshape(5, 4, 8) * 1e-6
+    layer.scores.assign(scores)
+    assert layer.scores.dtype == "float32"
+    y = layer(x, training=True)
+    assert keras.backend.standardize_dtype(y.dtype) == half
+    # These scores differ by 1e-6 only; half precision would see them all equal.
+    indices = numpy_of(layer.selected_indices)
+    np.testing.assert_array_equal(indices, numpy_of(layer.scores).argmax(-1))
+    assert keras.backend.standardize_dtype(layer.bank.dtype) == layer.variable_dtype
+    chosen = ops.cast(layer.bank, "float32")
+    np.testing.assert_array_equal(
+        numpy_of(ops.cast(layer.kernel, "float32")),
+        greedy_kernel(numpy_of(chosen), scores.astype("float32")),
+    )
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_output_under_a_mixed_policy_is_that_of_the_plain_layer(policy):
+    layer, x = case("dense", dtype=policy)
+    y, plain = layer(x), plain_twin(layer, x)(x)
+    np.testing.assert_array_equal(
+        numpy_of(ops.cast(y, "float32")), numpy_of(ops.cast(plain, "float32"))
+    )
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
+def test_float64_is_float64_throughout(selection):
+    layer, x = case("dense", dtype="float64", selection=selection)
+    assert layer.scores.dtype == layer.bank.dtype == "float64"
+    scores = 1.0 + np.random.default_rng(0).permutation(5 * 4 * 8).reshape(5, 4, 8) * 1e-12
+    layer.scores.assign(scores)
+    np.testing.assert_array_equal(numpy_of(layer.selected_indices), scores.argmax(-1))
+    y = layer(x.astype("float64"), training=True)
+    assert keras.backend.standardize_dtype(y.dtype) == "float64"
+
+
+# Calls.
+
+
+@pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
+def test_inference_is_greedy_and_training_draws_when_probabilistic(selection):
+    layer, x = case("dense", selection=selection)
+    outputs = [numpy_of(layer(x, training=training)) for training in (True, True, False, False)]
+    np.testing.assert_array_equal(outputs[2], outputs[3])
+    drawn = [not np.array_equal(outputs[0], y) for y in outputs[1:]]
+    assert drawn == [selection == "probabilistic"] * 3
+
+
+def test_draws_of_a_training_call_follow_the_softmax_of_the_scores():
+    layer, _ = case("dense", units=5000, num_values=2, selection="probabilistic", use_bias=False)
+    layer.bank.assign(np.tile([0.0, 1.0], (5, 5000, 1)))
+    layer.scores.assign(np.tile([0.0, np.log(3.0)], (5, 5000, 1)))
+    drawn = numpy_of(layer(np.eye(5, dtype="float32"), training=True))
+    # 25,000 draws of probability 3/4; four standard errors.
+    assert abs(drawn.mean() - 0.75) < 4 * np.sqrt(0.75 * 0.25 / 25_000)
+
+
+def test_a_seeded_layer_repeats_its_draws():
+    layers = [case("dense", selection="probabilistic")[0] for _ in range(2)]
+    x = np.ones((1, 5), "float32")
+    first, second = ([numpy_of(y(x, training=True)) for _ in range(3)] for y in layers)
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["conv1d_dilated", "conv2d", "conv2d_transpose", "depthwise"])
+def test_channels_first_is_channels_last_transposed(name):
+    cls, arguments, keywords, _ = CASES[name]
+    last, x = case(name)
+    first = cls(*arguments, **{**keywords, "data_format": "channels_first", "seed": 3})
+    x = np.moveaxis(x, -1, 1)
+    first.build(x.shape)
+    np.testing.assert_array_equal(numpy_of(first.kernel), numpy_of(last.kernel))
+    first.bias.assign(last.bias)
+    try:
+        y = numpy_of(first(x))
+    except Exception:
+        # Where the plain layer cannot be computed on this device, the slot layer cannot either.
+        with pytest.raises(Exception, match="."):
+            plain_twin(first, x)(x)
+        return
+    np.testing.assert_allclose(
+        y, np.moveaxis(numpy_of(last(np.moveaxis(x, 1, -1))), -1, 1), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_a_mask_passes_through_dense():
+    inputs = keras.Input((4, 3))
+    masked = keras.layers.Masking()(inputs)
+    pooled = keras.layers.GlobalAveragePooling1D()(SlotDense(2, seed=1)(masked))
+    x = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
+    x[:, 2:] = 0
+    cut = keras.Model(inputs, pooled).predict(x, verbose=0)
+    layer = SlotDense(2, seed=1)
+    expected = numpy_of(layer(x[:, :2])).mean(1)
+    np.testing.assert_allclose(cut, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_batch_size_is_free(name):
+    layer, x = case(name)
+    inputs = keras.Input(x.shape[1:])
+    outputs = layer(inputs)
+    assert outputs.shape[0] is None
+    model = keras.Model(inputs, outputs)
+    for count in (1, 5):
+        many = np.repeat(x[:1], count, axis=0)
+        y = model.predict(many, verbose=0)
+        assert y.shape == (count, *outputs.shape[1:][: y.ndim - 1]) or None in outputs.shape[1:]
+        np.testing.assert_allclose(y[0], y[-1], rtol=1e-6, atol=1e-6)
+
+
+def test_a_layer_used_twice_selects_one_kernel():
+    layer, x = case("dense", units=5)
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, layer(layer(inputs)))
+    plain = plain_twin(layer, x)
+    np.testing.assert_allclose(
+        model.predict(x, verbose=0), numpy_of(plain(plain(x))), rtol=1e-5, atol=1e-6
+    )
+    assert len(model.trainable_variables) == 2
+
+
+def test_a_kernel_regularizer_adds_a_loss_on_the_selected_values():
+    layer, x = case("dense", kernel_regularizer=keras.regularizers.L1(0.5))
+    layer(x)
+    assert len(layer.losses) == 1
+    expected = 0.5 * np.abs(numpy_of(layer.kernel)).sum()
+    np.testing.assert_allclose(numpy_of(layer.losses[0]), expected, rtol=1e-6)
+
+
+def test_a_depthwise_regularizer_adds_a_loss_on_the_selected_values():
+    layer, x = case("depthwise", depthwise_regularizer=keras.regularizers.L2(0.5))
+    layer(x)
+    expected = 0.5 * np.square(numpy_of(layer.kernel)).sum()
+    np.testing.assert_allclose([numpy_of(loss) for loss in layer.losses], [expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_and_bias_are_trained_and_the_bank_never(name):
+    layer, _ = case(name)
+    names = {"scores", "bias"} if layer.bias is not None else {"scores"}
+    for trainable in (True, False, True):
+        layer.trainable = trainable
+        assert {v.name for v in layer.trainable_variables} == (names if trainable else set())
+        assert "bank" in {v.name for v in layer.non_trainable_variables}
+    assert layer.count_params() == sum(int(np.prod(v.shape)) for v in layer.weights)
+
+
+def test_training_moves_scores_and_no_bit_of_the_bank():
+    layer, x = case("dense")
+    model = keras.Sequential([keras.Input((5,)), layer])
+    model.compile(optimizer=keras.optimizers.Adam(0.1), loss="mse")
+    bank, scores = numpy_of(layer.bank).copy(), numpy_of(layer.scores).copy()
+    model.fit(x, np.ones((3, 4)), epochs=3, verbose=0)
+    np.testing.assert_array_equal(numpy_of(layer.bank), bank)
+    assert np.any(numpy_of(layer.scores) != scores)

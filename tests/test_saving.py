@@ -1,0 +1,150 @@
+"""Saved models and weights come back bit for bit, and a resumed run is the uninterrupted one."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_slots import SlotDense, ValueBank
+from slot_cases import (
+    assert_same_weights,
+    case,
+    compiled_model,
+    numpy_of,
+    small_data,
+    small_model,
+)
+
+SELECTIONS = ("greedy", "probabilistic")
+
+
+def trained_model(selection="greedy", **arguments):
+    model = compiled_model(small_model(selection=selection, **arguments))
+    x, y = small_data(32)
+    model.fit(x, y, batch_size=16, epochs=1, verbose=0, shuffle=False)
+    return model, x, y
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("sharing", ["connection", "layer", ValueBank(4, bound=0.3, seed=1)])
+def test_a_keras_file_brings_back_every_bit(tmp_path, selection, sharing):
+    model, x, _ = trained_model(selection, sharing=sharing)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert_same_weights(model, loaded)
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+    for name in ("conv", "logits"):
+        old, new = model.get_layer(name), loaded.get_layer(name)
+        np.testing.assert_array_equal(numpy_of(new.kernel), numpy_of(old.kernel))
+        assert new.get_config() == old.get_config()
+
+
+def test_a_keras_file_of_an_unseeded_model_brings_back_its_numbers(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), SlotDense(4)])
+    model.save(tmp_path / "model.keras")
+    keras.utils.set_random_seed(99)
+    assert_same_weights(model, keras.models.load_model(tmp_path / "model.keras"))
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_a_weights_file_fills_a_model_of_another_seed(tmp_path, selection):
+    model, x, _ = trained_model(selection)
+    model.save_weights(tmp_path / "model.weights.h5")
+    other = compiled_model(small_model(seed=50, selection=selection))
+    assert np.any(numpy_of(other.get_layer("conv").bank) != numpy_of(model.get_layer("conv").bank))
+    other.optimizer.build(other.trainable_variables)
+    other.load_weights(tmp_path / "model.weights.h5")
+    for name in ("conv", "logits"):
+        for part in ("bank", "scores", "kernel", "bias"):
+            np.testing.assert_array_equal(
+                numpy_of(getattr(other.get_layer(name), part)),
+                numpy_of(getattr(model.get_layer(name), part)),
+            )
+    np.testing.assert_array_equal(other.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
+def test_a_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(tmp_path, selection, suffix):
+    x, y = small_data()
+    arguments = {"batch_size": 16, "verbose": 0, "shuffle": False}
+    whole = compiled_model(small_model(selection=selection))
+    whole.fit(x, y, epochs=2, **arguments)
+
+    first = compiled_model(small_model(selection=selection))
+    first.fit(x, y, epochs=1, **arguments)
+    path = tmp_path / f"model{suffix}"
+    if suffix == ".keras":
+        first.save(path)
+        resumed = keras.models.load_model(path)
+    else:
+        first.save_weights(path)
+        resumed = compiled_model(small_model(seed=50, selection=selection))
+        resumed.optimizer.build(resumed.trainable_variables)
+        resumed.load_weights(path)
+    resumed.fit(x, y, initial_epoch=1, epochs=2, **arguments)
+    for old, new in zip(whole.variables, resumed.variables, strict=True):
+        np.testing.assert_array_equal(numpy_of(new), numpy_of(old), err_msg=old.path)
+
+
+def test_a_copied_layer_draws_what_the_original_would(tmp_path):
+    layer, x = case("dense", selection="probabilistic")
+    layer(x, training=True)
+    model = keras.Sequential([keras.Input((5,)), layer])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for _ in range(3):
+        np.testing.assert_array_equal(
+            numpy_of(model(x, training=True)), numpy_of(loaded(x, training=True))
+        )
+
+
+def sequential(*layers):
+    return keras.Sequential([keras.Input((5,)), *layers])
+
+
+def dense(**arguments):
+    return SlotDense(4, name="layer", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("written", "read", "text"),
+    [
+        (lambda: dense(num_values=4), lambda: dense(num_values=8), r"The file holds K=4 values"),
+        (lambda: dense(num_values=4), lambda: dense(num_values=8), r"has shape \(5, 4, 8\)"),
+        (
+            lambda: keras.layers.Dense(4, name="layer"),
+            lambda: dense(),
+            r"written by another kind of layer",
+        ),
+        (
+            lambda: dense(selection="probabilistic"),
+            lambda: dense(selection="greedy"),
+            r"selection='greedy'\) expects the variables .*'scores'\]. Received: .*'sampler'",
+        ),
+        (
+            lambda: dense(use_bias=False),
+            dense,
+            r"expects the variables \['bank', 'bias', 'scores'\]",
+        ),
+        (lambda: dense(sharing="layer"), dense, r"'bank' of layer 'layer' has shape \(5, 4, 8\)"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_and_change_nothing(tmp_path, written, read, text):
+    sequential(written()).save_weights(tmp_path / "a.weights.h5")
+    model = sequential(read())
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=text):
+        model.load_weights(tmp_path / "a.weights.h5")
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_an_unbuilt_layer_cannot_load_weights():
+    with pytest.raises(ValueError, match="Layer 'layer' is not built, so it cannot load weights"):
+        dense().load_own_variables({})
+
+
+def test_an_unbuilt_layer_has_no_kernel():
+    for attribute in ("kernel", "bank", "scores", "selected_indices"):
+        with pytest.raises(AttributeError, match="Layer 'layer' has no bank, scores or kernel yet"):
+            getattr(dense(), attribute)
