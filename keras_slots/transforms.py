@@ -68,8 +68,10 @@ def slotify(
         arguments = {"num_values": num_values, **layer_args, "seed": own_seed}
         try:
             return slot_class.from_config({**layer.get_config(), **arguments})
-        except ValueError as error:
-            raise ValueError(f"Layer '{layer.name}' cannot become a slot layer. {error}") from error
+        except (TypeError, ValueError) as error:
+            # Keras wraps what a layer raises in a TypeError that shows the whole configuration.
+            cause = error.__context__ or error
+            raise ValueError(f"Layer '{layer.name}' cannot become a slot layer. {cause}") from error
 
     new_model, pairs = _clone(model, convert, "slotify")
     if not any(isinstance(new, SlotLayer) for _, new in pairs):
@@ -134,7 +136,8 @@ def materialize(model: keras.Model, trainable: bool = True) -> keras.Model:
         )
     for old, new in pairs:
         if isinstance(old, SlotLayer):
-            new.kernel.assign(_finite_kernel(old))
+            kernel = _finite_kernel(old)
+            new.kernel.assign(kernel)
             _copy_bias(old, new)
         else:
             _copy_weights(old, new)
@@ -209,7 +212,8 @@ def _copy_weights(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
 
 def _copy_bias(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
     if getattr(old, "bias", None) is not None:
-        new.bias.assign(old.bias)
+        # A copy: on JAX, training one model would delete an array that both hold.
+        new.bias.assign(np.array(old.bias))
 
 
 def _finite_kernel(layer: Any) -> np.ndarray:
