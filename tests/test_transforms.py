@@ -1,0 +1,308 @@
+"""`slotify` and `materialize`: the same architecture, the same predictions, the input model untouched."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_slots
+from keras_slots import SlotConv2D, SlotDense, materialize, slotify
+from keras_slots.slot_layer import SlotLayer
+from slot_cases import assert_same_weights, numpy_of, small_data, small_model, weights_of
+
+L = keras.layers
+
+
+def functional():
+    inputs = keras.Input((6, 6, 2), name="image")
+    x = L.Conv2D(4, 3, activation="relu", name="conv")(inputs)
+    x = L.DepthwiseConv2D(2, name="depthwise")(x)
+    x = L.BatchNormalization(name="norm")(x)
+    x = L.Flatten(name="flat")(x)
+    return keras.Model(inputs, L.Dense(3, name="logits")(x), name="functional")
+
+
+def sequential():
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 2), name="image"),
+            L.Conv2D(4, 3, name="conv"),
+            L.Flatten(),
+            L.Dense(3, name="logits"),
+        ],
+        name="sequential",
+    )
+
+
+def nested():
+    inner_input = keras.Input((6, 6, 2), name="inner_image")
+    inner = L.Conv2D(4, 3, name="inner_conv")(inner_input)
+    inner = keras.Model(inner_input, L.Dense(5, name="inner_dense")(inner), name="inner")
+    inputs = keras.Input((6, 6, 2), name="image")
+    head = keras.Sequential([L.Flatten(), L.Dense(3, name="head_dense")], name="head")
+    return keras.Model(inputs, head(inner(inputs)), name="nested")
+
+
+def shared():
+    inputs = keras.Input((6, 6, 2), name="image")
+    layer = L.Dense(2, name="shared_dense")
+    return keras.Model(inputs, layer(layer(inputs)), name="shared")
+
+
+def several():
+    image, number = keras.Input((6, 6, 2), name="image"), keras.Input((2,), name="number")
+    x = L.Flatten()(L.Conv2D(3, 3, name="conv")(image))
+    both = L.Concatenate()([x, L.Dense(4, name="numbers")(number)])
+    outputs = {"one": L.Dense(3, name="one")(both), "two": L.Dense(2, name="two")(both)}
+    return keras.Model({"image": image, "number": number}, outputs, name="several")
+
+
+def over_time():
+    inputs = keras.Input((6, 6, 2), name="image")
+    x = L.TimeDistributed(L.Dense(3, name="step"), name="steps")(inputs)
+    return keras.Model(inputs, L.Conv1D(2, 2, name="conv")(L.Reshape((6, 18))(x)), name="over_time")
+
+
+def mixed():
+    inputs = keras.Input((6, 6, 2), name="image")
+    x = L.Conv2D(4, 3, dtype="mixed_bfloat16", name="conv")(inputs)
+    return keras.Model(inputs, L.Dense(3, dtype="float32", name="logits")(x), name="mixed")
+
+
+MODELS = (functional, sequential, nested, shared, several, over_time, mixed)
+
+
+def inputs_of(model, count=3):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(count, 6, 6, 2)).astype("float32")
+    if model.name != "several":
+        return image
+    return {"image": image, "number": rng.normal(size=(count, 2)).astype("float32")}
+
+
+def arrays(structure):
+    return [numpy_of(y) for y in keras.tree.flatten(structure)]
+
+
+def slot_layers(model):
+    return [x for x in model._flatten_layers() if isinstance(x, SlotLayer)]
+
+
+def randomize(model):
+    """Every weight random, so that a weight that is not copied shows."""
+    rng = np.random.default_rng(1)
+    for v in model.weights:
+        if v.name not in ("bank", "sampler") and "seed" not in v.path:
+            v.assign(rng.uniform(0.5, 1.5, size=v.shape))
+    return model
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_materialize_predicts_as_the_slot_model(make):
+    model = randomize(slotify(make(), num_values=3, seed=1))
+    before = weights_of(model)
+    plain = materialize(model)
+    assert slot_layers(model) and not slot_layers(plain)
+    x = inputs_of(model)
+    ours, theirs = arrays(model(x, training=False)), arrays(plain(x, training=False))
+    for y, expected in zip(theirs, ours, strict=True):
+        np.testing.assert_array_equal(y, expected)
+    for path, value in weights_of(model).items():
+        np.testing.assert_array_equal(value, before[path])
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_there_and_back_gives_the_configuration_of_the_plain_model(make):
+    plain = make()
+    slot = slotify(plain)
+    back = materialize(slot)
+    assert type(back) is type(plain) and back.get_config() == plain.get_config()
+    assert [x.name for x in slot.layers] == [x.name for x in plain.layers]
+    for old, new in zip(plain._flatten_layers(), back._flatten_layers(), strict=True):
+        assert (type(new), new.name, new.dtype_policy) == (type(old), old.name, old.dtype_policy)
+    assert [v.path for v in back.weights] == [v.path for v in plain.weights]
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_slotify_leaves_its_input_alone_and_copies_all_but_kernels(make):
+    plain = randomize(make())
+    before = weights_of(plain)
+    slot = slotify(plain, seed=1)
+    for path, value in weights_of(plain).items():
+        np.testing.assert_array_equal(value, before[path])
+    assert not slot_layers(plain) and slot.name == plain.name
+    kept = {path: value for path, value in before.items() if not path.endswith("kernel")}
+    copied = weights_of(slot)
+    for path, value in kept.items():
+        np.testing.assert_array_equal(copied[path], value)
+
+
+def test_a_shared_layer_stays_one_layer():
+    slot = slotify(shared())
+    assert len(slot_layers(slot)) == 1 and len(slot.layers) == 2
+    assert len(materialize(slot).layers) == 2
+
+
+def test_layers_get_different_seeds_from_one_and_the_same_ones_again():
+    first, again, other = (slotify(sequential(), seed=seed) for seed in (1, 1, 2))
+    assert_same_weights(first, again)
+    seeds = [x.seed for model in (first, other) for x in slot_layers(model)]
+    assert len(set(seeds)) == 4
+
+
+def test_layer_arguments_reach_every_layer():
+    slot = slotify(nested(), 5, selection="probabilistic", sharing="layer")
+    layers = slot_layers(slot)
+    assert len(layers) == 3
+    for layer in layers:
+        assert (layer.num_values, layer.selection, layer.sharing) == (5, "probabilistic", "layer")
+
+
+@pytest.mark.parametrize(
+    ("filters", "names"),
+    [
+        (None, {"conv", "depthwise", "logits"}),
+        (lambda layer: isinstance(layer, L.Dense), {"logits"}),
+        (["conv", "logits"], {"conv", "logits"}),
+        ("conv", {"conv"}),
+        ({"depthwise"}, {"depthwise"}),
+    ],
+)
+def test_filters_choose_the_layers(filters, names):
+    slot = slotify(randomize(functional()), filters=filters)
+    assert {x.name for x in slot_layers(slot)} == names
+
+
+def test_layers_left_plain_keep_their_kernels():
+    plain = functional()
+    slot = slotify(plain, filters=["logits"])
+    np.testing.assert_array_equal(
+        numpy_of(slot.get_layer("conv").kernel), numpy_of(plain.get_layer("conv").kernel)
+    )
+
+
+def test_normalization_computes_with_its_copied_statistics():
+    normalization = L.Normalization()
+    normalization.adapt(np.random.default_rng(0).normal(3, 2, size=(50, 2)))
+    slot = keras.Sequential([keras.Input((2,)), normalization, SlotDense(3, seed=1)])
+    x = np.ones((2, 2), "float32")
+    np.testing.assert_array_equal(numpy_of(materialize(slot)(x)), numpy_of(slot(x)))
+
+
+def test_a_model_compiled_with_a_loss_that_cannot_be_saved_is_transformed_and_stays_compiled():
+    plain = functional()
+    plain.compile(optimizer="sgd", loss=lambda y, p: keras.ops.mean(p))
+    slot = slotify(plain)
+    slot.compile(optimizer="sgd", loss=lambda y, p: keras.ops.mean(p))
+    x, y = small_data(8)
+    slot.fit(x, y, verbose=0)
+    back = materialize(slot)
+    assert plain.compiled and slot.compiled and not back.compiled
+    plain.evaluate(x, y, verbose=0)
+
+
+def test_probabilistic_layers_materialize_greedily():
+    model = small_model(selection="probabilistic")
+    x, _ = small_data(4)
+    np.testing.assert_array_equal(
+        numpy_of(materialize(model)(x, training=False)), numpy_of(model(x, training=False))
+    )
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_trainable_says_whether_slot_layers_can_be_fine_tuned(trainable):
+    plain = materialize(small_model(), trainable=trainable)
+    assert plain.get_layer("conv").trainable is trainable
+    assert plain.get_layer("logits").trainable is trainable
+    assert plain.get_layer("norm").trainable
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_scores_that_are_not_finite_are_refused_naming_the_layer(wrong):
+    model = small_model()
+    layer = model.get_layer("logits")
+    scores = numpy_of(layer.scores).copy()
+    scores[0, 0, 0] = wrong
+    layer.scores.assign(scores)
+    with pytest.raises(ValueError, match="The scores of layer 'logits' holds NaN or infinity"):
+        materialize(model)
+
+
+def test_selected_values_that_are_not_finite_are_refused_naming_the_layer():
+    model = small_model()
+    layer = model.get_layer("conv")
+    layer.bank.assign(np.full(layer.bank.shape, np.nan))
+    with pytest.raises(ValueError, match="The kernel of layer 'conv' holds NaN or infinity"):
+        materialize(model)
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(3)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+@pytest.mark.parametrize("transform", [slotify, materialize])
+def test_a_subclassed_model_is_refused(transform):
+    text = f"`{transform.__name__}` takes Functional and Sequential models.*type Subclassed"
+    with pytest.raises(ValueError, match=text):
+        transform(Subclassed())
+
+
+def test_a_slot_layer_inside_another_layer_is_refused():
+    model = keras.Sequential(
+        [keras.Input((4, 3)), L.Bidirectional(L.LSTM(2)), L.RepeatVector(2), Wrapped(name="wrap")]
+    )
+    with pytest.raises(ValueError, match=r"\['hidden'\] sit inside layer 'wrap' of type Wrapped"):
+        materialize(model)
+
+
+class Wrapped(L.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = SlotDense(3, name="hidden")
+
+    def build(self, input_shape):
+        self.inner.build(input_shape)
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: materialize(functional()), "`model` holds no slot layer.*'functional'"),
+        (
+            lambda: slotify(keras.Sequential([keras.Input((2,)), L.ReLU()])),
+            "`model` has no layer to replace",
+        ),
+        (lambda: slotify(functional(), filters=lambda x: False), "`model` has no layer to replace"),
+        (
+            lambda: slotify(functional(), filters=["conv", "no_such"]),
+            r"names out of \['conv', 'depthwise', 'logits'\]. Received: \['no_such'\]",
+        ),
+        (lambda: slotify(functional(), filters=["norm"]), r"Received: \['norm'\]"),
+        (
+            lambda: slotify(functional(), num_values=0),
+            "Layer 'conv' cannot become a slot layer. `num_values` must be a positive integer",
+        ),
+        (lambda: slotify(functional(), seed=-1), "`seed` must be"),
+    ],
+)
+def test_what_cannot_be_transformed_is_refused(call, text):
+    with pytest.raises(ValueError, match=text):
+        call()
+
+
+def test_every_slot_layer_materializes_to_its_keras_layer():
+    for name in keras_slots.__all__:
+        if name.startswith("Slot"):
+            assert getattr(keras_slots, name).plain_class is getattr(L, name.removeprefix("Slot"))
+
+
+def test_an_unbuilt_model_is_refused():
+    with pytest.raises(ValueError, match="is not built yet, so nothing is selected"):
+        materialize(keras.Sequential([SlotConv2D(2, 3)]))
