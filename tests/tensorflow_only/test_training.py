@@ -1,0 +1,73 @@
+"""Training with Keras' own loop: optimizers, compilation, policies, two devices, backup and restore."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_slots import SlotDense
+from slot_cases import compiled_model, numpy_of, small_data, small_model
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "arguments"),
+    [
+        ("sgd", {"jit_compile": True}),
+        ("adam", {"jit_compile": False}),
+        ("adam", {"steps_per_execution": 2}),
+    ],
+)
+def test_fit_moves_scores_and_leaves_the_bank(optimizer, arguments):
+    model = compiled_model(small_model(), optimizer=optimizer, **arguments)
+    layer = model.get_layer("conv")
+    bank, scores = numpy_of(layer.bank).copy(), numpy_of(layer.scores).copy()
+    x, y = small_data()
+    history = model.fit(x, y, batch_size=16, epochs=1, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    np.testing.assert_array_equal(numpy_of(layer.bank), bank)
+    assert np.any(numpy_of(layer.scores) != scores)
+    assert np.isfinite(model.evaluate(x, y, verbose=0)).all()
+
+
+@pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
+def test_two_devices_select_what_one_selects_and_draw_one_network(selection):
+    x, y = small_data()
+
+    def train(strategy):
+        with strategy.scope():
+            inputs = keras.Input((6, 6, 2))
+            flat = keras.layers.Flatten()(inputs)
+            outputs = SlotDense(3, num_values=4, selection=selection, seed=1)(flat)
+            model = compiled_model(keras.Model(inputs, outputs))
+        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
+        model.fit(data, epochs=2, verbose=0)
+        return model.layers[-1]
+
+    one = train(tf.distribute.get_strategy())
+    two = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+    np.testing.assert_array_equal(numpy_of(two.selected_indices), numpy_of(one.selected_indices))
+    np.testing.assert_allclose(numpy_of(two.scores), numpy_of(one.scores), rtol=1e-4, atol=1e-5)
+
+
+def test_backup_and_restore_resumes_an_interrupted_run(tmp_path):
+    x, y = small_data()
+    arguments = {"batch_size": 16, "verbose": 0, "shuffle": False, "epochs": 3}
+    whole = compiled_model(small_model(selection="probabilistic"))
+    whole.fit(x, y, **arguments)
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    def run(*more):
+        model = compiled_model(small_model(selection="probabilistic"))
+        backup = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))
+        model.fit(x, y, callbacks=[backup, *more], **arguments)
+        return model
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Interrupt())
+    resumed = run()
+    for old, new in zip(whole.variables, resumed.variables, strict=True):
+        np.testing.assert_array_equal(numpy_of(new), numpy_of(old), err_msg=old.path)
