@@ -9,6 +9,9 @@ import pytest
 import results
 from example_scripts import DIGITS, error_of, run
 
+# The scripts train with tf.data and tf.distribute.
+pytestmark = pytest.mark.tensorflow
+
 SLOT = [*DIGITS, "--num-values", "4"]
 
 

@@ -14,6 +14,9 @@ import results
 import runfolder
 from example_scripts import DIGITS, error_of, run
 
+# The scripts train with tf.data and tf.distribute.
+pytestmark = pytest.mark.tensorflow
+
 
 def flags(tmp_path, *more, epochs=2, folder="run"):
     places = ["--run-dir", tmp_path / folder, "--results", tmp_path / "results.csv"]
