@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_slots import SlotDense
+from keras_slots import SlotDense, materialize
 from slot_cases import compiled_model, numpy_of, small_data, small_model
 
 
@@ -71,3 +71,28 @@ def test_backup_and_restore_resumes_an_interrupted_run(tmp_path):
     resumed = run()
     for old, new in zip(whole.variables, resumed.variables, strict=True):
         np.testing.assert_array_equal(numpy_of(new), numpy_of(old), err_msg=old.path)
+
+
+@pytest.mark.parametrize("score_mode", ["per_value", "per_connection"])
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_fit_and_predict_under_mixed_precision_use_the_stored_arg_max(policy, score_mode):
+    model = keras.Sequential(
+        [
+            keras.Input((72,)),
+            SlotDense(8, activation="relu", seed=1, dtype=policy, score_mode=score_mode),
+            SlotDense(3, seed=2, dtype=policy, score_mode=score_mode),
+        ]
+    )
+    x, y = small_data()
+    x = x.reshape(len(x), -1)
+    model = compiled_model(model)
+    history = model.fit(x, y, batch_size=16, epochs=2, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
+    plain = materialize(model)
+    np.testing.assert_array_equal(model.predict(x, verbose=0), plain.predict(x, verbose=0))
+    layer = model.layers[0]
+    assert layer.scores.dtype == "float32"
+    chosen = np.take_along_axis(
+        numpy_of(layer.bank), numpy_of(layer.scores).argmax(-1)[..., None], -1
+    )[..., 0]
+    assert (numpy_of(layer.kernel) == chosen).mean() > 0.999
