@@ -22,7 +22,11 @@ def make_strategy(name, batch_size):
             f"--batch-size {batch_size} cannot be spread evenly over {len(devices)} devices; "
             f"choose a multiple of {len(devices)}"
         )
-    return tf.distribute.MirroredStrategy([device.name for device in devices])
+    # TensorFlow's collective on CPU mixes up the strategies of one process.
+    on_cpu = all(device.device_type == "CPU" for device in devices)
+    reduction = tf.distribute.ReductionToOneDevice() if on_cpu else None
+    names = [device.name for device in devices]
+    return tf.distribute.MirroredStrategy(names, cross_device_ops=reduction)
 
 
 def build_model(recipe, input_shape, num_classes):

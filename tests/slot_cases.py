@@ -113,3 +113,12 @@ def assert_same_weights(first, second):
     # In order, because the paths of seed generators are numbered.
     for old, new in zip(first.variables, second.variables, strict=True):
         np.testing.assert_array_equal(numpy_of(new), numpy_of(old), err_msg=old.path)
+
+
+def two_replicas():
+    """A MirroredStrategy on two logical CPU devices (TensorFlow only)."""
+    import tensorflow as tf
+
+    # TensorFlow's collective on CPU mixes up the strategies of one process.
+    reduction = tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=reduction)

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_slots import SlotDense, export_selected, materialize
+from slot_cases import two_replicas
 
 
 def network(selection="greedy", seed=1):
@@ -34,9 +35,7 @@ def batches():
 def test_two_replicas_train_the_selections_of_one_device():
     alone = network()
     alone.fit(batches(), epochs=4, verbose=0)
-    devices = [d.name for d in tf.config.list_logical_devices("CPU")][:2]
-    assert len(devices) == 2
-    with tf.distribute.MirroredStrategy(devices).scope():
+    with two_replicas().scope():
         mirrored = network()
     mirrored.fit(batches(), epochs=4, verbose=0)
     for a, b in zip(alone.layers, mirrored.layers, strict=True):
@@ -45,8 +44,7 @@ def test_two_replicas_train_the_selections_of_one_device():
 
 
 def test_probabilistic_replicas_hold_equal_levers():
-    devices = [d.name for d in tf.config.list_logical_devices("CPU")][:2]
-    with tf.distribute.MirroredStrategy(devices).scope():
+    with two_replicas().scope():
         model = network("probabilistic")
     model.fit(batches(), epochs=2, verbose=0)
     for layer in model.layers:

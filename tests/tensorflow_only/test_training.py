@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_slots import SlotDense, materialize
-from slot_cases import compiled_model, numpy_of, small_data, small_model
+from slot_cases import compiled_model, numpy_of, small_data, small_model, two_replicas
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_two_devices_select_what_one_selects_and_draw_one_network(selection):
         return model.layers[-1]
 
     one = train(tf.distribute.get_strategy())
-    two = train(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+    two = train(two_replicas())
     np.testing.assert_array_equal(numpy_of(two.selected_indices), numpy_of(one.selected_indices))
     np.testing.assert_allclose(numpy_of(two.scores), numpy_of(one.scores), rtol=1e-4, atol=1e-5)
 
