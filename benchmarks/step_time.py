@@ -18,49 +18,18 @@ from pathlib import Path
 import keras
 import numpy as np
 
+import networks
 from keras_slots import slotify
-
-NETWORKS = ("lenet300100", "conv6")
-
-
-def plain_network(name):
-    """The network of the paper with plain layers, no biases."""
-    dense = lambda units, **args: keras.layers.Dense(units, use_bias=False, **args)  # noqa: E731
-    if name == "lenet300100":
-        return keras.Sequential(
-            [
-                keras.Input((784,)),
-                dense(300, activation="relu"),
-                dense(100, activation="relu"),
-                dense(10),
-            ]
-        )
-    layers = [keras.Input((32, 32, 3))]
-    for filters in (64, 128, 256):
-        convolution = {"padding": "same", "activation": "relu", "use_bias": False}
-        layers += [keras.layers.Conv2D(filters, 3, **convolution) for _ in range(2)]
-        layers.append(keras.layers.MaxPooling2D())
-    layers += [keras.layers.Flatten(), dense(256, activation="relu")]
-    return keras.Sequential([*layers, dense(256, activation="relu"), dense(10)])
-
-
-def compiled(model, jit_compile):
-    model.compile(
-        keras.optimizers.SGD(0.1, momentum=0.9),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=jit_compile,
-    )
-    return model
 
 
 def variants(name, values, jit_compile):
     """Name -> compiled model."""
-    plain = plain_network(name)
+    plain = networks.plain_network(name)
     models = {"plain": plain}
     for k in values:
         for mode in ("per_connection", "per_value"):
             models[f"{mode} K={k}"] = slotify(plain, num_values=k, score_mode=mode, seed=1)
-    return {key: compiled(model, jit_compile) for key, model in models.items()}
+    return {key: networks.compiled(model, jit_compile) for key, model in models.items()}
 
 
 def runner(model, batch_size, steps):
@@ -127,7 +96,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--networks", default="lenet300100", help=f"out of {NETWORKS}")
+    parser.add_argument("--networks", default="lenet300100", help=f"out of {networks.NAMES}")
     parser.add_argument("--num-values", default="8,64", help="values of K")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=15)
