@@ -44,10 +44,10 @@ def one_of(*choices):
 
 def positive_list(text):
     """Comma-separated positive whole numbers."""
-    numbers = [int(part) for part in text.split(",")]
-    if min(numbers) < 1:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
         raise cli.argparse.ArgumentTypeError(f"expected positive numbers. Received: {text}")
-    return numbers
+    return [int(part) for part in parts]
 
 
 def make_parser():

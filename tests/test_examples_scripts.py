@@ -71,7 +71,16 @@ def test_all_arms_get_the_same_total_epochs(selected, tmp_path, capsys):
     assert names == [f"finetune-{arm}" for arm in ("from-1", "from-3", "from-last", "scratch")]
     assert run(*finetune(selected, tmp_path, "--from", "1,3,last", "--total-epochs", 6)) == 0
     assert len(results.read_rows(tmp_path / "results.csv")) == 4
-    assert run("plots", "finetune", tmp_path / "arms", "--out", tmp_path / "f.png") == 0
+    capsys.readouterr()
+    both = [tmp_path / "arms", tmp_path / "arms"]
+    assert run("plots", "finetune", *both, "--out", tmp_path / "f.png") == 0
+    table = [line.split()[:3] for line in capsys.readouterr().out.splitlines()[1:5]]
+    assert table == [
+        ["scratch", "0", "2"],
+        ["from-1", "1", "2"],
+        ["from-3", "3", "2"],
+        ["from-last", "4", "2"],
+    ]
     assert (tmp_path / "f.png").stat().st_size > 5000
 
 
@@ -117,7 +126,7 @@ def test_a_sweep_trains_the_grid_once_and_goes_on_where_it_stopped(tmp_path, cap
     assert [line[0].split("-")[-1] for line in last] == ["learned", "k2", "k3"]
     mean = np.mean([100 * float(row["test_best"]) for row in rows if row["num_values"] == "2"])
     assert float(last[1][2]) == pytest.approx(mean, abs=0.01)
-    source = [tmp_path / "results.csv", "--dataset", "digits", "--out", tmp_path / "k.svg"]
+    source = [*[tmp_path / "results.csv"] * 2, "--dataset", "digits", "--out", tmp_path / "k.svg"]
     for figure in ("accuracy", "selections"):
         assert run("plots", figure, *source) == 0
         assert (tmp_path / "k.svg").stat().st_size > 5000
@@ -141,6 +150,7 @@ def test_a_failing_cell_does_not_stop_the_others(tmp_path, capsys):
 def test_a_wrong_grid_is_refused(tmp_path, capsys):
     for more, text in (
         (["--num-values", "2,0"], "expected positive numbers. Received: 2,0"),
+        (["--num-values", "2,x"], "expected positive numbers. Received: 2,x"),
         (["--selection", "best"], "expected names out of greedy, probabilistic. Received: best"),
         (["--seeds", "0"], "--seeds must be at least 1"),
     ):
@@ -201,7 +211,10 @@ def test_the_weights_figure_shows_every_kept_epoch(selected, tmp_path, capsys):
 def test_plots_refuse_what_they_cannot_draw(selected, tmp_path, capsys):
     out = ["--out", tmp_path / "x.png"]
     line = error_of(capsys, "plots", "accuracy", tmp_path / "none.csv", *out, status=1)
-    assert "has no slot runs of lenet300100" in line
+    assert "is no results file with rows" in line
+    known = selected.parent / "results.csv"
+    line = error_of(capsys, "plots", "accuracy", known, "--network", "conv2", *out, status=1)
+    assert "has no slot runs of conv2" in line
     line = error_of(capsys, "plots", "finetune", tmp_path, *out, status=1)
     assert "holds no finished arm" in line
     bad = ["--out", tmp_path / "x.jpeg"]

@@ -1,0 +1,201 @@
+"""Tables from results files, beside the paper's numbers, as Markdown.
+
+    python examples/report.py runs/results.csv
+    python examples/report.py docs/results/README.md
+
+Of a results file (.csv) the table of its cells is printed: the runs that differ in nothing but the
+seed. In a Markdown file every block
+
+    <!-- report: cells FILE.csv -->
+    <!-- /report -->
+
+is filled with the table of FILE.csv, a path beside the Markdown file; what stands between the two
+lines is replaced. --check changes nothing and fails when a table is not what its file gives. The
+word before the file chooses the columns:
+
+cells     test accuracy over the seeds of each cell, beside the paper's
+finetune  the arms of finetune.py
+smoke     runs cut short by --limit-steps: what was run, and no accuracy
+
+Exit status: 0, 1 when a table cannot be made or --check found another, 2 for a wrong command line.
+"""
+
+import re
+import statistics
+import sys
+import types
+from pathlib import Path
+
+import cli
+from paper_numbers import paper_accuracy
+from results import read_rows
+from runfolder import RunError, write_atomic
+
+# What tells one cell from another; a column for each that differs within a file.
+MARKS = ("network", "method", "selection", "sharing", "score_mode", "epochs", "num_values")
+TITLES = {"num_values": "K", "score_mode": "score mode"}
+BLOCK = re.compile(r"(<!-- report: (\w+) (\S+) -->\n).*?(<!-- /report -->)", re.DOTALL)
+
+
+def make_parser():
+    parser = cli.Parser(description=__doc__, prog="report.py")
+    parser.add_argument("source", metavar="FILE", help="a results file, or a Markdown file")
+    parser.add_argument(
+        "--table", choices=TABLES, default="cells", help="columns for a .csv (default: cells)"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="only say whether the tables of a .md are up to date"
+    )
+    return parser
+
+
+def grouped(rows, names):
+    """Rows that agree in `names`, in the order of those values; slot machines before learned."""
+    cells = {}
+    for row in rows:
+        cells.setdefault(tuple(row[name] for name in names), []).append(row)
+
+    def place(key):
+        row = cells[key][0]
+        sizes = tuple(int(part) if part.isdigit() else part for part in key)
+        return row["method"] == "learned", *sizes
+
+    return [cells[key] for key in sorted(cells, key=place)]
+
+
+def marks_of(row, names):
+    """The cells that name a row; the baseline has nothing to select."""
+    if row["method"] != "learned":
+        return [row[name] for name in names]
+    own = {"network": row["network"], "method": "learned", "epochs": row["epochs"]}
+    marks = [own.get(name, "–") for name in names]
+    return marks if "method" in names else ["learned", *marks[1:]]
+
+
+def percents(rows, name):
+    return [100 * float(row[name]) for row in rows]
+
+
+def span(values):
+    return f"{min(values):.2f} to {max(values):.2f}" if len(values) > 1 else "–"
+
+
+def cells_table(rows):
+    names = [name for name in MARKS if len({row[name] for row in rows}) > 1]
+    names = [name for name in names if name != "method"] or ["method"]
+    header = [TITLES.get(name, name) for name in names]
+    table = [
+        [
+            *header,
+            "seeds",
+            "test %, mean",
+            "lowest to highest",
+            "paper %",
+            "difference",
+            "s per run",
+        ]
+    ]
+    for cell in grouped(rows, ("method", *names)):
+        tests = percents(cell, "test_best")
+        recipe = types.SimpleNamespace(**cell[0] | {"num_values": int(cell[0]["num_values"])})
+        mean, paper = statistics.mean(tests), paper_accuracy(recipe)
+        beside = (
+            ["–", "–"] if paper is None else [f"{100 * paper:.2f}", f"{mean - 100 * paper:+.2f}"]
+        )
+        seconds = statistics.median(float(row["seconds_total"]) for row in cell)
+        row = [*marks_of(cell[0], names), str(len(cell)), f"{mean:.2f}", span(tests)]
+        table.append([*row, *beside, f"{seconds:.0f}"])
+    return table
+
+
+def finetune_table(rows):
+    total = max(int(row["epochs"]) for row in rows)
+    measured = ("validation %, mean", "test %, mean", "lowest to highest")
+    table = [["start", "selection epochs", "weight epochs", "seeds", *measured]]
+    for cell in reversed(grouped(rows, ("epochs", "name"))):
+        tests, epochs = percents(cell, "test_best"), int(cell[0]["epochs"])
+        start = cell[0]["name"].removeprefix("finetune-")
+        start = "scratch" if start == "scratch" else "selected weights"
+        validation = f"{statistics.mean(percents(cell, 'val_best')):.2f}"
+        row = [start, str(total - epochs), str(epochs), str(len(cell)), validation]
+        table.append([*row, f"{statistics.mean(tests):.2f}", span(tests)])
+    return table
+
+
+def smoke_table(rows):
+    table = [["network", "method", "K", "connections", "batch", "steps", "seconds"]]
+    for row in rows:
+        learned = row["method"] == "learned"
+        size = f"{int(row['connections']):,}"
+        what = [row["network"], row["method"], "–" if learned else row["num_values"], size]
+        steps = int(row["limit_steps"]) * int(row["epochs_done"])
+        table.append([*what, row["batch_size"], str(steps), row["seconds_total"]])
+    return table
+
+
+TABLES = {"cells": cells_table, "finetune": finetune_table, "smoke": smoke_table}
+
+
+def markdown(path, kind):
+    """The table of a results file, and the versions and devices of its runs."""
+    rows = read_rows(path)
+    if kind not in TABLES:
+        raise RunError(f"there is no table {kind}; there are: {', '.join(TABLES)}")
+    if not rows or "run_id" not in rows[0]:
+        raise RunError(f"{path} is no results file with rows; train some runs first")
+    # A run cut short is no result, and no other run belongs among those.
+    rows = [row for row in rows if (row["limit_steps"] != "0") == (kind == "smoke")]
+    if not rows:
+        raise RunError(f"{path} has no rows for a table of kind {kind}")
+    table = TABLES[kind](rows)
+    table.insert(1, ["---"] * len(table[0]))
+    lines = "".join(f"| {' | '.join(row)} |\n" for row in table)
+    return f"{lines}\n{versions_line(rows)}\n"
+
+
+def versions_line(rows):
+    """What the runs ran with, each once."""
+    packages = {"python": "Python", "keras": "Keras", "tensorflow": "TensorFlow", "numpy": "NumPy"}
+    used = [
+        f"{title} {' and '.join(sorted({row[name] for row in rows}))}"
+        for name, title in packages.items()
+    ]
+    devices = sorted({f"{row['devices']} x {row['device']}" for row in rows})
+    return f"{', '.join(used)}; {'; '.join(devices)}."
+
+
+def refreshed(path):
+    """The text of a Markdown file, and what it is with its tables made anew."""
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"cannot read {path}: {error}") from error
+    if not BLOCK.search(text):
+        raise RunError(f"{path} has no block <!-- report: cells FILE.csv -->")
+
+    def fill(block):
+        table = markdown(Path(path).parent / block[3], block[2])
+        return f"{block[1]}\n{table}\n{block[4]}"
+
+    return text, BLOCK.sub(fill, text)
+
+
+def main(argv=None):
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if Path(args.source).suffix != ".md":
+        if args.check:
+            parser.error("--check needs a Markdown file")
+        print(markdown(args.source, args.table), end="")
+        return 0
+    before, after = refreshed(args.source)
+    if args.check and before != after:
+        raise RunError(f"{args.source} is not what its results files give; run report.py on it")
+    if before != after:
+        write_atomic(args.source, after.encode())
+    print(f"{args.source}: {len(BLOCK.findall(after))} tables")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.guarded(main, "report.py"))
