@@ -59,7 +59,7 @@ def export_selected(
             "KERAS_BACKEND=tensorflow."
         )
     path = Path(path)
-    if path.exists():
+    if os.path.lexists(path):  # False, not an error, where this process may not look
         raise FileExistsError(
             f"`path` must not exist, so that no earlier export is lost. Received: path='{path}'. Remove it or "
             "choose another."

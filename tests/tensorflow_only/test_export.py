@@ -1,14 +1,18 @@
 """The exported SavedModel: the same predictions, no slot variables, small, and free of keras_slots."""
 
+import contextlib
+import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_slots import SlotDense, export_selected
+from keras_slots import SlotDense, export_selected, materialize
 from slot_cases import numpy_of, small_data, small_model
 
 
@@ -75,6 +79,36 @@ def test_a_path_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="`path` must be a place where this process can write"):
         export_selected(small_model(), tmp_path / "file" / "out")
+
+
+@contextlib.contextmanager
+def as_ordinary_user():
+    """The rights of folders count for this process; for root they do not."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("mode", [0o555, 0o600], ids=["read_only", "closed"])
+def test_a_folder_without_the_rights_is_refused_and_left_as_it_is(mode):
+    model = small_model()
+    materialize(model)  # whatever is imported on the way is imported now
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent, "folder")
+        folder.mkdir()
+        os.chmod(parent, 0o755)
+        folder.chmod(mode)
+        text = (
+            rf"`path` must be a place where this process can write\. Received: path='{folder}/out'"
+        )
+        with as_ordinary_user(), pytest.raises(PermissionError, match=text):
+            export_selected(model, folder / "out")
+        folder.chmod(0o755)
+        assert not list(folder.iterdir())
 
 
 def test_a_model_without_slot_layers_is_refused_and_leaves_nothing(tmp_path):
