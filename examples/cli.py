@@ -50,7 +50,9 @@ def add_data_flags(parser):
     """Where the data are."""
     place = parser.add_argument_group("places")
     place.add_argument(
-        "--data-dir", metavar="DIR", help="tensorflow-datasets folder, or the file of --dataset npz"
+        "--data-dir",
+        metavar="DIR",
+        help="an .npz file, a folder with one (mnist.npz), or the tensorflow-datasets folder",
     )
     place.add_argument(
         "--download", action="store_true", help="let tensorflow-datasets fetch what is missing"
@@ -73,7 +75,7 @@ def add_run_flags(parser):
         "--strategy",
         choices=("auto", "none", "mirrored"),
         default="auto",
-        help="auto: MirroredStrategy when there is more than one GPU",
+        help="devices that share a batch: one (none), all (mirrored), all GPUs (auto)",
     )
     machine.add_argument(
         "--dtype-policy",

@@ -1,17 +1,18 @@
-"""Data sets as in-memory arrays, and tf.data pipelines that always give the same batches.
+"""Data sets as in-memory arrays, and pipelines that always give the same batches.
 
 The order of the training images is a pure function of (seed, epoch): every epoch has its own
 permutation, and a run that resumes at epoch e sees what the uninterrupted one would have seen.
 Images stay uint8 in memory; a batch is gathered, changed at random and normalised as one tensor, so
 the pipeline costs far less than a training step (README, "The pipeline").
+
+tensorflow_pipeline.py makes the batches on TensorFlow, numpy_pipeline.py elsewhere: the same ones.
 """
 
 import dataclasses
 import math
-import os
 
+import keras
 import numpy as np
-import tensorflow as tf
 
 from sources import DataError, read_arrays
 
@@ -27,8 +28,8 @@ REACH = {
     "shift": 2,
 }  # largest move in pixels; the border is black
 AUGMENTATIONS = ("none", *REACH)
+FLIPPED = ("flip", "crop_flip")
 _EVALUATION_BATCH = 1000
-_THREADS = max(2, (os.cpu_count() or 2) // 2)
 
 
 def load(
@@ -45,9 +46,10 @@ def load(
     """Loads a data set and splits it.
 
     Args:
-        dataset: "mnist" or "cifar10" (tensorflow-datasets), "digits" (inside scikit-learn) or
-            "npz" (a file with uint8 arrays x_train, y_train, x_test, y_test).
-        data_dir: the tensorflow-datasets folder (None: its default), or the path of the .npz file.
+        dataset: "mnist" or "cifar10" (a .npz file or tensorflow-datasets), "digits" (inside
+            scikit-learn) or "npz" (a file with uint8 arrays x_train, y_train, x_test, y_test).
+        data_dir: the .npz file, a folder with one, or the tensorflow-datasets folder (None: its
+            default).
         validation_share: share of the training images kept for validation, in [0, 1).
         seed: seed of the data order and of the random changes.
         batch_size: images in a training batch; the last incomplete batch is dropped.
@@ -119,27 +121,7 @@ class Data:
 
         For `fit(steps_per_epoch=...)`, which keeps one iterator over all epochs.
         """
-        steps = steps or self.steps_per_epoch
-        # Placed on the host: the pipeline must not hold GPU memory.
-        with tf.device("CPU:0"):
-            y = tf.constant(self.splits["train"][1])
-            take = _gatherer(self.splits["train"][0], self.augment)
-
-        def order(epoch):
-            seed = tf.stack([tf.constant(self.seed, tf.int64), epoch])
-            shuffled = tf.random.experimental.stateless_shuffle(tf.range(len(y)), seed)
-            rows = tf.reshape(shuffled[: steps * self.batch_size], (steps, self.batch_size))
-            return tf.data.Dataset.from_tensor_slices(
-                (rows, epoch * steps + tf.range(steps, dtype=tf.int64))
-            )
-
-        def batch(rows, step):
-            images = take(rows, tf.stack([tf.constant(self.seed, tf.int64), step]))
-            return self._normalise(images), tf.gather(y, rows)
-
-        batches = tf.data.Dataset.range(start_epoch, epochs).flat_map(order)
-        # Batches keep their order (deterministic by default), however many threads make them.
-        return batches.map(batch, num_parallel_calls=_THREADS).prefetch(8)
+        return _pipeline().training(self, start_epoch, epochs, steps or self.steps_per_epoch)
 
     def evaluation(self, split, limit=None, replicas=1):
         """The "validation" or "test" images, normalised, in order; `limit` caps the batches.
@@ -147,61 +129,54 @@ class Data:
         All batches have one size, a multiple of `replicas`: black images of weight 0 fill the last
         ones. Weighted means over the batches, loss and accuracy alike, are those over the images.
         """
-        x, y = self.splits[split]
-        count = len(x)
-        batches = math.ceil(count / _EVALUATION_BATCH)
-        size = math.ceil(count / batches / replicas) * replicas
-        batches = math.ceil(count / size)
-        filling = batches * size - count
-        weights = np.full(count, batches * size / count, "float32")
-        x, y, weights = (
-            np.concatenate([array, np.zeros((filling, *array.shape[1:]), array.dtype)])
-            for array in (x, y, weights)
-        )
-        cut = tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(size, drop_remainder=True)
-        cut = cut.map(lambda image, label, weight: (self._normalise(image), label, weight))
-        return cut.take(limit or -1).cache().prefetch(2)
+        return _pipeline().evaluation(self, split, limit, replicas)
 
     def test_images(self):
         """All test images, normalised, and their labels, as arrays."""
         x, y = self.splits["test"]
-        return self._normalise(x).numpy(), y
+        return self.normalise(x), y
 
-    def _normalise(self, images):
-        scale = (1.0 / (255.0 * self.std)).astype("float32")
-        return tf.cast(images, tf.float32) * scale - self.mean / self.std
+    @property
+    def normalisation(self):
+        """`scale` and `shift`: an image is `pixels * scale - shift`, in float32."""
+        return (1.0 / (255.0 * self.std)).astype("float32"), self.mean / self.std
+
+    def normalise(self, images):
+        flat = images.reshape(len(images), -1).astype("float32")
+        # Over whole images: a fourth of the time that an inner loop over three channels takes.
+        scale, shift = (np.resize(factor, flat.shape[1:]) for factor in self.normalisation)
+        flat *= scale
+        flat -= shift
+        return flat.reshape(images.shape)
 
 
-def _gatherer(x, augment):
-    """A function from (rows, seed) to those images, each moved and flipped by its own draw.
+def _pipeline():
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow_pipeline as pipeline
+    else:
+        import numpy_pipeline as pipeline
+    return pipeline
 
-    Images lie column by column with a black border, so that a move is two gathers of whole columns
-    and rows: a third of the time of a resampling.
-    """
-    if augment == "none":
-        images = tf.constant(x)
-        return lambda rows, seed: tf.gather(images, rows)
-    reach = REACH[augment]
-    count, height, width, channels = x.shape
-    tall, wide = height + 2 * reach, width + 2 * reach
-    border = ((0, 0), (reach, reach), (reach, reach), (0, 0))
-    columns = np.pad(x, border).transpose(0, 2, 1, 3).reshape(count * wide, tall * channels)
-    columns = tf.constant(columns)
 
-    def take(rows, seed):
-        batch = rows.shape[0]
-        draws = tf.random.stateless_uniform((3, batch), seed)
-        move_y, move_x = tf.unstack(tf.cast(tf.floor(draws[1:] * (2 * reach + 1)), tf.int32))
-        column = tf.range(width)[None]
-        if augment in ("flip", "crop_flip"):
-            column = tf.where(draws[0][:, None] < 0.5, width - 1 - column, column)
-        picked = tf.gather(columns, (rows * wide + move_x)[:, None] + column)
-        picked = tf.transpose(tf.reshape(picked, (batch, width, tall, channels)), (0, 2, 1, 3))
-        picked = tf.reshape(picked, (batch * tall, width * channels))
-        row = (tf.range(batch) * tall + move_y)[:, None] + tf.range(height)[None]
-        return tf.reshape(tf.gather(picked, row), (batch, height, width, channels))
+def bordered(x, reach):
+    """The images with a black border of `reach` pixels."""
+    return np.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
 
-    return take
+
+def evaluation_arrays(data, split, replicas):
+    """Images, labels and weights of `Data.evaluation`, filled up, and the size of a batch."""
+    x, y = data.splits[split]
+    count = len(x)
+    batches = math.ceil(count / _EVALUATION_BATCH)
+    size = math.ceil(count / batches / replicas) * replicas
+    batches = math.ceil(count / size)
+    filling = batches * size - count
+    weights = np.full(count, batches * size / count, "float32")
+    filled = tuple(
+        np.concatenate([array, np.zeros((filling, *array.shape[1:]), array.dtype)])
+        for array in (x, y, weights)
+    )
+    return filled, size
 
 
 def _measure(images):

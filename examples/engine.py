@@ -1,21 +1,25 @@
-"""From a recipe to a trained run folder: model, optimizer, fit, resume, results row.
+"""From a recipe to a trained run folder: data, devices, model, fit, resume, results row.
 
 Shared by train.py, finetune.py, sweep.py, tune.py and export.py.
 """
 
+import contextlib
 import dataclasses
 import datetime
+import random
 from pathlib import Path
 
 import keras
 import numpy as np
 
 import data as data_module
+import devices as devices_module
 import networks
+import processes
 from keeper import Keeper
-from modeling import build_model, compile_model, make_strategy
+from modeling import build_model, compile_model
 from recipes import Recipe
-from results import append_row, check_results, device, result_columns, versions
+from results import append_row, check_results, result_columns, versions
 from runfolder import (
     RunError,
     bank_checksum,
@@ -60,15 +64,15 @@ def load_data(recipe, options):
     )
 
 
-def evaluate(model, data, split, limit=None):
+def evaluate(model, data, split, limit=None, replicas=1):
     """Accuracy on a split, or None when the split is empty."""
     if not data.count(split):
         return None
-    batches = data.evaluation(split, limit, model.distribute_strategy.num_replicas_in_sync)
+    batches = data.evaluation(split, limit, replicas)
     return float(model.evaluate(batches, verbose=0, return_dict=True)["accuracy"])
 
 
-def fit(model, data, recipe, options, folder, callbacks=()):
+def fit(model, data, recipe, options, folder, callbacks=(), replicas=1):
     """Trains to the last epoch of the recipe, from wherever the folder's last state is.
 
     Returns:
@@ -77,16 +81,16 @@ def fit(model, data, recipe, options, folder, callbacks=()):
     steps = min(options.limit_steps or data.steps_per_epoch, data.steps_per_epoch)
     limit = options.limit_steps or None
     keeper = Keeper(folder, data, options.save_epochs)
+    _check_same_data(keeper)
     start = keeper.resume(model)
     if start == 0 and 0 in keeper.save_epochs:
         keeper.save("epoch-0000.npz")
     if start >= recipe.epochs:
         return keeper
-    replicas = model.distribute_strategy.num_replicas_in_sync
     held = data.count("validation")
     validation = data.evaluation("validation", limit, replicas) if held else None
     callbacks = [keeper, *callbacks]
-    if options.tensorboard:
+    if options.tensorboard and processes.index() == 0:
         callbacks.append(_tensorboard(folder))
     model.fit(
         data.training(start, recipe.epochs, steps),
@@ -95,10 +99,22 @@ def fit(model, data, recipe, options, folder, callbacks=()):
         steps_per_epoch=steps,
         validation_data=validation,
         callbacks=callbacks,
-        verbose=options.verbose,
-        shuffle=False,  # tf.data does it
+        verbose=options.verbose if processes.index() == 0 else 0,
+        shuffle=False,  # the pipeline does it
     )
     return keeper
+
+
+def _check_same_data(keeper):
+    """Fails in every process when one of them has read other images than process 0."""
+    fingerprint = keeper.facts["fingerprint"]
+    first = processes.on_first(lambda: fingerprint)
+
+    def check():
+        if fingerprint != first:
+            raise RunError(f"process {processes.index()} has other data than process 0")
+
+    processes.everywhere(check)
 
 
 def _tensorboard(folder):
@@ -138,40 +154,71 @@ def train(recipe, options, callbacks=(), make_model=build_model, origin=""):
     Returns:
         The results row, a dict.
     """
-    check_results(options.results, result_columns(recipe))
-    with open_run(options.run_dir, run_identity(recipe, options, origin)) as folder:
-        finished = folder / "results.json"
-        if not finished.exists():
+    with contextlib.ExitStack() as stack:
+        folder = Path(options.run_dir)
+
+        def open_folder():
+            check_results(options.results, result_columns(recipe))
+            stack.enter_context(open_run(folder, run_identity(recipe, options, origin)))
+            return (folder / "results.json").exists()
+
+        if not processes.on_first(open_folder):
             _train_in(folder, recipe, options, callbacks, make_model)
-        row = read_json(finished)["row"]
-        append_row(options.results, row)
-    return row
+
+        def close_folder():
+            row = read_json(folder / "results.json")["row"]
+            append_row(options.results, row)
+            return row
+
+        return processes.on_first(close_folder)
 
 
 def _train_in(folder, recipe, options, callbacks, make_model):
-    data = load_data(recipe, options)
-    keras.utils.set_random_seed(recipe.seed)
-    keras.config.set_dtype_policy(options.dtype_policy)
-    strategy = make_strategy(options.strategy, recipe.batch_size)
-    if options.jit_compile == "on" and strategy.num_replicas_in_sync > 1:
+    _prepare_policy(options.dtype_policy)
+    data = processes.everywhere(lambda: load_data(recipe, options))
+    _set_random_seed(recipe.seed)
+    devices = devices_module.choose(options.strategy, recipe.batch_size)
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    if options.jit_compile == "on" and devices.count > 1 and on_tensorflow:
         raise RunError("--jit-compile on does not work under a strategy; leave it auto")
     steps = min(options.limit_steps or data.steps_per_epoch, data.steps_per_epoch)
-    with strategy.scope():
+    with devices.scope():
         model = make_model(recipe, data.input_shape, data.num_classes)
-        compile_model(model, recipe, options, steps)
-    keeper = fit(model, data, recipe, options, folder, callbacks)
-    limit = options.limit_steps or None
+        compile_model(model, recipe, options, steps, devices.count)
+        keeper = fit(model, data, recipe, options, folder, callbacks, devices.count)
+        limit = options.limit_steps or None
+        scores = {"test_last": evaluate(model, data, "test", limit, devices.count)}
+        keeper.load("best.npz", optimizer=False)
+        scores["test_best"] = evaluate(model, data, "test", limit, devices.count)
+    if processes.index() == 0:
+        _write_results(folder, recipe, options, devices, data, model, keeper, scores)
+
+
+def _set_random_seed(seed):
+    if keras.backend.backend() == "tensorflow":
+        keras.utils.set_random_seed(seed)
+    else:
+        random.seed(seed)  # all that Keras draws seeds from; its own function imports TensorFlow
+
+
+def _prepare_policy(policy):
+    keras.config.set_dtype_policy(policy)
+    if policy == "float64" and keras.backend.backend() == "jax":
+        import jax
+
+        jax.config.update("jax_enable_x64", True)  # JAX makes float32 of it otherwise
+
+
+def _write_results(folder, recipe, options, devices, data, model, keeper, scores):
     last, best = keeper.history[-1], keeper.history[keeper.best_epoch - 1]
-    scores = {"test_last": evaluate(model, data, "test", limit)}
-    load_state(folder / "best.npz", model, optimizer=False, bank=keeper.checksum)
-    scores["test_best"] = evaluate(model, data, "test", limit)
     seconds = [row["seconds"] for row in keeper.history]
     measured = {
         "run_id": read_json(folder / "run.json")["run_id"],
         **run_identity(recipe, options),
         "note": options.note,
         **versions(),
-        **device(strategy),
+        "device": devices.name,
+        "devices": devices.count,
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "connections": networks.count_connections(model),
         "train_images": data.count("train"),
@@ -225,7 +272,7 @@ def load_model(folder, state="best"):
     recipe, known = recipe_of(folder)
     path = state_file(folder, state)
     extra = read_extra(path)
-    keras.config.set_dtype_policy(known["dtype_policy"])
+    _prepare_policy(known["dtype_policy"])
     model = build_model(recipe, tuple(extra["input_shape"]), extra["num_classes"])
     load_state(path, model, optimizer=False, bank=bank_checksum(model))
     return recipe, model

@@ -7,11 +7,15 @@ import zlib
 import keras
 import numpy as np
 
+import processes
 from runfolder import RunError, bank_checksum, load_state, save_state, write_history
 
 
 class Keeper(keras.callbacks.Callback):
-    """After every epoch: history, best and last state, each written whole or not at all."""
+    """After every epoch: history, best and last state, each written whole or not at all.
+
+    Of several processes, process 0 writes and reads, and the others follow it.
+    """
 
     def __init__(self, folder, data, save_epochs=()):
         super().__init__()
@@ -28,16 +32,26 @@ class Keeper(keras.callbacks.Callback):
         """Puts the last state back, if there is one; returns the number of finished epochs."""
         self.set_model(model)
         self.checksum = bank_checksum(model)
-        if not (self.folder / "last.npz").exists():
+        extra = self.load("last.npz")
+        if extra is None:
             return 0
-        extra = load_state(self.folder / "last.npz", model, bank=self.checksum)
         if extra["fingerprint"] != self.facts["fingerprint"]:
             raise RunError(f"{self.folder} was trained on other data than these")
         self.history, self.best_epoch = extra["history"], extra["best_epoch"]
         self.best = -math.inf if extra["best"] is None else extra["best"]
         return len(self.history)
 
+    def load(self, name, optimizer=True):
+        """Puts a state back and returns its JSON values; None when there is no such state."""
+        path = self.folder / name
+        stream = processes.open_shared(path)
+        if stream is None:
+            return None
+        return load_state(path, self.model, optimizer, self.checksum, stream)
+
     def save(self, name):
+        if processes.index() > 0:
+            return
         extra = {
             "history": self.history,
             "best": self.best if self.history else None,
@@ -68,4 +82,5 @@ class Keeper(keras.callbacks.Callback):
         if epoch + 1 in self.save_epochs:
             self.save(f"epoch-{epoch + 1:04d}.npz")
         self.save("last.npz")
-        write_history(self.folder / "history.csv", self.history)
+        if processes.index() == 0:
+            write_history(self.folder / "history.csv", self.history)

@@ -1,32 +1,12 @@
-"""From a recipe to a compiled model: devices, network, optimizer, schedule, loss."""
+"""From a recipe to a compiled model: network, optimizer, schedule, loss."""
 
 import math
 
 import keras
-import tensorflow as tf
 
+import devices
 import networks
 from runfolder import RunError
-
-
-def make_strategy(name, batch_size):
-    """`tf.distribute` strategy: "auto" mirrors over the GPUs when there is more than one."""
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    mirrored = name == "mirrored" or (
-        name == "auto" and len(devices) > 1 and devices[0].device_type == "GPU"
-    )
-    if not mirrored:
-        return tf.distribute.get_strategy()
-    if batch_size % len(devices):
-        raise RunError(
-            f"--batch-size {batch_size} cannot be spread evenly over {len(devices)} devices; "
-            f"choose a multiple of {len(devices)}"
-        )
-    # TensorFlow's collective on CPU mixes up the strategies of one process.
-    on_cpu = all(device.device_type == "CPU" for device in devices)
-    reduction = tf.distribute.ReductionToOneDevice() if on_cpu else None
-    names = [device.name for device in devices]
-    return tf.distribute.MirroredStrategy(names, cross_device_ops=reduction)
 
 
 def build_model(recipe, input_shape, num_classes):
@@ -127,16 +107,16 @@ def make_loss(label_smoothing=0.0):
     return smoothed_crossentropy
 
 
-def compile_model(model, recipe, options, steps):
-    """Compiles for `steps` training steps an epoch."""
+def compile_model(model, recipe, options, steps, replicas=1):
+    """Compiles for `steps` training steps an epoch on `replicas` devices."""
     together = options.steps_per_execution
-    if model.distribute_strategy.num_replicas_in_sync > 1:
+    if replicas > 1 and keras.backend.backend() == "tensorflow":
         if together > 1:
             raise RunError("--steps-per-execution must be 1 on several devices (a limit of Keras)")
         together = 1
     if not together:  # small steps are grouped; the results do not depend on it
         largest = 200 if recipe.network == "lenet300100" else 1
-        largest = max(largest, 20 if tf.config.list_logical_devices("GPU") else 1)
+        largest = max(largest, 20 if devices.on_gpu() else 1)
         together = max(n for n in range(1, min(largest, steps) + 1) if steps % n == 0)
     if steps % together:
         raise RunError(

@@ -2,8 +2,8 @@
 
 import csv
 import dataclasses
+import importlib
 import io
-import os
 import platform
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def result_columns(recipe):
     own = [field.name for field in dataclasses.fields(recipe)]
     return [
         *["run_id", *own, "dtype_policy", "limit_steps", "note"],
-        *["keras_slots", "keras", "tensorflow", "numpy", "python"],
+        *["keras_slots", "keras", "backend", "tensorflow", "jax", "numpy", "python"],
         *["device", "devices", "date", "connections", "train_images", "epochs_done"],
         *["seconds_per_epoch", "seconds_total", "best_epoch", "train_last", "val_best"],
         *["test_best", "val_last", "test_last"],
@@ -23,33 +23,24 @@ def result_columns(recipe):
 
 
 def versions():
+    """Versions of all that computes; the backend that does not run stays empty."""
     import keras
     import numpy as np
-    import tensorflow as tf
 
     try:
         from keras_slots import __version__ as own
     except ImportError:  # the learned baseline runs without it
         own = ""
+    backend = keras.backend.backend()
     return {
         "keras_slots": own,
         "keras": keras.__version__,
-        "tensorflow": tf.__version__,
+        "backend": backend,
+        **dict.fromkeys(("tensorflow", "jax"), ""),
+        backend: importlib.import_module(backend).__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-
-
-def device(strategy):
-    """Name and number of the devices that a strategy computes on."""
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
-    else:
-        name = f"{platform.machine()} CPU, {os.cpu_count()} cores"
-    return {"device": name, "devices": strategy.num_replicas_in_sync}
 
 
 def read_rows(path):
@@ -64,7 +55,10 @@ def read_rows(path):
 
 
 def check_results(path, columns):
-    """Fails early when a row with these columns could not be appended."""
+    """Fails early when a row with these columns could not be appended; returns those of the file.
+
+    A file of the time when there was one backend goes on without the columns that it lacks.
+    """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,17 +67,19 @@ def check_results(path, columns):
             header = next(csv.reader(file), None)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RunError(f"cannot write the results file {path}: {error}") from error
-    if header is not None and header != list(columns):
+    old = [name for name in columns if name not in ("backend", "jax")]
+    if header not in (None, list(columns), old):
         raise RunError(f"{path} has other columns than a results file; choose another --results")
+    return header or list(columns)
 
 
 def append_row(path, row):
     """Appends one run to a results file, once: a row with the same `run_id` stays alone."""
-    check_results(path, row)
+    columns = check_results(path, row)
     if any(known["run_id"] == row["run_id"] for known in read_rows(path)):
         return
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(row), lineterminator="\n")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     if Path(path).stat().st_size == 0:
         writer.writeheader()
     writer.writerow(row)

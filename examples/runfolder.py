@@ -161,10 +161,10 @@ def _of_optimizer(model):
     return model.optimizer.variables if getattr(model, "optimizer", None) is not None else []
 
 
-def _read_arrays(path, *names):
+def _read_arrays(path, *names, stream=None):
     try:
         # Opened here: np.load leaves a damaged file open.
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+        with stream or open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in names or file.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise RunError(f"cannot read the state {path}: {error}") from error
@@ -175,15 +175,16 @@ def read_extra(path):
     return json.loads(_read_arrays(path, "extra")["extra"].tobytes())
 
 
-def load_state(path, model, optimizer=True, bank=0):
+def load_state(path, model, optimizer=True, bank=0, stream=None):
     """Puts a state back into an equal model; returns the JSON values.
 
-    All shapes are checked before the first variable is touched.
+    All shapes are checked before the first variable is touched. `stream` is the file at `path`, when
+    it is open already.
 
     Raises:
         RunError: the file is missing, damaged, or of another model or other values.
     """
-    arrays = _read_arrays(path)
+    arrays = _read_arrays(path, stream=stream)
     extra = json.loads(arrays.pop("extra").tobytes())
     groups = [("model", _changing(model))]
     if optimizer:

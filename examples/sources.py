@@ -1,9 +1,11 @@
-"""Where images come from: tensorflow-datasets, scikit-learn or a local file, as arrays.
+"""Where images come from: a local file, tensorflow-datasets or scikit-learn, as arrays.
 
 Imports nothing heavy, so that missing data are reported at once.
 """
 
 import functools
+import io
+import itertools
 import zipfile
 from pathlib import Path
 
@@ -25,16 +27,28 @@ def check_source(dataset, data_dir=None, download=False):
             raise DataError(
                 f"--dataset npz needs --data-dir FILE.npz. Received: --data-dir {data_dir}"
             )
-    elif dataset != "digits" and not download and _prepared(dataset, data_dir) is None:
+    elif dataset != "digits" and not download and not _is_there(dataset, data_dir):
         # Asked for it, tensorflow-datasets would try the network for more than a minute.
         raise DataError(
-            f"no prepared {dataset} in {_folder(data_dir)}: give its folder with --data-dir, or "
-            "fetch it with --download, or try --dataset digits, which needs no download"
+            f"no prepared {dataset} in {_folder(data_dir)}: give the folder of tensorflow-datasets "
+            f"or of {dataset}.npz with --data-dir, or fetch it with --download, or try --dataset "
+            "digits, which needs no download"
         )
+
+
+def _is_there(dataset, data_dir):
+    return _file(dataset, data_dir) is not None or _prepared(dataset, data_dir) is not None
 
 
 def _folder(data_dir):
     return Path(data_dir or "~/tensorflow_datasets").expanduser()
+
+
+def _file(dataset, data_dir):
+    """The .npz file that is `data_dir` or lies in it, or None."""
+    place = _folder(data_dir)
+    names = (f"{dataset}.npz", f"{dataset}_jpeg.npz")
+    return next((p for p in (place, *(place / name for name in names)) if p.is_file()), None)
 
 
 def _prepared(dataset, data_dir):
@@ -57,9 +71,8 @@ def read_arrays(dataset, data_dir=None, download=False):
 def _read(dataset, data_dir):
     if dataset == "digits":
         return _digits()
-    if dataset == "npz":
-        return _npz(data_dir)
-    return _from_tfds(dataset, data_dir)
+    file = _file(dataset, data_dir)
+    return _npz(file) if file else _from_tfds(dataset, data_dir)
 
 
 def _from_tfds(dataset, data_dir):
@@ -70,6 +83,7 @@ def _from_tfds(dataset, data_dir):
             f"{dataset} comes through tensorflow-datasets, which cannot be imported ({error}): "
             f'install it with pip install "keras-slots[examples]"'
         ) from error
+    _leave_devices_alone()
     prepared = _prepared(dataset, data_dir)
     if prepared is None:
         builder = tfds.builder(dataset, data_dir=str(_folder(data_dir)))
@@ -82,6 +96,16 @@ def _from_tfds(dataset, data_dir):
         arrays.append(np.concatenate([batch["image"] for batch in batches]))
         arrays.append(np.concatenate([batch["label"] for batch in batches]).astype("int32"))
     return tuple(arrays)
+
+
+def _leave_devices_alone():
+    """Keeps TensorFlow, where it only reads the data, from taking the memory of the GPUs."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")
 
 
 def _digits():
@@ -100,7 +124,10 @@ def _npz(path):
     try:
         # Opened here: np.load leaves a damaged file open.
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = [file[name] for name in names]
+            if "jpeg_train" in file.files:
+                arrays = [array for split in ("train", "test") for array in _decoded(file, split)]
+            else:
+                arrays = [file[name] for name in names]
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} must be a .npz file with {', '.join(names)}: {error}") from error
     for name, array in zip(names, arrays, strict=True):
@@ -114,3 +141,14 @@ def _npz(path):
         raise DataError(f"{path} must hold one label for each image")
     images = [array[..., None] if array.ndim == 3 else array for array in (x, x_test)]
     return images[0], y.astype("int32").ravel(), images[1], y_test.astype("int32").ravel()
+
+
+def _decoded(file, split):
+    """Images and labels of a file that holds JPEG images: image i is jpeg[offset[i]:offset[i+1]]."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise DataError("reading JPEG images needs Pillow: pip install pillow") from error
+    jpeg, offset = file[f"jpeg_{split}"].tobytes(), file[f"offset_{split}"].tolist()
+    streams = (io.BytesIO(jpeg[a:b]) for a, b in itertools.pairwise(offset))
+    return np.stack([np.asarray(Image.open(stream)) for stream in streams]), file[f"y_{split}"]

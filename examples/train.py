@@ -8,6 +8,8 @@ Without --recipe the one called "ours" is taken for --network, --selection (or -
 --num-values and --sharing. Every field of the recipe can be overridden by the flag of its name;
 --show prints the result. The names are explained in recipes.py and examples/README.md.
 
+KERAS_BACKEND=jax trains on JAX, without TensorFlow, and on several hosts (docs/scaling.md).
+
 Everything goes into the run folder. The same command goes on where a killed run stopped, and ends
 exactly as the uninterrupted run would have; a finished run is only reported. A folder that holds
 something else is refused. One row per run is appended to the results file.
@@ -19,6 +21,7 @@ import dataclasses
 import sys
 
 import cli
+import processes
 from recipes import RECIPES
 from sources import check_source
 
@@ -52,6 +55,7 @@ def make_parser():
         "--run-dir", metavar="DIR", help="run folder (default: runs/<recipe>-s<seed>)"
     )
     cli.add_run_flags(parser)
+    processes.add_flags(parser)
     cli.add_recipe_flags(parser)
     return parser
 
@@ -70,12 +74,14 @@ def main(argv=None):
         cli.print_table([(k, str(v)) for k, v in dataclasses.asdict(recipe).items()])
         return 0
     check_source(recipe.dataset, args.data_dir, args.download)
+    processes.join(args.hosts, args.process_id, args.num_processes)
     import engine
 
     options = cli.options_from(args, args.run_dir or engine.default_run_dir(recipe, plain))
     row = engine.train(recipe, options)
-    report(row, recipe)
-    print(f"run folder {options.run_dir}, results {options.results}")
+    if processes.index() == 0:
+        report(row, recipe)
+        print(f"run folder {options.run_dir}, results {options.results}")
     return 0
 
 

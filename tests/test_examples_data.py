@@ -1,9 +1,14 @@
 """The pipelines give every image its turn, in an order that only seed and epoch decide."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 import data
+import numpy_pipeline
+import stateless
 from sources import DataError, read_arrays
 
 
@@ -18,7 +23,7 @@ def numbered(tmp_path, count=40, side=6, channels=1):
 
 
 def labels(batches):
-    return [batch[1].numpy().tolist() for batch in batches]
+    return [np.asarray(batch[1]).tolist() for batch in batches]
 
 
 def test_an_epoch_gives_every_image_once_and_the_next_another_order(tmp_path):
@@ -43,8 +48,8 @@ def test_an_epoch_looks_the_same_to_a_resumed_run(tmp_path, augment):
 def test_images_keep_their_labels(tmp_path):
     loaded = data.load("npz", numbered(tmp_path), validation_share=0.25, batch_size=8)
     for image, label in loaded.training():
-        pixel = image.numpy()[:, 0, 0, 0] * loaded.std[0] + loaded.mean[0]
-        assert np.array_equal(np.round(pixel * 255), label.numpy() + 100)
+        pixel = np.asarray(image)[:, 0, 0, 0] * loaded.std[0] + loaded.mean[0]
+        assert np.array_equal(np.round(pixel * 255), np.asarray(label) + 100)
 
 
 def test_the_split_is_fixed_by_its_seed_and_disjoint(tmp_path):
@@ -63,10 +68,10 @@ def test_the_split_is_fixed_by_its_seed_and_disjoint(tmp_path):
 )
 def test_changes_are_the_moves_and_flips_that_their_name_says(augment, reach):
     x = np.random.default_rng(0).integers(1, 256, (8, 9, 7, 3), "uint8")
-    take = data._gatherer(x, augment)
+    take = data._pipeline().gatherer(x, augment)
     moved, flipped = set(), 0
     for step in range(30):
-        for original, image in zip(x, take(np.arange(8), (0, step)).numpy(), strict=True):
+        for original, image in zip(x, np.asarray(take(np.arange(8), (0, step))), strict=True):
             matches = []
             for dy in range(-reach, reach + 1):
                 for dx in range(-reach, reach + 1):
@@ -86,6 +91,7 @@ def test_evaluation_batches_are_even_and_weigh_every_image_once(tmp_path, replic
     monkeypatch.setattr(data, "_EVALUATION_BATCH", 3)
     loaded = data.load("npz", numbered(tmp_path), batch_size=8)
     batches = list(loaded.evaluation("test", replicas=replicas))
+    assert len(list(loaded.evaluation("test", limit=1, replicas=replicas))) == 1
     sizes = {len(label) for _, label, _ in batches}
     assert len(sizes) == 1 and sizes.pop() % replicas == 0
     label = np.concatenate([label for _, label, _ in batches])
@@ -93,6 +99,36 @@ def test_evaluation_batches_are_even_and_weigh_every_image_once(tmp_path, replic
     assert label[weight > 0].tolist() == list(range(7))
     assert weight.mean() == pytest.approx(1.0)
     assert len(set(weight[weight > 0])) == 1
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("augment", data.AUGMENTATIONS)
+def test_numpy_gives_the_batches_of_tf_data_bit_for_bit(tmp_path, augment):
+    path = tmp_path / "random.npz"
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (50, 9, 7, 3), "uint8"), np.arange(50)
+    np.savez(path, x_train=x, y_train=y, x_test=x[:7], y_test=y[:7])
+    loaded = data.load("npz", str(path), batch_size=8, augment=augment, seed=2**31 - 1)
+    pairs = [
+        (loaded.training(1, 3), numpy_pipeline.training(loaded, 1, 3, loaded.steps_per_epoch)),
+        (loaded.evaluation("test"), numpy_pipeline.evaluation(loaded, "test", None, 1)),
+    ]
+    for expected, received in pairs:
+        for batch, own in zip(expected, received, strict=True):
+            for array, own_array in zip(batch, own, strict=True):
+                assert own_array.dtype == array.dtype.as_numpy_dtype
+                np.testing.assert_array_equal(own_array, array)
+
+
+def test_philox_gives_its_published_known_answers():
+    """Known answers of the Random123 distribution (kat_vectors, philox4x32-10)."""
+    ones = 0xFFFFFFFF
+    for word, known in (
+        (0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        (ones, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    ):
+        counters = np.full((4, 1), word, np.uint64)
+        assert tuple(stateless.philox(counters, (word, word))[:, 0]) == known
 
 
 def test_digits_are_split_into_1438_and_359():
@@ -107,6 +143,35 @@ def test_missing_data_are_named_with_the_way_out(tmp_path):
         read_arrays("mnist", tmp_path)
     with pytest.raises(DataError, match=r"needs --data-dir FILE.npz"):
         read_arrays("npz", tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_a_named_data_set_is_read_from_a_local_file(tmp_path, as_folder):
+    path = tmp_path / "mnist.npz"
+    x, y = np.arange(2 * 36, dtype="uint8").reshape(2, 6, 6), np.array([3, 1])
+    np.savez(path, x_train=x, y_train=y, x_test=x[:1], y_test=y[:1])
+    arrays = read_arrays("mnist", tmp_path if as_folder else path)
+    np.testing.assert_array_equal(arrays[0], x[..., None])
+    assert arrays[1].tolist() == [3, 1] and len(arrays[2]) == len(arrays[3]) == 1
+
+
+def test_a_file_of_jpeg_images_is_decoded(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), "uint8")
+    streams = []
+    for image in images:
+        streams.append(io.BytesIO())
+        Image.fromarray(image).save(streams[-1], "jpeg", quality=90)
+    jpeg = [stream.getvalue() for stream in streams]
+    arrays = {}
+    for split, count in (("train", 3), ("test", 1)):
+        arrays[f"jpeg_{split}"] = np.frombuffer(b"".join(jpeg[:count]), "uint8")
+        arrays[f"offset_{split}"] = np.cumsum([0, *map(len, jpeg[:count])])
+        arrays[f"y_{split}"] = np.arange(count)
+    np.savez(tmp_path / "cifar10_jpeg.npz", **arrays)
+    x, y, x_test, y_test = read_arrays("cifar10", tmp_path)
+    for stream, image in zip(streams, x, strict=True):
+        np.testing.assert_array_equal(image, np.asarray(Image.open(stream)))
+    assert y.tolist() == [0, 1, 2] and x_test.shape == (1, 8, 8, 3) and y_test.tolist() == [0]
 
 
 def test_a_wrong_file_is_named(tmp_path):

@@ -3,19 +3,22 @@
 import csv
 import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
+import devices
 import engine
 import recipes
 import results
 import runfolder
 from example_scripts import DIGITS, error_of, run
 
-# The scripts train with tf.data and tf.distribute.
-pytestmark = pytest.mark.tensorflow
+EXAMPLES = Path(engine.__file__).parent
 
 
 def flags(tmp_path, *more, epochs=2, folder="run"):
@@ -284,15 +287,35 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path,
     assert not (tmp_path / "run" / "last.npz").exists()
 
 
-def test_batches_that_cannot_be_spread_evenly_are_refused(monkeypatch):
-    import tensorflow as tf
+def test_batches_that_cannot_be_spread_evenly_are_refused():
+    assert devices.choose("none", 63).count == devices.choose("auto", 63).count == 1
+    assert devices.choose("mirrored", 64).count == 2
+    with pytest.raises(runfolder.RunError, match="63 cannot be spread evenly over 2 devices"):
+        devices.choose("mirrored", 63)
 
-    import modeling
 
-    devices = [tf.config.LogicalDevice(f"CPU:{i}", "CPU") for i in range(3)]
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: devices)
-    with pytest.raises(runfolder.RunError, match="64 cannot be spread evenly over 3 devices"):
-        modeling.make_strategy("mirrored", 64)
+@pytest.mark.jax
+def test_on_jax_training_imports_no_tensorflow(tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import train; train.main(sys.argv[2:]);"
+        "assert 'tensorflow' not in sys.modules, 'TensorFlow was imported'"
+    )
+    more = flags(tmp_path, "--limit-steps", 2, epochs=1)
+    command = [sys.executable, "-c", code, str(EXAMPLES), *map(str, more)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (row,) = results.read_rows(tmp_path / "results.csv")
+    assert row["backend"] == "jax" and row["jax"] and not row["tensorflow"]
+
+
+def test_a_results_file_of_the_first_version_goes_on(tmp_path):
+    assert run("train", *flags(tmp_path, "--method", "learned", "--limit-steps", 1, epochs=1)) == 0
+    path = tmp_path / "results.csv"
+    (row,) = results.read_rows(path)
+    old = [name for name in row if name not in ("backend", "jax")]
+    path.write_text(",".join(old) + "\n")
+    assert run("train", *flags(tmp_path, "--method", "learned", "--limit-steps", 1, epochs=1)) == 0
+    assert results.read_rows(path) == [{name: row[name] for name in old}]
 
 
 def test_lists_and_shows_recipes_without_training(capsys):
