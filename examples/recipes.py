@@ -194,10 +194,15 @@ def _ours(network, method, num_values, sharing):
         # Wide first scores: a draw then seldom leaves the arg-max, which is what is tested.
         fields |= {"learning_rate": 200.0, "score_scale": 400.0, "dense_score_scale": 400.0}
     else:
-        # Few values for many connections: their steps push the same way.
-        fields["learning_rate"] = {"connection": 0.3, "layer": 0.03, "network": 0.1}[sharing]
-    if method != "learned" and num_values == 2:  # two narrow values leave too little room
-        fields["bank_scale"] = 2.5 * INVERSE_ROOT3
+        fields["learning_rate"] = {
+            "connection": 0.3 if num_values <= 32 else 0.15,
+            # Few values for many connections: their steps push the same way.
+            "layer": 0.03 * num_values / 8,
+            "network": 0.1,
+        }[sharing]
+    if method != "learned":
+        # Large values win, and of many values the largest is larger: a narrower bank.
+        fields["bank_scale"] = max(0.7, round((8 / num_values) ** 0.25, 1))
     return fields
 
 

@@ -34,6 +34,11 @@ def test_an_unknown_recipe_is_answered_with_near_names():
         recipes.get_recipe("ours-lenet300100-g")
 
 
+def test_our_bank_narrows_as_the_values_get_more():
+    scales = [recipes.make_recipe("ours", "lenet300100", "gs", k).bank_scale for k in (2, 8, 64)]
+    assert scales == [1.4, 1.0, 0.7]
+
+
 def test_any_change_of_a_field_changes_the_digest():
     recipe = recipes.get_recipe("ours-lenet300100-gs")
     assert recipe.digest() == dataclasses.replace(recipe).digest()
