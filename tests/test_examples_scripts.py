@@ -1,4 +1,4 @@
-"""finetune.py, sweep.py, tune.py, export.py and plots.py, small and end to end."""
+"""finetune.py, sweep.py, tune.py, export.py, compare.py and plots.py, small and end to end."""
 
 import csv
 
@@ -12,6 +12,7 @@ from example_scripts import DIGITS, error_of, run
 # The scripts train with tf.data and tf.distribute.
 pytestmark = pytest.mark.tensorflow
 
+HELPFUL = ["train", "finetune", "sweep", "tune", "export", "compare", "plots", "report"]
 SLOT = [*DIGITS, "--num-values", "4"]
 
 
@@ -51,6 +52,27 @@ def test_export_refuses_what_it_cannot_export(selected, tmp_path, capsys):
     capsys.readouterr()
     line = error_of(capsys, "export", tmp_path / "learned", status=1)
     assert "holds a learned network" in line
+
+
+def test_runs_are_compared_connection_by_connection(selected, capsys):
+    import engine
+
+    assert run("compare", selected, selected, "--state", "0", "--other-state", "3") == 0
+    line = capsys.readouterr().out.splitlines()[1].split()
+    kernels = [np.asarray(engine.load_model(selected, n)[1].layers[2].kernel) for n in (0, 3)]
+    assert line[:2] == ["dense1", f"{kernels[0].size:,}"]
+    assert float(line[2]) == pytest.approx(100 * (kernels[0] == kernels[1]).mean(), abs=0.01)
+    assert run("compare", selected, selected) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[-1] == "100.00"
+
+
+def test_only_runs_with_the_same_values_are_compared(selected, tmp_path, capsys):
+    places = ["--run-dir", tmp_path / "run", "--results", tmp_path / "results.csv"]
+    more = ["--num-values", 2, "--epochs", 1, "--limit-steps", 1]
+    assert run("train", *DIGITS, *more, *places) == 0
+    capsys.readouterr()
+    line = error_of(capsys, "compare", selected, tmp_path / "run", status=1)
+    assert "have other values: num_values is 4 and 2" in line
 
 
 def finetune(selected, tmp_path, *more):
@@ -221,7 +243,7 @@ def test_plots_refuse_what_they_cannot_draw(selected, tmp_path, capsys):
     assert "must end in .png" in error_of(capsys, "plots", "weights", selected, *bad, status=2)
 
 
-@pytest.mark.parametrize("script", ["train", "finetune", "sweep", "tune", "export", "plots"])
+@pytest.mark.parametrize("script", HELPFUL)
 def test_help_says_what_a_script_does(script, capsys):
     assert run(script, "--help") == 0
     printed = capsys.readouterr().out
