@@ -8,11 +8,12 @@ Each row is measured in a process of its own: its peak resident memory above tha
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
 from pathlib import Path
+
+import record
 
 
 def peak():
@@ -50,7 +51,7 @@ def child(name, mode, num_values, batch_size):
     print(json.dumps(row))
 
 
-def main(argv=None):
+def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -58,10 +59,10 @@ def main(argv=None):
     parser.add_argument("--num-values", default="8,64")
     parser.add_argument("--modes", default="plain,per_connection,per_value")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--machine", default=platform.machine())
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--machine", help="its description in FILE")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file to write")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     if args.child:
         name, mode, k = args.child
         child(name, mode, int(k), args.batch_size)
@@ -92,17 +93,10 @@ def main(argv=None):
                     flush=True,
                 )
     if args.out:
-        import keras
-        import tensorflow as tf
+        import keras  # noqa: F401
+        import tensorflow  # noqa: F401  (both for their versions)
 
-        versions = {"keras": keras.__version__, "tensorflow": tf.__version__}
-        result = {
-            "command": " ".join(["python", "benchmarks/memory.py", *(argv or sys.argv[1:])]),
-            "machine": args.machine,
-            "versions": {"python": platform.python_version(), **versions},
-            "rows": rows,
-        }
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        record.write(args.out, rows, args.machine)
 
 
 if __name__ == "__main__":
