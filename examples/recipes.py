@@ -197,12 +197,14 @@ def _ours(network, method, num_values, sharing):
         fields["learning_rate"] = {
             "connection": 0.3 if num_values <= 32 else 0.15,
             # Few values for many connections: their steps push the same way.
-            "layer": 0.03 * num_values / 8,
+            "layer": 0.3 * num_values / 64,
             "network": 0.1,
         }[sharing]
     if method != "learned":
         # Large values win, and of many values the largest is larger: a narrower bank.
-        fields["bank_scale"] = max(0.7, round((8 / num_values) ** 0.25, 1))
+        narrow = round((8 / num_values) ** 0.25, 1)
+        scales = {"connection": max(0.7, narrow), "layer": narrow, "network": 1.0}
+        fields["bank_scale"] = scales[sharing]
     return fields
 
 
