@@ -6,9 +6,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
-from keras_slots.backend import straight_through_scores
+from keras_slots.backend import initializer, straight_through_scores
 from keras_slots.initial_values import InitialValues
 from keras_slots.selection import greedy_index, selector
 
@@ -74,7 +73,7 @@ class SlotKernel(ABC):
             name=name,
             shape=shape,
             # A function, because Keras calls it later when the layer is built in a stateless scope.
-            initializer=lambda shape, dtype: ops.convert_to_tensor(array(), dtype),
+            initializer=initializer(array),
             dtype=dtype,
             trainable=trainable,
             autocast=False,

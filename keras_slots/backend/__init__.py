@@ -1,7 +1,7 @@
-"""The straight-through gradient, once per Keras backend.
+"""The straight-through gradient, and how variables get their values, once per Keras backend.
 
-Each module has the same two functions, `straight_through_scores` and `straight_through_lever`; this one re-exports
-those of the backend that Keras runs on.
+Each module has the same functions, `straight_through_scores`, `straight_through_lever` and `initializer`; this one
+re-exports those of the backend that Keras runs on.
 """
 
 import keras
@@ -9,9 +9,17 @@ import keras
 _BACKEND = keras.backend.backend()
 
 if _BACKEND == "tensorflow":
-    from keras_slots.backend.tensorflow import straight_through_lever, straight_through_scores
+    from keras_slots.backend.tensorflow import (
+        initializer,
+        straight_through_lever,
+        straight_through_scores,
+    )
 elif _BACKEND == "jax":
-    from keras_slots.backend.jax import straight_through_lever, straight_through_scores
+    from keras_slots.backend.jax import (
+        initializer,
+        straight_through_lever,
+        straight_through_scores,
+    )
 else:
     raise ImportError(
         "keras_slots runs on the Keras backends 'tensorflow' and 'jax'. "
@@ -19,4 +27,4 @@ else:
         "Set the environment variable KERAS_BACKEND to one of these before importing keras."
     )
 
-__all__ = ["straight_through_lever", "straight_through_scores"]
+__all__ = ["initializer", "straight_through_lever", "straight_through_scores"]

@@ -62,5 +62,24 @@ def straight_through_lever(select: Callable[..., Tensor]) -> Callable[..., Tenso
     return lambda lever, decay, *constants: compiled(*_tensors(lever, decay), _tensors(*constants))
 
 
+def initializer(array: Callable[[], Any]) -> Callable[..., Tensor]:
+    """Initializer of a variable with the values of `array()`.
+
+    Args:
+        array: Function that returns the values as a NumPy array.
+    """
+
+    def values(shape: tuple, dtype: Any = None, layout: Any = None) -> Tensor:
+        if layout is None:
+            return ops.convert_to_tensor(array(), dtype)
+        # Each device gets its own part, straight from the host. Without a `layout` to take, Keras would
+        # compile the values of a large variable into a program, which functions do not survive.
+        whole = array().astype(dtype)
+        sharding = jax.sharding.NamedSharding(jax.sharding.get_mesh(), layout.spec)
+        return jax.make_array_from_callback(shape, sharding, lambda part: whole[part])
+
+    return values
+
+
 def _tensors(*arguments: Any) -> tuple:
     return tuple(ops.convert_to_tensor(x) for x in arguments)

@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 import tensorflow as tf
+from keras import ops
 
 Tensor = Any
 
@@ -52,6 +53,15 @@ def straight_through_lever(select: Callable[..., Tensor]) -> Callable[..., Tenso
         return forward(lever, decay, *constants), gradient
 
     return _on_tensors(selected)
+
+
+def initializer(array: Callable[[], Any]) -> Callable[..., Tensor]:
+    """Initializer of a variable with the values of `array()`.
+
+    Args:
+        array: Function that returns the values as a NumPy array.
+    """
+    return lambda shape, dtype=None: ops.convert_to_tensor(array(), dtype)
 
 
 def _on_tensors(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
