@@ -28,6 +28,11 @@ SHARED = (
     *("network", "dataset", "padding", "dropout", "augmentation", "batch_size"),
     *("label_smoothing", "validation_share", "split_seed", "seed"),
 )
+# What is over once the values are selected.
+SELECTION = (
+    *("num_values", "selection", "score_mode", "sharing"),
+    *("bank", "bank_scale", "score_scale", "dense_score_scale"),
+)
 
 
 def states(text):
@@ -61,9 +66,7 @@ def make_parser():
         "--out", metavar="DIR", help="folder of the arms (default: RUN-finetuned beside RUN)"
     )
     cli.add_run_flags(parser)
-    cli.add_recipe_flags(
-        parser, without=(*SHARED, "epochs", "method", "num_values", "selection", "score_mode")
-    )
+    cli.add_recipe_flags(parser, without=(*SHARED, *SELECTION, "epochs", "method"))
     return parser
 
 

@@ -14,7 +14,9 @@ lines is replaced. --check changes nothing and fails when a table is not what it
 word before the file chooses the columns:
 
 cells     test accuracy over the seeds of each cell, beside the paper's
+seeds     test accuracy of each seed, a row for each cell
 finetune  the arms of finetune.py
+search    validation accuracy of every run, with the fields that a search for recipes varies
 smoke     runs cut short by --limit-steps: what was run, and no accuracy
 
 Exit status: 0, 1 when a table cannot be made or --check found another, 2 for a wrong command line.
@@ -57,7 +59,7 @@ def grouped(rows, names):
 
     def place(key):
         row = cells[key][0]
-        sizes = tuple(int(part) if part.isdigit() else part for part in key)
+        sizes = tuple(float(part) if part[:1].isdigit() else part for part in key)
         return row["method"] == "learned", *sizes
 
     return [cells[key] for key in sorted(cells, key=place)]
@@ -80,9 +82,12 @@ def span(values):
     return f"{min(values):.2f} to {max(values):.2f}" if len(values) > 1 else "–"
 
 
+def differing(rows, names):
+    return [name for name in names if len({row[name] for row in rows}) > 1]
+
+
 def cells_table(rows):
-    names = [name for name in MARKS if len({row[name] for row in rows}) > 1]
-    names = [name for name in names if name != "method"] or ["method"]
+    names = [name for name in differing(rows, MARKS) if name != "method"] or ["method"]
     header = [TITLES.get(name, name) for name in names]
     table = [
         [
@@ -105,6 +110,34 @@ def cells_table(rows):
         seconds = statistics.median(float(row["seconds_total"]) for row in cell)
         row = [*marks_of(cell[0], names), str(len(cell)), f"{mean:.2f}", span(tests)]
         table.append([*row, *beside, f"{seconds:.0f}"])
+    return table
+
+
+def seeds_table(rows):
+    names = differing(rows, MARKS) or ["method"]
+    seeds = sorted({row["seed"] for row in rows}, key=int)
+    titles = [f"seed {seed}, test %" for seed in seeds]
+    table = [[*[TITLES.get(name, name) for name in names], *titles, "s per run"]]
+    for cell in grouped(rows, names):
+        tests = {row["seed"]: 100 * float(row["test_best"]) for row in cell}
+        each = [f"{tests[seed]:.2f}" if seed in tests else "–" for seed in seeds]
+        seconds = statistics.median(float(row["seconds_total"]) for row in cell)
+        table.append([*marks_of(cell[0], names), *each, f"{seconds:.0f}"])
+    return table
+
+
+def search_table(rows):
+    names = [*differing(rows, MARKS), "bank_scale", "learning_rate"]
+    seeds = sorted({row["seed"] for row in rows}, key=int)
+    titles = [f"seed {seed}, validation %" for seed in seeds]
+    header = [TITLES.get(name, name.replace("_", " ")) for name in names]
+    table = [[*header, *titles]]
+    for cell in grouped(rows, names):
+        found = {row["seed"]: 100 * float(row["val_best"]) for row in cell}
+        each = [f"{found[seed]:.2f}" if seed in found else "–" for seed in seeds]
+        fields = [cell[0][name] for name in names]
+        fields[-2:] = [f"{float(field):.4g}" for field in fields[-2:]]
+        table.append([*fields, *each])
     return table
 
 
@@ -133,7 +166,13 @@ def smoke_table(rows):
     return table
 
 
-TABLES = {"cells": cells_table, "finetune": finetune_table, "smoke": smoke_table}
+TABLES = {
+    "cells": cells_table,
+    "seeds": seeds_table,
+    "search": search_table,
+    "finetune": finetune_table,
+    "smoke": smoke_table,
+}
 
 
 def markdown(path, kind):
@@ -155,11 +194,11 @@ def markdown(path, kind):
 
 def versions_line(rows):
     """What the runs ran with, each once."""
-    packages = {"python": "Python", "keras": "Keras", "tensorflow": "TensorFlow", "numpy": "NumPy"}
-    used = [
-        f"{title} {' and '.join(sorted({row[name] for row in rows}))}"
-        for name, title in packages.items()
-    ]
+    packages = {"python": "Python", "keras": "Keras", "tensorflow": "TensorFlow", "jax": "JAX"}
+    used = []
+    for name, title in {**packages, "numpy": "NumPy"}.items():
+        found = sorted({row[name] for row in rows if row.get(name)})
+        used += [f"{title} {' and '.join(found)}"] if found else []
     devices = sorted({f"{row['devices']} x {row['device']}" for row in rows})
     return f"{', '.join(used)}; {'; '.join(devices)}."
 
@@ -167,7 +206,7 @@ def versions_line(rows):
 def refreshed(path):
     """The text of a Markdown file, and what it is with its tables made anew."""
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"cannot read {path}: {error}") from error
     if not BLOCK.search(text):

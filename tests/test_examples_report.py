@@ -7,7 +7,8 @@ import pytest
 
 from example_scripts import error_of, run
 
-RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "docs" / "results" / "README.md", ROOT / "examples" / "README.md"]
 COMMON = {
     "network": "lenet300100",
     "dataset": "mnist",
@@ -75,6 +76,34 @@ def test_only_what_differs_gets_a_column(tmp_path, capsys):
     ]
 
 
+def test_seeds_stand_side_by_side(tmp_path, capsys):
+    modes = [
+        ("per_value", "0", "0.97"),
+        ("per_connection", "0", "0.98"),
+        ("per_value", "2", "0.96"),
+    ]
+    rows = [{"score_mode": mode, "seed": seed, "test_best": test} for mode, seed, test in modes]
+    lines = lines_of(capsys, write(tmp_path / "r.csv", *rows), "--table", "seeds")
+    assert lines[0].startswith("| score mode | seed 0, test % | seed 2, test % |")
+    assert lines[2:4] == [
+        "| per_connection | 98.00 | – | 20 |",
+        "| per_value | 97.00 | 96.00 | 20 |",
+    ]
+
+
+def test_a_search_shows_validation_accuracy_alone(tmp_path, capsys):
+    tried = [("0.7", "0.3", "0.981"), ("0.7", "0.05", "0.982"), ("1.0", "0.3", "0.983")]
+    names = ("bank_scale", "learning_rate", "val_best")
+    rows = [{"seed": "0", "test_best": "0.5", **dict(zip(names, t, strict=True))} for t in tried]
+    lines = lines_of(capsys, write(tmp_path / "r.csv", *rows), "--table", "search")
+    assert lines[2:5] == [
+        "| 0.7 | 0.05 | 98.20 |",
+        "| 0.7 | 0.3 | 98.10 |",
+        "| 1 | 0.3 | 98.30 |",
+    ]
+    assert "50.00" not in "".join(lines)
+
+
 def test_runs_cut_short_are_shown_as_such_and_nowhere_else(tmp_path, capsys):
     short = {"limit_steps": "5", "test_best": "0.1", "seconds_total": "7.5"}
     path = write(tmp_path / "r.csv", short, {"test_best": "0.98"})
@@ -107,7 +136,7 @@ def test_the_blocks_of_a_page_are_filled_and_checked(tmp_path, capsys):
     assert text.startswith("a\n") and text.endswith("\nb\n")
 
 
-@pytest.mark.parametrize("page", sorted(RESULTS.glob("*.md")), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
 def test_the_tables_of_the_documentation_are_those_of_the_committed_runs(page):
     assert run("report", page, "--check") == 0
 
