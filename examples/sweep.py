@@ -131,7 +131,8 @@ def report(grid, rows, args):
         spread = f"{100 * statistics.stdev(tests):.2f}" if len(tests) > 1 else "-"
         mean = statistics.mean(tests) if tests else None
         time = f"{statistics.median(seconds):.2f}" if seconds else "-"
-        table.append((recipe.name, str(len(tests)), mean, spread, paper_accuracy(recipe), time))
+        paper = None if args.limit_steps else paper_accuracy(recipe)
+        table.append((recipe.name, str(len(tests)), mean, spread, paper, time))
     print("\ntest accuracy at the best validation epoch")
     cli.print_table(table)
 
