@@ -205,9 +205,10 @@ def environment(jobs, out):
         "KERAS_BACKEND": "jax",
         "PYTHONUNBUFFERED": "1",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.92 / jobs:.3f}",
         "JAX_COMPILATION_CACHE_DIR": str(out / "compiled"),
     }
+    if "XLA_CLIENT_MEM_FRACTION" not in os.environ:  # JAX refuses the new and the old name together
+        own["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.92 / jobs:.3f}"
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | own | {"PYTHONPATH": os.pathsep.join(paths)}
 
