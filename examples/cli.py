@@ -73,9 +73,10 @@ def add_run_flags(parser):
     machine = parser.add_argument_group("machine")
     machine.add_argument(
         "--strategy",
-        choices=("auto", "none", "mirrored"),
+        choices=("auto", "none", "mirrored", "split"),
         default="auto",
-        help="devices that share a batch: one (none), all (mirrored), all GPUs (auto)",
+        help="devices that share a batch: one (none), all (mirrored), all GPUs (auto); split: "
+        "devices that share the values (JAX)",
     )
     machine.add_argument(
         "--dtype-policy",

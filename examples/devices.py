@@ -36,11 +36,13 @@ def choose(strategy, batch_size):
 
     Args:
         strategy: "none" takes one device, "mirrored" all, "auto" all when they are several GPUs, or
-            when there are several processes.
+            when there are several processes. "split" spreads the values, not the batch (JAX).
         batch_size: images in a batch, over all devices.
     """
     on_tensorflow = keras.backend.backend() == "tensorflow"
     devices, name = _on_tensorflow() if on_tensorflow else _on_jax()
+    if strategy == "split":
+        return Devices(len(devices), name, split_over(devices))
     several = len(devices) > 1 and "CPU" not in name
     if processes.count() > 1:
         if strategy == "none":
@@ -58,6 +60,27 @@ def choose(strategy, batch_size):
     # Every process cuts its own share out of a batch (numpy_pipeline.py).
     parallel = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
     return Devices(len(devices), name, parallel)
+
+
+def split_over(devices):
+    """`ModelParallel` for the networks of networks.py: every device holds a part of the values.
+
+    Dense kernels are cut along their inputs, whose number is even where that of classes is not, and
+    convolutions along their filters. Scores and bank of a connection stay together.
+    """
+    if keras.backend.backend() != "jax":
+        raise RunError("--strategy split needs the JAX backend: set KERAS_BACKEND=jax")
+    if processes.count() > 1:
+        raise RunError("--strategy split works in one process; use mirrored with several")
+    mesh = keras.distribution.DeviceMesh((1, len(devices)), ("batch", "model"), devices)
+    layouts = keras.distribution.LayoutMap(mesh)
+    for layer, kernel in (("dense", ("model", None)), ("conv", (None, None, None, "model"))):
+        layouts[f".*{layer}[^/]*/(kernel|lever)"] = kernel
+        layouts[f".*{layer}[^/]*/(scores|bank|initial_scores)"] = (*kernel, None)
+        layouts[f".*{layer}[^/]*/(thresholds|steps)"] = (None, *kernel)
+    return keras.distribution.ModelParallel(
+        layout_map=layouts, batch_dim_name="batch", auto_shard_dataset=False
+    )
 
 
 def on_gpu():

@@ -40,6 +40,8 @@ def join(hosts=None, process_id=None, num_processes=None):
     Must come before anything is computed.
     """
     global _joined
+    if _joined:
+        return
     if hosts is None and (process_id is not None or num_processes is not None):
         raise RunError("--process-id and --num-processes need --hosts HOST:PORT of process 0")
     if hosts is None and not any(name in os.environ for name in _VARIABLES):

@@ -294,6 +294,19 @@ def test_batches_that_cannot_be_spread_evenly_are_refused():
         devices.choose("mirrored", 63)
 
 
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        (["--hosts", "127.0.0.1:1"], "several processes need the JAX backend"),
+        (["--process-id", "0"], "--process-id and --num-processes need --hosts HOST:PORT"),
+        (["--strategy", "split"], "--strategy split needs the JAX backend"),
+    ],
+)
+def test_what_needs_jax_is_refused_elsewhere(tmp_path, capsys, more, text):
+    assert text in error_of(capsys, "train", *flags(tmp_path), *more, status=1)
+
+
 @pytest.mark.jax
 def test_on_jax_training_imports_no_tensorflow(tmp_path):
     code = (
