@@ -42,6 +42,27 @@ def test_kernel_is_bitwise_the_bank_at_numpys_argmax_of_the_scores(name, sharing
     np.testing.assert_array_equal(numpy_of(layer.selected_indices), scores.argmax(-1))
 
 
+@pytest.mark.parametrize(
+    ("name", "fans"),
+    [
+        ("dense", 5 + 4),
+        ("conv1d_causal", 3 * 3 + 3 * 4),
+        ("conv2d", 9 * 3 + 9 * 4),
+        ("conv2d_groups", 9 * 2 + 9 * 4),  # each output sees half of the four channels
+        ("conv3d", 8 * 3 + 8 * 4),
+        ("conv2d_transpose", 9 * 3 + 9 * 4),
+        ("depthwise", 9 * 3 + 9 * 2),  # as Keras counts them
+        ("einsum", 4 + 2 * 3),
+    ],
+)
+def test_values_and_scores_reach_the_glorot_bound_of_the_kernel_without_k(name, fans):
+    layer, _ = case(name, num_values=64)
+    bound = np.sqrt(6 / fans)
+    bank, scores = numpy_of(layer.bank), numpy_of(layer.scores)
+    assert 0.97 * bound < bank.max() <= bound and -bound <= bank.min() < -0.97 * bound
+    assert 0.97 * bound < scores.max() <= bound and 0 <= scores.min() < 0.03 * bound
+
+
 def test_dense_by_hand():
     layer = SlotDense(2, num_values=3, activation="relu", bias_initializer="ones")
     layer.build((None, 2))
