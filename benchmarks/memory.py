@@ -1,14 +1,16 @@
 """Memory of building a network and taking one training step: plain, per_connection and per_value.
 
-    python benchmarks/memory.py --networks lenet300100,conv6 --num-values 8,64 --out FILE
+    python benchmarks/memory.py --networks lenet300100,vgg19 --num-values 8,64 --limit-gib 8 --out FILE
 
 Each row is measured in a process of its own: its peak resident memory above that of the imports.
 `state` counts bytes of trainable variables, their gradients and the optimizer's momentum, for each connection.
+With `--limit-gib` a process that asks for more memory than that fails, and its row says so.
 """
 
 import argparse
 import json
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +53,32 @@ def child(name, mode, num_values, batch_size):
     print(json.dumps(row))
 
 
+def measure(name, mode, num_values, args):
+    """One row, from a process of its own; `failed` is its status when it did not end well."""
+    flags = ["--child", name, mode, str(num_values), "--batch-size", str(args.batch_size)]
+    if args.limit_gib:
+        flags += ["--limit-gib", str(args.limit_gib)]
+    done = subprocess.run(
+        [sys.executable, __file__, *flags], capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:
+        return json.loads(done.stdout.strip().splitlines()[-1])
+    # TensorFlow that is refused memory may end by a signal, and then says nothing of use.
+    last = (done.stderr.strip().splitlines() or [""])[-1][:100]
+    why = last if done.returncode > 0 else signal.Signals(-done.returncode).name
+    row = {"network": name, "variant": mode, "num_values": num_values}
+    return row | {"failed": done.returncode, "why": why, "limit_gib": args.limit_gib}
+
+
+def print_row(row):
+    start = f"{row['network']:12} {row['variant']:15} {row['num_values']:3d}"
+    if "failed" in row:
+        print(f"{start} failed with status {row['failed']}: {row['why']}", flush=True)
+        return
+    state = row["state_bytes_per_connection"]
+    print(f"{start} {row['build_mib']:10.0f} {row['step_mib']:9.0f} {state:13.1f}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -59,39 +87,25 @@ def main():
     parser.add_argument("--num-values", default="8,64")
     parser.add_argument("--modes", default="plain,per_connection,per_value")
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--limit-gib", type=float, help="memory that a process may have")
     parser.add_argument("--machine", help="its description in FILE")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file to write")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
+        if args.limit_gib:
+            limit = int(args.limit_gib * 2**30)
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         name, mode, k = args.child
         child(name, mode, int(k), args.batch_size)
         return
+    print(f"{'network':12} {'variant':15}   K  build MiB  step MiB  state B/conn")
     rows = []
-    print(
-        f"{'network':12} {'variant':15} {'K':>3} {'build MiB':>10} {'step MiB':>9} {'state B/conn':>13}"
-    )
     for name in args.networks.split(","):
         for mode in args.modes.split(","):
             for k in [0] if mode == "plain" else map(int, args.num_values.split(",")):
-                command = [sys.executable, __file__, "--child", name, mode, str(k)]
-                command += ["--batch-size", str(args.batch_size)]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    last = (done.stderr.strip().splitlines() or [""])[-1]
-                    print(
-                        f"{name:12} {mode:15} {k:3d} failed with status {done.returncode}: {last[:80]}"
-                    )
-                    failed = {"network": name, "variant": mode, "num_values": k}
-                    rows.append({**failed, "failed": done.returncode})
-                    continue
-                row = json.loads(done.stdout.strip().splitlines()[-1])
-                rows.append(row)
-                print(
-                    f"{name:12} {mode:15} {k:3d} {row['build_mib']:10.0f} {row['step_mib']:9.0f} "
-                    f"{row['state_bytes_per_connection']:13.1f}",
-                    flush=True,
-                )
+                rows.append(measure(name, mode, k, args))
+                print_row(rows[-1])
     if args.out:
         import keras  # noqa: F401
         import tensorflow  # noqa: F401  (both for their versions)

@@ -83,10 +83,11 @@ def write(path, rows, machine=None):
     for name in ("keras", "tensorflow", "jax", "numpy", "keras_slots"):
         if name in sys.modules:
             versions[name] = sys.modules[name].__version__
-    # Folders are the reader's own.
-    script = Path(sys.argv[0]).name
+    flags = sys.argv[1:]
+    if "--out" in flags:  # the reader has folders of their own
+        del flags[flags.index("--out") : flags.index("--out") + 2]
     result = {
-        "command": " ".join(["python", f"benchmarks/{script}", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *flags]),
         "machine": machine or processor(),
         "versions": versions,
         "rows": rows,
