@@ -56,7 +56,7 @@ def join(hosts=None, process_id=None, num_processes=None):
     import jax
 
     address, total, number = (os.environ.get(name) for name in _VARIABLES)
-    hosts = hosts or address
+    hosts = hosts or address or "auto"
     try:
         # What `keras.distribution.initialize` calls, but for a common seed, which runs have already
         # and for which Keras would import TensorFlow.

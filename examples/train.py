@@ -73,8 +73,8 @@ def main(argv=None):
     if args.show:
         cli.print_table([(k, str(v)) for k, v in dataclasses.asdict(recipe).items()])
         return 0
-    check_source(recipe.dataset, args.data_dir, args.download)
     processes.join(args.hosts, args.process_id, args.num_processes)
+    processes.everywhere(lambda: check_source(recipe.dataset, args.data_dir, args.download))
     import engine
 
     options = cli.options_from(args, args.run_dir or engine.default_run_dir(recipe, plain))

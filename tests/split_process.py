@@ -25,11 +25,11 @@ def train(strategy, score_mode, selection):
     """The kernels after a few steps, and the bytes of all variables on each device."""
     slots = networks.slot_layers(num_values=8, score_mode=score_mode, selection=selection)
     with devices.choose(strategy, 8).scope():
-        model = networks.build("conv2", (8, 8, 3), 10, layers=slots, dropout=0.0)
+        model = networks.build("conv2", (4, 4, 3), 10, layers=slots, dropout=0.0)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss)
         rng = np.random.default_rng(0)
-        x, y = rng.normal(size=(32, 8, 8, 3)), rng.integers(0, 10, 32)
+        x, y = rng.normal(size=(32, 4, 4, 3)), rng.integers(0, 10, 32)
         model.fit(x, y, batch_size=8, verbose=0, shuffle=False)
         kernels = [np.asarray(layer.kernel) for layer in model.layers if hasattr(layer, "bank")]
     held = [0] * jax.device_count()

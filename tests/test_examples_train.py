@@ -321,6 +321,18 @@ def test_on_jax_training_imports_no_tensorflow(tmp_path):
     assert row["backend"] == "jax" and row["jax"] and not row["tensorflow"]
 
 
+@pytest.mark.jax
+def test_on_jax_selected_values_are_fine_tuned_and_export_says_where_it_works(tmp_path, capsys):
+    assert run("train", *flags(tmp_path, "--num-values", 2, "--limit-steps", 4, epochs=1)) == 0
+    places = ["--out", tmp_path / "arms", "--results", tmp_path / "results.csv", "--verbose", 0]
+    assert run("finetune", tmp_path / "run", "--total-epochs", 2, *places) == 0
+    names = [row["name"] for row in results.read_rows(tmp_path / "results.csv")]
+    assert names[1:] == ["finetune-from-best", "finetune-scratch"]
+    capsys.readouterr()
+    line = error_of(capsys, "export", tmp_path / "run", status=1)
+    assert "with the TensorFlow backend. Received: backend 'jax'" in line
+
+
 def test_a_results_file_of_the_first_version_goes_on(tmp_path):
     assert run("train", *flags(tmp_path, "--method", "learned", "--limit-steps", 1, epochs=1)) == 0
     path = tmp_path / "results.csv"
