@@ -29,11 +29,11 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def double_precision():
-    """JAX holds float64 inside a test; policy and precision are put back after it."""
-    with jax.enable_x64(True):
-        yield
+    """JAX holds float64 in this module; policy and precision are put back after it."""
+    jax.config.update("jax_enable_x64", True)
+    yield
     keras.config.set_dtype_policy("float32")
     jax.config.update("jax_enable_x64", False)
 
@@ -44,12 +44,11 @@ def train(folder, variant, *more):
 
 
 @pytest.fixture(scope="module")
-def one_device(tmp_path_factory):
+def one_device(tmp_path_factory, double_precision):
     """Every variant, trained on one device."""
     folder = tmp_path_factory.mktemp("one")
-    with jax.enable_x64(True):
-        for variant in VARIANTS:
-            train(folder, variant, "--strategy", "none")
+    for variant in VARIANTS:
+        train(folder, variant, "--strategy", "none")
     return folder
 
 
@@ -119,6 +118,7 @@ def test_each_of_four_devices_holds_a_fourth_of_what_a_split_network_trains_with
 
 def test_a_large_variable_goes_to_its_devices_in_parts():
     """Keras treats initializers in another way from 250 MB on, counted over all devices."""
+    keras.config.set_dtype_policy("float32")
     with devices.choose("split", 8).scope():
         layer = networks.slot_layers(num_values=64).dense(512, name="dense1")
         layer.build((None, 1024))
