@@ -168,6 +168,7 @@ def draw_weights(figure, args):
                 axis.hist(bank, edges, density=True, color="0.85", label="available")
                 title = f"{layer.name}: {' × '.join(str(size) for size in kernel.shape)}"
                 axis.set(title=title, xlabel="value", yticks=[])
+                axis.locator_params(axis="x", nbins=6)
             density, _ = np.histogram(kernel, edges, density=True)
             color = matplotlib.colormaps["viridis_r"](0.15 + 0.85 * shade)
             axis.stairs(density, edges, color=color, lw=1.4, label=f"selected, epoch {epoch}")
