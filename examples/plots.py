@@ -122,7 +122,9 @@ def draw_against_values(figure, args, selections):
     axes.set_xticks(paper_numbers.VALUES, [str(k) for k in paper_numbers.VALUES])
     network = TITLES.get(args.network, args.network)
     axes.set(xlabel="K, values per connection", ylabel="test accuracy, %", title=network)
-    axes.legend(fontsize="small", ncols=len(selections) + 1, loc="lower center")
+    drawn = zip(*axes.get_legend_handles_labels(), strict=True)
+    ours_first = sorted(drawn, key=lambda entry: entry[1].endswith("paper"))
+    axes.legend(*zip(*ours_first, strict=True), fontsize="small", ncols=2, loc="lower center")
     return lines
 
 
