@@ -5,6 +5,7 @@ a connection, is always the last axis.
 """
 
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 from keras import ops
@@ -15,6 +16,8 @@ Tensor = Any
 _RADIX = 8
 # Up to this K a chain of `where` beats a gather once the compiler has fused it.
 _MAX_UNROLLED_LOOKUP = 16
+# Up to this K a running sum beats `cumsum`, for which XLA on CPU adds up every prefix anew.
+_MAX_UNROLLED_SUM = 64
 
 
 def greedy_index(scores: Tensor) -> Tensor:
@@ -83,11 +86,17 @@ def probabilistic_index(scores: Tensor, uniform: Tensor) -> Tensor:
     """
     scores = ops.convert_to_tensor(scores)
     weights = ops.exp(scores - ops.max(scores, axis=-1, keepdims=True))
-    cumulative = ops.cumsum(weights, axis=-1)
-    target = uniform * cumulative[..., -1]
-    passed = ops.sum(ops.cast(cumulative <= target[..., None], "int32"), axis=-1)
-    # `uniform * total` may round up to the total itself.
-    return ops.minimum(passed, scores.shape[-1] - 1)
+    # `uniform * total` may round up to the total itself: the last value takes what is left.
+    if scores.shape[-1] > _MAX_UNROLLED_SUM:
+        sums = ops.cumsum(weights, axis=-1)
+        target = uniform * sums[..., -1]
+        return ops.sum(ops.cast(sums[..., :-1] <= target[..., None], "int32"), axis=-1)
+    *sums, total = accumulate(weights[..., k] for k in range(scores.shape[-1]))
+    target = uniform * total
+    index = ops.zeros_like(target, dtype="int32")
+    for passed in sums:
+        index = index + ops.cast(passed <= target, "int32")
+    return index
 
 
 def lookup(values: Tensor, index: Tensor) -> Tensor:
