@@ -46,6 +46,9 @@ def epoch_list(text):
     return tuple(sorted({count(part) for part in text.split(",")}))
 
 
+count.__name__, epoch_list.__name__ = "whole number", "list of epochs"  # argparse says it
+
+
 def add_data_flags(parser):
     """Where the data are."""
     place = parser.add_argument_group("places")
