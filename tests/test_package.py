@@ -127,6 +127,14 @@ def test_importing_on_jax_imports_no_tensorflow(import_report):
     assert "tensorflow" not in import_report["before"] + import_report["new"]
 
 
+@pytest.mark.parametrize("backend", ["torch", "numpy"])
+def test_a_backend_without_a_gradient_of_ours_is_refused_by_name(backend, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
+    path = ROOT / "keras_slots" / "backend" / "__init__.py"
+    with pytest.raises(ImportError, match=f"'tensorflow' and 'jax'.*{backend}.*KERAS_BACKEND"):
+        runpy.run_path(str(path))
+
+
 def test_type_hints_are_declared():
     assert resources.files("keras_slots").joinpath("py.typed").is_file()
 
