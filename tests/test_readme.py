@@ -1,5 +1,6 @@
-"""README.md: its Python runs as it stands, and what it says of versions and commands is true."""
+"""README.md and docs/: the Python runs, and versions, commands, tests and figures are what they say."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,6 +8,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    *("README.md", "CONTRIBUTING.md", "examples/README.md", "docs/results/README.md"),
+    *(f"docs/{name}.md" for name in ("gpu", "per_connection", "scaling")),
+]
 
 
 def blocks(language):
@@ -37,9 +42,35 @@ def test_the_first_two_blocks_are_one_command_each():
     assert tests == "python -m pytest\n"
 
 
-def test_every_linked_file_exists():
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
-    assert links and all((ROOT / link).exists() for link in links)
+@pytest.mark.parametrize("page", PAGES)
+def test_every_linked_file_exists(page):
+    links = re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", (ROOT / page).read_text(encoding="utf-8"))
+    missing = [link for link in links if not ((ROOT / page).parent / link).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_test_that_a_page_names_is_there(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for file, name in re.findall(r"(tests/[\w/]+\.py)(?:::(\w+))?", text):
+        source = (ROOT / file).read_text(encoding="utf-8")
+        assert f"def {name}(" in source or not name, f"{file} has no {name}"
+
+
+def ratios(name):
+    rows = json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))["rows"]
+    return {row["variant"]: row["ratio"] for row in rows}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/per_connection.md"])
+@pytest.mark.parametrize("network", ["lenet300100", "conv6"])
+@pytest.mark.parametrize("num_values", [8, 64])
+def test_the_prices_of_a_step_are_those_of_the_committed_run(page, network, num_values):
+    measured = ratios(f"step_time_{network}.json")
+    lever, scores = (measured[f"{mode} K={num_values}"] for mode in ("per_connection", "per_value"))
+    digits = 2 if scores < 10 else 1
+    row = f"K = {num_values} | 1 | {lever:.2f} | {scores:.{digits}f} |"
+    assert row in (ROOT / page).read_text(encoding="utf-8")
 
 
 def test_the_versions_are_those_of_the_metadata():
