@@ -1,7 +1,7 @@
 """Straight-through selection on TensorFlow, with `tf.custom_gradient`."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import tensorflow as tf
@@ -71,7 +71,8 @@ def _on_tensors(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     # Compiled by itself, so that it fuses even where Keras leaves XLA off (on CPU, under tf.distribute).
-    return tf.function(function, jit_compile=_xla_works(), autograph=False)
+    # A partial for each layer: TensorFlow warns when what it takes for one function is traced by many layers.
+    return tf.function(partial(function), jit_compile=_xla_works(), autograph=False)
 
 
 @cache

@@ -108,3 +108,14 @@ def test_fit_and_predict_under_mixed_precision_use_the_stored_arg_max(policy, sc
         numpy_of(layer.bank), numpy_of(layer.scores).argmax(-1)[..., None], -1
     )[..., 0]
     assert (numpy_of(layer.kernel) == chosen).mean() > 0.999
+
+
+@pytest.mark.parametrize("score_mode", ["per_value", "per_connection"])
+def test_many_layers_are_traced_without_a_warning_of_tensorflow(caplog, score_mode):
+    x = inputs = keras.Input((6,))
+    for units in range(3, 15):
+        x = SlotDense(units, score_mode=score_mode)(x)
+    model = keras.Model(inputs, x)
+    materialize(model)
+    model(np.ones((2, 6), "float32"))
+    assert [record.message for record in caplog.records if "retracing" in record.message] == []
