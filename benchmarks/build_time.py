@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+import record
+
 NETWORKS = {
     "lenet-300-100": [(784, 300), (300, 100), (100, 10)],
     "conv6": [
@@ -100,13 +102,8 @@ def measure(network: str, num_values: int, repeats: int, workers: int, queue) ->
 def machine() -> dict:
     import keras
 
-    model = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
     return {
-        "machine": f"{os.cpu_count()} CPU cores ({model[0] if model else platform.machine()})",
+        "machine": record.processor(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "keras": keras.__version__,

@@ -13,9 +13,7 @@ On a CPU the gradient of a convolution takes JAX a hundred times longer in a com
 import argparse
 import json
 import os
-import platform
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -24,6 +22,7 @@ import keras
 import numpy as np
 
 import networks
+import record
 from keras_slots import slotify
 
 BATCHES = 4  # on the device, taken in turn
@@ -157,11 +156,9 @@ def measure(args):
     counted = (device.memory_stats() or {}).get("peak_bytes_in_use")
     bandwidth = copy_bandwidth(args.copy_mb) if args.copy_mb else None
     first = times[names[0]]
-    versions = {"jax": jax.__version__, "keras": keras.__version__, "numpy": np.__version__}
     return {
-        "command": " ".join(["python", "benchmarks/device_step.py", *sys.argv[1:]]),
+        **record.origin(),
         "device": f"{device.device_kind} ({device.platform}), {os.cpu_count()} CPU cores",
-        "versions": {"python": platform.python_version(), **versions},
         "network": args.network,
         "batch_size": args.batch_size,
         "copy_gb_per_second": bandwidth and bandwidth / 1e9,

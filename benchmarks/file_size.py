@@ -7,16 +7,13 @@
 """
 
 import argparse
-import json
-import platform
 import tempfile
 from pathlib import Path
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 import networks
+import record
 from keras_slots import export_selected, slotify
 
 
@@ -40,13 +37,13 @@ def measure(model, slot, folder):
     return {"keras_mb": size(folder / "model.keras"), "saved_model_mb": size(export)}
 
 
-def main(argv=None):
+def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--num-values", default="8,64", help="values of K (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     plain = networks.plain_network("lenet300100")
     connections = sum(int(np.prod(v.shape)) for v in plain.trainable_variables)
     models = {"plain": plain}
@@ -61,17 +58,7 @@ def main(argv=None):
             rows.append({"network": name, **measure(model, name != "plain", Path(folder))})
         print(f"{name:22} {rows[-1]['keras_mb']:10.2f} {rows[-1]['saved_model_mb']:14.2f}")
     if args.out:
-        result = {
-            "command": f"python benchmarks/file_size.py --num-values {args.num_values}",
-            "versions": {
-                "python": platform.python_version(),
-                "keras": keras.__version__,
-                "tensorflow": tf.__version__,
-            },
-            "raw_weights_mb": 4 * connections / 1e6,
-            "rows": rows,
-        }
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        record.write(args.out, rows, raw_weights_mb=4 * connections / 1e6)
 
 
 if __name__ == "__main__":

@@ -77,8 +77,8 @@ def processor():
     return f"{name}, {os.cpu_count()} cores"
 
 
-def write(path, rows, machine=None):
-    """Writes the rows as JSON, with the command, the machine and the versions that made them."""
+def origin(machine=None):
+    """The command, the machine and the versions that figures come from."""
     versions = {"python": platform.python_version()}
     for name in ("keras", "tensorflow", "jax", "numpy", "keras_slots"):
         if name in sys.modules:
@@ -86,10 +86,14 @@ def write(path, rows, machine=None):
     flags = sys.argv[1:]
     if "--out" in flags:  # the reader has folders of their own
         del flags[flags.index("--out") : flags.index("--out") + 2]
-    result = {
+    return {
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *flags]),
         "machine": machine or processor(),
         "versions": versions,
-        "rows": rows,
     }
+
+
+def write(path, rows, machine=None, **more):
+    """Writes the rows as JSON, with their `origin` and `more`."""
+    result = {**origin(machine), **more, "rows": rows}
     Path(path).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

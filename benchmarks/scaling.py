@@ -64,16 +64,14 @@ def resnet50():
     """Connections of ResNet-50 and flops of one training step per image (three forward passes)."""
     model = keras.applications.ResNet50(weights=None)
     kernels = [layer.kernel for layer in model.layers if hasattr(layer, "kernel")]
-    variables = [v.value for v in model.variables]
 
-    def forward(values, x):
-        return model.stateless_call(
-            values[: len(model.trainable_variables)], values[len(model.trainable_variables) :], x
-        )[0]
+    def forward(trained, other, x):
+        return model.stateless_call(trained, other, x)[0]
 
-    order = [v.value for v in [*model.trainable_variables, *model.non_trainable_variables]]
-    assert len(order) == len(variables)
-    cost = jax.jit(forward).lower(order, np.zeros((1, 224, 224, 3), "float32")).cost_analysis()
+    groups = (model.trainable_variables, model.non_trainable_variables)
+    values = ([variable.value for variable in group] for group in groups)
+    images = np.zeros((1, 224, 224, 3), "float32")
+    cost = jax.jit(forward).lower(*values, images).cost_analysis()
     return sum(int(np.prod(k.shape)) for k in kernels), 3 * cost["flops"]
 
 

@@ -166,8 +166,7 @@ def selecting(kernel, select):
     def straight_through(u, c):
         return select(u, c), lambda upstream: (upstream, tf.zeros_like(c))
 
-    variables = (variable for _, variable in kernel.trained())
-    lever, decay = variables
+    (_, lever), (_, decay) = kernel.trained()
     return lambda training: straight_through(
         tf.convert_to_tensor(lever), tf.convert_to_tensor(decay)
     )
