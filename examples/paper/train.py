@@ -1,8 +1,8 @@
 """Trains one recipe: a slot machine or its learned baseline.
 
-    python examples/train.py --network lenet300100 --dataset mnist --data-dir DIR
-    python examples/train.py --recipe paper-conv6-gs-k16 --data-dir DIR --seed 3
-    python examples/train.py --network lenet300100 --dataset digits --epochs 30 --batch-size 64
+    python examples/paper/train.py --network lenet300100 --dataset mnist --data-dir DIR
+    python examples/paper/train.py --recipe paper-conv6-gs-k16 --data-dir DIR --seed 3
+    python examples/paper/train.py --network lenet300100 --dataset digits --epochs 30 --batch-size 64
 
 Without --recipe the one called "ours" is taken for --network, --selection (or --method learned),
 --num-values and --sharing. Every field of the recipe can be overridden by the flag of its name;
@@ -21,7 +21,6 @@ import dataclasses
 import sys
 
 import cli
-import processes
 from recipes import RECIPES
 from sources import check_source
 
@@ -35,7 +34,10 @@ def report(row, recipe):
         ("", "validation %", "test %"),
         (f"best epoch ({row['best_epoch']})", row["val_best"], row["test_best"]),
         (f"last epoch ({row['epochs_done']})", row["val_last"], row["test_last"]),
+        ("last epoch, mean of image and mirror image", row["val_mirror"], row["test_mirror"]),
+        ("averaged weights", row["val_averaged"], row["test_averaged"]),
     ]
+    rows = [line for line in rows if line[1:] != (None, None)]
     if expected is not None and not row["limit_steps"]:
         rows.append(("the paper, mean of 5 runs", None, expected))
     print(f"\n{recipe.name}, seed {recipe.seed}, {row['connections']:,} connections")
@@ -55,7 +57,6 @@ def make_parser():
         "--run-dir", metavar="DIR", help="run folder (default: runs/<recipe>-s<seed>)"
     )
     cli.add_run_flags(parser)
-    processes.add_flags(parser)
     cli.add_recipe_flags(parser)
     return parser
 
@@ -73,15 +74,14 @@ def main(argv=None):
     if args.show:
         cli.print_table([(k, str(v)) for k, v in dataclasses.asdict(recipe).items()])
         return 0
-    processes.join(args.hosts, args.process_id, args.num_processes)
-    processes.everywhere(lambda: check_source(recipe.dataset, args.data_dir, args.download))
-    import engine
+    check_source(recipe.dataset, args.data_dir, args.download)
+    import training
 
-    options = cli.options_from(args, args.run_dir or engine.default_run_dir(recipe, plain))
-    row = engine.train(recipe, options)
-    if processes.index() == 0:
-        report(row, recipe)
-        print(f"run folder {options.run_dir}, results {options.results}")
+    default = training.default_run_dir(recipe, plain, args.limit_steps)
+    options = cli.options_from(args, args.run_dir or default)
+    row = training.train(recipe, options)
+    report(row, recipe)
+    print(f"run folder {options.run_dir}, results {options.results}")
     return 0
 
 

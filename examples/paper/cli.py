@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import logging
 import os
+import shlex
 import sys
 
 from recipes import Recipe, get_recipe, make_recipe
@@ -16,6 +17,11 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def parse_args(self, args=None, namespace=None):
+        found = super().parse_args(args, namespace)
+        found.script, found.words = self.prog, args
+        return found
 
     def error(self, message):
         print(f"{self.prog}: error: {message} (see --help)", file=sys.stderr)
@@ -64,7 +70,7 @@ def add_data_flags(parser):
 
 
 def add_run_flags(parser):
-    """The flags behind `engine.Options`, all but the run folder."""
+    """The flags behind `training.Options`, all but the run folder."""
     place = add_data_flags(parser)
     place.add_argument(
         "--results",
@@ -76,29 +82,15 @@ def add_run_flags(parser):
     machine = parser.add_argument_group("machine")
     machine.add_argument(
         "--strategy",
-        choices=("auto", "none", "mirrored", "split"),
+        choices=("auto", "none", "mirrored"),
         default="auto",
-        help="devices that share a batch: one (none), all (mirrored), all GPUs (auto); split: "
-        "devices that share the values (JAX)",
-    )
-    machine.add_argument(
-        "--dtype-policy",
-        choices=("float32", "mixed_float16", "mixed_bfloat16", "float64"),
-        default="float32",
-        help="Keras dtype policy (default: %(default)s)",
+        help="devices that share a batch: one (none), all (mirrored), all GPUs (auto)",
     )
     machine.add_argument(
         "--jit-compile",
         choices=("auto", "on", "off"),
         default="auto",
         help="XLA for the training step (default: auto, as Keras decides)",
-    )
-    machine.add_argument(
-        "--steps-per-execution",
-        type=count,
-        default=0,
-        metavar="N",
-        help="steps in one call; must divide the steps of an epoch (default: chosen)",
     )
     machine.add_argument(
         "--limit-steps",
@@ -113,9 +105,6 @@ def add_run_flags(parser):
         default=(),
         metavar="E,E,...",
         help="epochs whose state is kept, for finetune.py and plots.py (0: before training)",
-    )
-    machine.add_argument(
-        "--tensorboard", action="store_true", help="also write TensorBoard logs to the run folder"
     )
     machine.add_argument(
         "--verbose",
@@ -161,13 +150,23 @@ def recipe_from(args):
 
 
 def options_from(args, run_dir):
-    """`engine.Options` from parsed flags."""
-    import engine
+    """`training.Options` from parsed flags."""
+    import training
 
     verbose = (1 if sys.stdout.isatty() else 2) if args.verbose is None else args.verbose
-    names = [field for field in engine.Options.__dataclass_fields__ if hasattr(args, field)]
+    names = [field for field in training.Options.__dataclass_fields__ if hasattr(args, field)]
     values = {name: getattr(args, name) for name in names}
-    return engine.Options(**values | {"run_dir": str(run_dir), "verbose": verbose})
+    values["command"] = command_line(args.script, args.words)
+    return training.Options(**values | {"run_dir": str(run_dir), "verbose": verbose})
+
+
+def command_line(name, argv=None):
+    """The command that repeats a run, without the place of its data."""
+    words = [str(word) for word in (sys.argv[1:] if argv is None else argv)]
+    for index, word in enumerate(words[:-1]):
+        if word == "--data-dir":
+            words[index + 1] = "DIR"
+    return shlex.join(["python", f"examples/paper/{name}", *words])
 
 
 def guarded(main, name, argv=None):

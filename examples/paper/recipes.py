@@ -34,6 +34,7 @@ INVERSE_ROOT3 = 1.0 / math.sqrt(3.0)
 NETWORKS = ("lenet300100", "conv2", "conv4", "conv6", "vgg19")
 DATASETS = ("mnist", "cifar10", "digits", "npz")
 KINDS = ("paper", "author", "ours")
+SCHEDULES = ("constant", "cosine", "one_cycle", "warm_restarts", "step")
 PAPER_VALUES = (2, 4, 8, 16, 32, 64)
 
 
@@ -72,19 +73,25 @@ class Recipe:
     weight_decay_kind: str = _field(
         "l2", "l2: added to the gradient; decoupled: shrinks by lr·decay", ("l2", "decoupled")
     )
-    schedule: str = _field(
-        "cosine", "learning-rate schedule", ("constant", "cosine", "warm_restarts", "step")
+    schedule: str = _field("cosine", "learning-rate schedule", SCHEDULES)
+    schedule_epoch: int = _field(
+        0, "end of the rise (one_cycle), first restart (warm_restarts) or tenfold drop (step)"
     )
-    schedule_epoch: int = _field(0, "first restart (warm_restarts) or the tenfold drop (step)")
     epochs: int = _field(20, "training epochs")
     batch_size: int = _field(128, "global batch size, over all devices")
     augmentation: str = _field(
         "none",
         "random changes of training images",
-        ("none", "flip", "crop_flip", "shift1", "shift"),
+        ("none", "flip", "crop_flip", "translate_altflip", "shift1", "shift"),
     )
     dropout: float = _field(0.0, "rate in front of dense layers (see networks.py)")
     label_smoothing: float = _field(0.0, "share of the target spread over all classes")
+    averaging: float = _field(0.0, "momentum of a mean over the steps of all trained; 0: none")
+    dtype_policy: str = _field(
+        "float32",
+        "Keras dtype policy",
+        ("float32", "mixed_bfloat16", "mixed_float16", "float64"),
+    )
     padding: str = _field("same", "same, or the author's valid convolutions", ("same", "author"))
     validation_share: float = _field(0.15, "share of the training images kept for validation")
     seed: int = _field(0, "seed of values, scores, data order, dropout")
@@ -110,6 +117,7 @@ class Recipe:
             ("dense_score_scale", "positive and finite", 0 < self.dense_score_scale < math.inf),
             ("dropout", "in [0, 1)", 0 <= self.dropout < 1),
             ("label_smoothing", "in [0, 1)", 0 <= self.label_smoothing < 1),
+            ("averaging", "in [0, 1)", 0 <= self.averaging < 1),
             ("validation_share", "in [0, 1)", 0 <= self.validation_share < 1),
             ("seed", "0 or positive, below 2**31", 0 <= self.seed < 2**31),
             ("split_seed", "0 or positive, below 2**31", 0 <= self.split_seed < 2**31),
@@ -117,6 +125,11 @@ class Recipe:
                 "schedule_epoch",
                 "at least 1 for schedule=" + self.schedule,
                 self.schedule_epoch >= 1 or self.schedule in ("constant", "cosine"),
+            ),
+            (
+                "schedule_epoch",
+                "below epochs for schedule=one_cycle",
+                self.schedule_epoch < self.epochs or self.schedule != "one_cycle",
             ),
         ]
         for name, expected, good in checks:
@@ -184,9 +197,12 @@ def _author(network, method, num_values, sharing):
 
 def _ours(network, method, num_values, sharing):
     """Chosen on the validation images (README, "How ours was found")."""
-    fields = _common(network) | {"schedule": "cosine", "epochs": 100}
     if network == "lenet300100":
-        fields |= {"augmentation": "shift1", "epochs": 25}
+        fields = _common(network) | {"schedule": "cosine", "augmentation": "shift1", "epochs": 25}
+    else:
+        fields = _common(network) | _OURS_ON_CIFAR10
+        if network == "vgg19":
+            fields |= {"schedule_epoch": 4, "epochs": 20}
     if method == "learned":
         fields["learning_rate"] = 0.1 if network in ("lenet300100", "vgg19") else 0.05
         fields["weight_decay"] = 1e-4 if network == "lenet300100" else 5e-4
@@ -208,6 +224,16 @@ def _ours(network, method, num_values, sharing):
     return fields
 
 
+_OURS_ON_CIFAR10 = {
+    "schedule": "one_cycle",
+    "schedule_epoch": 5,
+    "epochs": 40,
+    "nesterov": True,
+    "label_smoothing": 0.1,
+    "augmentation": "translate_altflip",
+    "averaging": 0.998,
+    "dtype_policy": "mixed_bfloat16",
+}
 _FIELDS = {"paper": _paper, "author": _author, "ours": _ours}
 
 
