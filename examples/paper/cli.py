@@ -1,4 +1,4 @@
-"""What the command lines of the examples share: flags, one-line errors, tables."""
+"""What the command lines share: a flag for every field, one-line errors, tables."""
 
 import argparse
 import dataclasses
@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 
-from recipes import Recipe, get_recipe, make_recipe
+from recipes import Options, Recipe, get_recipe, make_recipe
 
 STOPPED = 130  # what a shell reports for Ctrl-C
 
@@ -20,7 +20,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):
         found = super().parse_args(args, namespace)
-        found.script, found.words = self.prog, args
+        found.command = command_line(self.prog, sys.argv[1:] if args is None else args)
         return found
 
     def error(self, message):
@@ -28,15 +28,19 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+def command_line(name, words):
+    """The command that repeats a run, without the place of its data."""
+    words = [str(word) for word in words]
+    for index, word in enumerate(words[:-1]):
+        if word == "--data-dir":
+            words[index + 1] = "DIR"
+    return shlex.join(["python", f"examples/paper/{name}", *words])
+
+
 def parse_bool(text):
-    if text.lower() in ("true", "yes", "1"):
-        return True
-    if text.lower() in ("false", "no", "0"):
-        return False
-    raise argparse.ArgumentTypeError(f"expected true or false. Received: {text}")
-
-
-parse_bool.__name__ = "true or false"
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false. Received: {text}")
+    return text.lower() == "true"
 
 
 def count(text):
@@ -47,126 +51,66 @@ def count(text):
     return value
 
 
-def epoch_list(text):
-    """Comma-separated epochs."""
+def listed(*choices):
+    """A parser of comma-separated names out of `choices`, or of positive numbers without any."""
+
+    def parse(text):
+        parts = text.split(",")
+        wrong = [p for p in parts if not (p in choices if choices else p.isdecimal() and int(p))]
+        if wrong:
+            wanted = f"names out of {', '.join(choices)}" if choices else "positive numbers"
+            raise argparse.ArgumentTypeError(f"expected {wanted}. Received: {', '.join(wrong)}")
+        return parts if choices else [int(part) for part in parts]
+
+    return parse
+
+
+def epochs(text):
+    """Comma-separated epochs, 0 among them."""
     return tuple(sorted({count(part) for part in text.split(",")}))
 
 
-count.__name__, epoch_list.__name__ = "whole number", "list of epochs"  # argparse says it
+count.__name__, epochs.__name__ = "whole number", "list of epochs"  # argparse says it
+TYPES = {bool: parse_bool, int: int, float: float, str: str, "count": count, "epochs": epochs}
 
 
-def add_data_flags(parser):
-    """Where the data are."""
-    place = parser.add_argument_group("places")
-    place.add_argument(
-        "--data-dir",
-        metavar="DIR",
-        help="an .npz file, a folder with one (mnist.npz), or the tensorflow-datasets folder",
-    )
-    place.add_argument(
-        "--download", action="store_true", help="let tensorflow-datasets fetch what is missing"
-    )
-    return place
-
-
-def add_run_flags(parser):
-    """The flags behind `training.Options`, all but the run folder."""
-    place = add_data_flags(parser)
-    place.add_argument(
-        "--results",
-        metavar="FILE",
-        default="runs/results.csv",
-        help="results file, one row per run (default: %(default)s)",
-    )
-    place.add_argument("--note", default="", help="a word of your own for the results row")
-    machine = parser.add_argument_group("machine")
-    machine.add_argument(
-        "--strategy",
-        choices=("auto", "none", "mirrored"),
-        default="auto",
-        help="devices that share a batch: one (none), all (mirrored), all GPUs (auto)",
-    )
-    machine.add_argument(
-        "--jit-compile",
-        choices=("auto", "on", "off"),
-        default="auto",
-        help="XLA for the training step (default: auto, as Keras decides)",
-    )
-    machine.add_argument(
-        "--limit-steps",
-        type=count,
-        default=0,
-        metavar="N",
-        help="at most N steps in an epoch and N batches in an evaluation: for trying out",
-    )
-    machine.add_argument(
-        "--save-epochs",
-        type=epoch_list,
-        default=(),
-        metavar="E,E,...",
-        help="epochs whose state is kept, for finetune.py and plots.py (0: before training)",
-    )
-    machine.add_argument(
-        "--verbose",
-        type=int,
-        choices=(0, 1, 2),
-        help="0 silent, 1 progress bar, 2 a line per epoch (default: 1 on a terminal, else 2)",
-    )
-
-
-def add_recipe_flags(parser, without=()):
-    """One flag per field of `Recipe` but those in `without`; flags not given stay None."""
-    group = parser.add_argument_group("recipe", "fields of the recipe, each overridden by its flag")
-    for field in dataclasses.fields(Recipe):
-        if field.name in ("name", *without):
+def add_flags(parser, owner, without=()):
+    """One flag for each field of a dataclass that has a help text; flags not given stay None."""
+    group = parser.add_argument_group(owner.__name__.lower(), owner.__doc__.splitlines()[0])
+    for field in dataclasses.fields(owner):
+        if field.name in without or not field.metadata.get("help"):
             continue
-        settings = {"help": field.metadata["help"], "default": None}
-        if field.metadata["choices"]:
-            settings["choices"] = field.metadata["choices"]
+        flag, text = "--" + field.name.replace("_", "-"), field.metadata["help"]
+        kind, choices = field.metadata["kind"] or field.type, field.metadata["choices"]
+        if kind == "switch":
+            group.add_argument(flag, action="store_const", const=True, help=text)
         else:
-            settings["type"] = parse_bool if field.type is bool else field.type
-            settings["metavar"] = field.type.__name__.upper()
-        group.add_argument("--" + field.name.replace("_", "-"), **settings)
+            shown = None if choices else field.name.split("_")[-1].upper()
+            group.add_argument(flag, type=TYPES[kind], choices=choices, metavar=shown, help=text)
 
 
-def given_fields(args):
-    """The recipe fields that flags were given for."""
-    names = [field.name for field in dataclasses.fields(Recipe) if field.name != "name"]
-    return {n: getattr(args, n) for n in names if getattr(args, n, None) is not None}
+def given(args, owner):
+    """The fields of a dataclass that flags were given for."""
+    values = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(owner)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def recipe_from(args):
     """The recipe that the flags ask for, and the named one that it came from."""
-    given = given_fields(args)
+    own = given(args, Recipe)
     if args.recipe:
         plain = get_recipe(args.recipe)
     else:
-        selection = {"greedy": "gs", "probabilistic": "ps"}[given.get("selection", "greedy")]
-        method = "learned" if given.get("method") == "learned" else selection
-        num_values = max(given.get("num_values", 8), 1)
-        network = given.get("network", "lenet300100")
-        plain = make_recipe("ours", network, method, num_values, given.get("sharing", "connection"))
-    return dataclasses.replace(plain, **given), plain
+        method = {"greedy": "gs", "probabilistic": "ps"}[own.get("selection", "greedy")]
+        method = "learned" if own.get("method") == "learned" else method
+        network, num_values = own.get("network", "lenet300100"), max(own.get("num_values", 8), 1)
+        plain = make_recipe("ours", network, method, num_values, own.get("sharing", "connection"))
+    return dataclasses.replace(plain, **own), plain
 
 
 def options_from(args, run_dir):
-    """`training.Options` from parsed flags."""
-    import training
-
-    verbose = (1 if sys.stdout.isatty() else 2) if args.verbose is None else args.verbose
-    names = [field for field in training.Options.__dataclass_fields__ if hasattr(args, field)]
-    values = {name: getattr(args, name) for name in names}
-    values["command"] = command_line(args.script, args.words)
-    return training.Options(**values | {"run_dir": str(run_dir), "verbose": verbose})
-
-
-def command_line(name, argv=None):
-    """The command that repeats a run, without the place of its data."""
-    words = [str(word) for word in (sys.argv[1:] if argv is None else argv)]
-    for index, word in enumerate(words[:-1]):
-        if word == "--data-dir":
-            words[index + 1] = "DIR"
-    return shlex.join(["python", f"examples/paper/{name}", *words])
+    """The `Options` that the flags ask for."""
+    return Options(**given(args, Options) | {"run_dir": str(run_dir), "command": args.command})
 
 
 def guarded(main, name, argv=None):
@@ -175,7 +119,7 @@ def guarded(main, name, argv=None):
     The environment variable EXAMPLES_DEBUG=1 lets the trace through.
     """
     # TensorFlow talks about devices that are not there, and about models built one after another.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if os.environ.get("EXAMPLES_DEBUG"):
         return main(argv)

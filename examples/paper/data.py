@@ -8,6 +8,7 @@ memory; threads gather, change and normalise the next batches while a step compu
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import math
 import os
 
@@ -118,10 +119,21 @@ class Data:
         return len(self.splits[split][0])
 
     def training(self, start_epoch=0, epochs=1, steps=None):
-        """Yields the batches of the epochs `start_epoch` to `epochs`, `steps` of each (None: all).
+        """The batches of the epochs `start_epoch` to `epochs`, `steps` of each (None: all).
 
         For `fit(steps_per_epoch=...)`, which keeps one iterator over all epochs.
         """
+        batches = functools.partial(self._batches, start_epoch, epochs, steps)
+        if keras.backend.backend() != "tensorflow":
+            return batches()
+        import tensorflow as tf
+
+        # A strategy starts its iterator twice, and divides batches whose size it knows.
+        shape, size = self.input_shape, self.batch_size
+        like = tf.TensorSpec((size, *shape)), tf.TensorSpec((size,), tf.int32)
+        return tf.data.Dataset.from_generator(batches, output_signature=like)
+
+    def _batches(self, start_epoch, epochs, steps):
         x, y = self.splits["train"]
         take, steps = gatherer(x, self.augment, self.seed), steps or self.steps_per_epoch
 

@@ -40,23 +40,6 @@ from runs import (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What does not belong to a recipe: where things are, and how the machine is used."""
-
-    data_dir: str | None = None
-    download: bool = False
-    run_dir: str | None = None
-    results: str = "runs/results.csv"
-    strategy: str = "auto"
-    jit_compile: str = "auto"
-    limit_steps: int = 0
-    save_epochs: tuple = ()
-    verbose: int = 2
-    note: str = ""
-    command: str = ""
-
-
 def compile_model(model, recipe, options, steps, devices=1):
     """Compiles for `steps` training steps an epoch."""
     together = 1
@@ -319,7 +302,8 @@ def _renew_statistics(model, data, batches=50):
     norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
     if not norms:
         return
-    for number, (images, _) in enumerate(data.training(0, 1, batches)):
+    batches = data.training(0, 1, min(batches, data.steps_per_epoch))
+    for number, (images, _) in enumerate(batches):
         for norm in norms:
             norm.momentum = number / (number + 1)  # the plain mean over the batches
         model(images, training=True)
