@@ -1,13 +1,12 @@
 """Slot machine networks for Keras: training chooses among fixed random values, and never changes one."""
 
-from keras_slots.banks import (
+from keras_slots.distributions import (
     GlorotNormal,
     GlorotUniform,
     HeNormal,
     HeUniform,
     SignedConstant,
     UniformScores,
-    ValueBank,
 )
 from keras_slots.export import export_selected
 from keras_slots.layers import (
@@ -19,6 +18,7 @@ from keras_slots.layers import (
     SlotDepthwiseConv2D,
     SlotEinsumDense,
 )
+from keras_slots.sharing import ValueBank
 from keras_slots.transforms import materialize, slotify
 from keras_slots.version import __version__
 

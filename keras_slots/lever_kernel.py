@@ -10,9 +10,10 @@ import numpy as np
 from keras import ops
 
 from keras_slots.backend import straight_through_lever
-from keras_slots.banks import ValueBank, serialize
-from keras_slots.initial_values import InitialValues
+from keras_slots.banks import InitialValues
+from keras_slots.initializers import serialize
 from keras_slots.selection import climb, greedy_index, lookup, probabilistic_index
+from keras_slots.sharing import ValueBank
 from keras_slots.slot_kernel import SlotKernel
 from keras_slots.staircase import build_staircase
 

@@ -1,15 +1,7 @@
-"""The arguments that all slot layers add to those of their Keras layer: names, checks and documentation."""
-
-from typing import Any
-
-import keras
-import numpy as np
-
-from keras_slots import banks
+"""The arguments that all slot layers add to those of their Keras layer: names and documentation."""
 
 SELECTIONS = ("greedy", "probabilistic")
 SCORE_MODES = ("per_value", "per_connection")
-SHARINGS = ("connection", "layer")
 #: The arguments of a slot layer that the Keras layer does not have.
 SLOT_ARGUMENTS = (
     "num_values",
@@ -42,46 +34,3 @@ SLOT_ARGS = """num_values: Positive integer, K: the number of fixed random value
         **kwargs: All other arguments are those of the Keras layer, with the same names, order and defaults. A
             regularizer of the kernel acts on the selected values; a constraint of the kernel is refused, since
             the values are fixed."""
-
-
-def check_num_values(num_values: Any) -> int:
-    """Returns K as a Python integer, or says what is wrong with it."""
-    is_integer = isinstance(num_values, (int, np.integer)) and not isinstance(num_values, bool)
-    if not is_integer or num_values < 1:
-        raise ValueError(
-            "`num_values` must be a positive integer, the number of fixed values of each connection (8 is a "
-            f"good start). Received: num_values={num_values!r}"
-        )
-    return int(num_values)
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    """Returns `value` if it is one of `choices`, or says which these are."""
-    if value not in choices:
-        expected = " or ".join(f'"{choice}"' for choice in choices)
-        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
-    return value
-
-
-def check_sharing(sharing: Any, num_values: int, bank_initializer: Any) -> Any:
-    """Returns a valid `sharing`, or says how it clashes with the other arguments."""
-    if isinstance(sharing, dict):
-        sharing = keras.saving.deserialize_keras_object(sharing)
-    if not isinstance(sharing, banks.ValueBank):
-        if sharing not in SHARINGS:
-            raise ValueError(
-                '`sharing` must be "connection", "layer" or a `keras_slots.ValueBank`. '
-                f"Received: sharing={sharing!r}"
-            )
-        return sharing
-    if sharing.num_values != num_values:
-        raise ValueError(
-            f"`sharing` holds {sharing.num_values} values, but the layer expects `num_values`={num_values}. "
-            f"Received: sharing={sharing!r}. Pass num_values={sharing.num_values}."
-        )
-    if bank_initializer is not None:
-        raise ValueError(
-            "`bank_initializer` must be None when `sharing` is a `ValueBank`, which already holds the values. "
-            f"Received: bank_initializer={bank_initializer!r}"
-        )
-    return sharing

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_slots.backend import initializer, straight_through_scores
-from keras_slots.initial_values import InitialValues
+from keras_slots.banks import InitialValues
 from keras_slots.selection import greedy_index, selector
 
 Tensor = Any

@@ -10,19 +10,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_slots import banks
-from keras_slots.initial_values import InitialValues
+from keras_slots import initializers
+from keras_slots.banks import InitialValues
 from keras_slots.lever_kernel import LeverKernel
-from keras_slots.random_streams import check_seed, derive_seed, draw_seed
-from keras_slots.slot_arguments import (
-    SCORE_MODES,
-    SELECTIONS,
-    SLOT_ARGS,
-    check_choice,
-    check_num_values,
-    check_sharing,
-)
+from keras_slots.random_streams import derive_seed, draw_seed
+from keras_slots.sharing import ValueBank, check_sharing
+from keras_slots.slot_arguments import SCORE_MODES, SELECTIONS, SLOT_ARGS
 from keras_slots.slot_kernel import PerValueKernel, SlotKernel
+from keras_slots.validation import check_choice, check_num_values, check_seed
 
 Tensor = Any
 
@@ -65,11 +60,13 @@ class SlotLayer(_Mixin):
         super().__init__(*args, **kwargs)
         self._refuse_what_needs_a_trained_kernel()
         self.num_values = check_num_values(num_values)
-        self.selection = check_choice("selection", selection, SELECTIONS)
-        self.score_mode = check_choice("score_mode", score_mode, SCORE_MODES)
+        self.selection = check_choice(selection, "selection", SELECTIONS)
+        self.score_mode = check_choice(score_mode, "score_mode", SCORE_MODES)
         self.sharing = check_sharing(sharing, self.num_values, bank_initializer)
-        self.bank_initializer = None if bank_initializer is None else banks.get(bank_initializer)
-        self.score_initializer = banks.get_scores(score_initializer)
+        self.bank_initializer = (
+            None if bank_initializer is None else initializers.get(bank_initializer)
+        )
+        self.score_initializer = initializers.get_scores(score_initializer)
         self.seed = None if seed is None else check_seed(seed)
         self._seed = draw_seed() if self.seed is None else self.seed
         if self.selection == "probabilistic":
@@ -92,7 +89,9 @@ class SlotLayer(_Mixin):
     def _initial_values(self, shape: tuple[int, ...]) -> InitialValues:
         bank_initializer = self.bank_initializer
         if bank_initializer is None:
-            bank_initializer = banks.get(getattr(self, f"{self._kernel_argument}_initializer"))
+            bank_initializer = initializers.get(
+                getattr(self, f"{self._kernel_argument}_initializer")
+            )
         return InitialValues(
             kernel_shape=shape,
             num_values=self.num_values,
@@ -104,7 +103,7 @@ class SlotLayer(_Mixin):
         )
 
     def _kernel_fans(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        return banks.compute_fans(shape)
+        return initializers.compute_fans(shape)
 
     @property
     def kernel(self) -> Tensor:
@@ -173,14 +172,14 @@ class SlotLayer(_Mixin):
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
-        shared = isinstance(self.sharing, banks.ValueBank)
+        shared = isinstance(self.sharing, ValueBank)
         config.update(
             num_values=self.num_values,
             selection=self.selection,
             score_mode=self.score_mode,
-            bank_initializer=banks.serialize(self.bank_initializer),
-            score_initializer=banks.serialize(self.score_initializer),
-            sharing=banks.serialize(self.sharing) if shared else self.sharing,
+            bank_initializer=initializers.serialize(self.bank_initializer),
+            score_initializer=initializers.serialize(self.score_initializer),
+            sharing=initializers.serialize(self.sharing) if shared else self.sharing,
             seed=self.seed,
         )
         return config

@@ -9,9 +9,10 @@ import numpy as np
 from keras import ops
 
 from keras_slots import layers
-from keras_slots.random_streams import check_seed, derive_seed
+from keras_slots.random_streams import derive_seed
 from keras_slots.slot_arguments import SLOT_ARGUMENTS
 from keras_slots.slot_layer import SlotLayer
+from keras_slots.validation import check_seed
 
 _SLOT_CLASSES = {
     cls.plain_class: cls
