@@ -39,7 +39,8 @@ NETWORKS = {
 
 def build(shapes: list[tuple[int, ...]], num_values: int, workers: int) -> tuple[list, float]:
     """Builds the staircases of all kernels; also returns the seconds that drawing rows took."""
-    from keras_slots.banks import GlorotUniform, UniformScores, compute_fans
+    from keras_slots.distributions import GlorotUniform, UniformScores
+    from keras_slots.initializers import compute_fans
     from keras_slots.staircase import build_staircase
 
     drawing = []

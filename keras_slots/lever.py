@@ -10,11 +10,31 @@ import numpy as np
 from keras import KerasTensor, ops
 
 from keras_slots.backend import from_host, straight_through
-from keras_slots.banks import InitialValues, ValueBank
+from keras_slots.banks import InitialValues
 from keras_slots.initializers import serialize
 from keras_slots.kernel import SlotKernel
 from keras_slots.selection import Greedy, SelectionRule, greedy_index, lookup
-from keras_slots.staircase import build_staircase
+from keras_slots.sharing import ValueBank
+from keras_slots.staircase import build_staircase as _build
+
+
+def build_staircase(initial, dtype, score_dtype):
+    """TEMPORARY adapter."""
+    from types import SimpleNamespace
+
+    dtype = np.dtype(dtype)
+
+    def rows(start, stop):
+        bank, scores = initial.rows(start, stop)
+        return bank.astype(dtype).astype(score_dtype), scores
+
+    thresholds, steps = _build(initial.num_connections, initial.num_values, rows, dtype=score_dtype, progress=False)
+    missing = initial.num_values - 1 - len(thresholds)
+    big = np.finfo(score_dtype).max
+    thresholds = np.where(np.isinf(thresholds), big, thresholds)
+    thresholds = np.concatenate([thresholds, np.full((missing, *thresholds.shape[1:]), big, thresholds.dtype)])
+    steps = np.concatenate([steps, np.repeat(steps[-1:], missing, axis=0)]).astype(dtype)
+    return SimpleNamespace(thresholds=thresholds, steps=steps, tall_index=np.zeros(0, "int32"))
 
 Tensor = Any
 

@@ -8,11 +8,11 @@ import keras
 import numpy as np
 
 from keras_slots import initializers
-from keras_slots.banks import ValueBank, check_sharing
 from keras_slots.kernel import COSTLY, PerValueKernel, SlotKernel
 from keras_slots.lever import LeverKernel
 from keras_slots.random_streams import derive_seed, draw_seed
 from keras_slots.selection import SelectionRule, get_rule, serialize_rule
+from keras_slots.sharing import ValueBank, check_sharing
 from keras_slots.validation import check_choice, check_num_values, check_seed
 
 Tensor = Any
@@ -108,7 +108,9 @@ class SlotLayer(_Mixin):
         self._rule = get_rule(selection)
         self.score_mode = check_choice(score_mode, "score_mode", tuple(SCORE_MODES))
         self.sharing = check_sharing(sharing, self.num_values, bank_initializer)
-        self.bank_initializer = bank_initializer and initializers.get(bank_initializer)
+        self.bank_initializer = (
+            None if bank_initializer is None else initializers.get(bank_initializer)
+        )
         self.score_initializer = initializers.get_scores(score_initializer)
         self.seed = None if seed is None else check_seed(seed)
         self._seed = draw_seed() if self.seed is None else self.seed
