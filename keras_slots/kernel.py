@@ -66,6 +66,8 @@ class SlotKernel(_Layer, ABC):
         self.seed = seed
         self.fans = fans
         self.regularizer = regularizer
+        #: Set by the layer that owns this kernel: it has refused the file that is being loaded.
+        self.owner_refused = False
         # In half precision most updates would be lost: 1e-4 vanishes beside a score of 0.1.
         half = self.variable_dtype in ("float16", "bfloat16")
         self.score_dtype = "float32" if half else self.variable_dtype
@@ -178,6 +180,8 @@ class SlotKernel(_Layer, ABC):
             store[name] = value
 
     def load_own_variables(self, store: Any) -> None:
+        if self.owner_refused:
+            raise ValueError(f"The kernel '{self.path}' stays as it is, for its layer does not fit.")
         given = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118
         self._check_state(self._state(), given)
         self.load_state(given)

@@ -289,7 +289,11 @@ class SlotLayer(_Mixin):
             )
         own: dict[str, Any] = {}
         keras.layers.Layer.save_own_variables(self, own)
-        if set(own) != set(store.keys()):
+        fits = set(own) == set(store.keys())
+        for kernel in self.slot_kernels.values():
+            # Keras goes on to the sub-layers of a layer that has refused a file.
+            kernel.owner_refused = not fits
+        if not fits:
             names = [v.name for v in own.values()]
             raise ValueError(
                 f"Layer '{self.name}' ({type(self).__name__}) expects {len(own)} variables beside its kernel, "
