@@ -1,6 +1,6 @@
 """The kernel of a slot layer: a Keras layer that holds bank and scores, and selects.
 
-One subclass of `SlotKernel` for each score mode. A slot layer owns one kernel for each kernel of its Keras layer, as
+One subclass of `SlotKernel` for each score mode. A slot layer owns one for each kernel of its Keras layer, as
 ordinary sub-layers, so that Keras tracks, freezes and saves their variables.
 """
 
@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 import keras
 import numpy as np
@@ -19,6 +18,7 @@ from keras_slots.banks import InitialValues
 from keras_slots.initializers import compute_fans
 from keras_slots.keras_internals import current_pass
 from keras_slots.random_streams import derive_seed
+from keras_slots.sampler import Sampler
 from keras_slots.selection import Greedy, SelectionRule, greedy_index, lookup
 
 Tensor = Any
@@ -133,9 +133,7 @@ class SlotKernel(_Layer, ABC):
         if self.random_shape is None:
             return self.select_by_rule()
         self.sampler.enter(current_pass(self))
-        uniform = keras.random.uniform(
-            self.random_shape, dtype=self.score_dtype, seed=self.sampler
-        )
+        uniform = keras.random.uniform(self.random_shape, dtype=self.score_dtype, seed=self.sampler)
         return self.select_by_rule(uniform)
 
     @property
@@ -173,7 +171,7 @@ class SlotKernel(_Layer, ABC):
         )
 
     def _regularize(self, trained: Tensor) -> Tensor:
-        return self.regularizer(self.select_greedily(trained))
+        return self.regularizer and self.regularizer(self.select_greedily(trained))
 
     def save_own_variables(self, store: Any) -> None:
         for name, value in self._state().items():
@@ -181,7 +179,9 @@ class SlotKernel(_Layer, ABC):
 
     def load_own_variables(self, store: Any) -> None:
         if self.owner_refused:
-            raise ValueError(f"The kernel '{self.path}' stays as it is, for its layer does not fit.")
+            raise ValueError(
+                f"The kernel '{self.path}' stays as it is, for its layer does not fit."
+            )
         given = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118
         self._check_state(self._state(), given)
         self.load_state(given)
@@ -283,26 +283,3 @@ def scores_gradient(upstream: Tensor, scores: Tensor, bank: Tensor, *uniform: Te
 
 def _spread(upstream: Tensor, bank: Tensor) -> Tensor:
     return upstream[..., None] * bank
-
-
-class Sampler(keras.random.SeedGenerator):
-    """Random state of a kernel that moves once for each forward pass, however often its layer is called in it."""
-
-    def __init__(self, seed: int, **kwargs: Any):
-        super().__init__(seed, **kwargs)
-        self._seen: WeakSet = WeakSet()
-        self._again = False
-
-    def enter(self, current: Any) -> None:
-        """Tells in which forward pass the next numbers are drawn; None: in a pass of their own."""
-        self._again = current is not None and current in self._seen
-        if current is not None:
-            self._seen.add(current)
-
-    def next(self, ordered: bool = True) -> Tensor:
-        step = ops.convert_to_tensor(np.array([0, 1]), dtype=self.state.dtype)
-        if self._again:
-            return self.state.value - step
-        drawn = self.state.value * 1  # a copy
-        self.state.assign(ops.add(self.state, step))
-        return drawn

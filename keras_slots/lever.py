@@ -28,13 +28,18 @@ def build_staircase(initial, dtype, score_dtype):
         bank, scores = initial.rows(start, stop)
         return bank.astype(dtype).astype(score_dtype), scores
 
-    thresholds, steps = _build(initial.num_connections, initial.num_values, rows, dtype=score_dtype, progress=False)
+    thresholds, steps = _build(
+        initial.num_connections, initial.num_values, rows, dtype=score_dtype, progress=False
+    )
     missing = initial.num_values - 1 - len(thresholds)
     big = np.finfo(score_dtype).max
     thresholds = np.where(np.isinf(thresholds), big, thresholds)
-    thresholds = np.concatenate([thresholds, np.full((missing, *thresholds.shape[1:]), big, thresholds.dtype)])
+    thresholds = np.concatenate(
+        [thresholds, np.full((missing, *thresholds.shape[1:]), big, thresholds.dtype)]
+    )
     steps = np.concatenate([steps, np.repeat(steps[-1:], missing, axis=0)]).astype(dtype)
     return SimpleNamespace(thresholds=thresholds, steps=steps, tall_index=np.zeros(0, "int32"))
+
 
 Tensor = Any
 
@@ -42,9 +47,9 @@ Tensor = Any
 class LeverKernel(SlotKernel):
     """One trainable number u a connection, the lever, from which all K scores follow.
 
-    Forward `scores[c, k] = d * initial_scores[c, k] + bank[c, k] * u[c]`, with d the `decay`: 1 unless the optimizer
-    decays its weights. Greedy selection is then a staircase in u, built once; the bank is not kept where the seed
-    brings it back. Backward `d u[c] = d kernel[c]`.
+    Forward `scores[c, k] = d * initial_scores[c, k] + bank[c, k] * u[c]`, with d the `decay`: 1 unless the
+    optimizer decays its weights. Greedy selection is then a staircase in u, built once; the bank is not kept where
+    the seed brings it back. Backward `d u[c] = d kernel[c]`.
     """
 
     def add_variables(self, initial: InitialValues) -> None:
@@ -191,8 +196,8 @@ def climb(
 
     Args:
         lever: Tensor of shape `(...)`, u of the module `keras_slots.staircase`.
-        decay: Scalar tensor: what weight decay has left of the first scores. An optimizer that sets a variable without
-            gradient to exactly 0 (Ftrl, ScheduleFreeAdamW) does not decay it: 0 counts as 1.
+        decay: Scalar tensor: what weight decay has left of the first scores. An optimizer that sets a variable
+            without gradient to exactly 0 (Ftrl, ScheduleFreeAdamW) does not decay it: 0 counts as 1.
         thresholds: Tensor of shape `(levels, ...)`, non-decreasing along the first axis.
         steps: Tensor of shape `(levels + 1, ...)`, the values of the staircase.
         tall_index: int32 tensor of shape `(n,)`, which connections have more steps, counted in C order.

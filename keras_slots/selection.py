@@ -24,8 +24,8 @@ class SelectionRule(ABC):
     """How a training call picks one value of each connection: the base of `Greedy`, `Probabilistic` and your own.
 
     Pass an object of a subclass as `selection`. The rule acts in training calls only: inference, `materialize` and
-    every export take the value with the highest score (paper, section 3). The gradient is straight-through for every
-    rule. Rules are constants: two of one class and configuration are equal.
+    every export take the value with the highest score (paper, section 3). The gradient is straight-through for
+    every rule. Rules are constants: two of one class and configuration are equal.
 
     Example:
 

@@ -1,22 +1,20 @@
 """What all slot layers share: the slot arguments, and kernels that are selected instead of trained."""
 
-import inspect
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
 from keras_slots import initializers
+from keras_slots.keras_internals import asked_by_spectral_normalization
 from keras_slots.kernel import COSTLY, PerValueKernel, SlotKernel
 from keras_slots.lever import LeverKernel
 from keras_slots.random_streams import derive_seed, draw_seed
-from keras_slots.selection import SelectionRule, get_rule, serialize_rule
+from keras_slots.selection import get_rule, serialize_rule
 from keras_slots.sharing import ValueBank, check_sharing
 from keras_slots.validation import check_choice, check_num_values, check_seed
 
 Tensor = Any
-LayerClass = TypeVar("LayerClass", bound=type)
 
 if TYPE_CHECKING:
     from keras.layers import Layer as _Mixin
@@ -28,52 +26,6 @@ SCORE_MODES: dict[str, type[SlotKernel]] = {
     "per_value": PerValueKernel,
     "per_connection": LeverKernel,
 }
-
-
-class SlotArguments(TypedDict, total=False):
-    """The keyword arguments that every slot layer adds to those of its Keras layer.
-
-    Args:
-        num_values: Positive integer, K: the number of fixed random values of each connection. 8 unless you say
-            otherwise.
-        selection: `"greedy"`, the default, takes the value with the highest score; `"probabilistic"` draws one value
-            from softmax(scores) in each training pass; or a `keras_slots.SelectionRule` of your own. Inference is
-            greedy for all.
-        score_mode: `"per_value"`, the default, trains one score for each value, as the paper does.
-            `"per_connection"` trains one lever u for each connection, from which the K scores follow:
-            `initial_scores + bank * u`. Under SGD with momentum, Nesterov and decoupled weight decay it selects what
-            the paper's scores select, at the price of an ordinary layer. Other optimizers (Adam, clipping by norm)
-            train a lever well too, but take another path than on K scores. A weight decay must reach `lever` and
-            `decay` alike.
-        bank_initializer: Distribution of the values: `"glorot_uniform"`, `"glorot_normal"`, `"he_uniform"`,
-            `"he_normal"`, `"signed_constant"`, the object of that name in `keras_slots` with a `scale`, or a Keras
-            initializer, which is called once with the shape of the whole bank. None means the distribution that
-            `kernel_initializer` names, `"glorot_uniform"` unless you say otherwise.
-        score_initializer: `keras_slots.UniformScores(scale)` or a Keras initializer. None means U(0, b), b the
-            Glorot-uniform bound of the kernel, as in the author's code.
-        sharing: `"connection"`, the default: each connection has its own values; `"layer"`: one set of K values for
-            each kernel of the layer; a `keras_slots.ValueBank`: that set, which may be handed to several layers.
-        seed: Integer that fixes bank, scores and sampling. None draws one, so that
-            `keras.utils.set_random_seed` governs it.
-        name: As of every Keras layer.
-        dtype: As of every Keras layer. Scores and levers are float32 under half precision.
-        trainable: As of every Keras layer. The bank is never trained.
-    """
-
-    num_values: int
-    selection: str | SelectionRule
-    score_mode: str
-    bank_initializer: Any
-    score_initializer: Any
-    sharing: Any
-    seed: int | None
-    name: str | None
-    dtype: Any
-    trainable: bool
-
-
-#: The names of the arguments that the Keras layer does not have.
-SLOT_ARGUMENTS = tuple(SlotArguments.__annotations__)[:-3]
 
 
 class SlotLayer(_Mixin):
@@ -125,7 +77,7 @@ class SlotLayer(_Mixin):
 
     def add_slot_kernel(
         self,
-        shape: tuple[int, ...],
+        shape: tuple[int | None, ...],
         argument: str = "kernel",
         *,
         name: str | None = None,
@@ -165,7 +117,7 @@ class SlotLayer(_Mixin):
             dtype=self.dtype_policy,
             trainable=self.trainable,
         )
-        kernel.build(shape)
+        kernel.build(tuple(int(size) for size in shape if size is not None))
         return kernel
 
     def add_bias(self, shape: tuple[int, ...]) -> keras.Variable:
@@ -218,6 +170,12 @@ class SlotLayer(_Mixin):
     @property
     def kernel(self) -> Tensor:
         """The greedily selected values, bitwise entries of `bank`, in the shape of the Keras layer's kernel."""
+        if asked_by_spectral_normalization():
+            raise ValueError(
+                f"Layer '{self.name}' cannot be wrapped in `SpectralNormalization`, which overwrites the kernel "
+                "in each training call: the values of a slot layer are fixed. Leave the wrapper out, or wrap the "
+                "layers of `keras_slots.materialize(model)`."
+            )
         return self._only_kernel("kernel").select()
 
     @property
@@ -334,29 +292,3 @@ class SlotLayer(_Mixin):
             f"A slot layer cannot be quantized. Received: mode={mode!r} for layer '{self.name}'. Call "
             "`keras_slots.materialize(model)` and quantize the new model."
         )
-
-
-#: The slot layer of each Keras layer; `slot_layer` fills it.
-SLOT_CLASSES: dict[type[keras.layers.Layer], type[SlotLayer]] = {}
-
-
-def slot_layer(plain_class: type[keras.layers.Layer]) -> Callable[[LayerClass], LayerClass]:
-    """Class decorator of a slot layer: names its Keras layer, registers it, and shows all arguments to `inspect`."""
-
-    def decorate(cls: LayerClass) -> LayerClass:
-        cls.plain_class = plain_class  # type: ignore[attr-defined]
-        cls.__init__.__signature__ = _signature(plain_class)  # type: ignore[misc]
-        SLOT_CLASSES[plain_class] = cls
-        return keras.saving.register_keras_serializable(package="keras_slots")(cls)
-
-    return decorate
-
-
-def _signature(plain_class: type) -> inspect.Signature:
-    """All parameters of the Keras layer, then ours as keyword-only, then `**kwargs`."""
-    *plain, kwargs = inspect.signature(plain_class.__init__).parameters.values()
-    names = {p.name for p in plain}
-    slots = inspect.signature(SlotLayer.__init__).parameters.values()
-    ours = [p for p in slots if p.kind is p.KEYWORD_ONLY and p.name not in names]
-    return inspect.Signature([*plain, *ours, kwargs])
-

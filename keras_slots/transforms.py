@@ -12,7 +12,9 @@ from keras_slots import layers  # noqa: F401 (fills the table of slot classes)
 from keras_slots.cloning import Pairs, clone, copy_common_weights, copy_state
 from keras_slots.keras_internals import inner_layers
 from keras_slots.random_streams import derive_seed
-from keras_slots.slot_layer import SLOT_ARGUMENTS, SLOT_CLASSES, SlotLayer
+from keras_slots.registry import SLOT_CLASSES
+from keras_slots.slot_arguments import SLOT_ARGUMENTS
+from keras_slots.slot_layer import SlotLayer
 from keras_slots.validation import check_seed
 
 
@@ -25,12 +27,12 @@ def slotify(
     """Returns a copy of a model whose dense, convolution and attention layers are slot layers.
 
     The new model has the architecture, names and dtypes of the old one. Its kernels are new: each is selected from
-    a fresh bank. All other weights (biases, batch normalization) are copied. Slot layers that the model already has
-    are kept as they are, with what they have learned, whatever the arguments here say. The given model stays as it
-    is; the new one is not compiled.
+    a fresh bank. All other weights (biases, batch normalization) are copied. Slot layers that the model already
+    has are kept as they are, with what they have learned, whatever the arguments here say. The given model stays
+    as it is; the new one is not compiled.
 
-    Nested and shared layers are replaced too, and layers inside `TimeDistributed`. What has no slot version stays plain:
-    recurrent layers, `Embedding`, layers inside composite layers. A warning lists those that hold kernels.
+    Nested and shared layers are replaced too, and layers inside `TimeDistributed`. What has no slot version stays
+    plain: recurrent layers, `Embedding`, layers inside composite layers. A warning lists those that hold kernels.
 
     Args:
         model: Functional or Sequential model, nested and shared layers included.
@@ -107,8 +109,8 @@ def materialize(model: keras.Model, trainable: bool = True) -> keras.Model:
 
     Raises:
         ValueError: If `model` is a subclassed model, holds no slot layer, holds one inside another layer where it
-            cannot be replaced or one of a class with a `call` of its own, or has scores or selected values that are
-            not finite.
+            cannot be replaced or one of a class with a `call` of its own, or has scores or selected values that
+            are not finite.
 
     Example:
 
@@ -152,7 +154,7 @@ def _same(layer: keras.layers.Layer) -> keras.layers.Layer:
 def _plain(layer: Any, trainable: bool) -> keras.layers.Layer:
     """The Keras layer of a slot layer, not built yet."""
     # The class that names the Keras layer; what a subclass of it computes is not known here.
-    owner = next(cls for cls in type(layer).__mro__ if "plain_class" in vars(cls))
+    owner: Any = next(cls for cls in type(layer).__mro__ if "plain_class" in vars(cls))
     for method in ("build", "call"):
         if getattr(type(layer), method) is not getattr(owner, method):
             raise ValueError(

@@ -126,7 +126,11 @@ def dense(**arguments):
             dense,
             r"expects 1 variables beside its kernel, \['bias'\]. Received: 0",
         ),
-        (lambda: dense(sharing="layer"), dense, r"'bank' of the kernel '.*layer/kernel' has shape \(5, 4, 8\)"),
+        (
+            lambda: dense(sharing="layer"),
+            dense,
+            r"'bank' of the kernel '.*layer/kernel' has shape \(5, 4, 8\)",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_and_change_nothing(tmp_path, written, read, text):

@@ -1,7 +1,7 @@
 """What differs between the Keras backends.
 
-Each module has the same functions: `straight_through`, `compiled`, `initializer` and `from_host`. This one re-exports those
-of the backend that Keras runs on.
+Each module has the same functions: `straight_through`, `compiled`, `initializer` and `from_host`. This one
+re-exports those of the backend that Keras runs on.
 """
 
 import keras

@@ -9,7 +9,9 @@ import keras
 from keras_slots.layers.arguments import Constraint, Initializer, Regularizer
 from keras_slots.layers.dense import SlotEinsumDense
 from keras_slots.random_streams import derive_seed
-from keras_slots.slot_layer import SLOT_ARGUMENTS, SlotArguments, SlotLayer, slot_layer
+from keras_slots.registry import slot_layer
+from keras_slots.slot_arguments import SLOT_ARGUMENTS, SlotArguments
+from keras_slots.slot_layer import SlotLayer
 from keras_slots.validation import check_integer
 
 if TYPE_CHECKING:
@@ -43,8 +45,8 @@ class SlotMultiHeadAttention(SlotAttention, keras.layers.MultiHeadAttention):
     """Multi-head attention whose projections select each weight from K fixed random values.
 
     Forward as the Keras layer, each projection with `W[...] = bank[..., k*]`; backward
-    `d scores[..., k] = bank[..., k] * d W`, see `SlotDense`. `layer.slot_kernels` holds the kernels of the projections by
-    name, `"query/kernel"` and so on. Not in the paper, which has no attention.
+    `d scores[..., k] = bank[..., k] * d W`, see `SlotDense`. `layer.slot_kernels` holds the kernels of the
+    projections by name, `"query/kernel"` and so on. Not in the paper, which has no attention.
 
     Args:
         num_heads: Positive integer, the number of attention heads.
@@ -64,8 +66,8 @@ class SlotMultiHeadAttention(SlotAttention, keras.layers.MultiHeadAttention):
         kernel_constraint: Must be None: the values are fixed.
         bias_constraint: Acts on the biases.
         use_gate: As of the Keras layer, from the version on that has it.
-        seed: Fixes banks, scores and sampling, and the dropout; None draws one.
-        **kwargs: The other slot arguments, see `keras_slots.SlotArguments`; `name`, `dtype` and `trainable`.
+        **kwargs: The slot arguments, see `keras_slots.SlotArguments`, of which `seed` is also that of the dropout;
+            `name`, `dtype` and `trainable`.
 
     Raises:
         ValueError: As `SlotDense`, and for a `seed` of more than 31 bits.
@@ -98,10 +100,9 @@ class SlotMultiHeadAttention(SlotAttention, keras.layers.MultiHeadAttention):
         kernel_constraint: Constraint = None,
         bias_constraint: Constraint = None,
         use_gate: bool = False,
-        seed: int | None = None,
         **kwargs: Unpack[SlotArguments],
     ) -> None:
-        newer = {"sliding_window": sliding_window, "use_gate": use_gate}
+        newer: Any = {"sliding_window": sliding_window, "use_gate": use_gate}
         super().__init__(
             num_heads,
             key_dim,
@@ -118,7 +119,6 @@ class SlotMultiHeadAttention(SlotAttention, keras.layers.MultiHeadAttention):
             activity_regularizer=activity_regularizer,
             kernel_constraint=kernel_constraint,
             bias_constraint=bias_constraint,
-            seed=seed,
             **{name: value for name, value in newer.items() if value},
             **kwargs,
         )
@@ -129,8 +129,8 @@ class SlotGroupQueryAttention(SlotAttention, keras.layers.GroupQueryAttention):
     """Grouped-query attention whose projections select each weight from K fixed random values.
 
     Forward as the Keras layer, each projection with `W[...] = bank[..., k*]`; backward
-    `d scores[..., k] = bank[..., k] * d W`, see `SlotDense`. `layer.slot_kernels` holds the kernels of the projections by
-    name, `"query/kernel"` and so on. Not in the paper, which has no attention.
+    `d scores[..., k] = bank[..., k] * d W`, see `SlotDense`. `layer.slot_kernels` holds the kernels of the
+    projections by name, `"query/kernel"` and so on. Not in the paper, which has no attention.
 
     Args:
         head_dim: Size of each head.
@@ -148,8 +148,8 @@ class SlotGroupQueryAttention(SlotAttention, keras.layers.GroupQueryAttention):
         kernel_constraint: Must be None: the values are fixed.
         bias_constraint: Acts on the biases.
         use_gate: As of the Keras layer, from the version on that has it.
-        seed: Fixes banks, scores and sampling, and the dropout; None draws one.
-        **kwargs: The other slot arguments, see `keras_slots.SlotArguments`; `name`, `dtype` and `trainable`.
+        **kwargs: The slot arguments, see `keras_slots.SlotArguments`, of which `seed` is also that of the dropout;
+            `name`, `dtype` and `trainable`.
 
     Raises:
         ValueError: As `SlotDense`, and for a `seed` of more than 31 bits.
@@ -180,10 +180,9 @@ class SlotGroupQueryAttention(SlotAttention, keras.layers.GroupQueryAttention):
         kernel_constraint: Constraint = None,
         bias_constraint: Constraint = None,
         use_gate: bool = False,
-        seed: int | None = None,
         **kwargs: Unpack[SlotArguments],
     ) -> None:
-        newer = {"sliding_window": sliding_window, "use_gate": use_gate}
+        newer: Any = {"sliding_window": sliding_window, "use_gate": use_gate}
         super().__init__(
             head_dim,
             num_query_heads,
@@ -198,7 +197,6 @@ class SlotGroupQueryAttention(SlotAttention, keras.layers.GroupQueryAttention):
             activity_regularizer=activity_regularizer,
             kernel_constraint=kernel_constraint,
             bias_constraint=bias_constraint,
-            seed=seed,
             **{name: value for name, value in newer.items() if value},
             **kwargs,
         )

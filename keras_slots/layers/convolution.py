@@ -19,7 +19,8 @@ from keras_slots.layers.arguments import (
     Tensor,
 )
 from keras_slots.layers.channels import ChannelLayer
-from keras_slots.slot_layer import SlotArguments, slot_layer
+from keras_slots.registry import slot_layer
+from keras_slots.slot_arguments import SlotArguments
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -36,7 +37,7 @@ class SlotConvolution(ChannelLayer):
                 f"of {channels} channels (input shape {input_shape})."
             )
         self.compute_output_shape(input_shape)  # Keras checks the shape there
-        inside = channels if channels is None else channels // self.groups
+        inside = channels and channels // self.groups
         self.slot_kernel = self.add_slot_kernel((*self.kernel_size, inside, self.filters))
         self.bias = self.add_bias((self.filters,)) if self.use_bias else None
 

@@ -16,7 +16,9 @@ from keras_slots.layers.arguments import (
     Shape,
     Tensor,
 )
-from keras_slots.slot_layer import SlotArguments, SlotLayer, slot_layer
+from keras_slots.registry import slot_layer
+from keras_slots.slot_arguments import SlotArguments
+from keras_slots.slot_layer import SlotLayer
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -18,7 +18,8 @@ from keras_slots.layers.arguments import (
     Tensor,
 )
 from keras_slots.layers.channels import ChannelLayer
-from keras_slots.slot_layer import SlotArguments, slot_layer
+from keras_slots.registry import slot_layer
+from keras_slots.slot_arguments import SlotArguments
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -18,7 +18,8 @@ from keras_slots.layers.arguments import (
     Tensor,
 )
 from keras_slots.layers.channels import ChannelLayer
-from keras_slots.slot_layer import SlotArguments, slot_layer
+from keras_slots.registry import slot_layer
+from keras_slots.slot_arguments import SlotArguments
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -69,9 +70,9 @@ class SlotSeparableConvolution(ChannelLayer):
 class SlotSeparableConv1D(SlotSeparableConvolution, keras.layers.SeparableConv1D):
     """1-D separable convolution whose two kernels select each weight from K fixed random values.
 
-    Forward `y = activation(conv(depthwise_conv(x, D), P) + b)`, D and P selected from banks of their own; backward
-    `d scores[..., k] = bank[..., k] * d D`, and the same for P, see `SlotDense`. `layer.slot_kernels` holds both:
-    `"depthwise_kernel"` and `"pointwise_kernel"`.
+    Forward `y = activation(conv(depthwise_conv(x, D), P) + b)`, D and P selected from banks of their own;
+    backward `d scores[..., k] = bank[..., k] * d D`, and the same for P, see `SlotDense`. `layer.slot_kernels`
+    holds both: `"depthwise_kernel"` and `"pointwise_kernel"`.
 
     Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
 
@@ -160,9 +161,9 @@ class SlotSeparableConv1D(SlotSeparableConvolution, keras.layers.SeparableConv1D
 class SlotSeparableConv2D(SlotSeparableConvolution, keras.layers.SeparableConv2D):
     """2-D separable convolution whose two kernels select each weight from K fixed random values.
 
-    Forward `y = activation(conv(depthwise_conv(x, D), P) + b)`, D and P selected from banks of their own; backward
-    `d scores[..., k] = bank[..., k] * d D`, and the same for P, see `SlotDense`. `layer.slot_kernels` holds both:
-    `"depthwise_kernel"` and `"pointwise_kernel"`.
+    Forward `y = activation(conv(depthwise_conv(x, D), P) + b)`, D and P selected from banks of their own;
+    backward `d scores[..., k] = bank[..., k] * d D`, and the same for P, see `SlotDense`. `layer.slot_kernels`
+    holds both: `"depthwise_kernel"` and `"pointwise_kernel"`.
 
     Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
 
