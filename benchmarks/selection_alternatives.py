@@ -76,7 +76,7 @@ def binary_search(kernel, thresholds, steps):
 
 def sparse_tail(kernel, thresholds, steps, share=0.005):
     """All but `share` of the connections have no more steps than the pass covers."""
-    count = (thresholds < np.inf).sum(0).ravel()
+    count = (thresholds < np.finfo(thresholds.dtype).max).sum(0).ravel()
     dense = int(np.quantile(count, 1 - share))
     index = np.flatnonzero(count > dense)
     top = int(count.max())

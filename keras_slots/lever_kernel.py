@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_slots.backend import straight_through_lever
 from keras_slots.banks import InitialValues
+from keras_slots.capacity import Capacity, capacity
 from keras_slots.initializers import serialize
 from keras_slots.selection import climb, greedy_index, lookup, probabilistic_index
 from keras_slots.sharing import ValueBank
@@ -43,12 +44,7 @@ class LeverKernel(SlotKernel):
                 self._add_weight("initial_scores", initial.score_shape, initial.scores, dtype),
                 self._add_weight("bank", initial.bank_shape, initial.bank, layer.variable_dtype),
             )
-        thresholds, steps = self._staircase(initial)
-        # One level to spare, so that the weights of another seed still fit.
-        levels = min(initial.num_values - 1, len(thresholds) + 1)
-        thresholds, steps = (
-            array.reshape(-1, *shape) for array in _padded(thresholds, steps, levels)
-        )
+        thresholds, steps = (array.reshape(-1, *shape) for array in self._staircase(initial))
         self._thresholds = self._add_weight(
             "thresholds", thresholds.shape, lambda: thresholds, dtype
         )
@@ -101,8 +97,8 @@ class LeverKernel(SlotKernel):
         if self.initial.rebuildable:
             self._take_seed(state)
         else:
-            given = _Given(state["initial_scores"], state["bank"], self.initial)
-            staircase = self._fitting(self._staircase(given))
+            given = self.initial.with_arrays(state["bank"], state["initial_scores"])
+            staircase = self._staircase(given)
             for variable, name in zip(self._lines, ("initial_scores", "bank"), strict=True):
                 variable.assign(state[name])
             self._assign_staircase(staircase)
@@ -123,34 +119,21 @@ class LeverKernel(SlotKernel):
         if seed == self.seed():
             return
         initial = replace(self.initial, seed=seed)
-        self._assign_staircase(self._fitting(self._staircase(initial)))
+        self._assign_staircase(self._staircase(initial))
         if self._lines:
             self._lines[0].assign(initial.scores())
             self._lines[1].assign(ops.convert_to_tensor(initial.bank(), self.layer.variable_dtype))
         self._seed.assign(_words(seed))
 
     def _staircase(self, initial: Any) -> tuple[np.ndarray, np.ndarray]:
-        # Keras has imported ml_dtypes, by which NumPy knows bfloat16.
-        dtype = np.dtype(self.layer.variable_dtype)
-
-        def rows(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-            bank, scores = initial.rows(start, stop)
-            # Rounded as the layer holds it, so that duplicates and order are those of the real bank.
-            return bank.astype(dtype).astype(self.score_dtype), scores
-
-        return build_staircase(
-            initial.num_connections, initial.num_values, rows, dtype=self.score_dtype
+        levels, tall_levels, _ = capacity(self.initial)
+        built = build_staircase(
+            initial,
+            self.score_dtype,
+            bank_dtype=self.layer.variable_dtype,
+            size=Capacity(levels + tall_levels, 0, 0),
         )
-
-    def _fitting(self, staircase: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        levels = self._thresholds.shape[0]
-        if len(staircase[0]) > levels:
-            raise ValueError(
-                f"Layer '{self.layer.name}' was built with {levels} steps, but the values of the saved weights "
-                f"need {len(staircase[0])}. Load the whole model with `keras.models.load_model`, or build it "
-                "with the `seed` that it was trained with."
-            )
-        return _padded(*staircase, levels)
+        return built.thresholds, built.steps
 
     def _assign_staircase(self, staircase: tuple[np.ndarray, np.ndarray]) -> None:
         shape = self.initial.kernel_shape
@@ -167,19 +150,6 @@ class LeverKernel(SlotKernel):
         )
 
 
-class _Given:
-    """Bank and scores that were read from a file, in the interface of `InitialValues.rows`."""
-
-    def __init__(self, scores: np.ndarray, bank: np.ndarray, like: InitialValues):
-        self.num_connections, self.num_values = like.num_connections, like.num_values
-        self._scores = scores.reshape(-1, like.num_values)
-        self._bank = bank if like.shared else bank.reshape(-1, like.num_values)
-        self._shared = like.shared
-
-    def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        return self._bank if self._shared else self._bank[start:stop], self._scores[start:stop]
-
-
 def _line(lever: Tensor, decay: Tensor, initial_scores: Tensor, bank: Tensor) -> Tensor:
     lever = ops.convert_to_tensor(lever)
     bank = ops.cast(bank, lever.dtype)
@@ -191,15 +161,6 @@ def _draw(
 ) -> Tensor:
     scores = _line(lever, decay, initial_scores, bank)
     return lookup(bank, probabilistic_index(scores, uniform))
-
-
-def _padded(
-    thresholds: np.ndarray, steps: np.ndarray, levels: int
-) -> tuple[np.ndarray, np.ndarray]:
-    missing = levels - len(thresholds)
-    never = np.full((missing, *thresholds.shape[1:]), np.inf, thresholds.dtype)
-    last = np.repeat(steps[-1:], missing, axis=0)
-    return np.concatenate([thresholds, never]), np.concatenate([steps, last])
 
 
 def _words(number: int) -> np.ndarray:

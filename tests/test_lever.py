@@ -199,7 +199,7 @@ def test_a_model_file_is_loaded_whatever_staircase_its_unseeded_values_have(tmp_
         np.testing.assert_array_equal(
             ops.convert_to_numpy(loaded.kernel), ops.convert_to_numpy(layer.kernel)
         )
-    assert max(heights) > min(heights) + 1  # another seed's staircase would not have held them all
+    assert len(heights) == 1  # the shape of the staircase depends on the arguments alone
 
 
 def test_weights_do_not_hold_the_bank_that_the_seed_brings_back(tmp_path):
