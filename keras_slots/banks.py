@@ -126,13 +126,8 @@ class InitialValues:
     def _bank_from_keras(self) -> Array:
         seed = derive_seed(self.seed, "bank")
         bank = _call(self.bank_initializer, "bank", self.bank_shape, seed)
-        if self.num_values > 1 and bank.size and (bank == bank[..., :1]).all():
-            raise ValueError(
-                "`bank_initializer` must give connections different values, or there is nothing to "
-                f"select and nothing to train. Received: {self.bank_initializer!r}, whose "
-                f"{self.num_values} values are equal at every connection. Pass a random one, for "
-                "example `bank_initializer='glorot_uniform'`."
-            )
+        if not isinstance(self.bank_initializer, _Given):
+            _check_varied(bank, self.bank_initializer)
         return bank.reshape(-1)
 
     @cached_property
@@ -164,3 +159,12 @@ def _call(initializer: Any, name: str, shape: tuple[int, ...], seed: int) -> Arr
             f"{array.shape} from {initializer!r}."
         )
     return array
+
+
+def _check_varied(bank: Array, initializer: Any) -> None:
+    if bank.shape[-1] > 1 and bank.size and (bank == bank[..., :1]).all():
+        raise ValueError(
+            "`bank_initializer` must give connections different values, or there is nothing to select "
+            f"and nothing to train. Received: {initializer!r}, whose {bank.shape[-1]} values are equal "
+            "at every connection. Pass a random one, for example `bank_initializer='glorot_uniform'`."
+        )

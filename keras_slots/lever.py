@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import keras
@@ -15,31 +16,7 @@ from keras_slots.initializers import serialize
 from keras_slots.kernel import SlotKernel
 from keras_slots.selection import Greedy, SelectionRule, greedy_index, lookup
 from keras_slots.sharing import ValueBank
-from keras_slots.staircase import build_staircase as _build
-
-
-def build_staircase(initial, dtype, score_dtype):
-    """TEMPORARY adapter."""
-    from types import SimpleNamespace
-
-    dtype = np.dtype(dtype)
-
-    def rows(start, stop):
-        bank, scores = initial.rows(start, stop)
-        return bank.astype(dtype).astype(score_dtype), scores
-
-    thresholds, steps = _build(
-        initial.num_connections, initial.num_values, rows, dtype=score_dtype, progress=False
-    )
-    missing = initial.num_values - 1 - len(thresholds)
-    big = np.finfo(score_dtype).max
-    thresholds = np.where(np.isinf(thresholds), big, thresholds)
-    thresholds = np.concatenate(
-        [thresholds, np.full((missing, *thresholds.shape[1:]), big, thresholds.dtype)]
-    )
-    steps = np.concatenate([steps, np.repeat(steps[-1:], missing, axis=0)]).astype(dtype)
-    return SimpleNamespace(thresholds=thresholds, steps=steps, tall_index=np.zeros(0, "int32"))
-
+from keras_slots.staircase import build_staircase
 
 Tensor = Any
 
@@ -74,22 +51,22 @@ class LeverKernel(SlotKernel):
     def _add_staircase(self, initial: InitialValues) -> tuple[keras.Variable, ...]:
         arrays = self._staircase(initial)
         return tuple(
-            self.add_values(name, array.shape, lambda array=array: array, str(array.dtype))
+            self.add_values(name, array.shape, partial(arrays.__getitem__, name), str(array.dtype))
             for name, array in arrays.items()
         )
 
     def _staircase(self, initial: InitialValues) -> dict[str, np.ndarray]:
         """The arrays of the staircase by the names of their variables, in the order that `climb` takes them."""
-        staircase = build_staircase(initial, self.variable_dtype, self.score_dtype)
-        shape = initial.kernel_shape
+        staircase = build_staircase(initial, self.score_dtype, bank_dtype=self.variable_dtype)
+        shape, dtype = initial.kernel_shape, np.dtype(self.variable_dtype)
         arrays = {
             "thresholds": staircase.thresholds.reshape(-1, *shape),
-            "steps": staircase.steps.reshape(-1, *shape),
+            "steps": staircase.steps.astype(dtype).reshape(-1, *shape),
         }
         if staircase.tall_index.size:
             arrays["tall_index"] = staircase.tall_index
             arrays["tall_thresholds"] = staircase.tall_thresholds
-            arrays["tall_steps"] = staircase.tall_steps
+            arrays["tall_steps"] = staircase.tall_steps.astype(dtype)
         return arrays
 
     @property

@@ -74,6 +74,11 @@ class ValueBank:
         """Number of values, K."""
         return int(self.values.size)
 
+    @property
+    def drawn(self) -> bool:
+        """Whether the values were drawn, not given."""
+        return "seed" in self._config
+
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal bank."""
         return dict(self._config)

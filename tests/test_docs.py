@@ -55,10 +55,7 @@ def test_docs_extending_selection_rule_draws_by_its_temperature(extending, tmp_p
     difference = numpy_of(layer.scores)[..., 1] - numpy_of(layer.scores)[..., 0]
     eye = np.eye(5, dtype="float32")
     draws = np.mean(
-        [
-            numpy_of(layer(eye, training=True)) == numpy_of(layer.bank)[..., 1]
-            for _ in range(20)
-        ]
+        [numpy_of(layer(eye, training=True)) == numpy_of(layer.bank)[..., 1] for _ in range(20)]
     )
     expected = (1 / (1 + np.exp(-difference / 0.5))).mean()
     assert abs(draws - expected) < 4 * 0.5 / np.sqrt(20 * 2000)

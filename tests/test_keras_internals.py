@@ -14,7 +14,9 @@ PACKAGE = Path(keras_slots.__file__).parent
 
 
 def test_keras_internals_is_the_only_place_that_reaches_into_keras():
-    private = r"keras\.src|_flatten_layers|_get_call_context|_maybe_reset|_inputs_struct|\._layers\b"
+    private = (
+        r"keras\.src|_flatten_layers|_get_call_context|_maybe_reset|_inputs_struct|\._layers\b"
+    )
     found = {
         path.name
         for path in PACKAGE.rglob("*.py")
