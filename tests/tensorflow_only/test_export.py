@@ -116,3 +116,53 @@ def test_a_model_without_slot_layers_is_refused_and_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="`model` holds no slot layer"):
         export_selected(model, tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_export_selected_overwrite_replaces_a_folder_and_nothing_else(tmp_path):
+    old, new = small_model(seed=1), small_model(seed=5)
+    path = export_selected(old, tmp_path / "out")
+    (path / "note").write_text("of the old export")
+    export_selected(new, path, overwrite=True)
+    x, _ = small_data(2)
+    (y,) = serve(path)(tf.constant(x)).values()
+    np.testing.assert_allclose(y, numpy_of(new(x, training=False)), rtol=1e-5, atol=1e-6)
+    assert not (path / "note").exists() and [p.name for p in tmp_path.iterdir()] == ["out"]
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(FileExistsError, match="be a folder to replace with `overwrite=True`"):
+        export_selected(new, tmp_path / "file", overwrite=True)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_export_selected_keeps_the_old_folder_when_the_new_one_cannot_take_its_place(
+    tmp_path, monkeypatch
+):
+    path = export_selected(small_model(seed=1), tmp_path / "out")
+    moves = []
+
+    def second_move_fails(source, target):
+        moves.append((source, target))
+        if len(moves) == 2:
+            raise OSError("no space left")
+        os.rename(source, target)
+
+    monkeypatch.setattr("keras_slots.export.os.replace", second_move_fails)
+    with pytest.raises(OSError, match="no space left"):
+        export_selected(small_model(seed=5), path, overwrite=True)
+    monkeypatch.undo()
+    x, _ = small_data(2)
+    (y,) = serve(path)(tf.constant(x)).values()
+    expected = numpy_of(small_model(seed=1)(x, training=False))
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_export_selected_serves_the_vocabulary_of_a_lookup(tmp_path):
+    words = keras.Input((1,), dtype="string", name="word")
+    lookup = keras.layers.StringLookup(output_mode="one_hot")
+    lookup.adapt(np.array(["yes", "no", "perhaps"]))
+    model = keras.Model(words, SlotDense(3, seed=1)(lookup(words)))
+    given = tf.constant([["no"], ["yes"], ["never heard of"]])
+    expected = numpy_of(model(given))
+    np.testing.assert_array_equal(numpy_of(materialize(model)(given)), expected)
+    (y,) = serve(export_selected(model, tmp_path / "out"))(given).values()
+    np.testing.assert_allclose(y, expected, rtol=1e-6)
