@@ -1,6 +1,6 @@
 """Searches K, learning rate, score scale and bank scale with keras-tuner.
 
-    python examples/tune.py --network lenet300100 --data-dir DIR --trials 20 --epochs 5
+    python examples/paper/tune.py --network lenet300100 --data-dir DIR --trials 20 --epochs 5
 
 Each trial is a run of the recipe with the searched fields changed, in its own run folder below
 --out; the objective is the validation accuracy at the best epoch, never the test set. The same
@@ -13,48 +13,31 @@ that ratio and the score scale is fixed by default; --free-score-scale draws bot
 Exit status: 0, 1 when the search failed, 2 for a wrong command line.
 """
 
-import csv
 import dataclasses
-import io
 import sys
 from pathlib import Path
 
 import cli
+from recipes import Options, Recipe
+from runs import RunError, open_run, write_csv
 from sources import check_source
 
 SEARCHED = ("num_values", "learning_rate", "bank_scale")
-
-
-def fixed_names(text):
-    parts = text.split(",")
-    wrong = [part for part in parts if part not in SEARCHED]
-    if wrong:
-        raise cli.argparse.ArgumentTypeError(
-            f"expected names out of {', '.join(SEARCHED)}. Received: {', '.join(wrong)}"
-        )
-    return parts
 
 
 def make_parser():
     parser = cli.Parser(description=__doc__, prog="tune.py")
     group = parser.add_argument_group("search")
     group.add_argument("--recipe", metavar="NAME", help="the recipe to start from")
-    group.add_argument(
-        "--tuner", choices=("random", "bayesian"), default="bayesian", help="(default: bayesian)"
-    )
+    group.add_argument("--tuner", choices=("random", "bayesian"), default="bayesian")
     group.add_argument("--trials", type=cli.count, default=20, metavar="N", help="(default: 20)")
-    group.add_argument(
-        "--fixed",
-        type=fixed_names,
-        default=[],
-        metavar="FIELD,...",
-        help=f"fields left as the recipe has them, out of {', '.join(SEARCHED)}",
-    )
+    fields = {"type": cli.listed(*SEARCHED), "default": [], "metavar": "FIELD,..."}
+    group.add_argument("--fixed", help="fields left as the recipe has them", **fields)
     group.add_argument("--free-score-scale", action="store_true", help="search score_scale as well")
     group.add_argument("--tuner-seed", type=cli.count, default=0, metavar="N")
     group.add_argument("--out", metavar="DIR", default="runs/tuning", help="(default: %(default)s)")
-    cli.add_run_flags(parser)
-    cli.add_recipe_flags(parser)
+    cli.add_flags(parser, Options)
+    cli.add_flags(parser, Recipe)
     return parser
 
 
@@ -75,11 +58,11 @@ def search_space(hp, recipe, args):
 
 
 def make_tuner(recipe, args, out):
-    """A keras-tuner search whose trials are runs of `engine.train`."""
+    """A keras-tuner search whose trials are runs of `training.train`."""
     import keras
     import keras_tuner
 
-    import engine
+    import training
 
     bases = {"random": keras_tuner.RandomSearch, "bayesian": keras_tuner.BayesianOptimization}
 
@@ -91,8 +74,7 @@ def make_tuner(recipe, args, out):
             changed = dataclasses.replace(recipe, **tried, name=f"tune-{recipe.name}")
             keras.backend.clear_session()
             options = cli.options_from(args, out / f"trial-{trial.trial_id}")
-            row = engine.train(changed, options)
-            return {"val_accuracy": row["val_best"]}
+            return {"val_accuracy": training.train(changed, options)["val_best"]}
 
         def load_model(self, trial):
             raise NotImplementedError("the trained model is in the run folder of the trial")
@@ -113,16 +95,16 @@ def make_tuner(recipe, args, out):
 
 
 def trial_table(tuner):
-    """Header and rows of all trials, the best first."""
+    """A dict for each trial, the best first."""
     trials = sorted(tuner.oracle.trials.values(), key=lambda t: -(t.score or 0.0))
     names = sorted({name for trial in trials for name in trial.hyperparameters.values})
-    header = ["trial", "status", *names, "validation_accuracy"]
     rows = []
     for trial in trials:
         values = trial.hyperparameters.values
-        cells = [f"{values[name]:.4g}" if name in values else "-" for name in names]
-        rows.append([trial.trial_id, trial.status.lower(), *cells, trial.score])
-    return header, rows
+        tried = {name: f"{values[name]:.4g}" if name in values else "-" for name in names}
+        row = {"trial": trial.trial_id, "status": trial.status.lower(), **tried}
+        rows.append(row | {"validation_accuracy": trial.score})
+    return rows
 
 
 def main(argv=None):
@@ -139,26 +121,24 @@ def main(argv=None):
     if not args.trials:
         parser.error("--trials must be at least 1")
     check_source(recipe.dataset, args.data_dir, args.download)
-    import engine
-    from runfolder import RunError, open_run, write_atomic
+    import training
 
     try:
         import keras_tuner  # noqa: F401
     except ImportError as error:
         raise RunError('tune.py needs pip install "keras-slots[tuner]"') from error
-    identity = engine.run_identity(recipe, cli.options_from(args, "")) | {
+    identity = training.run_identity(recipe, cli.options_from(args, "")) | {
         "search": [args.tuner, args.tuner_seed, args.fixed, args.free_score_scale]
     }
     with open_run(args.out, identity) as out:
         tuner = make_tuner(recipe, args, Path(out))
         tuner.search(verbose=0)
-        header, rows = trial_table(tuner)
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([header, *rows])
-        write_atomic(out / "trials.csv", text.getvalue().encode())
-    done = sum(row[1] == "completed" for row in rows)
+        rows = trial_table(tuner)
+        write_csv(out / "trials.csv", rows)
+    done = sum(row["status"] == "completed" for row in rows)
     print(f"\n{recipe.name}: {done} of {len(rows)} trials completed, {recipe.epochs} epochs each")
-    cli.print_table([[*header[:-1], "validation %"], *rows[:20]])
+    header = [name.replace("_accuracy", " %") for name in rows[0]]
+    cli.print_table([header, *(list(row.values()) for row in rows[:20])])
     if not done:
         raise RunError(f"no trial was completed; see {args.out}/keras_tuner")
     return 0

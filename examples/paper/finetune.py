@@ -1,8 +1,9 @@
 """Fine-tunes a selected network against training from scratch, at equal total epochs.
 
-    python examples/train.py --network lenet300100 --data-dir DIR --save-epochs 5,10 \\
+    python examples/paper/train.py --network lenet300100 --data-dir DIR --save-epochs 5,10 \\
         --run-dir runs/selected
-    python examples/finetune.py runs/selected --from 5,10,best --data-dir DIR --out runs/finetuned
+    python examples/paper/finetune.py runs/selected --from 5,10,best --data-dir DIR \\
+        --out runs/finetuned
 
 Of each state in --from the selected values are taken as the start of an ordinary network (the
 scores are gone), whose weights are then trained for the epochs that are left of --total-epochs.
@@ -20,13 +21,14 @@ import sys
 from pathlib import Path
 
 import cli
-from recipes import make_recipe
+from recipes import Options, Recipe, make_recipe
+from runs import RunError, read_extra, state_file
 from sources import check_source
 
 # What both arms take over from the selected run.
 SHARED = (
     *("network", "dataset", "padding", "dropout", "augmentation", "batch_size"),
-    *("label_smoothing", "validation_share", "split_seed", "seed"),
+    *("label_smoothing", "dtype_policy", "validation_share", "split_seed", "seed"),
 )
 # What is over once the values are selected.
 SELECTION = (
@@ -39,89 +41,72 @@ def states(text):
     """Comma-separated states: best, last or epochs."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdigit() or part in ("best", "last") for part in parts):
-        raise cli.argparse.ArgumentTypeError(
-            f"expected best, last or epochs, comma-separated. Received: {text}"
-        )
+        raise cli.argparse.ArgumentTypeError(f"expected best, last or epochs. Received: {text}")
     return parts
 
 
 def make_parser():
     parser = cli.Parser(description=__doc__, prog="finetune.py")
     parser.add_argument("run", metavar="RUN", help="run folder of a slot machine")
+    text = "states to start from: best, last, or epochs that train.py --save-epochs kept"
     parser.add_argument(
-        "--from",
-        dest="states",
-        type=states,
-        default=["best"],
-        metavar="STATE,...",
-        help="states to start from: best, last, or epochs that train.py --save-epochs kept",
+        "--from", dest="states", type=states, default=["best"], metavar="STATE,...", help=text
     )
-    parser.add_argument(
-        "--total-epochs",
-        type=cli.count,
-        metavar="N",
-        help="selection and weight epochs together (default: twice those of RUN)",
-    )
-    parser.add_argument(
-        "--out", metavar="DIR", help="folder of the arms (default: RUN-finetuned beside RUN)"
-    )
-    cli.add_run_flags(parser)
-    cli.add_recipe_flags(parser, without=(*SHARED, *SELECTION, "epochs", "method"))
+    text = "selection and weight epochs together (default: twice those of RUN)"
+    parser.add_argument("--total-epochs", type=cli.count, metavar="N", help=text)
+    parser.add_argument("--out", metavar="DIR", help="folder of the arms (default: RUN-finetuned)")
+    cli.add_flags(parser, Options)
+    cli.add_flags(parser, Recipe, without=(*SHARED, *SELECTION, "epochs", "method"))
     return parser
 
 
 def arms(args, selected, total):
     """Name, recipe and selection epochs of each network to train; scratch comes last."""
-    import engine
-    from runfolder import read_extra
-
     learned = make_recipe("ours", selected.network, "learned")
-    fields = {name: getattr(selected, name) for name in SHARED} | cli.given_fields(args)
-    learned = dataclasses.replace(learned, **fields)
+    fields = {name: getattr(selected, name) for name in SHARED} | cli.given(args, Recipe)
+
+    def arm(name, epochs):
+        return dataclasses.replace(learned, **fields, name=f"finetune-{name}", epochs=epochs)
+
     for state in args.states:
-        extra = read_extra(engine.state_file(args.run, state))
-        spent = len(extra["history"])
+        spent = len(read_extra(state_file(args.run, state))["history"])
         if spent >= total:
             raise ValueError(
                 f"`total_epochs` must be more than the {spent} epochs of state {state}. "
                 f"Received: total_epochs={total}"
             )
-        name = f"from-{state}"
-        recipe = dataclasses.replace(learned, name=f"finetune-{name}", epochs=total - spent)
-        yield name, state, spent, recipe
-    yield "scratch", None, 0, dataclasses.replace(learned, name="finetune-scratch", epochs=total)
+        yield f"from-{state}", state, spent, arm(f"from-{state}", total - spent)
+    yield "scratch", None, 0, arm("scratch", total)
 
 
-def train_arm(args, name, state, recipe, out, source):
+def train_arm(args, state, recipe, folder, source):
     """Trains one arm in its run folder and returns its results row."""
-    import engine
+    import training
+    from keras_slots import materialize
 
-    options = cli.options_from(args, out / name)
+    options = cli.options_from(args, folder)
     if state is None:
-        return engine.train(recipe, options)
+        return training.train(recipe, options)
 
-    def selected_network(recipe, input_shape, num_classes):
-        from keras_slots import materialize
+    def selected_network(*_):
+        return materialize(training.load_model(args.run, state)[1], trainable=True)
 
-        return materialize(engine.load_model(args.run, state)[1], trainable=True)
-
-    return engine.train(recipe, options, make_model=selected_network, origin=f"{source}/{state}")
+    origin = f"{source}/{state}"
+    return training.train(recipe, options, make_model=selected_network, origin=origin)
 
 
 def main(argv=None):
     parser = make_parser()
     args = parser.parse_args(argv)
-    import engine
-    from runfolder import RunError
+    import training
 
-    selected, known = engine.recipe_of(args.run)
+    selected, known = training.recipe_of(args.run)
     if selected.method != "slot":
         raise RunError(
             f"{args.run} holds a learned network; fine-tuning starts from a selected one"
         )
-    total = args.total_epochs or 2 * selected.epochs
     try:
-        planned = list(arms(args, selected, total))
+        planned = list(arms(args, selected, args.total_epochs or 2 * selected.epochs))
     except ValueError as error:
         parser.error(str(error))
     check_source(selected.dataset, args.data_dir, args.download)
@@ -130,7 +115,7 @@ def main(argv=None):
     rows = [("start", "selection", "weights", "validation %", "test %")]
     for name, state, spent, recipe in planned:
         print(f"{name}: {spent} selection epochs, {recipe.epochs} weight epochs")
-        row = train_arm(args, name, state, recipe, out, known["run_id"])
+        row = train_arm(args, state, recipe, out / name, known["run_id"])
         rows.append((name, str(spent), str(recipe.epochs), row["val_best"], row["test_best"]))
     print(f"\n{selected.name}, seed {selected.seed}: accuracies at the best validation epoch")
     cli.print_table(rows)
