@@ -16,6 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow starts
 import keras
 import numpy as np
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from keras_slots import SlotDense, export_selected, materialize
 
@@ -30,7 +31,9 @@ args.out.mkdir(parents=True, exist_ok=True)
 
 keras.utils.set_random_seed(0)
 x, y = load_digits(return_X_y=True)
-x = (x / 16).astype("float32")
+x, x_test, y, y_test = train_test_split(
+    (x / 16).astype("float32"), y, test_size=0.2, random_state=0
+)
 
 slots = {"num_values": 8, "score_mode": "per_connection", "use_bias": False}
 model = keras.Sequential(
@@ -46,7 +49,7 @@ model.compile(
     keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     metrics=["accuracy"],
 )
-model.fit(x[:1437], y[:1437], batch_size=32, epochs=5, verbose=2)
+model.fit(x, y, batch_size=32, epochs=5, verbose=2)
 
 # To go on with training: everything, banks and optimizer included. Loading it needs keras_slots.
 model.save(args.out / "model.keras")
@@ -59,7 +62,7 @@ plain = materialize(model)
 plain.save(args.out / "plain.keras")
 
 # Another process, in which keras_slots is not there, loads both and predicts.
-np.save(args.out / "images.npy", x[1437:])
+np.save(args.out / "images.npy", x_test)
 script = """
 import sys, numpy as np, keras, tensorflow as tf
 sys.modules["keras_slots"] = None  # importing it would fail
@@ -71,11 +74,11 @@ np.savez("predictions.npz", selected=served, plain=keras.models.load_model("plai
 """
 subprocess.run([sys.executable, "-c", script], cwd=args.out, check=True)
 
-expected = np.asarray(model(x[1437:], training=False))
+expected = np.asarray(model(x_test, training=False))
 with np.load(args.out / "predictions.npz") as predictions:
     for name in ("selected", "plain"):
         difference = np.abs(predictions[name] - expected).max()
-        accuracy = (predictions[name].argmax(-1) == y[1437:]).mean()
+        accuracy = (predictions[name].argmax(-1) == y_test).mean()
         print(f"{name}: accuracy {accuracy:.2%}, logits differ by at most {difference:.1e}")
 
 for name in ("model.keras", "plain.keras", "selected"):

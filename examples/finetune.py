@@ -30,10 +30,11 @@ keras.utils.set_random_seed(0)
 
 if args.small:
     from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
 
     x, y = load_digits(return_X_y=True)
     x = x.reshape(-1, 8, 8, 1) / 16
-    (x, x_test), (y, y_test) = (x[:1437], x[1437:]), (y[:1437], y[1437:])
+    x, x_test, y, y_test = train_test_split(x, y, test_size=0.2, random_state=0)
     batch_size, selection_epochs, weight_epochs = 32, 6, 4
 else:
     import tensorflow_datasets as tfds

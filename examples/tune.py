@@ -16,6 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow starts
 import keras
 import keras_tuner
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from keras_slots import GlorotUniform, SlotDense
 
@@ -30,10 +31,8 @@ parser.add_argument("--epochs", type=int, default=10, help="(default: %(default)
 args = parser.parse_args()
 
 x, y = load_digits(return_X_y=True)
-x = x / 16
-(x, x_validation, x_test), (y, y_validation, y_test) = (
-    (z[:1100], z[1100:1437], z[1437:]) for z in (x, y)
-)
+x, x_test, y, y_test = train_test_split(x / 16, y, test_size=0.2, random_state=0)
+x, x_validation, y, y_validation = train_test_split(x, y, test_size=0.2, random_state=0)
 
 
 def build(hp):
