@@ -102,6 +102,9 @@ LAYERS = {
     "attention": (lambda **k: L.MultiHeadAttention(2, 3, **k), (2, 5, 4)),
     "grouped_attention": (lambda **k: L.GroupQueryAttention(3, 4, 2, **k), (2, 5, 4)),
 }
+#: Every layer in one of the score modes, to save time, and every layer in the other one.
+LAYER_AND_MODE = [(name, MODES[i % 2]) for i, name in enumerate(LAYERS)]
+LAYER_AND_OTHER_MODE = [(name, MODES[1 - i % 2]) for i, name in enumerate(LAYERS)]
 #: How the arguments about the kernels of a layer begin, where that is not "kernel".
 PREFIXES = {
     "depthwise1d": ("depthwise",),

@@ -6,6 +6,8 @@ import pytest
 
 from keras_slots import SlotDense, materialize, slotify
 from strangers import (
+    LAYER_AND_MODE,
+    LAYER_AND_OTHER_MODE,
     LAYERS,
     MODES,
     L,
@@ -24,14 +26,12 @@ from strangers import (
 )
 
 modes = pytest.mark.parametrize("mode", MODES)
-every_layer = pytest.mark.parametrize("name", LAYERS)
 
 
 # Every layer that holds kernels.
 
 
-@modes
-@every_layer
+@pytest.mark.parametrize(("name", "mode"), LAYER_AND_MODE)
 def test_slotify_replaces_every_layer_that_holds_kernels(name, mode):
     plain = model_of(plain_layer(name, name="layer"), LAYERS[name][1])
     slot = slotify(plain, num_values=3, seed=1, score_mode=mode)
@@ -53,8 +53,7 @@ def _without_seeds(config):
     return [_without_seeds(x) for x in config] if isinstance(config, (list, tuple)) else config
 
 
-@modes
-@every_layer
+@pytest.mark.parametrize(("name", "mode"), LAYER_AND_OTHER_MODE)
 def test_slot_layer_trains_in_every_kernel(name, mode):
     layer = slot_layer(name, seed=1, score_mode=mode, num_values=8)
     model = model_of(layer, LAYERS[name][1])
