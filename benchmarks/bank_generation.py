@@ -40,9 +40,9 @@ def draw(name: str, count: int) -> np.ndarray:
     """Draws `count` values the way of one row."""
     if name == YARDSTICK:
         return np.random.default_rng(0).random(count, dtype=np.float32)
-    from keras_slots import banks
+    from keras_slots import initializers
 
-    return banks.get_scores(name).sample(0, count, FANS)
+    return initializers.get_scores(name).sample(0, count, FANS)
 
 
 def measure_here(name: str, count: int) -> dict[str, float]:

@@ -37,27 +37,18 @@ NETWORKS = {
 }
 
 
-def build(shapes: list[tuple[int, ...]], num_values: int, workers: int) -> tuple[list, float]:
-    """Builds the staircases of all kernels; also returns the seconds that drawing rows took."""
-    from keras_slots.banks import GlorotUniform, UniformScores, compute_fans
+def build(shapes: list[tuple[int, ...]], num_values: int) -> list:
+    """Builds the staircases of all kernels."""
+    from keras_slots.banks import InitialValues
+    from keras_slots.distributions import GlorotUniform, UniformScores
+    from keras_slots.initializers import compute_fans
     from keras_slots.staircase import build_staircase
 
-    drawing = []
-    result = []
-    for seed, shape in enumerate(shapes):
-        fans = compute_fans(shape)
-
-        def rows(start, stop, seed=seed, fans=fans):
-            began = time.perf_counter()
-            window = {"count": (stop - start) * num_values, "start": start * num_values}
-            bank = GlorotUniform().sample(seed, fans=fans, stream=0, **window)
-            scores = UniformScores().sample(seed, fans=fans, stream=1, **window)
-            drawing.append(time.perf_counter() - began)
-            return bank.reshape(-1, num_values), scores.reshape(-1, num_values)
-
-        size = math.prod(shape)
-        result.append(build_staircase(size, num_values, rows, workers=workers, progress=False))
-    return result, sum(drawing) / workers
+    rest = GlorotUniform(), UniformScores(), "connection"
+    return [
+        build_staircase(InitialValues(shape, num_values, compute_fans(shape), seed, *rest))
+        for seed, shape in enumerate(shapes)
+    ]
 
 
 def status_mib(field: str) -> float:
@@ -68,32 +59,31 @@ def status_mib(field: str) -> float:
     raise OSError(f"/proc/self/status has no {field}")
 
 
-def measure(network: str, num_values: int, repeats: int, workers: int, queue) -> None:
+def measure(network: str, num_values: int, repeats: int, queue) -> None:
     """One cell of the table, in a process of its own, so that the peak is its own."""
     shapes = NETWORKS[network]
-    build([(8, 8)], num_values, workers)
-    seconds, drawing = [], []
+    build([(8, 8)], num_values)
+    seconds = []
     before = status_mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     for _ in range(repeats):
         arrays = None  # as in a new model: the arrays of the last repeat are gone
         began = time.perf_counter()
-        arrays, drawn = build(shapes, num_values, workers)
+        arrays = build(shapes, num_values)
         seconds.append(time.perf_counter() - began)
-        drawing.append(drawn)
     connections = sum(map(math.prod, shapes))
-    steps = sum(int((thresholds < np.inf).sum()) for thresholds, _ in arrays)
+    used = [a < np.finfo(a.dtype).max for s in arrays for a in (s.thresholds, s.tall_thresholds)]
+    steps = sum(map(np.count_nonzero, used))
     queue.put(
         {
             "network": network,
             "num_values": num_values,
             "connections": connections,
             "seconds": seconds,
-            "seconds_drawing": drawing,
             "peak_mib": status_mib("VmHWM") - before,
-            "kept_mib": sum(a.nbytes for pair in arrays for a in pair) / 2**20,
+            "kept_mib": sum(a.nbytes for staircase in arrays for a in staircase) / 2**20,
             "bank_mib": 4 * connections * num_values / 2**20,
-            "largest_steps": max(len(thresholds) for thresholds, _ in arrays),
+            "levels": max(len(staircase.thresholds) for staircase in arrays),
             "mean_values": steps / connections + 1,
         }
     )
@@ -113,20 +103,19 @@ def machine() -> dict:
 def table(cells: list[dict]) -> str:
     lines = [
         (
-            "| network | connections | K | build, s | of it drawing | peak memory, MiB | kept, MiB "
+            "| network | connections | K | build, s | peak memory, MiB | kept, MiB "
             "| float32 bank, MiB | values on the envelope |"
         ),
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for cell in cells:
         seconds = cell["seconds"]
-        share = statistics.median(cell["seconds_drawing"]) / statistics.median(seconds)
         lines.append(
             f"| {cell['network']} | {cell['connections']:,} | {cell['num_values']} "
             f"| {statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f}) "
-            f"| {share:.0%} | {cell['peak_mib']:,.0f} | {cell['kept_mib']:,.0f} "
+            f"| {cell['peak_mib']:,.0f} | {cell['kept_mib']:,.0f} "
             f"| {cell['bank_mib']:,.0f} "
-            f"| {cell['mean_values']:.2f}, at most {cell['largest_steps'] + 1} |"
+            f"| {cell['mean_values']:.2f}, room for {cell['levels'] + 1} |"
         )
     return "\n".join(lines)
 
@@ -136,7 +125,6 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--num-values", nargs="+", type=int, default=[8, 64])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="threads")
     parser.add_argument("--out", type=Path, help="also write all figures to this JSON file")
     args = parser.parse_args()
     cells = []
@@ -144,7 +132,7 @@ def main() -> None:
     for network in args.networks:
         for num_values in args.num_values:
             queue = context.SimpleQueue()
-            job = (network, num_values, args.repeats, args.workers, queue)
+            job = (network, num_values, args.repeats, queue)
             process = context.Process(target=measure, args=job)
             process.start()
             process.join()
@@ -154,7 +142,7 @@ def main() -> None:
             print(table(cells[-1:]).splitlines()[-1], flush=True)
     print("\n" + table(cells))
     if args.out:
-        results = {**machine(), "workers": args.workers, "repeats": args.repeats, "cells": cells}
+        results = {**machine(), "threads": os.cpu_count(), "repeats": args.repeats, "cells": cells}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(results, indent=2) + "\n")
 

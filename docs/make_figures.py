@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from keras_slots.staircase import evaluate, staircase
+from keras_slots.envelope import envelope
 
 
 def main():
@@ -16,10 +16,10 @@ def main():
     rng = np.random.default_rng(116)
     bank = rng.uniform(-1, 1, (8, 1))
     scores = rng.uniform(0, 0.1, (8, 1))
-    thresholds, values = staircase(bank, scores)
+    _, steps = envelope(bank.T, scores.T)
     levers = np.linspace(-0.25, 0.25, 1001)
     lines = scores + bank * levers
-    selected = np.array([evaluate(thresholds, values, np.array([u]))[0] for u in levers])
+    selected = bank[lines.argmax(0), 0]
 
     figure, (above, below) = plt.subplots(2, 1, sharex=True, figsize=(7, 5), layout="constrained")
     above.plot(levers, lines.T, color="0.75", linewidth=1)
@@ -28,7 +28,7 @@ def main():
     above.legend(loc="lower right")
     below.step(levers, selected, color="tab:blue", linewidth=2.5, label="selected value")
     for value in bank[:, 0]:
-        chosen = np.isin(value, values[:, 0])
+        chosen = np.isin(value, steps[:, 0])
         below.axhline(value, color="0.4" if chosen else "tab:red", linewidth=0.6, linestyle=":")
     below.set_ylabel("values w (red: never selected)")
     below.set_xlabel("lever u")

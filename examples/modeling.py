@@ -52,7 +52,7 @@ def _distribution(recipe):
 def _shared_values(recipe, kernel_shapes):
     """One bank for all layers, as wide as Glorot uniform is for the largest of them."""
     from keras_slots import ValueBank
-    from keras_slots.banks import compute_fans
+    from keras_slots.initializers import compute_fans
     from keras_slots.random_streams import derive_seed
 
     fans = compute_fans(max(kernel_shapes, key=math.prod))

@@ -1,24 +1,35 @@
 """Slot machine networks for Keras: training chooses among fixed random values, and never changes one."""
 
-from keras_slots.banks import (
+from keras_slots.distributions import (
     GlorotNormal,
     GlorotUniform,
     HeNormal,
     HeUniform,
     SignedConstant,
     UniformScores,
-    ValueBank,
 )
 from keras_slots.export import export_selected
 from keras_slots.layers import (
     SlotConv1D,
+    SlotConv1DTranspose,
     SlotConv2D,
     SlotConv2DTranspose,
     SlotConv3D,
+    SlotConv3DTranspose,
     SlotDense,
+    SlotDepthwiseConv1D,
     SlotDepthwiseConv2D,
     SlotEinsumDense,
+    SlotGroupQueryAttention,
+    SlotMultiHeadAttention,
+    SlotSeparableConv1D,
+    SlotSeparableConv2D,
 )
+from keras_slots.registry import slot_layer
+from keras_slots.selection import SelectionRule
+from keras_slots.sharing import ValueBank
+from keras_slots.slot_arguments import SlotArguments
+from keras_slots.slot_layer import SlotLayer
 from keras_slots.transforms import materialize, slotify
 from keras_slots.version import __version__
 
@@ -27,18 +38,29 @@ __all__ = [
     "GlorotUniform",
     "HeNormal",
     "HeUniform",
+    "SelectionRule",
     "SignedConstant",
+    "SlotArguments",
     "SlotConv1D",
+    "SlotConv1DTranspose",
     "SlotConv2D",
     "SlotConv2DTranspose",
     "SlotConv3D",
+    "SlotConv3DTranspose",
     "SlotDense",
+    "SlotDepthwiseConv1D",
     "SlotDepthwiseConv2D",
     "SlotEinsumDense",
+    "SlotGroupQueryAttention",
+    "SlotLayer",
+    "SlotMultiHeadAttention",
+    "SlotSeparableConv1D",
+    "SlotSeparableConv2D",
     "UniformScores",
     "ValueBank",
     "__version__",
     "export_selected",
     "materialize",
+    "slot_layer",
     "slotify",
 ]

@@ -1,219 +1,170 @@
-"""What the values of a layer are drawn from: by name, object or config."""
+"""What a kernel starts from: its bank and its first scores, whole or some connections at a time."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
 from typing import Any
 
-import keras
+import numpy as np
 
-from keras_slots.distributions import (
-    Distribution,
-    GlorotNormal,
-    GlorotUniform,
-    HeNormal,
-    HeUniform,
-    SignedConstant,
-    UniformScores,
-    VarianceScaling,
-)
-from keras_slots.value_bank import ValueBank
+from keras_slots.distributions import Distribution
+from keras_slots.random_streams import BANK_STREAM, SCORE_STREAM, derive_seed
+from keras_slots.sharing import ValueBank
 
-__all__ = [
-    "Distribution",
-    "GlorotNormal",
-    "GlorotUniform",
-    "HeNormal",
-    "HeUniform",
-    "SignedConstant",
-    "UniformScores",
-    "ValueBank",
-    "VarianceScaling",
-    "compute_fans",
-    "get",
-    "get_scores",
-    "serialize",
-]
-
-# What a bank or initial scores may come from: our distribution, or a Keras initializer.
-Initializer = Distribution | Callable[..., Any]
-
-_BANKS: dict[str, type[Distribution]] = {
-    "glorot_uniform": GlorotUniform,
-    "glorot_normal": GlorotNormal,
-    "he_uniform": HeUniform,
-    "he_normal": HeNormal,
-    "signed_constant": SignedConstant,
-}
-_SCORES: dict[str, type[Distribution]] = {"uniform_scores": UniformScores}
-_FROM_KERAS: dict[type, type[Distribution]] = {
-    keras.initializers.GlorotUniform: GlorotUniform,
-    keras.initializers.GlorotNormal: GlorotNormal,
-    keras.initializers.HeUniform: HeUniform,
-    keras.initializers.HeNormal: HeNormal,
-    keras.initializers.LecunUniform: VarianceScaling,
-    keras.initializers.LecunNormal: VarianceScaling,
-    keras.initializers.VarianceScaling: VarianceScaling,
-}
+Array = np.ndarray[Any, Any]
 
 
-def compute_fans(kernel_shape: Sequence[int]) -> tuple[int, int]:
-    """Returns the number of inputs and outputs of one unit of a kernel, by Keras' rule.
+@dataclass(frozen=True)
+class InitialValues:
+    """Bank and first scores of one kernel, a pure function of the fields.
 
-    Formula: `(rows, columns)` in two dimensions; in three or more, the last two sizes, each times
-    the product of all others; `(n, n)` in one dimension; `(1, 1)` in none.
+    Both can be had whole or some connections at a time. Connections are counted in the C order of
+    the kernel.
 
     Args:
-        kernel_shape: shape of the kernel in the Keras layout, without the K of the bank.
-
-    Returns:
-        `(fan_in, fan_out)`.
+        kernel_shape: Shape of the kernel.
+        num_values: K.
+        fans: `(fan_in, fan_out)` of the kernel, without K.
+        seed: Integer; bank and scores take different streams of it.
+        bank_initializer: `Distribution` or Keras initializer.
+        score_initializer: `Distribution` or Keras initializer.
+        sharing: `"connection"`, `"layer"` or a `keras_slots.ValueBank`.
 
     Example:
 
-    >>> compute_fans((3, 3, 16, 32))
-    (144, 288)
-
-    Source: `VarianceScaling` of Keras.
+    >>> from keras_slots import GlorotUniform, UniformScores
+    >>> initial = InitialValues((3, 2), 4, (3, 2), 7, GlorotUniform(), UniformScores(), "connection")
+    >>> initial.bank().shape, initial.scores().shape, initial.rows(1, 3)[0].shape
+    ((3, 2, 4), (3, 2, 4), (2, 4))
     """
-    shape = tuple(int(size) for size in kernel_shape)
-    if not shape:
-        return 1, 1
-    if len(shape) == 1:
-        return shape[0], shape[0]
-    receptive_field = math.prod(shape[:-2])
-    return shape[-2] * receptive_field, shape[-1] * receptive_field
+
+    kernel_shape: tuple[int, ...]
+    num_values: int
+    fans: tuple[int, int]
+    seed: int
+    bank_initializer: Any
+    score_initializer: Any
+    sharing: Any
+
+    @property
+    def num_connections(self) -> int:
+        """The size of the kernel."""
+        return prod(self.kernel_shape)
+
+    @property
+    def shared(self) -> bool:
+        """Whether all connections have the same K values."""
+        return self.sharing != "connection"
+
+    @property
+    def bank_shape(self) -> tuple[int, ...]:
+        """`(K,)` when the values are shared, else `kernel_shape + (K,)`."""
+        return (self.num_values,) if self.shared else self.score_shape
+
+    @property
+    def score_shape(self) -> tuple[int, ...]:
+        """`kernel_shape + (K,)`."""
+        return (*self.kernel_shape, self.num_values)
+
+    @property
+    def rebuildable(self) -> bool:
+        """Whether the seed brings bank and scores back, so that nobody has to keep them."""
+        return isinstance(self.score_initializer, Distribution) and (
+            isinstance(self.sharing, ValueBank) or isinstance(self.bank_initializer, Distribution)
+        )
+
+    def bank(self) -> Array:
+        """The whole bank, of shape `bank_shape`, float32 or what a Keras initializer returns."""
+        return self._bank(0, prod(self.bank_shape)).reshape(self.bank_shape)
+
+    def scores(self) -> Array:
+        """The first scores, of shape `score_shape`."""
+        return self._scores(0, prod(self.score_shape)).reshape(self.score_shape)
+
+    def rows(self, start: int, stop: int) -> tuple[Array, Array]:
+        """Bank and scores of the connections `start` to `stop - 1`, each of shape `(stop - start, K)`.
+
+        A shared bank comes as `(K,)`.
+        """
+        k = self.num_values
+        window = start * k, (stop - start) * k
+        scores = self._scores(*window).reshape(-1, k)
+        return self.bank() if self.shared else self._bank(*window).reshape(-1, k), scores
+
+    def with_arrays(self, bank: Any, scores: Any) -> InitialValues:
+        """The same kernel with these values, for example those of a file, in place of drawn ones.
+
+        Args:
+            bank: Array of shape `bank_shape`.
+            scores: Array of shape `score_shape`.
+
+        Raises:
+            ValueError: if a shape differs.
+        """
+        return replace(
+            self,
+            bank_initializer=_Given(bank),
+            score_initializer=_Given(scores),
+            sharing="layer" if self.shared else "connection",
+        )
+
+    def _bank(self, start: int, count: int) -> Array:
+        if isinstance(self.sharing, ValueBank):
+            return self.sharing.values[start : start + count]
+        if not isinstance(self.bank_initializer, Distribution):
+            return self._bank_from_keras[start : start + count]
+        return self.bank_initializer.sample(self.seed, count, self.fans, start, BANK_STREAM)
+
+    def _scores(self, start: int, count: int) -> Array:
+        if not isinstance(self.score_initializer, Distribution):
+            return self._scores_from_keras[start : start + count]
+        return self.score_initializer.sample(self.seed, count, self.fans, start, SCORE_STREAM)
+
+    @cached_property
+    def _bank_from_keras(self) -> Array:
+        seed = derive_seed(self.seed, "bank")
+        bank = _call(self.bank_initializer, "bank", self.bank_shape, seed)
+        if not isinstance(self.bank_initializer, _Given):
+            _check_varied(bank, self.bank_initializer)
+        return bank.reshape(-1)
+
+    @cached_property
+    def _scores_from_keras(self) -> Array:
+        seed = derive_seed(self.seed, "scores")
+        return _call(self.score_initializer, "score", self.score_shape, seed).reshape(-1)
 
 
-def get(identifier: Any) -> Initializer:
-    """Returns what a bank is drawn from.
+class _Given:
+    """An array in the place of an initializer."""
 
-    Args:
-        identifier: one of `"glorot_uniform"`, `"glorot_normal"`, `"he_uniform"`, `"he_normal"`,
-            `"signed_constant"`; a `Distribution`; the serialized form of one; or whatever
-            `keras.initializers.get` takes. Keras' `GlorotUniform`, `GlorotNormal`, `HeUniform`,
-            `HeNormal`, `LecunUniform`, `LecunNormal` and `VarianceScaling` become the equal
-            `Distribution`, with their integer seed if they have one.
+    def __init__(self, array: Any) -> None:
+        self._array = np.asarray(array)
 
-    Returns:
-        A `Distribution`, or any other Keras initializer as it came: that is to be called once with
-        the shape of the whole bank.
+    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        return self._array
 
-    Raises:
-        ValueError: if the identifier is unknown or cannot be used for a bank.
 
-    Example:
-
-    >>> get("he_normal")
-    HeNormal(scale=1.0)
-    >>> get(keras.initializers.LecunUniform(seed=3)).seed
-    3
-    """
-    found = _resolve(identifier, "bank_initializer", _BANKS)
-    if isinstance(found, UniformScores):
+def _call(initializer: Any, name: str, shape: tuple[int, ...], seed: int) -> Array:
+    """The numbers of a Keras initializer; one without a seed of its own gets ours."""
+    config = initializer.get_config() if hasattr(initializer, "get_config") else {}
+    if "seed" in config and config["seed"] is None:
+        # An unseeded Keras initializer would give two layers that share the object the same numbers.
+        initializer = initializer.__class__.from_config({**config, "seed": seed % 2**31})
+    array = np.array(initializer(shape, dtype="float32"))
+    if array.shape != shape:
         raise ValueError(
-            "`bank_initializer` must be a distribution of values, not of scores. Received: "
-            f"bank_initializer={identifier!r}. Pass it as `score_initializer`."
+            f"`{name}_initializer` must return an array of shape {shape}, K last. Received: shape "
+            f"{array.shape} from {initializer!r}."
         )
-    return found
+    return array
 
 
-def get_scores(identifier: Any) -> Initializer:
-    """Returns what initial scores are drawn from.
-
-    Args:
-        identifier: None or `"uniform_scores"` for `UniformScores(1.0)`; a `Distribution`, whose
-            `sample` must then be called with `stream=random_streams.SCORE_STREAM`; the serialized
-            form of one; or whatever `get` takes.
-
-    Returns:
-        A `Distribution`, or any other Keras initializer as it came.
-
-    Raises:
-        ValueError: if the identifier is unknown or cannot be used for scores.
-
-    Example:
-
-    >>> get_scores(None)
-    UniformScores(scale=1.0)
-    """
-    if identifier is None:
-        return UniformScores()
-    return _resolve(identifier, "score_initializer", {**_SCORES, **_BANKS})
-
-
-def serialize(initializer: Initializer | ValueBank | None) -> Any:
-    """Returns the serialized form of what `get`, `get_scores` or `ValueBank` returned.
-
-    Args:
-        initializer: a `Distribution`, Keras initializer or `ValueBank`, or None.
-
-    Returns:
-        A dictionary fit for JSON that `get` and `get_scores` read; None for None.
-
-    Example:
-
-    >>> get(serialize(HeNormal(scale=2.0)))
-    HeNormal(scale=2.0)
-    """
-    return keras.saving.serialize_keras_object(initializer)
-
-
-def _resolve(identifier: Any, argument: str, names: dict[str, type[Distribution]]) -> Initializer:
-    if isinstance(identifier, str) and identifier in names:
-        return names[identifier]()
-    found = identifier
-    try:
-        if isinstance(identifier, dict):
-            found = keras.initializers.deserialize(identifier)
-        elif not isinstance(identifier, (Distribution, ValueBank)):
-            found = keras.initializers.get(identifier)
-    except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
-        raise _unknown(identifier, argument, names, error) from error
-    if isinstance(found, ValueBank):
+def _check_varied(bank: Array, initializer: Any) -> None:
+    if bank.shape[-1] > 1 and bank.size and (bank == bank[..., :1]).all():
         raise ValueError(
-            f"`{argument}` cannot be a `ValueBank`. Received: {argument}={identifier!r}. "
-            "Pass it as `sharing`."
+            "`bank_initializer` must give connections different values, or there is nothing to select "
+            f"and nothing to train. Received: {initializer!r}, whose {bank.shape[-1]} values are equal "
+            "at every connection. Pass a random one, for example `bank_initializer='glorot_uniform'`."
         )
-    if type(found) in _FROM_KERAS:
-        return _from_keras(found, argument)
-    if isinstance(found, Distribution) or callable(found):
-        return found
-    raise _unknown(identifier, argument, names)
-
-
-def _unknown(
-    identifier: Any,
-    argument: str,
-    names: dict[str, type[Distribution]],
-    cause: Exception | None = None,
-) -> ValueError:
-    text = (
-        f"`{argument}` must be one of {', '.join(map(repr, names))}, a keras_slots distribution, "
-        f"a Keras initializer or its name. Received: {argument}={identifier!r}. "
-        f"Pass for example `{argument}={next(iter(names))!r}`."
-    )
-    # The cause says which field of a serialized object is wrong; for a name it repeats the name.
-    return ValueError(f"{text} Cause: {cause}" if isinstance(identifier, dict) and cause else text)
-
-
-def _from_keras(initializer: Any, argument: str) -> Distribution:
-    # Keras would read the shape of a bank, (in, out, K), as that of a convolution kernel with K
-    # output channels and get the fans wrong; ours are given the fans of the kernel.
-    if getattr(initializer, "input_axes", None) or getattr(initializer, "output_axes", None):
-        raise ValueError(
-            f"`{argument}` cannot have `input_axes` or `output_axes`: the fans are those of the "
-            f"kernel. Received: {argument} with input_axes={initializer.input_axes!r}, "
-            f"output_axes={initializer.output_axes!r}. Leave them out and set `scale`."
-        )
-    seed = initializer.seed if initializer.get_config()["seed"] is not None else None
-    if isinstance(seed, keras.random.SeedGenerator):
-        low, high = (int(x) & 0xFFFFFFFF for x in keras.ops.convert_to_numpy(seed.next()))
-        seed = high << 32 | low
-    kind = _FROM_KERAS[type(initializer)]
-    if kind is VarianceScaling:
-        return VarianceScaling(
-            initializer.scale, initializer.mode, initializer.distribution, seed=seed
-        )
-    return kind(seed=seed)

@@ -1,36 +1,27 @@
-"""The distributions of random values: small serializable objects that hold no state."""
+"""The distributions of values and scores: small serializable objects that hold no state."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_slots.random_streams import (
-    BANK_STREAM,
-    SCORE_STREAM,
-    Float32Array,
-    signs,
-    symmetric_uniform,
-    truncated_normal,
-    uniform01,
-)
-from keras_slots.validation import check_name, check_positive, check_seed
+from keras_slots.random_streams import BANK_STREAM, SCORE_STREAM, Float32Array, draw
+from keras_slots.validation import check_choice, check_positive, check_seed
 
 # Standard deviation of the standard normal cut to [-2, 2]; Keras divides by the same number.
 _TRUNCATED_STDDEV = 0.87962566103423978
 # Below it, the smallest values would be denormal numbers, which some devices take for zero.
 _SMALLEST = 2.0**-102
 _MODES = ("fan_in", "fan_out", "fan_avg")
-# shape of a distribution -> (generator, its factor for values of root mean square 1)
-_SHAPES: dict[str, tuple[Callable[..., Float32Array], float]] = {
-    "uniform": (symmetric_uniform, math.sqrt(3.0)),
-    "positive_uniform": (uniform01, math.sqrt(3.0)),
-    "truncated_normal": (truncated_normal, 1.0 / _TRUNCATED_STDDEV),
-    "signed_constant": (signs, 1.0),
+# Kind of `random_streams.draw` -> its factor for values of root mean square 1.
+_RMS_FACTORS = {
+    "uniform": math.sqrt(3.0),
+    "positive_uniform": math.sqrt(3.0),
+    "truncated_normal": 1.0 / _TRUNCATED_STDDEV,
+    "signed_constant": 1.0,
 }
 
 
@@ -49,9 +40,10 @@ class Distribution:
         ValueError: if `scale` or `seed` is no such number.
     """
 
+    #: How the values are distributed, up to a factor: a key of `random_streams.KINDS`.
+    kind = "uniform"
     _variance = 1.0
     _mode = "fan_in"
-    _shape = "uniform"
     _stream = BANK_STREAM
 
     def __init__(self, scale: float = 1.0, *, seed: int | None = None) -> None:
@@ -74,7 +66,7 @@ class Distribution:
         Args:
             seed: seed of the layer, `0 <= seed < 2**64`; `self.seed` replaces it when it is set.
             count: number of values.
-            fans: `(fan_in, fan_out)` of the kernel, see `banks.compute_fans`.
+            fans: `(fan_in, fan_out)` of the kernel, see `initializers.compute_fans`.
             start: index of the first value.
             stream: number of the random stream; None: `random_streams.SCORE_STREAM` for
                 `UniformScores`, `random_streams.BANK_STREAM` for all others.
@@ -85,8 +77,7 @@ class Distribution:
         Raises:
             ValueError: if an argument is out of range, or the values do not fit into float32.
         """
-        generator, rms_factor = _SHAPES[self._shape]
-        factor = float(np.float32(min(rms_factor * self.rms(fans), 2.0**127)))
+        factor = float(np.float32(min(_RMS_FACTORS[self.kind] * self.rms(fans), 2.0**127)))
         if not _SMALLEST <= factor < 2.0**127:
             raise ValueError(
                 f"`scale` must give values that float32 can hold. Received: scale={self.scale!r} "
@@ -94,7 +85,7 @@ class Distribution:
             )
         seed = seed if self.seed is None else self.seed
         stream = self._stream if stream is None else stream
-        return generator(seed, stream, count, start, factor)
+        return draw(self.kind, seed, stream, count, start, factor)
 
     def rms(self, fans: tuple[int, int]) -> float:
         """Returns the root mean square of the values: their standard deviation, if centred.
@@ -157,7 +148,7 @@ class GlorotUniform(Distribution):
     (3,)
     """
 
-    _variance, _mode, _shape = 1.0, "fan_avg", "uniform"
+    kind, _variance, _mode = "uniform", 1.0, "fan_avg"
 
 
 @keras.saving.register_keras_serializable(package="keras_slots")
@@ -177,7 +168,7 @@ class GlorotNormal(Distribution):
     (3,)
     """
 
-    _variance, _mode, _shape = 1.0, "fan_avg", "truncated_normal"
+    kind, _variance, _mode = "truncated_normal", 1.0, "fan_avg"
 
 
 @keras.saving.register_keras_serializable(package="keras_slots")
@@ -194,7 +185,7 @@ class HeUniform(Distribution):
     (3,)
     """
 
-    _variance, _mode, _shape = 2.0, "fan_in", "uniform"
+    kind, _variance, _mode = "uniform", 2.0, "fan_in"
 
 
 @keras.saving.register_keras_serializable(package="keras_slots")
@@ -211,7 +202,7 @@ class HeNormal(Distribution):
     (3,)
     """
 
-    _variance, _mode, _shape = 2.0, "fan_in", "truncated_normal"
+    kind, _variance, _mode = "truncated_normal", 2.0, "fan_in"
 
 
 @keras.saving.register_keras_serializable(package="keras_slots")
@@ -231,7 +222,7 @@ class SignedConstant(Distribution):
     Weighted Neural Network?".
     """
 
-    _variance, _mode, _shape = 2.0, "fan_in", "signed_constant"
+    kind, _variance, _mode = "signed_constant", 2.0, "fan_in"
 
 
 @keras.saving.register_keras_serializable(package="keras_slots")
@@ -274,13 +265,13 @@ class VarianceScaling(Distribution):
                 "distribution='untruncated_normal'. Use 'truncated_normal', or pass "
                 "`keras.initializers.RandomNormal(stddev=...)` with a standard deviation."
             )
-        self._mode = check_name(mode, "mode", _MODES)
-        shapes = ("uniform", "truncated_normal", "signed_constant")
-        self._shape = check_name(distribution, "distribution", shapes)
+        self._mode = check_choice(mode, "mode", _MODES)
+        kinds = ("uniform", "truncated_normal", "signed_constant")
+        self.kind = check_choice(distribution, "distribution", kinds)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal distribution."""
-        own = {"variance": self._variance, "mode": self._mode, "distribution": self._shape}
+        own = {"variance": self._variance, "mode": self._mode, "distribution": self.kind}
         return {**own, **super().get_config()}
 
 
@@ -302,5 +293,5 @@ class UniformScores(Distribution):
     True
     """
 
-    _variance, _mode, _shape = 1.0, "fan_avg", "positive_uniform"
+    kind, _variance, _mode = "positive_uniform", 1.0, "fan_avg"
     _stream = SCORE_STREAM

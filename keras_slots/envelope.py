@@ -1,26 +1,30 @@
 """The upper envelope of K lines per connection, in plain NumPy and float64.
 
-`keras_slots.staircase` is the public face. Here `slopes` are bank values and `heights` initial
-scores, both `(connections, K)`: the lines of a connection are `heights[k] + slopes[k] * lever`.
+The lines of a connection are `heights[k] + slopes[k] * lever`: `slopes` are its bank values and `heights` its
+first scores, both of shape `(connections, K)`. `keras_slots.staircase` brings the results
+into arrays of fixed shape.
 """
 
 from typing import Any
 
 import numpy as np
 
+from keras_slots.validation import LIMIT
+
 Array = np.ndarray[Any, Any]
 
 # A threshold below zero is at most -NUDGE, so that a lever of exactly 0 is above it. Not a denormal
 # number, and far from one: accelerators and compiled code flush those to 0.
 NUDGE = 1e-30
-# Inputs stay below, and thresholds beyond are dropped: no float32 lever gets there.
-LIMIT = 1e300
 
-_Step = tuple[Array, Array, Array]  # rows, thresholds, values
+_Crossing = tuple[Array, Array, Array]  # connections, thresholds, values reached
 
 
 def envelope(bank: Array, scores: Array) -> tuple[Array, Array]:
-    """Returns thresholds `(H, n)` in float64 and values `(H + 1, n)` of bank and scores `(n, K)`.
+    """Returns thresholds `(H, n)` in float64 and steps `(H + 1, n)` of bank and scores `(n, K)`.
+
+    The value at a lever is `steps[h]`, h the number of thresholds below it. H is the largest number of thresholds
+    in this call; where a connection has fewer, infinity and its last row follow.
 
     Two walks start at a lever of 0, where the winner is known without rounding: to the right from
     the steepest of the winners, to the left from the flattest.
@@ -37,24 +41,24 @@ def envelope(bank: Array, scores: Array) -> tuple[Array, Array]:
     low_value, value, high_value = (_pick(slopes, k) for k in (low, chosen, high))
     into, out = low_value < value, value < high_value  # the steps at a lever of 0
     total = left_count + into + out + right_count
-    size = int(total.max(initial=0))
-    thresholds = np.full((size, len(slopes)), np.inf)
-    values = np.repeat(last[None], size + 1, axis=0)
+    height = int(total.max(initial=0))
+    thresholds = np.full((height, len(slopes)), np.inf)
+    steps = np.repeat(last[None], height + 1, axis=0)
     for distance, (at, threshold, reached) in enumerate(left):
-        step = left_count[at] - 1 - distance
-        thresholds[step, at] = -threshold
-        values[step, at] = reached
-    values[left_count, index] = low_value
+        row = left_count[at] - 1 - distance
+        thresholds[row, at] = -threshold
+        steps[row, at] = reached
+    steps[left_count, index] = low_value
     thresholds[left_count[into], index[into]] = -NUDGE
-    values[(left_count + into)[into], index[into]] = value[into]
+    steps[(left_count + into)[into], index[into]] = value[into]
     thresholds[(left_count + into)[out], index[out]] = 0.0
     offset = left_count + into + out
-    values[offset, index] = high_value
+    steps[offset, index] = high_value
     for distance, (at, threshold, reached) in enumerate(right):
         thresholds[offset[at] + distance, at] = threshold
-        values[offset[at] + distance + 1, at] = reached
-    thresholds, values = _merge_equal(thresholds, values)
-    return thresholds, values.astype(bank.dtype)
+        steps[offset[at] + distance + 1, at] = reached
+    thresholds, steps = _merge_equal(thresholds, steps)
+    return thresholds, steps.astype(bank.dtype)
 
 
 def _winners_at_zero(slopes: Array, heights: Array) -> tuple[Array, Array, Array]:
@@ -72,14 +76,14 @@ def _winners_at_zero(slopes: Array, heights: Array) -> tuple[Array, Array, Array
 
 def _walk(
     slopes: Array, heights: Array, start: Array, direction: int, floor: float
-) -> tuple[list[_Step], Array, Array]:
+) -> tuple[list[_Crossing], Array, Array]:
     """Walks along the envelope from a lever of 0 (gift wrapping), all connections side by side.
 
     Towards negative levers (`direction=-1`) all slopes count negated. Crossings that rounding makes
     equal leave a step of no width, see `_merge_equal`.
 
     Returns:
-        The steps in order, each `(connections, thresholds >= 0, values)`, the number of steps of
+        The crossings in order, each `(connections, thresholds >= 0, values reached)`, their number at
         each connection, and the value that each ends with.
     """
     index = np.arange(len(slopes))
@@ -88,13 +92,13 @@ def _walk(
     reach = np.full(len(slopes), 0.0 if direction > 0 else NUDGE)
     count, last = np.zeros(len(slopes), "int64"), slope.copy()
     scratch = np.empty((2, slopes.size))
-    steps: list[_Step] = []
+    crossings: list[_Crossing] = []
     while True:
         slopes, heights, index, slope, height, end, reach = _subset(
             slope != end, (slopes, heights, index, slope, height, end, reach)
         )
         if not len(index):
-            return steps, count, last
+            return crossings, count, last
         best, quotient = _next_line(slopes, heights, slope, height, direction, floor, scratch)
         next_slope, next_height = _pick(slopes, best), _pick(heights, best)
         # Where the crossing is out of reach of any lever, the walk ends.
@@ -105,7 +109,7 @@ def _walk(
         with np.errstate(over="ignore", under="ignore"):
             reach = np.maximum(reach, (height - next_height) / np.abs(next_slope - slope))
         slope, height = next_slope, next_height
-        steps.append((index, reach, slope))
+        crossings.append((index, reach, slope))
         count[index] += 1
         last[index] = slope
 
@@ -150,17 +154,17 @@ def _subset(keep: Array, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple(array.take(at, axis=0) for array in arrays)
 
 
-def _merge_equal(thresholds: Array, values: Array) -> tuple[Array, Array]:
+def _merge_equal(thresholds: Array, steps: Array) -> tuple[Array, Array]:
     """Removes steps of no width: of equal thresholds the last one stays."""
     empty = (thresholds[:-1] == thresholds[1:]) & (thresholds[1:] < np.inf)
     if not empty.any():
-        return thresholds, values
+        return thresholds, steps
     at = np.flatnonzero(empty.any(axis=0))
     drop = np.concatenate([empty[:, at], np.zeros((1, len(at)), bool)])
     order = np.argsort(drop, axis=0, kind="stable")
     kept = np.where(drop, np.inf, thresholds[:, at])
     thresholds[:, at] = np.take_along_axis(kept, order, axis=0)
-    reached = np.where(drop, values[-1, at], values[1:, at])
-    values[1:, at] = np.take_along_axis(reached, order, axis=0)
-    size = int((thresholds < np.inf).sum(axis=0).max(initial=0))
-    return thresholds[:size], values[: size + 1]
+    reached = np.where(drop, steps[-1, at], steps[1:, at])
+    steps[1:, at] = np.take_along_axis(reached, order, axis=0)
+    height = int((thresholds < np.inf).sum(axis=0).max(initial=0))
+    return thresholds[:height], steps[: height + 1]

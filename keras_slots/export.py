@@ -4,17 +4,21 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import keras
 
+from keras_slots.cloning import holds_assets
+from keras_slots.keras_internals import inner_layers
 from keras_slots.transforms import materialize
 
 FORMATS = ("tf_saved_model",)
 
 
 def export_selected(
-    model: keras.Model, path: str | os.PathLike, format: str = "tf_saved_model"
+    model: keras.Model,
+    path: str | os.PathLike,
+    format: str = "tf_saved_model",
+    overwrite: bool = False,
 ) -> Path:
     """Writes the selected network as a TensorFlow SavedModel for serving.
 
@@ -24,8 +28,9 @@ def export_selected(
 
     Args:
         model: Functional or Sequential model with at least one slot layer, on the TensorFlow backend.
-        path: Folder to write; must not exist. It appears whole or not at all.
+        path: Folder to write. It appears whole or not at all.
         format: `"tf_saved_model"`.
+        overwrite: Whether a folder that exists is replaced, once the new one is whole.
 
     Returns:
         The path that was written.
@@ -33,7 +38,7 @@ def export_selected(
     Raises:
         ValueError: If `format` is unknown, the backend is not TensorFlow, or `materialize(model)` refuses the
             model.
-        FileExistsError: If `path` exists.
+        FileExistsError: If `path` exists and `overwrite` is False, or `path` is no folder.
         OSError: If `path` cannot be written.
 
     Example:
@@ -59,16 +64,17 @@ def export_selected(
             "KERAS_BACKEND=tensorflow."
         )
     path = Path(path)
-    if os.path.lexists(path):  # False, not an error, where this process may not look
+    # `lexists` is False, not an error, where this process may not look.
+    if os.path.lexists(path) and not (overwrite and path.is_dir() and not path.is_symlink()):
         raise FileExistsError(
-            f"`path` must not exist, so that no earlier export is lost. Received: path='{path}'. Remove it or "
-            "choose another."
+            "`path` must not exist, so that no earlier export is lost, or be a folder to replace with "
+            f"`overwrite=True`. Received: path='{path}', overwrite={overwrite}. Remove it or choose another."
         )
     plain = materialize(model, trainable=False)
     temporary = _folder_beside(path)
     try:
         _write_saved_model(plain, temporary / path.name)
-        os.replace(temporary / path.name, path)
+        _put(temporary / path.name, path, temporary / "replaced")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return path
@@ -85,19 +91,32 @@ def _folder_beside(path: Path) -> Path:
         ) from error
 
 
+def _put(new: Path, path: Path, replaced: Path) -> None:
+    """Moves `new` to `path`, and what was there to `replaced`; back again if that fails."""
+    if not os.path.lexists(path):
+        os.replace(new, path)
+        return
+    os.replace(path, replaced)
+    try:
+        os.replace(new, path)
+    except OSError:
+        os.replace(replaced, path)
+        raise
+
+
 def _write_saved_model(model: keras.Model, path: Path) -> None:
     from keras.export import ExportArchive
 
-    # Without `track`, which would store every variable a second time.
+    # `track` would store every variable a second time, but tables of vocabularies must be tracked.
     archive = ExportArchive()
-    signature = keras.tree.map_structure(_free_batch, _inputs(model))
+    for layer in inner_layers(model):
+        if holds_assets(layer) and not layer.variables:
+            archive.track(layer)
+    # A Sequential model has one input and does not count as called.
+    inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    signature = keras.tree.map_structure(_free_batch, inputs)
     archive.add_endpoint("serve", lambda inputs: model(inputs, training=False), [signature])
     archive.write_out(str(path), verbose=False)
-
-
-def _inputs(model: keras.Model) -> Any:
-    """The input structure; a Sequential model has one input and does not count as called."""
-    return model.inputs[0] if isinstance(model, keras.Sequential) else model._inputs_struct
 
 
 def _free_batch(tensor: keras.KerasTensor) -> keras.InputSpec:

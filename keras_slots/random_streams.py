@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from keras_slots.validation import check_integer, check_seed
+from keras_slots.validation import check_choice, check_integer, check_seed
 
 BANK_STREAM = 0
 SCORE_STREAM = 1
@@ -133,14 +133,23 @@ def raw_words(seed: int, stream: int, count: int, start: int = 0) -> Words:
     return _words(seed, stream, count, start)
 
 
-def uniform01(
-    seed: int, stream: int, count: int, start: int = 0, scale: float = 1.0
+def draw(
+    kind: str, seed: int, stream: int, count: int, start: int = 0, scale: float = 1.0
 ) -> Float32Array:
-    """Returns uniform values in `[0, 1)`, times `scale`.
+    """Returns the elements `[start, start + count)` of a stream of random values, times `scale`.
 
-    Formula: `u = (w >> 8) * 2**-24`, exact in float32; the value is `float32(scale) * u`.
+    Formula: `float32(scale) * x`, one rounded multiplication; `x` comes from the word `w` of
+    `raw_words` and from `u = (w >> 8) * 2**-24`, which is exact in float32:
+
+    - `"uniform"` on `[-1, 1)`: `x = 2 u - 1`, exact.
+    - `"positive_uniform"` on `[0, 1)`: `x = u`.
+    - `"truncated_normal"`, the standard normal cut to `[-2, 2]`, of standard deviation 0.8796:
+      `x = Phi^-1(1/2 + t (Phi(2) - 1/2))` with `t = 2 u - 1 + 2**-24`, by a rational function in
+      float64 (absolute error below 2e-9) that is rounded once to float32.
+    - `"signed_constant"`: `x = +1` where the highest bit of `w` is set, else `-1`.
 
     Args:
+        kind: one of these names, the keys of `KINDS`.
         seed: see `raw_words`.
         stream: see `raw_words`.
         count: number of values.
@@ -151,98 +160,33 @@ def uniform01(
         `float32` array of shape `(count,)`.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: if `kind` is unknown or another argument is out of its range.
 
     Example:
 
-    >>> uniform01(0, 0, 3).shape
-    (3,)
-    """
-    return _generate(_fill_uniform01, seed, stream, count, start, scale)
-
-
-def symmetric_uniform(
-    seed: int, stream: int, count: int, start: int = 0, scale: float = 1.0
-) -> Float32Array:
-    """Returns uniform values in `[-1, 1)`, times `scale`.
-
-    Formula: `2 u - 1` with the `u` of `uniform01`, exact in float32, then times `float32(scale)`.
-
-    Args:
-        seed: see `raw_words`.
-        stream: see `raw_words`.
-        count: number of values.
-        start: index of the first value.
-        scale: factor, rounded to float32.
-
-    Returns:
-        `float32` array of shape `(count,)`.
-
-    Raises:
-        ValueError: if an argument is out of its range.
-
-    Example:
-
-    >>> bool((abs(symmetric_uniform(0, 0, 100, scale=0.5)) <= 0.5).all())
-    True
-    """
-    return _generate(_fill_symmetric, seed, stream, count, start, scale)
-
-
-def truncated_normal(
-    seed: int, stream: int, count: int, start: int = 0, scale: float = 1.0
-) -> Float32Array:
-    """Returns values of the standard normal cut to `[-2, 2]`, times `scale`.
-
-    Formula: `x = Phi^-1(1/2 + t (Phi(2) - 1/2))` with `t = 2 u - 1 + 2**-24` and the `u` of
-    `uniform01`, by a rational function in float64 (absolute error below 2e-9) that is rounded once
-    to float32; then times `float32(scale)`. The standard deviation of `x` is 0.8796.
-
-    Args:
-        seed: see `raw_words`.
-        stream: see `raw_words`.
-        count: number of values.
-        start: index of the first value.
-        scale: factor, rounded to float32.
-
-    Returns:
-        `float32` array of shape `(count,)`.
-
-    Raises:
-        ValueError: if an argument is out of its range.
-
-    Example:
-
-    >>> bool((abs(truncated_normal(0, 0, 100)) < 2).all())
-    True
-    """
-    return _generate(_fill_truncated_normal, seed, stream, count, start, scale)
-
-
-def signs(seed: int, stream: int, count: int, start: int = 0, scale: float = 1.0) -> Float32Array:
-    """Returns `+scale` or `-scale`, each with probability one half.
-
-    Formula: `+1` where the highest bit of the word is set, else `-1`, times `float32(scale)`.
-
-    Args:
-        seed: see `raw_words`.
-        stream: see `raw_words`.
-        count: number of values.
-        start: index of the first value.
-        scale: factor, rounded to float32.
-
-    Returns:
-        `float32` array of shape `(count,)`.
-
-    Raises:
-        ValueError: if an argument is out of its range.
-
-    Example:
-
-    >>> sorted({float(x) for x in signs(0, 0, 100, scale=0.5)})
+    >>> sorted({float(x) for x in draw("signed_constant", 0, BANK_STREAM, 100, scale=0.5)})
     [-0.5, 0.5]
     """
-    return _generate(_fill_signs, seed, stream, count, start, scale)
+    fill = KINDS[check_choice(kind, "kind", tuple(KINDS))]
+    seed, stream, count, start = _check_window(seed, stream, count, start)
+    factor = np.float32(scale)
+    out = np.empty(count, dtype=np.float32)
+
+    def work(begin: int, end: int) -> None:
+        for low in range(begin, end, _CHUNK):
+            part = out[low : min(low + _CHUNK, end)]
+            fill(_words(seed, stream, part.size, start + low), part)
+            if factor != 1:
+                np.multiply(part, factor, out=part)
+
+    threads = min(os.cpu_count() or 1, _MAX_THREADS)
+    if count < _THREADED_FROM or threads == 1:
+        work(0, count)
+    else:
+        edges = [count * i // threads for i in range(threads + 1)]
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, edges[:-1], edges[1:]))
+    return out
 
 
 def _check_window(seed: Any, stream: Any, count: Any, start: Any) -> tuple[int, int, int, int]:
@@ -267,41 +211,14 @@ def _words(seed: int, stream: int, count: int, start: int) -> Words:
     return words[skip : skip + count]
 
 
-_Fill = Callable[[Words, Float32Array], None]
-
-
-def _generate(
-    fill: _Fill, seed: int, stream: int, count: int, start: int, scale: float
-) -> Float32Array:
-    seed, stream, count, start = _check_window(seed, stream, count, start)
-    factor = np.float32(scale)
-    out = np.empty(count, dtype=np.float32)
-
-    def work(begin: int, end: int) -> None:
-        for low in range(begin, end, _CHUNK):
-            part = out[low : min(low + _CHUNK, end)]
-            fill(_words(seed, stream, part.size, start + low), part)
-            if factor != 1:
-                np.multiply(part, factor, out=part)
-
-    threads = min(os.cpu_count() or 1, _MAX_THREADS)
-    if count < _THREADED_FROM or threads == 1:
-        work(0, count)
-    else:
-        edges = [count * i // threads for i in range(threads + 1)]
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, edges[:-1], edges[1:]))
-    return out
-
-
-def _fill_uniform01(words: Words, out: Float32Array) -> None:
+def _fill_positive(words: Words, out: Float32Array) -> None:
     words >>= np.uint32(8)
     out[...] = words.view(np.int32)  # below 2**24, so exact; signed converts faster
     np.multiply(out, np.float32(2**-24), out=out)
 
 
-def _fill_symmetric(words: Words, out: Float32Array) -> None:
-    _fill_uniform01(words, out)
+def _fill_uniform(words: Words, out: Float32Array) -> None:
+    _fill_positive(words, out)
     np.multiply(out, np.float32(2), out=out)
     np.subtract(out, np.float32(1), out=out)
 
@@ -319,7 +236,7 @@ def _fill_truncated_normal(words: Words, out: Float32Array) -> None:
     out[...] = numerator
 
 
-def _fill_signs(words: Words, out: Float32Array) -> None:
+def _fill_signed_constant(words: Words, out: Float32Array) -> None:
     words >>= np.uint32(31)
     out[...] = words.view(np.int32)
     np.multiply(out, np.float32(2), out=out)
@@ -336,3 +253,12 @@ def _polynomial(
         np.multiply(result, x, out=result)
     np.add(result, coefficients[0], out=result)
     return result
+
+
+#: What `draw` can draw: fills an array of float32 from the words of the stream, which it may overwrite.
+KINDS: dict[str, Callable[[Words, Float32Array], None]] = {
+    "uniform": _fill_uniform,
+    "positive_uniform": _fill_positive,
+    "truncated_normal": _fill_truncated_normal,
+    "signed_constant": _fill_signed_constant,
+}

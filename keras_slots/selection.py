@@ -1,13 +1,13 @@
-"""Selection: scores -> index -> value, greedy and probabilistic.
+"""Selection: scores -> index -> value. The table of rules, and pure functions of tensors.
 
-Pure functions of tensors, written with `keras.ops`; no layer and no variable in sight. K, the number of values of
-a connection, is always the last axis.
+No layer and no variable in sight. K, the number of values of a connection, is always the last axis.
 """
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from itertools import accumulate
 from typing import Any
 
+import keras
 from keras import ops
 
 Tensor = Any
@@ -18,6 +18,145 @@ _RADIX = 8
 _MAX_UNROLLED_LOOKUP = 16
 # Up to this K a running sum beats `cumsum`, for which XLA on CPU adds up every prefix anew.
 _MAX_UNROLLED_SUM = 64
+
+
+class SelectionRule(ABC):
+    """How a training call picks one value of each connection: the base of `Greedy`, `Probabilistic` and your own.
+
+    Pass an object of a subclass as `selection`. The rule acts in training calls only: inference, `materialize` and
+    every export take the value with the highest score (paper, section 3). The gradient is straight-through for
+    every rule. Rules are constants: two of one class and configuration are equal.
+
+    Example:
+
+    >>> import keras
+    >>> from keras import ops
+    >>> from keras_slots import SelectionRule, SlotDense
+    >>> @keras.saving.register_keras_serializable(package="readme")
+    ... class Gumbel(SelectionRule):
+    ...     def random_shape(self, kernel_shape, num_values):
+    ...         return (*kernel_shape, num_values)
+    ...     def index(self, scores, uniform):
+    ...         return ops.cast(ops.argmax(scores - ops.log(-ops.log(uniform)), axis=-1), "int32")
+    >>> SlotDense(3, selection=Gumbel()).selection
+    Gumbel()
+    """
+
+    def random_shape(
+        self, kernel_shape: tuple[int, ...], num_values: int
+    ) -> tuple[int, ...] | None:
+        """Shape of the random numbers that one training call needs, or None for none.
+
+        Args:
+            kernel_shape: Shape of the kernel.
+            num_values: K.
+        """
+        return None
+
+    @abstractmethod
+    def index(self, scores: Tensor, uniform: Tensor | None = None) -> Tensor:
+        """Index of the value to take, int32 in [0, K), of shape `(...)`.
+
+        Args:
+            scores: Tensor of shape `(..., K)`.
+            uniform: Random numbers in [0, 1) of the shape that `random_shape` asked for, in the dtype of `scores`;
+                not passed when it asked for none.
+        """
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal rule."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "SelectionRule":
+        """Returns the rule that `get_config` described."""
+        return cls(**config)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self.get_config() == other.get_config()
+
+    def __hash__(self) -> int:
+        return hash((type(self), repr(sorted(self.get_config().items()))))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.get_config().items())})"
+
+
+@keras.saving.register_keras_serializable(package="keras_slots")
+class Greedy(SelectionRule):
+    """The value with the highest score: `selection="greedy"` (paper, section 3, "greedy selection").
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_slots.selection import Greedy
+    >>> np.asarray(Greedy().index(np.array([[0.1, 0.7, 0.7]])))
+    array([1], dtype=int32)
+    """
+
+    def index(self, scores: Tensor, uniform: Tensor | None = None) -> Tensor:
+        return greedy_index(scores)
+
+
+@keras.saving.register_keras_serializable(package="keras_slots")
+class Probabilistic(SelectionRule):
+    """One draw from softmax(scores): `selection="probabilistic"` (paper, section 3, "probabilistic sampling").
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_slots.selection import Probabilistic
+    >>> rule = Probabilistic()
+    >>> rule.random_shape((2, 3), 8)
+    (2, 3)
+    >>> np.asarray(rule.index(np.log(np.array([[0.25, 0.75]])), np.array([0.3])))
+    array([1], dtype=int32)
+    """
+
+    def random_shape(self, kernel_shape: tuple[int, ...], num_values: int) -> tuple[int, ...]:
+        return kernel_shape
+
+    def index(self, scores: Tensor, uniform: Tensor | None = None) -> Tensor:
+        return probabilistic_index(scores, uniform)
+
+
+#: The rules that have a name. One line here is all that a new name needs.
+RULES: dict[str, type[SelectionRule]] = {"greedy": Greedy, "probabilistic": Probabilistic}
+
+
+def get_rule(identifier: Any) -> SelectionRule:
+    """Returns the rule of a name, a serialized form or a rule itself.
+
+    Raises:
+        ValueError: If it is none of these.
+
+    Example:
+
+    >>> from keras_slots.selection import get_rule
+    >>> get_rule("greedy")
+    Greedy()
+    """
+    if isinstance(identifier, dict):
+        identifier = keras.saving.deserialize_keras_object(identifier)
+    if isinstance(identifier, str) and identifier in RULES:
+        return RULES[identifier]()
+    if isinstance(identifier, SelectionRule):
+        return identifier
+    names = ", ".join(f'"{name}"' for name in RULES)
+    raise ValueError(
+        f"`selection` must be one of {names}, or a `keras_slots.SelectionRule`. "
+        f'Received: selection={identifier!r}. Pass for example selection="greedy".'
+    )
+
+
+def serialize_rule(rule: SelectionRule) -> Any:
+    """Returns the name of a rule that has one, or the serialized object, both fit for JSON."""
+    for name, cls in RULES.items():
+        if type(rule) is cls:
+            return name
+    return keras.saving.serialize_keras_object(rule)
 
 
 def greedy_index(scores: Tensor) -> Tensor:
@@ -123,46 +262,6 @@ def lookup(values: Tensor, index: Tensor) -> Tensor:
     if values.shape[-1] <= _MAX_UNROLLED_LOOKUP:
         return _unrolled_lookup(values, index)
     return ops.take_along_axis(values, index[..., None], axis=-1)[..., 0]
-
-
-def climb(lever: Tensor, decay: Tensor, thresholds: Tensor, steps: Tensor) -> Tensor:
-    """Greedy selection with one lever a connection: the value of its staircase at the lever.
-
-    `kernel[c] = steps[h, c]`, h the number of thresholds with `lever[c] > decay * thresholds[h, c]`.
-
-    Args:
-        lever: Tensor of shape `(...)`, u of the module `keras_slots.staircase`.
-        decay: Scalar tensor, c of the same module: what is left of the initial scores.
-        thresholds: Tensor of shape `(H, ...)`, non-decreasing along the first axis, padded with `+inf`.
-        steps: Tensor of shape `(H + 1, ...)`, the values of the staircase.
-
-    Returns:
-        Tensor of shape `(...)`, bitwise entries of `steps`.
-
-    Example:
-
-    >>> import numpy as np
-    >>> from keras_slots.selection import climb
-    >>> thresholds, steps = np.array([[0.0], [1.0]]), np.array([[-2.0], [0.5], [3.0]])
-    >>> [float(climb(np.array([u]), np.array(1.0), thresholds, steps)[0]) for u in (-1.0, 0.5, 2.0)]
-    [-2.0, 0.5, 3.0]
-    """
-    lever, decay = ops.convert_to_tensor(lever), ops.convert_to_tensor(decay)
-    thresholds, steps = ops.convert_to_tensor(thresholds), ops.convert_to_tensor(steps)
-    value = steps[0]
-    for h in range(thresholds.shape[0]):
-        value = ops.where(lever > decay * thresholds[h], steps[h + 1], value)
-    return value
-
-
-def selector(selection: str) -> Callable[..., Tensor]:
-    """Function `(scores, values, *uniform) -> kernel` of a selection rule."""
-    index_of: Any = {"greedy": greedy_index, "probabilistic": probabilistic_index}[selection]
-
-    def select(scores: Tensor, values: Tensor, *uniform: Tensor) -> Tensor:
-        return lookup(values, index_of(scores, *uniform))
-
-    return select
 
 
 def _unrolled_lookup(values: Tensor, index: Tensor) -> Tensor:

@@ -1,87 +1,52 @@
-"""The arguments that all slot layers add to those of their Keras layer: names, checks and documentation."""
+"""The arguments that all slot layers add to those of their Keras layer: their names, types and documentation."""
 
-from typing import Any
+from typing import Any, TypedDict
 
-import keras
-import numpy as np
+from keras_slots.selection import SelectionRule
 
-from keras_slots import banks
 
-SELECTIONS = ("greedy", "probabilistic")
-SCORE_MODES = ("per_value", "per_connection")
-SHARINGS = ("connection", "layer")
-#: The arguments of a slot layer that the Keras layer does not have.
-SLOT_ARGUMENTS = (
-    "num_values",
-    "selection",
-    "score_mode",
-    "bank_initializer",
-    "score_initializer",
-    "sharing",
-    "seed",
-)
+class SlotArguments(TypedDict, total=False):
+    """The keyword arguments that every slot layer adds to those of its Keras layer.
 
-SLOT_ARGS = """num_values: Positive integer, K: the number of fixed random values of each connection.
-        selection: `"greedy"` takes the value with the highest score; `"probabilistic"` draws one value from
-            softmax(scores) in each training call. Inference is greedy for both.
-        score_mode: `"per_value"` trains one score for each value, as the paper does. `"per_connection"` trains
-            one lever u for each connection, from which the K scores follow: `initial_scores + bank * u`. Under
-            SGD with momentum, Nesterov and decoupled weight decay it selects what the paper's scores select, at
-            the price of an ordinary layer. Other optimizers (Adam, clipping by norm) train a lever well too, but
-            take another path than on K scores. A weight decay must reach `lever` and `decay` alike.
+    Args:
+        num_values: Positive integer, K: the number of fixed random values of each connection. 8 unless you say
+            otherwise.
+        selection: `"greedy"`, the default, takes the value with the highest score; `"probabilistic"` draws one
+            value from softmax(scores) in each training pass; or a `keras_slots.SelectionRule` of your own.
+            Inference is greedy for all.
+        score_mode: `"per_value"`, the default, trains one score for each value, as the paper does.
+            `"per_connection"` trains one lever u for each connection, from which the K scores follow:
+            `initial_scores + bank * u`. Under SGD with momentum, Nesterov and decoupled weight decay it selects
+            what the paper's scores select, at the price of an ordinary layer. Other optimizers (Adam, clipping by
+            norm) train a lever well too, but take another path than on K scores. A weight decay must reach
+            `lever` and `decay` alike.
         bank_initializer: Distribution of the values: `"glorot_uniform"`, `"glorot_normal"`, `"he_uniform"`,
             `"he_normal"`, `"signed_constant"`, the object of that name in `keras_slots` with a `scale`, or a Keras
             initializer, which is called once with the shape of the whole bank. None means the distribution that
             `kernel_initializer` names, `"glorot_uniform"` unless you say otherwise.
         score_initializer: `keras_slots.UniformScores(scale)` or a Keras initializer. None means U(0, b), b the
             Glorot-uniform bound of the kernel, as in the author's code.
-        sharing: `"connection"`: each connection has its own values; `"layer"`: one set of K values for the layer;
-            a `keras_slots.ValueBank`: that set, which may be handed to several layers.
+        sharing: `"connection"`, the default: each connection has its own values; `"layer"`: one set of K values
+            for each kernel of the layer; a `keras_slots.ValueBank`: that set, which may be handed to several
+            layers.
         seed: Integer that fixes bank, scores and sampling. None draws one, so that
             `keras.utils.set_random_seed` governs it.
-        **kwargs: All other arguments are those of the Keras layer, with the same names, order and defaults. A
-            regularizer of the kernel acts on the selected values; a constraint of the kernel is refused, since
-            the values are fixed."""
+        name: As of every Keras layer.
+        dtype: As of every Keras layer. Scores and levers are float32 under half precision.
+        trainable: As of every Keras layer. The bank is never trained.
+    """
+
+    num_values: int
+    selection: str | SelectionRule
+    score_mode: str
+    bank_initializer: Any
+    score_initializer: Any
+    sharing: Any
+    seed: int | None
+    name: str | None
+    dtype: Any
+    trainable: bool
 
 
-def check_num_values(num_values: Any) -> int:
-    """Returns K as a Python integer, or says what is wrong with it."""
-    is_integer = isinstance(num_values, (int, np.integer)) and not isinstance(num_values, bool)
-    if not is_integer or num_values < 1:
-        raise ValueError(
-            "`num_values` must be a positive integer, the number of fixed values of each connection (8 is a "
-            f"good start). Received: num_values={num_values!r}"
-        )
-    return int(num_values)
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    """Returns `value` if it is one of `choices`, or says which these are."""
-    if value not in choices:
-        expected = " or ".join(f'"{choice}"' for choice in choices)
-        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
-    return value
-
-
-def check_sharing(sharing: Any, num_values: int, bank_initializer: Any) -> Any:
-    """Returns a valid `sharing`, or says how it clashes with the other arguments."""
-    if isinstance(sharing, dict):
-        sharing = keras.saving.deserialize_keras_object(sharing)
-    if not isinstance(sharing, banks.ValueBank):
-        if sharing not in SHARINGS:
-            raise ValueError(
-                '`sharing` must be "connection", "layer" or a `keras_slots.ValueBank`. '
-                f"Received: sharing={sharing!r}"
-            )
-        return sharing
-    if sharing.num_values != num_values:
-        raise ValueError(
-            f"`sharing` holds {sharing.num_values} values, but the layer expects `num_values`={num_values}. "
-            f"Received: sharing={sharing!r}. Pass num_values={sharing.num_values}."
-        )
-    if bank_initializer is not None:
-        raise ValueError(
-            "`bank_initializer` must be None when `sharing` is a `ValueBank`, which already holds the values. "
-            f"Received: bank_initializer={bank_initializer!r}"
-        )
-    return sharing
+#: The names of the arguments that the Keras layer does not have.
+SLOT_ARGUMENTS = tuple(SlotArguments.__annotations__)[:-3]

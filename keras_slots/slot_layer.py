@@ -1,28 +1,18 @@
-"""What all slot layers share: a Keras layer whose kernel is selected from a bank instead of trained."""
+"""What all slot layers share: the slot arguments, and kernels that are selected instead of trained."""
 
-import inspect
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-from keras import ops
 
-from keras_slots import banks
-from keras_slots.initial_values import InitialValues
-from keras_slots.lever_kernel import LeverKernel
-from keras_slots.random_streams import check_seed, derive_seed, draw_seed
-from keras_slots.slot_arguments import (
-    SCORE_MODES,
-    SELECTIONS,
-    SLOT_ARGS,
-    check_choice,
-    check_num_values,
-    check_sharing,
-)
-from keras_slots.slot_kernel import PerValueKernel, SlotKernel
+from keras_slots import initializers
+from keras_slots.keras_internals import asked_by_spectral_normalization
+from keras_slots.kernel import COSTLY, PerValueKernel, SlotKernel
+from keras_slots.lever import LeverKernel
+from keras_slots.random_streams import derive_seed, draw_seed
+from keras_slots.selection import get_rule, serialize_rule
+from keras_slots.sharing import ValueBank, check_sharing
+from keras_slots.validation import check_choice, check_num_values, check_seed
 
 Tensor = Any
 
@@ -31,30 +21,32 @@ if TYPE_CHECKING:
 else:
     _Mixin = object
 
-_KERNELS: dict[str, type[SlotKernel]] = {
+#: The kernel of each score mode. One line here is all that a new name needs.
+SCORE_MODES: dict[str, type[SlotKernel]] = {
     "per_value": PerValueKernel,
     "per_connection": LeverKernel,
 }
 
 
 class SlotLayer(_Mixin):
-    """Mixin before a Keras layer: `kernel` becomes the selected values of a bank.
+    """Mixin before a Keras layer: holds the slot arguments, and owns kernels that are selected.
 
-    The Keras layer asks `add_weight` for a variable named `"kernel"` and later reads `self.kernel`. This class
-    answers the first with a `SlotKernel` and the second with what that selects; shapes, padding, data formats,
-    bias and activation stay with Keras.
+    A subclass makes its kernels in `build` with `add_slot_kernel`, and takes the values of a call from
+    `kernel.select(training)`. `docs/extending.md` shows one in full.
     """
 
     #: The Keras layer that this one becomes when it is materialized.
     plain_class: type[keras.layers.Layer]
-    # How the arguments about the kernel begin.
-    _kernel_argument = "kernel"
+    #: How the arguments about each kernel begin: `kernel_initializer`, `depthwise_regularizer` and so on.
+    kernel_arguments: tuple[str, ...] = ("kernel",)
+    #: Seeds are below it.
+    seed_limit = 2**64
 
     def __init__(
         self,
         *args: Any,
         num_values: int = 8,
-        selection: str = "greedy",
+        selection: Any = "greedy",
         score_mode: str = "per_value",
         bank_initializer: Any = None,
         score_initializer: Any = None,
@@ -65,122 +57,170 @@ class SlotLayer(_Mixin):
         super().__init__(*args, **kwargs)
         self._refuse_what_needs_a_trained_kernel()
         self.num_values = check_num_values(num_values)
-        self.selection = check_choice("selection", selection, SELECTIONS)
-        self.score_mode = check_choice("score_mode", score_mode, SCORE_MODES)
+        self._rule = get_rule(selection)
+        self.score_mode = check_choice(score_mode, "score_mode", tuple(SCORE_MODES))
         self.sharing = check_sharing(sharing, self.num_values, bank_initializer)
-        self.bank_initializer = None if bank_initializer is None else banks.get(bank_initializer)
-        self.score_initializer = banks.get_scores(score_initializer)
+        self.bank_initializer = (
+            None if bank_initializer is None else initializers.get(bank_initializer)
+        )
+        self.score_initializer = initializers.get_scores(score_initializer)
         self.seed = None if seed is None else check_seed(seed)
         self._seed = draw_seed() if self.seed is None else self.seed
-        if self.selection == "probabilistic":
-            # Keras takes 31 bits on every backend.
-            self.sampler = keras.random.SeedGenerator(derive_seed(self._seed, "sampler") % 2**31)
 
-    # The kernel.
+    @property
+    def selection(self) -> Any:
+        """The selection rule of training calls: its name, or the object if it has none."""
+        name = serialize_rule(self._rule)
+        return name if isinstance(name, str) else self._rule
 
-    def add_weight(self, *args: Any, name: str | None = None, **kwargs: Any) -> Any:
-        if name != "kernel":
-            return super().add_weight(*args, name=name, **kwargs)
-        shape = tuple(kwargs["shape"])
+    # For subclasses: what `build` and `call` are made of.
+
+    def add_slot_kernel(
+        self,
+        shape: tuple[int | None, ...],
+        argument: str = "kernel",
+        *,
+        name: str | None = None,
+        fans: tuple[int, int] | None = None,
+    ) -> SlotKernel:
+        """A built kernel of this layer's score mode; assign it to an attribute.
+
+        Args:
+            shape: Shape of the kernel in the layout of the Keras layer.
+            argument: How the arguments about this kernel begin: `"kernel"` for `kernel_initializer` and
+                `kernel_regularizer`. A second kernel gets a seed of its own from it.
+            name: Name of the kernel; None: `"kernel"`, or `"depthwise_kernel"` for the argument `"depthwise"`.
+            fans: `(fan_in, fan_out)`; None: by Keras' rule from the shape.
+
+        Raises:
+            ValueError: If a size is not known.
+        """
         if None in shape:
             raise ValueError(
                 f"Layer '{self.name}' needs to know the number of input channels. Expected an input shape whose "
                 f"channel axis is an integer. Received: kernel shape={shape}. Give `keras.Input` that size."
             )
-        return _KERNELS[self.score_mode](self, self._initial_values(shape))
-
-    def _initial_values(self, shape: tuple[int, ...]) -> InitialValues:
         bank_initializer = self.bank_initializer
         if bank_initializer is None:
-            bank_initializer = banks.get(getattr(self, f"{self._kernel_argument}_initializer"))
-        return InitialValues(
-            kernel_shape=shape,
+            bank_initializer = initializers.get(getattr(self, f"{argument}_initializer"))
+        first = argument == self.kernel_arguments[0]
+        kernel = SCORE_MODES[self.score_mode](
             num_values=self.num_values,
-            fans=self._kernel_fans(shape),
-            seed=self._seed,
+            rule=self._rule,
             bank_initializer=bank_initializer,
             score_initializer=self.score_initializer,
             sharing=self.sharing,
+            seed=self._seed if first else derive_seed(self._seed, argument),
+            fans=fans,
+            regularizer=getattr(self, f"{argument}_regularizer"),
+            name=name or ("kernel" if argument == "kernel" else f"{argument}_kernel"),
+            dtype=self.dtype_policy,
+            trainable=self.trainable,
+        )
+        kernel.build(tuple(int(size) for size in shape if size is not None))
+        return kernel
+
+    def add_bias(self, shape: tuple[int, ...]) -> keras.Variable:
+        """The bias of the Keras layer: an ordinary trained variable."""
+        return self.add_weight(
+            name="bias",
+            shape=shape,
+            initializer=self.bias_initializer,
+            regularizer=self.bias_regularizer,
+            constraint=self.bias_constraint,
         )
 
-    def _kernel_fans(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        return banks.compute_fans(shape)
+    # For users: what the layer holds.
 
     @property
-    def kernel(self) -> Tensor:
-        """The selected values, in the shape and order of the Keras layer's kernel.
-
-        Bitwise entries of `bank`. Greedy, except inside a training call of a layer with probabilistic selection,
-        where it is the draw of that call.
-        """
-        selected = getattr(_calls, "selected", {}).get(id(self))
-        return self._slot_kernel.select(training=False) if selected is None else selected
-
-    @kernel.setter
-    def kernel(self, slot_kernel: SlotKernel) -> None:
-        # Some Keras layers store what `add_weight` returned as `kernel`, others as `_kernel`.
-        self._kernel = slot_kernel
-
-    @property
-    def _slot_kernel(self) -> SlotKernel:
-        kernel = getattr(self, "_kernel", None)
-        if kernel is None:
-            raise AttributeError(
-                f"Layer '{self.name}' has no bank, scores or kernel yet: build it first, for example by calling "
-                "it on an input."
-            )
-        return kernel
+    def slot_kernels(self) -> dict[str, SlotKernel]:
+        """The kernels of this layer and of its inner slot layers, by name."""
+        found: dict[str, SlotKernel] = {}
+        for part in list(vars(self).values()):
+            if isinstance(part, SlotKernel):
+                found[part.name] = part
+            elif isinstance(part, SlotLayer):
+                found |= {f"{part.name}/{k}": v for k, v in part.slot_kernels.items()}
+        return found
 
     @property
     def bank(self) -> Tensor:
-        """The fixed values, `kernel_shape + (K,)`, or `(K,)` when they are shared."""
-        return self._slot_kernel.bank()
+        """The fixed values, `kernel_shape + (K,)`, or `(K,)` when they are shared.
+
+        With `score_mode="per_connection"` they are drawn anew each time they are asked for.
+        """
+        return self._only_kernel("bank").bank
 
     @property
     def scores(self) -> Tensor:
         """The score of each value, `kernel_shape + (K,)`."""
-        return self._slot_kernel.scores()
+        return self._only_kernel("scores").scores
 
     @property
     def lever(self) -> keras.Variable:
         """The trainable number of each connection, of the kernel's shape; `score_mode="per_connection"` only."""
-        kernel = self._slot_kernel
+        kernel = self._only_kernel("lever")
         if not isinstance(kernel, LeverKernel):
             raise AttributeError(
                 f"Layer '{self.name}' has scores and no lever. Build it with "
                 f'score_mode="per_connection". Received: score_mode={self.score_mode!r}'
             )
-        return kernel.lever()
+        return kernel.lever
+
+    @property
+    def kernel(self) -> Tensor:
+        """The greedily selected values, bitwise entries of `bank`, in the shape of the Keras layer's kernel."""
+        if asked_by_spectral_normalization():
+            raise ValueError(
+                f"Layer '{self.name}' cannot be wrapped in `SpectralNormalization`, which overwrites the kernel "
+                "in each training call: the values of a slot layer are fixed. Leave the wrapper out, or wrap the "
+                "layers of `keras_slots.materialize(model)`."
+            )
+        return self._only_kernel("kernel").select()
 
     @property
     def selected_indices(self) -> Tensor:
         """Index in [0, K) of each selected value under greedy selection, int32, of the kernel's shape."""
-        return self._slot_kernel.selected_indices()
+        return self._only_kernel("selected_indices").selected_indices
 
-    def trained_state(self) -> list[tuple[str, Any]]:
-        """Name and variable of what training moves in the place of the kernel."""
-        return self._slot_kernel.trained()
+    def _only_kernel(self, attribute: str) -> SlotKernel:
+        kernels = self.slot_kernels
+        if len(kernels) == 1:
+            return next(iter(kernels.values()))
+        if kernels:
+            raise AttributeError(
+                f"Layer '{self.name}' has {len(kernels)} kernels, so `{attribute}` of which one? Ask one of "
+                f"them: `layer.slot_kernels[name].{attribute}`, name one of {sorted(kernels)}."
+            )
+        raise AttributeError(
+            f"Layer '{self.name}' has no bank, scores or kernel yet: build it first, for example by calling "
+            "it on an input."
+        )
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        kernel = self._slot_kernel.select(training=bool(training))
-        regularizer = getattr(self, f"{self._kernel_argument}_regularizer")
-        if regularizer is not None:
-            self.add_loss(regularizer(kernel))
-        with _selected(self, ops.cast(kernel, self.compute_dtype)):
-            return super().call(inputs)
+    def selected_weights(self) -> list[np.ndarray]:
+        """The weights of the materialized layer: selected values for kernels, all others as they are.
+
+        In the order in which the Keras layer holds them.
+        """
+        kernels = [p for p in vars(self).values() if isinstance(p, SlotKernel)]
+        inner = [p for p in vars(self).values() if isinstance(p, SlotLayer)]
+        weights = [keras.ops.convert_to_numpy(kernel.select()) for kernel in kernels]
+        if getattr(self, "bias", None) is not None:
+            weights.append(keras.ops.convert_to_numpy(self.bias))
+        return [*weights, *(w for layer in inner for w in layer.selected_weights())]
 
     # Configuration.
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
-        shared = isinstance(self.sharing, banks.ValueBank)
+        shared = isinstance(self.sharing, ValueBank)
         config.update(
             num_values=self.num_values,
-            selection=self.selection,
+            selection=serialize_rule(self._rule),
             score_mode=self.score_mode,
-            bank_initializer=banks.serialize(self.bank_initializer),
-            score_initializer=banks.serialize(self.score_initializer),
-            sharing=banks.serialize(self.sharing) if shared else self.sharing,
+            bank_initializer=initializers.serialize(self.bank_initializer),
+            score_initializer=initializers.serialize(self.score_initializer),
+            sharing=initializers.serialize(self.sharing) if shared else self.sharing,
             seed=self.seed,
         )
         return config
@@ -188,51 +228,52 @@ class SlotLayer(_Mixin):
     def get_build_config(self) -> dict[str, Any] | None:
         # The seed that was drawn belongs to the built layer, not to its configuration: a clone draws its own.
         config = super().get_build_config()
-        return config and {**config, "seed": self._slot_kernel.seed()}
+        return config and {**config, "seed": self._seed}
 
     def build_from_config(self, config: dict[str, Any]) -> None:
         if config:
             self._seed = check_seed(config.get("seed", self._seed))
         super().build_from_config(config)
 
-    # Saving: the base class' numbered variables know nothing of seeds and of the sampler's state.
+    # Saving: Dense and its kin write their kernel by hand. Ours is a sub-layer, the rest is the base layer's.
 
     def save_own_variables(self, store: Any) -> None:
-        if self.built:
-            for name, value in self._own_state().items():
-                store[name] = value
+        keras.layers.Layer.save_own_variables(self, store)
 
     def load_own_variables(self, store: Any) -> None:
         if not self.built:
             raise ValueError(
                 f"Layer '{self.name}' is not built, so it cannot load weights. Call it on an input first."
             )
-        expected = self._own_state()
-        given = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118
-        _check_state(self, expected, given)
-        self._slot_kernel.load_state(given)
-        for name in ("bias", "sampler"):
-            if name in expected:
-                expected[name].assign(given[name])
+        own: dict[str, Any] = {}
+        keras.layers.Layer.save_own_variables(self, own)
+        fits = set(own) == set(store.keys())
+        for kernel in self.slot_kernels.values():
+            # Keras goes on to the sub-layers of a layer that has refused a file.
+            kernel.owner_refused = not fits
+        if not fits:
+            names = [v.name for v in own.values()]
+            raise ValueError(
+                f"Layer '{self.name}' ({type(self).__name__}) expects {len(own)} variables beside its kernel, "
+                f"{names}. Received: {len(store.keys())}. The file was written by another kind of layer: build "
+                "the model with the same arguments, or load the whole model with `keras.models.load_model`."
+            )
+        keras.layers.Layer.load_own_variables(self, store)
 
-    def _own_state(self) -> dict[str, Any]:
-        state = dict(self._slot_kernel.state())
-        if getattr(self, "bias", None) is not None:
-            state["bias"] = self.bias
-        if self.selection == "probabilistic":
-            state["sampler"] = self.sampler.state
-        return state
+    def __dir__(self) -> list[str]:
+        # Keras reads all that `dir` names when it saves, and these may be as large as the bank.
+        return [name for name in super().__dir__() if name not in COSTLY | {"slot_kernels"}]
 
     # What makes no sense for a kernel that is selected.
 
     def _refuse_what_needs_a_trained_kernel(self) -> None:
-        argument = f"{self._kernel_argument}_constraint"
-        if getattr(self, argument) is not None:
-            raise ValueError(
-                f"`{argument}` must be None in a slot layer: its values are fixed and never updated. "
-                f"Received: {argument}={getattr(self, argument)}. Constrain the values through "
-                "`bank_initializer` instead."
-            )
+        for argument in (f"{name}_constraint" for name in self.kernel_arguments):
+            constraint = getattr(self, argument, None) or getattr(self, f"_{argument}", None)
+            if constraint is not None:
+                raise ValueError(
+                    f"`{argument}` must be None in a slot layer: its values are fixed and never updated. "
+                    f"Received: {argument}={constraint}. Constrain the values through `bank_initializer` instead."
+                )
         if getattr(self, "lora_rank", None):
             self.enable_lora(self.lora_rank)
         if getattr(self, "quantization_config", None) or getattr(self, "quantization_mode", None):
@@ -251,59 +292,3 @@ class SlotLayer(_Mixin):
             f"A slot layer cannot be quantized. Received: mode={mode!r} for layer '{self.name}'. Call "
             "`keras_slots.materialize(model)` and quantize the new model."
         )
-
-
-def slot_layer(plain_class: type[keras.layers.Layer]) -> Any:
-    """Class decorator: names the Keras layer, registers the class, and completes signature and docstring."""
-
-    def decorate(cls: type) -> type:
-        cls.plain_class = plain_class  # type: ignore[attr-defined]
-        cls.__doc__ = inspect.cleandoc(cls.__doc__ or "").replace(
-            "{slot_args}", SLOT_ARGS.replace("\n        ", "\n    ")
-        )
-        cls.__signature__ = _signature(plain_class)  # type: ignore[attr-defined]
-        return keras.saving.register_keras_serializable(package="keras_slots")(cls)
-
-    return decorate
-
-
-def _signature(plain_class: type) -> inspect.Signature:
-    """All parameters of the Keras layer, then ours as keyword-only, then `**kwargs`."""
-    plain = list(inspect.signature(plain_class).parameters.values())
-    ours = inspect.signature(SlotLayer.__init__).parameters.values()
-    keyword_only = [p for p in ours if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    return inspect.Signature([*plain[:-1], *keyword_only, plain[-1]])
-
-
-# The kernel that a call in progress has selected, by layer, in each thread.
-_calls = threading.local()
-
-
-@contextmanager
-def _selected(layer: SlotLayer, kernel: Tensor) -> Iterator[None]:
-    before = getattr(_calls, "selected", {})
-    _calls.selected = {**before, id(layer): kernel}
-    try:
-        yield
-    finally:
-        _calls.selected = before
-
-
-def _check_state(layer: SlotLayer, expected: dict[str, Any], given: dict[str, np.ndarray]) -> None:
-    if set(expected) != set(given):
-        raise ValueError(
-            f"Layer '{layer.name}' ({type(layer).__name__}, score_mode={layer.score_mode!r}, "
-            f"selection={layer.selection!r}) expects the variables {sorted(expected)}. Received: "
-            f"{sorted(given)}. The file was written by another kind of layer: build the model with the same "
-            "arguments, or load the whole model with `keras.models.load_model`."
-        )
-    for name, value in expected.items():
-        shape, received = tuple(value.shape), tuple(given[name].shape)
-        if shape != received:
-            hint = ""
-            if name in ("scores", "bank") and shape[:-1] == received[:-1]:
-                hint = f" The file holds K={received[-1]} values: build the layer with that `num_values`."
-            raise ValueError(
-                f"Variable '{name}' of layer '{layer.name}' has shape {shape} "
-                f"(num_values={layer.num_values}). Received: shape {received}.{hint}"
-            )

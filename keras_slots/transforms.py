@@ -1,23 +1,21 @@
-"""Model in, new model out: `slotify` puts slot layers into a plain model, `materialize` takes them out again."""
+"""`slotify` puts slot layers into a plain model, `materialize` takes them out again."""
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Collection
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_slots import layers
-from keras_slots.random_streams import check_seed, derive_seed
+from keras_slots import layers  # noqa: F401 (fills the table of slot classes)
+from keras_slots.cloning import Pairs, clone, copy_common_weights, copy_state
+from keras_slots.keras_internals import inner_layers
+from keras_slots.random_streams import derive_seed
+from keras_slots.registry import SLOT_CLASSES
 from keras_slots.slot_arguments import SLOT_ARGUMENTS
 from keras_slots.slot_layer import SlotLayer
-
-_SLOT_CLASSES = {
-    cls.plain_class: cls
-    for cls in vars(layers).values()
-    if isinstance(cls, type) and issubclass(cls, SlotLayer) and cls is not SlotLayer
-}
+from keras_slots.validation import check_seed
 
 
 def slotify(
@@ -26,17 +24,21 @@ def slotify(
     filters: Callable[[keras.layers.Layer], bool] | Collection[str] | None = None,
     **layer_args: Any,
 ) -> keras.Model:
-    """Returns a copy of a plain model whose Dense, Conv and EinsumDense layers are slot layers.
+    """Returns a copy of a model whose dense, convolution and attention layers are slot layers.
 
     The new model has the architecture, names and dtypes of the old one. Its kernels are new: each is selected from
-    a fresh bank. All other weights (biases, batch normalization) are copied. The given model stays as it is; the
-    new one is not compiled. Layers inside composite layers other than `TimeDistributed` stay plain.
+    a fresh bank. All other weights (biases, batch normalization) are copied. Slot layers that the model already
+    has are kept as they are, with what they have learned, whatever the arguments here say. The given model stays
+    as it is; the new one is not compiled.
+
+    Nested and shared layers are replaced too, and layers inside `TimeDistributed`. What has no slot version stays
+    plain: recurrent layers, `Embedding`, layers inside composite layers. A warning lists those that hold kernels.
 
     Args:
         model: Functional or Sequential model, nested and shared layers included.
         num_values: K, the number of fixed random values of each connection.
         filters: Which of the layers to replace: a function `layer -> bool`, or a collection of layer names. None
-            replaces all.
+            replaces all. Layers that a filter leaves out are not warned of.
         **layer_args: Further arguments of the slot layers, such as `selection` or `score_mode`. From an integer
             `seed` each layer gets a seed of its own, derived from its name.
 
@@ -46,6 +48,9 @@ def slotify(
     Raises:
         ValueError: If `model` is a subclassed model, if no layer would be replaced, or if a name in `filters` is
             not that of a layer that has a slot version.
+
+    Warns:
+        UserWarning: If layers with kernels stay plain.
 
     Example:
 
@@ -61,11 +66,12 @@ def slotify(
     wanted = _as_function(filters, model)
 
     def convert(layer: keras.layers.Layer) -> keras.layers.Layer:
-        slot_class = _SLOT_CLASSES.get(type(layer))
+        slot_class = SLOT_CLASSES.get(type(layer))
         if slot_class is None or not wanted(layer):
-            return type(layer).from_config(layer.get_config())
-        own_seed = None if seed is None else derive_seed(seed, layer.name)
-        arguments = {"num_values": num_values, **layer_args, "seed": own_seed}
+            return _same(layer)
+        arguments = {"num_values": num_values, **layer_args}
+        if seed is not None:
+            arguments["seed"] = derive_seed(seed, layer.name) % slot_class.seed_limit
         try:
             return slot_class.from_config({**layer.get_config(), **arguments})
         except (TypeError, ValueError) as error:
@@ -73,18 +79,17 @@ def slotify(
             cause = error.__context__ or error
             raise ValueError(f"Layer '{layer.name}' cannot become a slot layer. {cause}") from error
 
-    new_model, pairs = _clone(model, convert, "slotify")
-    if not any(isinstance(new, SlotLayer) for _, new in pairs):
-        names = sorted(cls.__name__ for cls in _SLOT_CLASSES)
+    new_model, pairs = clone(model, convert, "slotify")
+    if all(type(old) is type(new) for old, new in pairs):
+        names = sorted(cls.__name__ for cls in SLOT_CLASSES)
         raise ValueError(
             f"`model` has no layer to replace. Expected at least one of {names} that `filters` selects. "
             f"Received: model '{model.name}', filters={filters!r}"
         )
     for old, new in pairs:
-        if isinstance(new, SlotLayer):
-            _copy_bias(old, new)
-        else:
-            _copy_weights(old, new)
+        copy = copy_state if type(old) is type(new) else copy_common_weights
+        copy(old, new)
+    _warn_of_plain_kernels(pairs, wanted)
     return new_model
 
 
@@ -92,7 +97,7 @@ def materialize(model: keras.Model, trainable: bool = True) -> keras.Model:
     """Returns a copy of a model in which each slot layer is the plain Keras layer with the selected values.
 
     `materialize(model)(x)` equals `model(x, training=False)` bit for bit: the kernel is the greedy selection, for
-    probabilistic layers too (paper, section 3). All other weights are copied. The given model stays as it is; the
+    every selection rule (paper, section 3). All other weights are copied. The given model stays as it is; the
     new one is not compiled.
 
     Args:
@@ -104,7 +109,8 @@ def materialize(model: keras.Model, trainable: bool = True) -> keras.Model:
 
     Raises:
         ValueError: If `model` is a subclassed model, holds no slot layer, holds one inside another layer where it
-            cannot be replaced, or has scores or selected values that are not finite.
+            cannot be replaced or one of a class with a `call` of its own, or has scores or selected values that
+            are not finite.
 
     Example:
 
@@ -117,18 +123,17 @@ def materialize(model: keras.Model, trainable: bool = True) -> keras.Model:
 
     def convert(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, SlotLayer):
-            config = {k: v for k, v in layer.get_config().items() if k not in SLOT_ARGUMENTS}
-            return layer.plain_class.from_config({**config, "trainable": trainable})
-        inner = [x.name for x in layer._flatten_layers() if isinstance(x, SlotLayer)]
+            return _plain(layer, trainable)
+        inner = [x.name for x in inner_layers(layer) if isinstance(x, SlotLayer)]
         if inner:
             raise ValueError(
                 f"The slot layers {inner} sit inside layer '{layer.name}' of type {type(layer).__name__}, where "
                 "they cannot be replaced. Move them into the model itself, a nested model or a "
                 "`keras.layers.TimeDistributed`."
             )
-        return type(layer).from_config(layer.get_config())
+        return _same(layer)
 
-    new_model, pairs = _clone(model, convert, "materialize")
+    new_model, pairs = clone(model, convert, "materialize")
     if not any(isinstance(old, SlotLayer) for old, _ in pairs):
         raise ValueError(
             "`model` holds no slot layer, so there is nothing to materialize. Received: model "
@@ -136,12 +141,50 @@ def materialize(model: keras.Model, trainable: bool = True) -> keras.Model:
         )
     for old, new in pairs:
         if isinstance(old, SlotLayer):
-            kernel = _finite_kernel(old)
-            new.kernel.assign(kernel)
-            _copy_bias(old, new)
+            new.set_weights(_selected_weights(old))
         else:
-            _copy_weights(old, new)
+            copy_state(old, new)
     return new_model
+
+
+def _same(layer: keras.layers.Layer) -> keras.layers.Layer:
+    return type(layer).from_config(layer.get_config())
+
+
+def _plain(layer: Any, trainable: bool) -> keras.layers.Layer:
+    """The Keras layer of a slot layer, not built yet."""
+    # The class that names the Keras layer; what a subclass of it computes is not known here.
+    owner: Any = next(cls for cls in type(layer).__mro__ if "plain_class" in vars(cls))
+    for method in ("build", "call"):
+        if getattr(type(layer), method) is not getattr(owner, method):
+            raise ValueError(
+                f"Layer '{layer.name}' of type {type(layer).__name__} cannot be materialized: it has a `{method}` "
+                f"of its own, which {owner.plain_class.__name__} does not know. Decorate the class with "
+                "`keras_slots.slot_layer(plain_class)`, the Keras layer that computes the same from its kernel."
+            )
+    config = owner.get_config(layer)
+    kept = owner.plain_class.__init__.__code__.co_varnames
+    for argument in SLOT_ARGUMENTS:
+        if argument not in kept:
+            del config[argument]
+    return owner.plain_class.from_config({**config, "trainable": trainable})
+
+
+def _selected_weights(layer: Any) -> list[np.ndarray]:
+    """The weights of the materialized layer, or an error when something is not finite."""
+    if not layer.built:
+        raise ValueError(
+            f"Layer '{layer.name}' is not built yet, so nothing is selected. Call the model on an input first."
+        )
+    for kernel in layer.slot_kernels.values():
+        trained = {v.name: v for v in kernel.trained_variables()}
+        for name, value in {**trained, "kernel": kernel.select()}.items():
+            if not bool(ops.all(ops.isfinite(value))):
+                raise ValueError(
+                    f"The {name} of layer '{layer.name}' holds NaN or infinity, so its selection means nothing. "
+                    "Go back to the last good checkpoint and train on with a smaller learning rate."
+                )
+    return layer.selected_weights()
 
 
 def _as_function(filters: Any, model: keras.Model) -> Callable[[keras.layers.Layer], bool]:
@@ -152,7 +195,7 @@ def _as_function(filters: Any, model: keras.Model) -> Callable[[keras.layers.Lay
     if isinstance(filters, str):
         filters = [filters]
     names = set(filters)
-    known = {x.name for x in model._flatten_layers() if type(x) in _SLOT_CLASSES}
+    known = {x.name for x in inner_layers(model) if type(x) in SLOT_CLASSES}
     if not names <= known:
         raise ValueError(
             f"`filters` must be a function of a layer, or names out of {sorted(known)}. Received: "
@@ -161,71 +204,20 @@ def _as_function(filters: Any, model: keras.Model) -> Callable[[keras.layers.Lay
     return lambda layer: layer.name in names
 
 
-def _clone(
-    model: keras.Model, convert: Callable[[keras.layers.Layer], keras.layers.Layer], caller: str
-) -> tuple[keras.Model, list[tuple[keras.layers.Layer, keras.layers.Layer]]]:
-    """A clone with converted layers, and the pairs of old and new layer; shared layers stay shared."""
-    # `clone_model` alone knows which models it can take apart; it names their classes in its error.
-    if not isinstance(model, keras.Sequential) and not hasattr(model, "operations"):
-        raise ValueError(
-            f"`{caller}` takes Functional and Sequential models, whose layers are known. Received: a model of "
-            f"type {type(model).__name__}. Rebuild it with the Functional API, or put the layers in by hand."
-        )
-    pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
-
-    def convert_and_note(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if type(layer) is keras.layers.TimeDistributed:
-            inner = keras.saving.serialize_keras_object(convert(layer.layer))
-            new = type(layer).from_config({**layer.get_config(), "layer": inner})
-            pairs.append((layer.layer, new.layer))
-        else:
-            new = convert(layer)
-            pairs.append((layer, new))
-        return new
-
-    with _uncompiled(model):
-        new_model = keras.models.clone_model(model, clone_function=convert_and_note, recursive=True)
-    return new_model, pairs
-
-
-@contextmanager
-def _uncompiled(model: keras.Model) -> Iterator[None]:
-    """Keeps `clone_model` from compiling the clone, which fails for losses that Keras cannot serialize."""
-    compiled = [x for x in model._flatten_layers() if getattr(x, "compiled", False)]
-    for x in compiled:
-        x.compiled = False
-    try:
-        yield
-    finally:
-        for x in compiled:
-            x.compiled = True
-
-
-def _copy_weights(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
-    if not old.built and old.weights:
+def _warn_of_plain_kernels(pairs: Pairs, wanted: Callable) -> None:
+    """Says which layers with kernels were wanted and stayed plain."""
+    plain = [old for old, new in pairs if type(old) is type(new) and not isinstance(old, SlotLayer)]
+    left = [x for x in plain if wanted(x) and any(len(v.shape) > 1 for v in x.weights)]
+    if not left:
         return
-    new.set_weights(old.get_weights())
-    if hasattr(new, "finalize_state"):
-        # Normalization and its kin compute with what they derive from their weights.
-        new.finalize_state()
-
-
-def _copy_bias(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
-    if getattr(old, "bias", None) is not None:
-        # A copy: on JAX, training one model would delete an array that both hold.
-        new.bias.assign(np.array(old.bias))
-
-
-def _finite_kernel(layer: Any) -> np.ndarray:
-    """The selected values, or an error when scores or values are not finite."""
-    if not layer.built:
-        raise ValueError(
-            f"Layer '{layer.name}' is not built yet, so nothing is selected. Call the model on an input first."
-        )
-    for name, value in (*layer.trained_state(), ("kernel", layer.kernel)):
-        if not bool(ops.all(ops.isfinite(value))):
-            raise ValueError(
-                f"The {name} of layer '{layer.name}' holds NaN or infinity, so its selection means nothing. "
-                "Go back to the last good checkpoint and train on with a smaller learning rate."
-            )
-    return ops.convert_to_numpy(layer.kernel)
+    total = sum(old.count_params() for old, _ in pairs if old.built)
+    lines = []
+    for kind in sorted({type(x).__name__ for x in left}):
+        same = [x for x in left if type(x).__name__ == kind]
+        share = sum(x.count_params() for x in same) / total
+        lines.append(f"{kind} {[x.name for x in same]}: {share:.1%} of the weights")
+    warnings.warn(
+        "`slotify` has no slot version of these layers, which stay plain and trained as before: "
+        f"{'; '.join(lines)}. Leave them out through `filters` to silence this warning.",
+        stacklevel=3,
+    )

@@ -1,13 +1,19 @@
-"""Checks of single arguments, one wording for all."""
+"""Every check of an argument, one wording each: what was expected, what was received, what to do."""
 
 from __future__ import annotations
 
 import math
 import numbers
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+#: The most values that a connection can have.
+MAX_VALUES = 2**16
+# Values and scores stay below it, so that float64 arithmetic on them cannot overflow.
+LIMIT = 1e300
 
 
 def check_seed(seed: Any, name: str = "seed") -> int:
@@ -33,16 +39,23 @@ def check_seed(seed: Any, name: str = "seed") -> int:
 
 def check_integer(value: Any, name: str, limit: int) -> int:
     """Returns `value` as an `int` in `[0, limit)`, `limit` a power of two, or raises an error."""
-    try:
-        if isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        result = operator.index(value)
-    except TypeError:
-        result = -1
-    if not 0 <= result < limit:
+    result = _as_integer(value)
+    if result is None or not 0 <= result < limit:
         raise ValueError(
             f"`{name}` must be an integer, at least 0 and below 2**{limit.bit_length() - 1}. "
             f"Received: {name}={value!r}. Pass for example `{name}=0`."
+        )
+    return result
+
+
+def check_num_values(num_values: Any) -> int:
+    """Returns K as an `int` in `[1, MAX_VALUES]`, or says what is wrong with it."""
+    result = _as_integer(num_values)
+    if result is None or not 1 <= result <= MAX_VALUES:
+        raise ValueError(
+            f"`num_values` must be a positive integer, at most {MAX_VALUES}: the number of fixed "
+            f"values of each connection. Received: num_values={num_values!r}. "
+            "Pass for example `num_values=8`."
         )
     return result
 
@@ -61,10 +74,32 @@ def check_positive(value: Any, name: str) -> float:
     return number
 
 
-def check_name(value: Any, name: str, known: tuple[str, ...]) -> str:
-    """Returns `value` if it is one of the `known` names, or says which these are."""
-    if value not in known:
+def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:
+    """Returns `value` if it is one of `choices`, or says which these are."""
+    if not isinstance(value, str) or value not in choices:
+        *first, last = (f'"{choice}"' for choice in choices)
+        expected = f"{', '.join(first)} or {last}" if first else last
+        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}.")
+    return value
+
+
+def check_finite(array: Any, name: str) -> np.ndarray[Any, Any]:
+    """Returns `array` as floats, all finite, or says that they are not."""
+    array = np.asarray(array)
+    if array.dtype.kind in "iub":
+        array = array.astype("float64")
+    if array.size and not (-LIMIT < float(array.min()) and float(array.max()) < LIMIT):
         raise ValueError(
-            f"`{name}` must be one of {', '.join(map(repr, known))}. Received: {name}={value!r}."
+            f"`{name}` must be finite (and below {LIMIT:g}), but holds NaN, infinite or larger "
+            f"entries. Check the initializer. Received: {name} from {array.min()} to {array.max()}."
         )
-    return str(value)
+    return array
+
+
+def _as_integer(value: Any) -> int | None:
+    if isinstance(value, (bool, np.bool_)):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None

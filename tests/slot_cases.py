@@ -21,7 +21,22 @@ CASES = {
         {"strides": 2, "padding": "same"},
         (2, 4, 4, 3),
     ),
+    "conv1d_transpose": (keras_slots.SlotConv1DTranspose, (4, 3), {"strides": 2}, (2, 4, 3)),
+    "conv3d_transpose": (
+        keras_slots.SlotConv3DTranspose,
+        (2, 2),
+        {"strides": 2, "padding": "same"},
+        (1, 3, 3, 3, 2),
+    ),
     "depthwise": (keras_slots.SlotDepthwiseConv2D, (3,), {"depth_multiplier": 2}, (2, 6, 6, 3)),
+    "depthwise1d": (keras_slots.SlotDepthwiseConv1D, (3,), {"strides": 2}, (2, 7, 3)),
+    "separable1d": (keras_slots.SlotSeparableConv1D, (4, 3), {"padding": "same"}, (2, 7, 3)),
+    "separable": (
+        keras_slots.SlotSeparableConv2D,
+        (4, 3),
+        {"depth_multiplier": 2, "activation": "tanh"},
+        (2, 6, 6, 3),
+    ),
     "einsum": (
         keras_slots.SlotEinsumDense,
         ("abc,cde->abde",),
@@ -53,14 +68,15 @@ def case(name, **slot_arguments):
     return layer, x
 
 
-def plain_twin(layer, x, kernel=None):
-    """The Keras layer of the same arguments, given the kernel and the bias of the slot layer."""
+def plain_twin(layer, x, kernels=None):
+    """The Keras layer of the same arguments, given the kernels (by name) and the bias of the slot layer."""
     config = layer.get_config()
     for argument in SLOT_ARGUMENTS:
         del config[argument]
     plain = layer.plain_class.from_config(config)
     plain.build(x.shape)
-    plain.kernel.assign(layer.kernel if kernel is None else kernel)
+    for name, kernel in layer.slot_kernels.items():
+        getattr(plain, name).assign(kernel.select() if kernels is None else kernels[name])
     if layer.bias is not None:
         plain.bias.assign(np.array(numpy_of(layer.bias)))
     return plain

@@ -26,7 +26,10 @@ NUM_VALUES = "`num_values` must be a positive integer"
         ({"num_values": "8"}, f"{NUM_VALUES}.*Received: num_values='8'"),
         ({"num_values": True}, f"{NUM_VALUES}.*Received: num_values=True"),
         ({"num_values": None}, f"{NUM_VALUES}.*Received: num_values=None"),
-        ({"selection": "best"}, '`selection` must be "greedy" or "probabilistic".*\'best\''),
+        (
+            {"selection": "best"},
+            '`selection` must be one of "greedy", "probabilistic", or a .*\'best\'',
+        ),
         ({"score_mode": "lever"}, "`score_mode` must be .*\"per_value\".*score_mode='lever'"),
         ({"sharing": "all"}, '`sharing` must be "connection", "layer" or a .*ValueBank.*\'all\''),
         (

@@ -10,6 +10,7 @@ from keras import ops
 
 import keras_slots
 from keras_slots import SlotConv2D, SlotDense, ValueBank
+from keras_slots.registry import SLOT_CLASSES
 from slot_cases import CASES, NAMES, SLOT_ARGUMENTS, case, greedy_kernel, numpy_of, plain_twin
 
 CLASSES = tuple(dict.fromkeys(cls for cls, *_ in CASES.values()))
@@ -17,8 +18,9 @@ ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 
 def test_the_table_has_all_slot_layers():
-    public = {getattr(keras_slots, name) for name in keras_slots.__all__ if name[:4] == "Slot"}
-    assert set(CLASSES) == public and len(CLASSES) == 7
+    elsewhere = {keras_slots.SlotMultiHeadAttention, keras_slots.SlotGroupQueryAttention}
+    assert set(CLASSES) | elsewhere == set(SLOT_CLASSES.values()) and len(CLASSES) == 12
+    assert all(getattr(keras_slots, cls.__name__) is cls for cls in SLOT_CLASSES.values())
 
 
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
@@ -33,13 +35,15 @@ def test_output_is_that_of_the_plain_layer_with_the_selected_kernel(name, select
 @pytest.mark.parametrize("sharing", ["connection", "layer", ValueBank(8, bound=0.3, seed=1)])
 @pytest.mark.parametrize("name", NAMES)
 def test_kernel_is_bitwise_the_bank_at_numpys_argmax_of_the_scores(name, sharing):
-    layer, _ = case(name, sharing=sharing)
-    bank, scores = numpy_of(layer.bank), numpy_of(layer.scores)
-    assert bank.shape == ((8,) if sharing != "connection" else scores.shape)
-    kernel = numpy_of(layer.kernel)
-    assert kernel.shape == plain_twin(layer, np.zeros(CASES[name][3]), kernel).kernel.shape
-    np.testing.assert_array_equal(kernel, greedy_kernel(bank, scores))
-    np.testing.assert_array_equal(numpy_of(layer.selected_indices), scores.argmax(-1))
+    layer, x = case(name, sharing=sharing)
+    plain = plain_twin(layer, x)
+    for kernel_name, kernel in layer.slot_kernels.items():
+        bank, scores = numpy_of(kernel.bank), numpy_of(kernel.scores)
+        assert bank.shape == ((8,) if sharing != "connection" else scores.shape)
+        selected = numpy_of(getattr(layer, kernel_name))
+        assert selected.shape == getattr(plain, kernel_name).shape
+        np.testing.assert_array_equal(selected, greedy_kernel(bank, scores))
+        np.testing.assert_array_equal(numpy_of(kernel.selected_indices), scores.argmax(-1))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +55,7 @@ def test_kernel_is_bitwise_the_bank_at_numpys_argmax_of_the_scores(name, sharing
         ("conv2d_groups", 9 * 2 + 9 * 4),  # each output sees half of the four channels
         ("conv3d", 8 * 3 + 8 * 4),
         ("conv2d_transpose", 9 * 3 + 9 * 4),
+        ("conv1d_transpose", 3 * 3 + 3 * 4),
         ("depthwise", 9 * 3 + 9 * 2),  # as Keras counts them
         ("einsum", 4 + 2 * 3),
     ],
@@ -87,8 +92,8 @@ def test_conv2d_by_hand():
 @pytest.mark.parametrize("name", NAMES)
 def test_one_value_is_the_fixed_random_network(name):
     layer, x = case(name, num_values=1, selection="probabilistic")
-    bank = numpy_of(layer.bank)[..., 0]
-    plain = numpy_of(plain_twin(layer, x, bank)(x))
+    banks = {key: numpy_of(kernel.bank)[..., 0] for key, kernel in layer.slot_kernels.items()}
+    plain = numpy_of(plain_twin(layer, x, banks)(x))
     for training in (False, True):
         y = numpy_of(layer(x, training=training))
         np.testing.assert_allclose(y, plain, rtol=1e-6, atol=1e-6)
@@ -141,8 +146,10 @@ def test_configuration_survives_json(name):
     assert type(copy) is type(layer) and copy.get_config() == layer.get_config()
     if not copy.built:
         copy.build(x.shape)
-    np.testing.assert_array_equal(numpy_of(copy.bank), numpy_of(layer.bank))
-    np.testing.assert_array_equal(numpy_of(copy.scores), numpy_of(layer.scores))
+    for key, kernel in layer.slot_kernels.items():
+        again = copy.slot_kernels[key]
+        np.testing.assert_array_equal(numpy_of(again.bank), numpy_of(kernel.bank))
+        np.testing.assert_array_equal(numpy_of(again.scores), numpy_of(kernel.scores))
 
 
 def test_the_bank_follows_the_distribution_of_the_kernel_initializer():

@@ -183,23 +183,16 @@ def test_weights_bring_everything_back_into_a_model_of_another_seed(tmp_path, se
     np.testing.assert_array_equal(array(again.layers[0].kernel), array(model.layers[0].kernel))
 
 
-def test_a_model_file_is_loaded_whatever_staircase_its_unseeded_values_have(tmp_path):
-    heights = set()
-    for seed in range(12):
+def test_load_model_brings_back_the_unseeded_values_of_the_saved_model(tmp_path):
+    for seed in range(6):
         keras.utils.set_random_seed(seed)
         layer = SlotDense(1, num_values=16, score_mode="per_connection")
         model = keras.Sequential([keras.Input((1,)), layer])
         layer.lever.assign([[3.0]])
-        heights.add(layer._slot_kernel._thresholds.shape[0])
         model.save(tmp_path / "model.keras")
         loaded = keras.saving.load_model(tmp_path / "model.keras").layers[0]
-        np.testing.assert_array_equal(
-            ops.convert_to_numpy(loaded.bank), ops.convert_to_numpy(layer.bank)
-        )
-        np.testing.assert_array_equal(
-            ops.convert_to_numpy(loaded.kernel), ops.convert_to_numpy(layer.kernel)
-        )
-    assert max(heights) > min(heights) + 1  # another seed's staircase would not have held them all
+        np.testing.assert_array_equal(array(loaded.bank), array(layer.bank))
+        np.testing.assert_array_equal(array(loaded.kernel), array(layer.kernel))
 
 
 def test_weights_do_not_hold_the_bank_that_the_seed_brings_back(tmp_path):

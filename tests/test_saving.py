@@ -119,14 +119,18 @@ def dense(**arguments):
         (
             lambda: dense(selection="probabilistic"),
             lambda: dense(selection="greedy"),
-            r"selection='greedy'\) expects the variables .*'scores'\]. Received: .*'sampler'",
+            r"selection Greedy\(\)\) expects the variables .*'scores'\]. Received: .*'sampler'",
         ),
         (
             lambda: dense(use_bias=False),
             dense,
-            r"expects the variables \['bank', 'bias', 'scores'\]",
+            r"expects 1 variables beside its kernel, \['bias'\]. Received: 0",
         ),
-        (lambda: dense(sharing="layer"), dense, r"'bank' of layer 'layer' has shape \(5, 4, 8\)"),
+        (
+            lambda: dense(sharing="layer"),
+            dense,
+            r"'bank' of the kernel '.*layer/kernel' has shape \(5, 4, 8\)",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_and_change_nothing(tmp_path, written, read, text):

@@ -6,7 +6,15 @@ import pytest
 from keras import ops
 from scipy import stats
 
-from keras_slots.selection import climb, greedy_index, lookup, probabilistic_index, selector
+from keras_slots.kernel import ByScores
+from keras_slots.lever import climb
+from keras_slots.selection import (
+    Greedy,
+    Probabilistic,
+    greedy_index,
+    lookup,
+    probabilistic_index,
+)
 
 NUMBERS_OF_VALUES = (1, 2, 3, 7, 8, 9, 16, 17, 64, 65, 300)
 
@@ -174,11 +182,11 @@ def test_climb_without_thresholds_is_constant(compiled):
     np.testing.assert_array_equal(climbed, [1.5, 2.5])
 
 
-def test_the_selector_of_a_rule_looks_up_what_the_rule_selects(compiled):
+def test_by_scores_looks_up_what_the_rule_selects(compiled):
     scores = np.log(np.array([[0.25, 0.75], [0.75, 0.25]], "float32"))
     values = np.array([[1.0, 2.0], [3.0, 4.0]], "float32")
     uniform = np.array([0.2, 0.8], "float32")
-    np.testing.assert_array_equal(numpy_of(compiled(selector("greedy")), scores, values), [2, 3])
+    np.testing.assert_array_equal(numpy_of(compiled(ByScores(Greedy())), scores, values), [2, 3])
     np.testing.assert_array_equal(
-        numpy_of(compiled(selector("probabilistic")), scores, values, uniform), [1, 4]
+        numpy_of(compiled(ByScores(Probabilistic())), scores, values, uniform), [1, 4]
     )

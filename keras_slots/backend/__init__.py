@@ -1,6 +1,6 @@
-"""The straight-through gradient, and how variables get their values, once per Keras backend.
+"""What differs between the Keras backends.
 
-Each module has the same functions, `straight_through_scores`, `straight_through_lever` and `initializer`; this one
+Each module has the same functions: `straight_through`, `compiled`, `initializer` and `from_host`. This one
 re-exports those of the backend that Keras runs on.
 """
 
@@ -9,17 +9,9 @@ import keras
 _BACKEND = keras.backend.backend()
 
 if _BACKEND == "tensorflow":
-    from keras_slots.backend.tensorflow import (
-        initializer,
-        straight_through_lever,
-        straight_through_scores,
-    )
+    from keras_slots.backend.tensorflow import compiled, from_host, initializer, straight_through
 elif _BACKEND == "jax":
-    from keras_slots.backend.jax import (
-        initializer,
-        straight_through_lever,
-        straight_through_scores,
-    )
+    from keras_slots.backend.jax import compiled, from_host, initializer, straight_through
 else:
     raise ImportError(
         "keras_slots runs on the Keras backends 'tensorflow' and 'jax'. "
@@ -27,4 +19,4 @@ else:
         "Set the environment variable KERAS_BACKEND to one of these before importing keras."
     )
 
-__all__ = ["initializer", "straight_through_lever", "straight_through_scores"]
+__all__ = ["compiled", "from_host", "initializer", "straight_through"]

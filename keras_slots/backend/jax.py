@@ -1,68 +1,52 @@
-"""Straight-through selection on JAX, with `jax.custom_vjp`."""
+"""What only JAX can say: the straight-through gradient, compilation, calls of the host."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from keras import ops
 
 Tensor = Any
+Function = Callable[..., Any]
 
 
-def straight_through_scores(select: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Selection whose gradient passes to every score: `f(scores, bank, *uniform) -> kernel`.
+@cache
+def straight_through(select: Function, gradient: Function) -> Function:
+    """Selection with a gradient of its own, `f(*arrays) -> kernel`, by `jax.custom_vjp`.
 
-    Forward `kernel = select(scores, bank, *uniform)`; backward `d scores = upstream[..., None] * bank` for all K
-    values (paper, equation 3). The bank and the random numbers have no gradient.
+    Forward `kernel = select(*arrays)`; backward `gradient(upstream, *arrays)`, a tuple with the gradients of the
+    first arrays. The others have none.
 
     Args:
-        select: Pure function of `(scores, bank, *uniform)`, see `keras_slots.selection`.
+        select: Pure function of tensors.
+        gradient: Pure function of the upstream gradient, in the dtype of the first array, and of the arrays.
     """
 
     @jax.custom_vjp
-    def selected(scores: Tensor, bank: Tensor, uniform: tuple) -> Tensor:
-        return select(scores, bank, *uniform)
+    def selected(*arrays: Tensor) -> Tensor:
+        return select(*arrays)
 
-    def forward(scores: Tensor, bank: Tensor, uniform: tuple) -> Any:
-        # An empty array carries the dtype of the scores to the backward pass.
-        return select(scores, bank, *uniform), (bank, jnp.zeros(0, scores.dtype))
+    def forward(*arrays: Tensor) -> Any:
+        return select(*arrays), arrays
 
-    def backward(kept: Any, upstream: Tensor) -> Any:
-        bank, like = kept
-        return upstream.astype(like.dtype)[..., None] * bank.astype(like.dtype), None, None
-
-    selected.defvjp(forward, backward)
-    compiled = jax.jit(selected)
-    return lambda scores, bank, *uniform: compiled(*_tensors(scores, bank), _tensors(*uniform))
-
-
-def straight_through_lever(select: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Selection whose gradient passes to the lever: `f(lever, decay, *constants) -> kernel`.
-
-    Forward `kernel = select(lever, decay, *constants)`; backward `d lever = upstream`, `d decay = 0`.
-
-    Args:
-        select: Pure function of `(lever, decay, *constants)`, see `keras_slots.selection`.
-    """
-
-    @jax.custom_vjp
-    def selected(lever: Tensor, decay: Tensor, constants: tuple) -> Tensor:
-        return select(lever, decay, *constants)
-
-    def forward(lever: Tensor, decay: Tensor, constants: tuple) -> Any:
-        return select(lever, decay, *constants), (jnp.zeros(0, lever.dtype), decay)
-
-    def backward(kept: Any, upstream: Tensor) -> Any:
-        like, decay = kept
-        return upstream.astype(like.dtype), jnp.zeros_like(decay), None
+    def backward(arrays: Any, upstream: Tensor) -> Any:
+        gradients = gradient(upstream.astype(arrays[0].dtype), *arrays)
+        return *gradients, *(None for _ in arrays[len(gradients) :])
 
     selected.defvjp(forward, backward)
-    compiled = jax.jit(selected)
-    return lambda lever, decay, *constants: compiled(*_tensors(lever, decay), _tensors(*constants))
+    return compiled(selected)
 
 
-def initializer(array: Callable[[], Any]) -> Callable[..., Tensor]:
+@cache
+def compiled(function: Function) -> Function:
+    """`function`, compiled by itself; one program for each combination of shapes and dtypes."""
+    program = jax.jit(function)
+    return lambda *arrays: program(*(ops.convert_to_tensor(x) for x in arrays))
+
+
+def initializer(array: Callable[[], Any]) -> Function:
     """Initializer of a variable with the values of `array()`.
 
     Args:
@@ -81,5 +65,13 @@ def initializer(array: Callable[[], Any]) -> Callable[..., Tensor]:
     return values
 
 
-def _tensors(*arguments: Any) -> tuple:
-    return tuple(ops.convert_to_tensor(x) for x in arguments)
+def from_host(function: Callable[[np.ndarray], Any], argument: Tensor, like: Any) -> Any:
+    """`function(argument)`, computed with NumPy when the value of `argument` is known, also in a program.
+
+    Args:
+        function: Takes a NumPy array and returns a tuple of NumPy arrays.
+        argument: Tensor.
+        like: Tuple of `keras.KerasTensor`, shape and dtype of each result.
+    """
+    shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in like)
+    return jax.pure_callback(lambda x: function(np.asarray(x)), shapes, argument)

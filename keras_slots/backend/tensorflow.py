@@ -1,61 +1,69 @@
-"""Straight-through selection on TensorFlow, with `tf.custom_gradient`."""
+"""What only TensorFlow can say: the straight-through gradient, compilation, calls of the host."""
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
 Tensor = Any
+Function = Callable[..., Any]
 
 
-def straight_through_scores(select: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Selection whose gradient passes to every score: `f(scores, bank, *uniform) -> kernel`.
+@cache
+def straight_through(select: Function, gradient: Function) -> Function:
+    """Selection with a gradient of its own, `f(*arrays) -> kernel`, by `tf.custom_gradient`.
 
-    Forward `kernel = select(scores, bank, *uniform)`; backward `d scores = upstream[..., None] * bank` for all K
-    values (paper, equation 3). The bank and the random numbers have no gradient.
-
-    Args:
-        select: Pure function of `(scores, bank, *uniform)`, see `keras_slots.selection`.
-    """
-    forward = _compiled(select)
-    spread = _compiled(lambda upstream, bank: upstream[..., None] * bank)
-
-    @tf.custom_gradient
-    def selected(scores: Tensor, bank: Tensor, *uniform: Tensor) -> Any:
-        def gradient(upstream: Tensor) -> Any:
-            upstream, values = tf.cast(upstream, scores.dtype), tf.cast(bank, scores.dtype)
-            return spread(upstream, values), None, *(None for _ in uniform)
-
-        return forward(scores, bank, *uniform), gradient
-
-    return _on_tensors(selected)
-
-
-def straight_through_lever(select: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Selection whose gradient passes to the lever: `f(lever, decay, *constants) -> kernel`.
-
-    Forward `kernel = select(lever, decay, *constants)`; backward `d lever = upstream`, `d decay = 0` (a zero, not
-    None: the optimizer must see `decay` to apply its weight decay).
+    Forward `kernel = select(*arrays)`; backward `gradient(upstream, *arrays)`, a tuple with the gradients of the
+    first arrays. The others have none.
 
     Args:
-        select: Pure function of `(lever, decay, *constants)`, see `keras_slots.selection`.
+        select: Pure function of tensors.
+        gradient: Pure function of the upstream gradient, in the dtype of the first array, and of the arrays.
     """
-    forward = _compiled(select)
+    forward = compiled(select)
 
     @tf.custom_gradient
-    def selected(lever: Tensor, decay: Tensor, *constants: Tensor) -> Any:
-        def gradient(upstream: Tensor) -> Any:
-            none = (None for _ in constants)
-            return tf.cast(upstream, lever.dtype), tf.zeros_like(decay), *none
+    def selected(*arrays: Tensor) -> Any:
+        def backward(upstream: Tensor) -> Any:
+            # A gather of the kernel sends `tf.IndexedSlices`.
+            upstream = tf.cast(tf.convert_to_tensor(upstream), arrays[0].dtype)
+            gradients = gradient(upstream, *arrays)
+            return *gradients, *(None for _ in arrays[len(gradients) :])
 
-        return forward(lever, decay, *constants), gradient
+        # Nothing is to be differentiated inside: the tape would build the gradient of `select` for nothing.
+        return forward(*(tf.stop_gradient(x) for x in arrays)), backward
 
-    return _on_tensors(selected)
+    # Given a variable, `tf.custom_gradient` would demand a gradient function that takes `variables`, eagerly only.
+    return lambda *arrays: selected(*(tf.convert_to_tensor(x) for x in arrays))
 
 
-def initializer(array: Callable[[], Any]) -> Callable[..., Tensor]:
+@cache
+def compiled(function: Function) -> Function:
+    """`function`, compiled by itself: it fuses even where Keras leaves XLA off (on CPU, under `tf.distribute`).
+
+    One program for each combination of shapes and dtypes serves all layers of all models.
+    """
+
+    def call(*arrays: Tensor) -> Any:
+        arrays = tuple(tf.convert_to_tensor(x) for x in arrays)
+        signature = tuple(tf.TensorSpec(x.shape, x.dtype) for x in arrays)
+        return _program(function, signature)(*arrays)
+
+    return call
+
+
+@cache
+def _program(function: Function, signature: tuple) -> Function:
+    # Traced outside of any graph: a `tf.function` would keep each graph that it is called from.
+    with tf.init_scope():
+        traced = tf.function(function, jit_compile=_xla_works(), autograph=False)
+        return traced.get_concrete_function(*signature)
+
+
+def initializer(array: Callable[[], Any]) -> Function:
     """Initializer of a variable with the values of `array()`.
 
     Args:
@@ -64,15 +72,17 @@ def initializer(array: Callable[[], Any]) -> Callable[..., Tensor]:
     return lambda shape, dtype=None: ops.convert_to_tensor(array(), dtype)
 
 
-def _on_tensors(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    # Given a variable, `tf.custom_gradient` would demand a gradient function that takes `variables`, eagerly only.
-    return lambda *arguments: function(*(tf.convert_to_tensor(x) for x in arguments))
+def from_host(function: Callable[[np.ndarray], Any], argument: Tensor, like: Any) -> Any:
+    """`function(argument)`, computed with NumPy when the value of `argument` is known, also in a graph.
 
-
-def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    # Compiled by itself, so that it fuses even where Keras leaves XLA off (on CPU, under tf.distribute).
-    # A partial for each layer: TensorFlow warns when what it takes for one function is traced by many layers.
-    return tf.function(partial(function), jit_compile=_xla_works(), autograph=False)
+    Args:
+        function: Takes a NumPy array and returns a tuple of NumPy arrays.
+        argument: Tensor.
+        like: Tuple of `keras.KerasTensor`, shape and dtype of each result.
+    """
+    dtypes = [tf.as_dtype(x.dtype) for x in like]
+    results = tf.numpy_function(function, [argument], dtypes, stateful=False)
+    return tuple(tf.ensure_shape(x, y.shape) for x, y in zip(results, like, strict=True))
 
 
 @cache

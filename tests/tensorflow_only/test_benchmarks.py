@@ -37,17 +37,6 @@ def benchmark(script, *flags):
     return done.stdout
 
 
-def test_all_ways_to_find_the_value_of_a_lever_find_the_same_values(tmp_path):
-    out = tmp_path / "rows.json"
-    flags = ("--num-values", "3", "--rounds", "1", "--steps", "1", "--out", str(out))
-    printed = benchmark("selection_alternatives.py", *flags)  # exits with an error if they differ
-    found = json.loads(out.read_text())
-    names = [row["variant"] for row in found["rows"]]
-    assert names[0] == "plain" and {"staircase", "lazy", "K lines"} <= set(names)
-    assert all(name in printed for name in names)
-    assert "--num-values 3" in found["command"] and "keras" in found["versions"]
-
-
 def test_the_benchmark_of_predict_times_every_variant_and_its_plain_form(tmp_path):
     out = tmp_path / "rows.json"
     flags = ("--num-values", "2", "--rounds", "1", "--steps", "1", "--out", str(out))

@@ -1,4 +1,4 @@
-"""One set of values that several layers share."""
+"""Values that are not each connection's own: the argument `sharing`, and the set that layers share."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_slots.random_streams import (
-    VALUE_BANK_STREAM,
-    Float32Array,
-    draw_seed,
-    symmetric_uniform,
-)
-from keras_slots.validation import check_positive, check_seed
+from keras_slots.random_streams import VALUE_BANK_STREAM, Float32Array, draw, draw_seed
+from keras_slots.validation import MAX_VALUES, check_num_values, check_positive, check_seed
 
-_MAX_VALUES = 2**16
+SHARINGS = ("connection", "layer")
 
 
 @keras.saving.register_keras_serializable(package="keras_slots")
@@ -28,7 +23,8 @@ class ValueBank:
 
     Args:
         num_values: number of values, K, at most 65536; may be left out when `values` is given.
-        values: the values themselves: one-dimensional, finite, not empty; rounded to float32.
+        values: the values themselves: one-dimensional, finite, not empty, not all equal; rounded
+            to float32.
         bound: largest magnitude of drawn values. There is no default: one set serves layers of
             different size; `sqrt(6 / (fan_in + fan_out))` of the largest layer is a start.
         seed: integer, `0 <= seed < 2**64`; None draws one from Python's global generator, which
@@ -61,12 +57,8 @@ class ValueBank:
     ) -> None:
         if values is None:
             self._config = _drawn_config(num_values, bound, seed)
-            self.values = symmetric_uniform(
-                self._config["seed"],
-                VALUE_BANK_STREAM,
-                self._config["num_values"],
-                scale=self._config["bound"],
-            )
+            number, bound, seed = (self._config[key] for key in ("num_values", "bound", "seed"))
+            self.values = draw("uniform", seed, VALUE_BANK_STREAM, number, scale=bound)
         else:
             if bound is not None or seed is not None:
                 raise ValueError(
@@ -81,6 +73,11 @@ class ValueBank:
     def num_values(self) -> int:
         """Number of values, K."""
         return int(self.values.size)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the values were drawn, not given."""
+        return "seed" in self._config
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal bank."""
@@ -103,13 +100,32 @@ class ValueBank:
         return f"ValueBank({', '.join(f'{k}={v!r}' for k, v in self._config.items())})"
 
 
-def _drawn_config(num_values: Any, bound: Any, seed: Any) -> dict[str, Any]:
-    is_integer = isinstance(num_values, (int, np.integer)) and not isinstance(num_values, bool)
-    if not is_integer or not 1 <= num_values <= _MAX_VALUES:
+def check_sharing(sharing: Any, num_values: int, bank_initializer: Any) -> str | ValueBank:
+    """Returns a valid `sharing`, or says how it clashes with the other arguments."""
+    if isinstance(sharing, dict):
+        sharing = keras.saving.deserialize_keras_object(sharing)
+    if not isinstance(sharing, ValueBank):
+        if isinstance(sharing, str) and sharing in SHARINGS:
+            return sharing
         raise ValueError(
-            f"`num_values` must be an integer from 1 to {_MAX_VALUES}. Received: "
-            f"num_values={num_values!r}. Pass for example `num_values=8`, or give `values`."
+            '`sharing` must be "connection", "layer" or a `keras_slots.ValueBank`. '
+            f"Received: sharing={sharing!r}."
         )
+    if sharing.num_values != num_values:
+        raise ValueError(
+            f"`sharing` holds {sharing.num_values} values, but the layer expects `num_values`={num_values}. "
+            f"Received: sharing={sharing!r}. Pass num_values={sharing.num_values}."
+        )
+    if bank_initializer is not None:
+        raise ValueError(
+            "`bank_initializer` must be None when `sharing` is a `ValueBank`, which already holds the values. "
+            f"Received: bank_initializer={bank_initializer!r}. Leave it out."
+        )
+    return sharing
+
+
+def _drawn_config(num_values: Any, bound: Any, seed: Any) -> dict[str, Any]:
+    num_values = check_num_values(num_values)
     if bound is None:
         raise ValueError(
             "`bound` must be given when the values are drawn. Received: bound=None. Pass for "
@@ -122,7 +138,7 @@ def _drawn_config(num_values: Any, bound: Any, seed: Any) -> dict[str, Any]:
             "Choose a `bound` nearer to 1."
         )
     seed = draw_seed() if seed is None else check_seed(seed)
-    return {"num_values": int(num_values), "bound": bound, "seed": seed}
+    return {"num_values": num_values, "bound": bound, "seed": seed}
 
 
 def _given_values(values: Any, num_values: Any) -> Float32Array:
@@ -132,15 +148,20 @@ def _given_values(values: Any, num_values: Any) -> Float32Array:
             array = given.astype(np.float32) if given.dtype.kind in "iuf" else None
     except (TypeError, ValueError):
         array = None
-    shape_fits = array is not None and array.ndim == 1 and 1 <= array.size <= _MAX_VALUES
+    shape_fits = array is not None and array.ndim == 1 and 1 <= array.size <= MAX_VALUES
     if array is None or not shape_fits or not np.isfinite(array).all():
         raise ValueError(
-            f"`values` must be 1 to {_MAX_VALUES} finite numbers in one dimension. Received: "
+            f"`values` must be 1 to {MAX_VALUES} finite numbers in one dimension. Received: "
             f"values={values!r}. Pass for example `values=[-0.1, 0.1]`."
         )
     if num_values is not None and num_values != array.size:
         raise ValueError(
             f"`num_values` must be the number of `values`, {array.size}. Received: "
             f"num_values={num_values!r}. Leave it out."
+        )
+    if array.size > 1 and (array == array[0]).all():
+        raise ValueError(
+            "`values` must hold two different values, or there is nothing to select. Received: "
+            f"values={values!r}."
         )
     return array

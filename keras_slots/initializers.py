@@ -1,0 +1,205 @@
+"""Which distribution an initializer argument means: by name, object or configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+
+from keras_slots.banks import ValueBank
+from keras_slots.distributions import (
+    Distribution,
+    GlorotNormal,
+    GlorotUniform,
+    HeNormal,
+    HeUniform,
+    SignedConstant,
+    UniformScores,
+    VarianceScaling,
+)
+
+#: Names that `bank_initializer` and `score_initializer` know.
+BANK_DISTRIBUTIONS: dict[str, type[Distribution]] = {
+    "glorot_uniform": GlorotUniform,
+    "glorot_normal": GlorotNormal,
+    "he_uniform": HeUniform,
+    "he_normal": HeNormal,
+    "signed_constant": SignedConstant,
+}
+#: Names that `score_initializer` alone knows.
+SCORE_DISTRIBUTIONS: dict[str, type[Distribution]] = {"uniform_scores": UniformScores}
+_FROM_KERAS: dict[type, type[Distribution]] = {
+    keras.initializers.GlorotUniform: GlorotUniform,
+    keras.initializers.GlorotNormal: GlorotNormal,
+    keras.initializers.HeUniform: HeUniform,
+    keras.initializers.HeNormal: HeNormal,
+    keras.initializers.LecunUniform: VarianceScaling,
+    keras.initializers.LecunNormal: VarianceScaling,
+    keras.initializers.VarianceScaling: VarianceScaling,
+}
+
+
+def compute_fans(kernel_shape: Sequence[int]) -> tuple[int, int]:
+    """Returns the number of inputs and outputs of one unit of a kernel, by Keras' rule.
+
+    Formula: `(rows, columns)` in two dimensions; in three or more, the last two sizes, each times
+    the product of all others; `(n, n)` in one dimension; `(1, 1)` in none.
+
+    Args:
+        kernel_shape: shape of the kernel in the Keras layout, without the K of the bank.
+
+    Returns:
+        `(fan_in, fan_out)`.
+
+    Example:
+
+    >>> compute_fans((3, 3, 16, 32))
+    (144, 288)
+
+    Source: `VarianceScaling` of Keras.
+    """
+    shape = tuple(int(size) for size in kernel_shape)
+    if not shape:
+        return 1, 1
+    if len(shape) == 1:
+        return shape[0], shape[0]
+    receptive_field = math.prod(shape[:-2])
+    return shape[-2] * receptive_field, shape[-1] * receptive_field
+
+
+def get(identifier: Any) -> Distribution | Callable[..., Any]:
+    """Returns what a bank is drawn from.
+
+    Args:
+        identifier: one of `"glorot_uniform"`, `"glorot_normal"`, `"he_uniform"`, `"he_normal"`,
+            `"signed_constant"`; a `Distribution`; the serialized form of one; or whatever
+            `keras.initializers.get` takes. Keras' `GlorotUniform`, `GlorotNormal`, `HeUniform`,
+            `HeNormal`, `LecunUniform`, `LecunNormal` and `VarianceScaling` become the equal
+            `Distribution`, with their integer seed if they have one.
+
+    Returns:
+        A `Distribution`, or any other Keras initializer as it came: that is to be called once with
+        the shape of the whole bank.
+
+    Raises:
+        ValueError: if the identifier is unknown or cannot be used for a bank.
+
+    Example:
+
+    >>> get("he_normal")
+    HeNormal(scale=1.0)
+    >>> get(keras.initializers.LecunUniform(seed=3)).seed
+    3
+    """
+    initializer = _resolve(identifier, "bank_initializer", BANK_DISTRIBUTIONS)
+    if isinstance(initializer, UniformScores):
+        raise ValueError(
+            "`bank_initializer` must be a distribution of values, not of scores. Received: "
+            f"bank_initializer={identifier!r}. Pass it as `score_initializer`."
+        )
+    return initializer
+
+
+def get_scores(identifier: Any) -> Distribution | Callable[..., Any]:
+    """Returns what initial scores are drawn from.
+
+    Args:
+        identifier: None or `"uniform_scores"` for `UniformScores(1.0)`; a `Distribution`, whose
+            `sample` must then be called with `stream=random_streams.SCORE_STREAM`; the serialized
+            form of one; or whatever `get` takes.
+
+    Returns:
+        A `Distribution`, or any other Keras initializer as it came.
+
+    Raises:
+        ValueError: if the identifier is unknown or cannot be used for scores.
+
+    Example:
+
+    >>> get_scores(None)
+    UniformScores(scale=1.0)
+    """
+    if identifier is None:
+        return UniformScores()
+    names = {**SCORE_DISTRIBUTIONS, **BANK_DISTRIBUTIONS}
+    return _resolve(identifier, "score_initializer", names)
+
+
+def serialize(initializer: Any) -> Any:
+    """Returns the serialized form of what `get` or `get_scores` returned, or of a `ValueBank`.
+
+    Args:
+        initializer: a `Distribution`, Keras initializer or `ValueBank`, or None.
+
+    Returns:
+        A dictionary fit for JSON that `get` and `get_scores` read; None for None.
+
+    Example:
+
+    >>> get(serialize(HeNormal(scale=2.0)))
+    HeNormal(scale=2.0)
+    """
+    return keras.saving.serialize_keras_object(initializer)
+
+
+def _resolve(
+    identifier: Any, argument: str, names: dict[str, type[Distribution]]
+) -> Distribution | Callable[..., Any]:
+    if isinstance(identifier, str) and identifier in names:
+        return names[identifier]()
+    initializer = identifier
+    try:
+        if isinstance(identifier, dict):
+            initializer = keras.initializers.deserialize(identifier)
+        elif not isinstance(identifier, (Distribution, ValueBank)):
+            initializer = keras.initializers.get(identifier)
+    except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
+        raise _unknown(identifier, argument, names, error) from error
+    if isinstance(initializer, ValueBank):
+        raise ValueError(
+            f"`{argument}` cannot be a `ValueBank`. Received: {argument}={identifier!r}. "
+            "Pass it as `sharing`."
+        )
+    if type(initializer) in _FROM_KERAS:
+        return _from_keras(initializer, argument)
+    if isinstance(initializer, Distribution) or callable(initializer):
+        return initializer
+    raise _unknown(identifier, argument, names)
+
+
+def _unknown(
+    identifier: Any,
+    argument: str,
+    names: dict[str, type[Distribution]],
+    cause: Exception | None = None,
+) -> ValueError:
+    text = (
+        f"`{argument}` must be one of {', '.join(map(repr, names))}, a keras_slots distribution, "
+        f"a Keras initializer or its name. Received: {argument}={identifier!r}. "
+        f"Pass for example `{argument}={next(iter(names))!r}`."
+    )
+    # The cause says which field of a serialized object is wrong; for a name it repeats the name.
+    return ValueError(f"{text} Cause: {cause}" if isinstance(identifier, dict) and cause else text)
+
+
+def _from_keras(initializer: Any, argument: str) -> Distribution:
+    # Keras would read the shape of a bank, (in, out, K), as that of a convolution kernel with K
+    # output channels and get the fans wrong; ours are given the fans of the kernel.
+    if getattr(initializer, "input_axes", None) or getattr(initializer, "output_axes", None):
+        raise ValueError(
+            f"`{argument}` cannot have `input_axes` or `output_axes`: the fans are those of the "
+            f"kernel. Received: {argument} with input_axes={initializer.input_axes!r}, "
+            f"output_axes={initializer.output_axes!r}. Leave them out and set `scale`."
+        )
+    seed = initializer.seed if initializer.get_config()["seed"] is not None else None
+    if isinstance(seed, keras.random.SeedGenerator):
+        low, high = (int(x) & 0xFFFFFFFF for x in keras.ops.convert_to_numpy(seed.next()))
+        seed = high << 32 | low
+    kind = _FROM_KERAS[type(initializer)]
+    if kind is VarianceScaling:
+        return VarianceScaling(
+            initializer.scale, initializer.mode, initializer.distribution, seed=seed
+        )
+    return kind(seed=seed)

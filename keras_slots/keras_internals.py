@@ -1,0 +1,45 @@
+"""Every private part of Keras that keras_slots uses, in one place, each with its reason.
+
+`tests/test_keras_internals.py` pins what is expected of each.
+"""
+
+import sys
+from typing import Any
+
+import keras
+from keras.src.layers.core.einsum_dense import _analyze_einsum_string
+
+
+def einsum_shapes(layer: Any, input_shape: tuple) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """Shapes of kernel and bias of an `EinsumDense`; nothing public tells them before `build`."""
+    kernel_shape, bias_shape, *_ = _analyze_einsum_string(
+        layer.equation, layer.bias_axes, input_shape, layer.partial_output_shape
+    )
+    return tuple(kernel_shape), None if bias_shape is None else tuple(bias_shape)
+
+
+def inner_layers(layer: Any) -> list[keras.layers.Layer]:
+    """The layer and all layers inside it, at any depth; public attributes name those of models only."""
+    return layer._flatten_layers()
+
+
+def current_pass(layer: Any) -> Any:
+    """An object that stands for the outermost call in progress, or None outside of one.
+
+    All calls of one forward pass see the same object, so a layer that is called several times can tell.
+    """
+    context = layer._get_call_context()
+    if context.entry_layer is layer:
+        # Asking opened a context for this layer alone: close it again.
+        layer._maybe_reset_call_context()
+        return None
+    return context
+
+
+def asked_by_spectral_normalization() -> bool:
+    """Whether a property of a layer, which calls this, is read by a `SpectralNormalization` around the layer.
+
+    Its `build` keeps `layer.kernel` to overwrite it in each training call, and tells the layer nothing.
+    """
+    reader = sys._getframe(2).f_locals.get("self")
+    return isinstance(reader, keras.layers.SpectralNormalization)

@@ -1,0 +1,91 @@
+"""The Python of the guides runs, and does what they say."""
+
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from keras_slots import SlotLayer, materialize, slotify
+from keras_slots.registry import SLOT_CLASSES
+from keras_slots.slot_layer import SCORE_MODES
+from slot_cases import numpy_of
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+@pytest.fixture(scope="module")
+def extending():
+    """The names of docs/extending.md; what it registers is forgotten afterwards."""
+    text = (DOCS / "extending.md").read_text(encoding="utf-8")
+    names, modes, classes = {}, dict(SCORE_MODES), dict(SLOT_CLASSES)
+    for number, block in enumerate(re.findall(r"^```python\n(.*?)^```$", text, re.S | re.M), 1):
+        exec(compile(block, f"docs/extending.md, block {number}", "exec"), names)  # noqa: S102
+    yield names
+    for table, before in ((SCORE_MODES, modes), (SLOT_CLASSES, classes)):
+        table.clear()
+        table.update(before)
+
+
+def round_trip(model, folder, x):
+    """Trains, saves, loads and materializes; the loaded and the plain model predict as the trained one."""
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    y = np.zeros((len(x), *model.output_shape[1:]), "float32")
+    model.fit(x, y, epochs=2, batch_size=4, verbose=0)
+    model.save(folder / "model.keras")
+    loaded = keras.models.load_model(folder / "model.keras")
+    expected = numpy_of(model(x, training=False))
+    np.testing.assert_array_equal(numpy_of(loaded(x, training=False)), expected)
+    plain = materialize(model)
+    assert not any(isinstance(layer, SlotLayer) for layer in plain.layers)
+    np.testing.assert_array_equal(numpy_of(plain(x, training=False)), expected)
+    return loaded
+
+
+def inputs(count=8):
+    return np.random.default_rng(0).normal(size=(count, 5)).astype("float32")
+
+
+@pytest.mark.parametrize("mode", ["per_value", "per_connection"])
+def test_docs_extending_selection_rule_draws_by_its_temperature(extending, tmp_path, mode):
+    rule = extending["Gumbel"](temperature=0.5)
+    layer = type(extending["layer"])(400, num_values=2, selection=rule, score_mode=mode, seed=1)
+    model = keras.Sequential([keras.Input((5,)), layer])
+    difference = numpy_of(layer.scores)[..., 1] - numpy_of(layer.scores)[..., 0]
+    eye = np.eye(5, dtype="float32")
+    draws = np.mean(
+        [numpy_of(layer(eye, training=True)) == numpy_of(layer.bank)[..., 1] for _ in range(20)]
+    )
+    expected = (1 / (1 + np.exp(-difference / 0.5))).mean()
+    assert abs(draws - expected) < 4 * 0.5 / np.sqrt(20 * 2000)
+    loaded = round_trip(model, tmp_path, inputs())
+    assert loaded.layers[0].selection == rule != extending["Gumbel"](temperature=1.0)
+
+
+@pytest.mark.parametrize("mode", ["per_value", "per_connection"])
+@pytest.mark.parametrize("name", ["Scale", "LowRank"])
+def test_docs_extending_layer_is_slotified_trained_and_materialized(
+    extending, tmp_path, name, mode
+):
+    plain_class = extending[name]
+    plain = plain_class() if name == "Scale" else plain_class(2, 3)
+    model = slotify(keras.Sequential([keras.Input((5,)), plain]), 4, score_mode=mode, seed=2)
+    assert type(model.layers[0]) is extending[f"Slot{name}"]
+    kernels = list(model.layers[0].slot_kernels.values())
+    assert len(kernels) == (1 if name == "Scale" else 2)
+    banks = {numpy_of(kernel.bank).tobytes() for kernel in kernels}
+    assert len(banks) == len(kernels)
+    round_trip(model, tmp_path, inputs())
+
+
+def test_docs_extending_score_mode_moves_the_connections_of_an_output_together(extending, tmp_path):
+    layer = extending["shared_fate"]
+    model = keras.Sequential([keras.Input((5,)), layer])
+    before = numpy_of(layer.slot_kernel.trained_variables()[0]).copy()
+    round_trip(model, tmp_path, inputs())
+    scores = numpy_of(layer.slot_kernel.trained_variables()[0])
+    assert scores.shape == (3, 4) and np.any(scores != before)
+    index = np.broadcast_to(scores.argmax(-1), (5, 3))
+    expected = np.take_along_axis(numpy_of(layer.bank), index[..., None], -1)[..., 0]
+    np.testing.assert_array_equal(numpy_of(layer.kernel), expected)

@@ -1,0 +1,72 @@
+"""The private parts of Keras that the library uses still do what it expects of them."""
+
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import keras_slots
+from keras_slots import SlotDense, keras_internals
+
+PACKAGE = Path(keras_slots.__file__).parent
+
+
+def test_keras_internals_is_the_only_place_that_reaches_into_keras():
+    private = (
+        r"keras\.src|_flatten_layers|_get_call_context|_maybe_reset|_inputs_struct|\._layers\b"
+    )
+    found = {
+        path.name
+        for path in PACKAGE.rglob("*.py")
+        if re.search(private, path.read_text(encoding="utf-8"))
+    }
+    assert found == {"keras_internals.py"}
+
+
+def test_keras_internals_einsum_shapes_are_those_that_keras_builds():
+    layer = keras.layers.EinsumDense("abc,cde->abde", output_shape=(None, 2, 3), bias_axes="de")
+    layer.build((2, 3, 4))
+    shapes = keras_internals.einsum_shapes(layer, (2, 3, 4))
+    assert shapes == (tuple(layer.kernel.shape), tuple(layer.bias.shape))
+    without = keras.layers.EinsumDense("ab,bc->ac", output_shape=3)
+    assert keras_internals.einsum_shapes(without, (2, 4)) == ((4, 3), None)
+
+
+def test_keras_internals_inner_layers_reach_through_layers_of_any_kind():
+    inner = keras.layers.Dense(2)
+    outer = keras.Sequential([keras.layers.TimeDistributed(inner)])
+    assert any(layer is inner for layer in keras_internals.inner_layers(outer))
+
+
+class Asking(keras.layers.Layer):
+    """Notes in which pass it is called."""
+
+    def __init__(self, seen, asked):
+        super().__init__()
+        self.note = lambda: seen.append(keras_internals.current_pass(asked))
+
+    def call(self, inputs):
+        self.note()
+        return inputs
+
+
+def test_keras_internals_current_pass_is_one_for_all_calls_within_the_outermost():
+    seen = []
+    stranger = keras.layers.Layer()
+    first = Asking(seen, stranger)
+    model = keras.Sequential([keras.Input((2,)), first, Asking(seen, stranger), first])
+    seen.clear()
+    for _ in range(2):
+        model(np.ones((1, 2), "float32"))
+    assert len(seen) == 6 and None not in seen
+    assert len({id(x) for x in seen[:3]}) == len({id(x) for x in seen[3:]}) == 1
+    assert seen[0] is not seen[3]
+    assert keras_internals.current_pass(stranger) is None
+
+
+def test_slot_layer_refuses_spectral_normalization_by_name():
+    layer = keras.layers.SpectralNormalization(SlotDense(3, name="hidden"))
+    with pytest.raises(ValueError, match="'hidden' cannot be wrapped in `SpectralNormalization`"):
+        layer(np.ones((2, 4), "float32"))
