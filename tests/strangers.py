@@ -12,7 +12,7 @@ ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 SLOT_CLASSES = {
     getattr(L, name.removeprefix("Slot")): getattr(keras_slots, name)
     for name in keras_slots.__all__
-    if name.startswith("Slot") and hasattr(L, name.removeprefix("Slot"))
+    if name.startswith("Slot") and hasattr(L, name.removeprefix("Slot")) and name != "SlotLayer"
 }
 _KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel")
 

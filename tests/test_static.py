@@ -1,14 +1,12 @@
 """What static tools see: real signatures, whole docstrings, and types that a checker finds."""
 
 import ast
-import importlib.util
 import inspect
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import pytest
 
 import keras_slots
@@ -27,6 +25,8 @@ DEFAULTS = {
     "sharing": "connection",
     "seed": None,
 }
+#: Arguments of Keras that make no sense for a kernel that is selected: accepted by name only to be refused.
+REFUSED = ("lora_rank", "lora_alpha", "quantization_config", "gptq_unpacked_column_size")
 #: Every layer of Keras that holds a kernel and multiplies with it.
 EXPECTED = {
     *("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D"),
@@ -37,8 +37,8 @@ EXPECTED = {
 
 
 def test_there_is_a_slot_layer_for_every_keras_layer_with_kernels():
-    names = {name.removeprefix("Slot") for name in keras_slots.__all__ if name[:4] == "Slot"}
-    assert names & set(dir(keras.layers)) == EXPECTED
+    assert {cls.__name__ for cls in CLASSES} == {f"Slot{name}" for name in EXPECTED}
+    assert {cls.__name__ for cls in CLASSES} <= set(keras_slots.__all__)
 
 
 def _plain(cls):
@@ -58,9 +58,11 @@ def test_signature_has_the_arguments_of_the_keras_layer_and_then_ours(cls):
     assert kept == [p for p in named if p.name not in both]
     assert [p.name for p in ours[: len(kept)]] == [p.name for p in kept]
     added = {p.name: p for p in ours if p.name in SLOT_ARGUMENTS}
-    assert tuple(added) == SLOT_ARGUMENTS
+    own = [name for name in SLOT_ARGUMENTS if name not in both]
+    assert [name for name in added if name not in both] == own
+    assert set(added) == set(SLOT_ARGUMENTS)
     assert {name: p.default for name, p in added.items()} == DEFAULTS
-    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in added.values())
+    assert all(added[name].kind is inspect.Parameter.KEYWORD_ONLY for name in own)
 
 
 def _class_definition(cls):
@@ -76,14 +78,29 @@ def test_signature_and_docstring_stand_in_the_source(cls):
         x for x in definition.body if isinstance(x, ast.FunctionDef) and x.name == "__init__"
     ]
     written = [x.arg for x in (*init.args.posonlyargs, *init.args.args, *init.args.kwonlyargs)]
-    assert init.args.vararg is None
-    runtime = inspect.signature(cls).parameters.values()
-    named = [p.name for p in runtime if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    assert written == ["self", *named]
+    assert written[0] == "self" and init.args.vararg is None
+    # The slot arguments are typed once, for all layers.
+    assert ast.unparse(init.args.kwarg.annotation) == "Unpack[SlotArguments]"
+    plain = [p for p in inspect.signature(_plain(cls)).parameters if p not in ("kwargs", "seed")]
+    assert written[1:] == [name for name in plain if name not in REFUSED]
     text = ast.get_docstring(definition)
-    assert text == inspect.cleandoc(cls.__doc__) and "{" not in text.split("Example")[0]
-    for argument in SLOT_ARGUMENTS:
-        assert f"{argument}: " in text
+    assert text == inspect.cleandoc(cls.__doc__)
+    for argument in written[1:]:
+        assert f"\n    {argument}: " in text, argument
+
+
+def test_slot_arguments_are_typed_and_documented_in_the_source():
+    (definition,) = [
+        x
+        for path in PACKAGE.rglob("*.py")
+        for x in ast.parse(path.read_text()).body
+        if isinstance(x, ast.ClassDef) and x.name == "SlotArguments"
+    ]
+    typed = [x.target.id for x in definition.body if isinstance(x, ast.AnnAssign)]
+    assert tuple(typed[: len(SLOT_ARGUMENTS)]) == SLOT_ARGUMENTS
+    text = ast.get_docstring(definition)
+    for argument in typed:
+        assert f"\n    {argument}: " in text, argument
 
 
 GOOD = """
@@ -131,7 +148,10 @@ def type_errors(tmp_path_factory):
     )
     assert not done.stderr, done.stderr
     found = [line.split(":", 2) for line in done.stdout.splitlines() if line.startswith("use.py:")]
-    return {int(number): text for _, number, text in found}
+    said: dict[int, str] = {}
+    for _, number, text in found:
+        said[int(number)] = said.get(int(number), "") + text
+    return said
 
 
 def _is_installed(folder, environment):
@@ -155,4 +175,3 @@ def test_type_checker_refuses_a_wrong_use(type_errors, use):
 
 def test_package_has_type_information():
     assert (PACKAGE / "py.typed").exists()
-    assert importlib.util.find_spec("keras_slots").origin == str(PACKAGE / "__init__.py")
