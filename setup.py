@@ -21,13 +21,14 @@ def read_version():
 # Every lower bound was tried: all of them installed together (with NumPy 2.1 on Python 3.13, the first
 # for it), on Python 3.10 to 3.13, on both backends. What stands in the way of older ones:
 # - keras: no fixes for crafted model files. Python 3.10 has no Keras 3.14; there the 3.12 line
-#   receives the fixes.
+#   receives the fixes. The upper bound is the next minor version, which nobody has tried: slot layers
+#   compute what the Keras layers of these versions compute (tests/test_keras_contract.py).
 # - tensorflow: no release for Python 3.13 before 2.20, and none whose protobuf is new enough for
 #   tensorflow-datasets.
 # - numpy: that TensorFlow refuses it.
 INSTALL_REQUIRES = [
-    'keras>=3.12.4; python_version < "3.11"',
-    'keras>=3.14; python_version >= "3.11"',
+    'keras>=3.12.4,<3.16; python_version < "3.11"',
+    'keras>=3.14,<3.16; python_version >= "3.11"',
     "tensorflow>=2.20",
     "numpy>=1.26",
 ]
@@ -54,8 +55,10 @@ setup(
     name="keras-slots",
     version=read_version(),
     description="Slot machine networks for Keras: select among fixed random weights, train none",
-    long_description=read("README.md"),
+    # On a package page, links into the repository would lead nowhere.
+    long_description=re.sub(r"\[([^]]+)\]\((?!http)[^)]+\)", r"\1", read("README.md")),
     long_description_content_type="text/markdown",
+    author="The keras_slots authors",
     license="Apache-2.0",
     license_files=["LICENSE"],
     keywords=["keras", "tensorflow", "jax", "slot machines", "random weights", "deep learning"],

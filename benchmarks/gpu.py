@@ -4,7 +4,7 @@
 
 Stages: 1 step time, memory and copy bandwidth (device_step.py); 2 VGG-19 at K = 8 and its learned baseline;
 3 CONV-6, -4, -2 the same way, then fine-tuning, K = 2 and 64, probabilistic selection; 4 each --try of yours.
-Stages 2 to 4 run examples/train.py and finetune.py on CIFAR-10: DATA is what their --data-dir takes.
+Stages 2 to 4 run examples/paper/train.py and finetune.py on CIFAR-10: DATA is what their --data-dir takes.
 
 All runs on JAX and without TensorFlow (docs/gpu.md). Everything goes into --out: one folder or file and one log
 for each job, results.csv as train.py writes it, status.json.
@@ -62,9 +62,9 @@ def step_jobs(args):
 
 
 def train_job(args, name, *flags):
-    """One run of examples/train.py in a folder of its own."""
+    """One run of examples/paper/train.py in a folder of its own."""
     folder = args.out / name
-    command = ["examples/train.py", *flags, *common_flags(args), "--run-dir", str(folder)]
+    command = ["examples/paper/train.py", *flags, *common_flags(args), "--run-dir", str(folder)]
     command += (
         ["--dataset", "npz", "--batch-size", "16"] if args.miniature else ["--dataset", "cifar10"]
     )
@@ -91,7 +91,7 @@ def paper_jobs(args):
         yield from pair(args, network)
     for network in networks:
         selected, out = args.out / f"{network}-gs-k8", args.out / f"{network}-finetuned"
-        command = ["examples/finetune.py", str(selected), "--from", "best", "--out", str(out)]
+        command = ["examples/paper/finetune.py", str(selected), "--from", "best", "--out", str(out)]
         command += common_flags(args)
         proof = out / "scratch" / "results.json"  # written last
         yield Job(out.name, command, proof, needs=selected / "results.json")

@@ -1,141 +1,98 @@
-"""Fine-tunes a selected network against training from scratch, at equal total epochs.
+"""Fine-tuning: selected random values as the start of ordinary training, at equal total epochs.
 
-    python examples/train.py --network lenet300100 --data-dir DIR --save-epochs 5,10 \\
-        --run-dir runs/selected
-    python examples/finetune.py runs/selected --from 5,10,best --data-dir DIR --out runs/finetuned
+The paper's CONV-2 twice: some epochs of selection and then ordinary training of the selected weights;
+and ordinary training from scratch for as many epochs together.
 
-Of each state in --from the selected values are taken as the start of an ordinary network (the
-scores are gone), whose weights are then trained for the epochs that are left of --total-epochs.
-The same network trained from scratch gets all of them. Learning rate, schedule and decay are those
-of the learned recipe; its flags override them.
+Needs pip install "keras-slots[examples]"; CIFAR-10 comes from tensorflow-datasets.
+Takes TIME on two cores, with --small a minute.
 
-Every arm is a run folder below --out, with a row in the results file; the same command goes on
-where it was stopped.
-
-Exit status: 0, 1 when a run failed, 2 for a wrong command line.
+    python examples/finetune.py --data-dir DIR    # where tensorflow-datasets keeps CIFAR-10
+    python examples/finetune.py --small           # scikit-learn's digits: offline
 """
 
-import dataclasses
-import sys
-from pathlib import Path
+import argparse
+import os
 
-import cli
-from recipes import make_recipe
-from sources import check_source
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow starts
 
-# What both arms take over from the selected run.
-SHARED = (
-    *("network", "dataset", "padding", "dropout", "augmentation", "batch_size"),
-    *("label_smoothing", "validation_share", "split_seed", "seed"),
+import keras
+
+from keras_slots import materialize, slotify
+
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
 )
-# What is over once the values are selected.
-SELECTION = (
-    *("num_values", "selection", "score_mode", "sharing"),
-    *("bank", "bank_scale", "score_scale", "dense_score_scale"),
-)
+parser.add_argument("--data-dir", help="folder of tensorflow-datasets (default: its own)")
+parser.add_argument("--small", action="store_true", help="scikit-learn's digits")
+args = parser.parse_args()
 
+keras.utils.set_random_seed(0)
 
-def states(text):
-    """Comma-separated states: best, last or epochs."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() or part in ("best", "last") for part in parts):
-        raise cli.argparse.ArgumentTypeError(
-            f"expected best, last or epochs, comma-separated. Received: {text}"
-        )
-    return parts
+if args.small:
+    from sklearn.datasets import load_digits
 
+    x, y = load_digits(return_X_y=True)
+    x = x.reshape(-1, 8, 8, 1) / 16
+    (x, x_test), (y, y_test) = (x[:1437], x[1437:]), (y[:1437], y[1437:])
+    batch_size, selection_epochs, weight_epochs = 32, 6, 4
+else:
+    import tensorflow_datasets as tfds
 
-def make_parser():
-    parser = cli.Parser(description=__doc__, prog="finetune.py")
-    parser.add_argument("run", metavar="RUN", help="run folder of a slot machine")
-    parser.add_argument(
-        "--from",
-        dest="states",
-        type=states,
-        default=["best"],
-        metavar="STATE,...",
-        help="states to start from: best, last, or epochs that train.py --save-epochs kept",
+    parts = tfds.load(
+        "cifar10",
+        split=["train", "test"],
+        batch_size=-1,
+        as_supervised=True,
+        data_dir=args.data_dir,
     )
-    parser.add_argument(
-        "--total-epochs",
-        type=cli.count,
-        metavar="N",
-        help="selection and weight epochs together (default: twice those of RUN)",
+    (x, y), (x_test, y_test) = tfds.as_numpy(parts)
+    x, x_test = (x / 64 - 2).astype("float32"), (x_test / 64 - 2).astype("float32")
+    batch_size, selection_epochs, weight_epochs = 128, 20, 10
+
+
+def conv2():
+    """An ordinary Keras model."""
+    image = {"padding": "same", "activation": "relu", "use_bias": False}
+    return keras.Sequential(
+        [
+            keras.Input(x.shape[1:]),
+            keras.layers.Conv2D(64, 3, **image),
+            keras.layers.Conv2D(64, 3, **image),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Flatten(),
+            keras.layers.Dropout(0.5),
+            keras.layers.Dense(256, activation="relu", use_bias=False),
+            keras.layers.Dropout(0.5),
+            keras.layers.Dense(256, activation="relu", use_bias=False),
+            keras.layers.Dense(10, use_bias=False),
+        ]
     )
-    parser.add_argument(
-        "--out", metavar="DIR", help="folder of the arms (default: RUN-finetuned beside RUN)"
+
+
+def train(model, learning_rate, epochs):
+    schedule = keras.optimizers.schedules.CosineDecay(
+        learning_rate, epochs * (len(x) * 9 // 10 // batch_size)
     )
-    cli.add_run_flags(parser)
-    cli.add_recipe_flags(parser, without=(*SHARED, *SELECTION, "epochs", "method"))
-    return parser
+    model.compile(
+        keras.optimizers.SGD(schedule, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    model.fit(x, y, batch_size=batch_size, epochs=epochs, validation_split=0.1, verbose=2)
+    return model.evaluate(x_test, y_test, batch_size=1000, verbose=0)[1]
 
 
-def arms(args, selected, total):
-    """Name, recipe and selection epochs of each network to train; scratch comes last."""
-    import engine
-    from runfolder import read_extra
+print(f"\nselection, {selection_epochs} epochs")
+selected = slotify(conv2(), num_values=8, score_mode="per_connection")
+accuracies = {"selected": train(selected, 0.1, selection_epochs)}
 
-    learned = make_recipe("ours", selected.network, "learned")
-    fields = {name: getattr(selected, name) for name in SHARED} | cli.given_fields(args)
-    learned = dataclasses.replace(learned, **fields)
-    for state in args.states:
-        extra = read_extra(engine.state_file(args.run, state))
-        spent = len(extra["history"])
-        if spent >= total:
-            raise ValueError(
-                f"`total_epochs` must be more than the {spent} epochs of state {state}. "
-                f"Received: total_epochs={total}"
-            )
-        name = f"from-{state}"
-        recipe = dataclasses.replace(learned, name=f"finetune-{name}", epochs=total - spent)
-        yield name, state, spent, recipe
-    yield "scratch", None, 0, dataclasses.replace(learned, name="finetune-scratch", epochs=total)
+print(f"\nfine-tuning, {weight_epochs} epochs")
+plain = materialize(selected, trainable=True)  # an ordinary model with the selected values
+accuracies["selected, then fine-tuned"] = train(plain, 0.02, weight_epochs)
 
+print(f"\nfrom scratch, {selection_epochs + weight_epochs} epochs")
+accuracies["trained from scratch"] = train(conv2(), 0.05, selection_epochs + weight_epochs)
 
-def train_arm(args, name, state, recipe, out, source):
-    """Trains one arm in its run folder and returns its results row."""
-    import engine
-
-    options = cli.options_from(args, out / name)
-    if state is None:
-        return engine.train(recipe, options)
-
-    def selected_network(recipe, input_shape, num_classes):
-        from keras_slots import materialize
-
-        return materialize(engine.load_model(args.run, state)[1], trainable=True)
-
-    return engine.train(recipe, options, make_model=selected_network, origin=f"{source}/{state}")
-
-
-def main(argv=None):
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    import engine
-    from runfolder import RunError
-
-    selected, known = engine.recipe_of(args.run)
-    if selected.method != "slot":
-        raise RunError(
-            f"{args.run} holds a learned network; fine-tuning starts from a selected one"
-        )
-    total = args.total_epochs or 2 * selected.epochs
-    try:
-        planned = list(arms(args, selected, total))
-    except ValueError as error:
-        parser.error(str(error))
-    check_source(selected.dataset, args.data_dir, args.download)
-    run = Path(args.run)
-    out = Path(args.out or run.with_name(f"{run.name}-finetuned"))
-    rows = [("start", "selection", "weights", "validation %", "test %")]
-    for name, state, spent, recipe in planned:
-        print(f"{name}: {spent} selection epochs, {recipe.epochs} weight epochs")
-        row = train_arm(args, name, state, recipe, out, known["run_id"])
-        rows.append((name, str(spent), str(recipe.epochs), row["val_best"], row["test_best"]))
-    print(f"\n{selected.name}, seed {selected.seed}: accuracies at the best validation epoch")
-    cli.print_table(rows)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(cli.guarded(main, "finetune.py"))
+print("\ntest accuracy")
+for name, accuracy in accuracies.items():
+    print(f"{name:28}{accuracy:.2%}")

@@ -1,10 +1,10 @@
-"""A run's folder: who owns it, its state on disk, its logs, and its row in the results file.
+"""A run's folder: who owns it, its state on disk, and its row in the results file.
 
-    run.json        the recipe and the options: the folder belongs to this one run
-    last.npz        the state after the last finished epoch; best.npz: after the best one so far
-    epoch-0005.npz  the state after epoch 5, where asked for
-    history.csv     one row per epoch
-    results.json    written last: recipe, versions, device, times, accuracies
+    run.json           the recipe and the options: the folder belongs to this one run
+    history.csv        one row per epoch
+    results.json       written last: recipe, versions, processor, command, times, accuracies
+    state/last.npz     the state after the last finished epoch; best.npz: after the best one so far
+    state/epoch-5.npz  the state after epoch 5, where asked for
 
 Each file is written to a temporary name, synced and renamed: a kill leaves the old one or the new.
 A state holds everything that training changes (weights, optimizer, random streams) and no bank:
@@ -63,6 +63,15 @@ def read_json(path):
         raise RunError(f"cannot read {path}: {error}") from error
 
 
+def write_csv(path, rows):
+    """Writes a list of dicts with the same keys as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue().encode())
+
+
 @contextlib.contextmanager
 def open_run(folder, identity):
     """Takes a folder for one run: makes it, or checks that it holds the same run.
@@ -87,15 +96,16 @@ def open_run(folder, identity):
         ) from error
     with lock:
         _lock(lock, folder)
-        for left in folder.glob(".*.tmp"):  # of a run that was killed while it wrote
+        for left in folder.rglob(".*.tmp"):  # of a run that was killed while it wrote
             left.unlink()
         known = folder / "run.json"
         if known.exists():
-            _check_identity(folder, read_json(known), identity)
+            check_identity(folder, identity)
         elif any(not path.name.startswith(".") for path in folder.iterdir()):
             raise RunError(f"{folder} holds files of something else; choose another --run-dir")
         else:
             write_json(known, {"run_id": uuid.uuid4().hex, **identity})
+        (folder / "state").mkdir(exist_ok=True)
         yield folder
 
 
@@ -110,7 +120,9 @@ def _lock(file, folder):
         raise RunError(f"{folder} is in use by another process") from error
 
 
-def _check_identity(folder, known, identity):
+def check_identity(folder, identity):
+    """Raises `RunError` when the folder belongs to another run."""
+    known = read_json(Path(folder) / "run.json")
     wrong = [
         f"{name}: there {known.get(name)}, here {value}"
         for name, value in identity.items()
@@ -141,30 +153,30 @@ def _changing(model):
     return [variable for variable in model.variables if id(variable) not in fixed]
 
 
-def save_state(path, model, bank=0, **extra):
+def _groups(model, optimizer):
+    """The names and variables of a state."""
+    own = model.optimizer.variables if optimizer and getattr(model, "optimizer", None) else []
+    for group, variables in (("model", _changing(model)), ("optimizer", own)):
+        for index, variable in enumerate(variables):
+            # Keras numbers random generators over the whole process.
+            name = re.sub(r"seed_generator_\d+", "seed_generator", variable.path)
+            yield f"{group}/{index}/{name}", variable
+
+
+def save_state(path, model, bank=0, optimizer=True, **extra):
     """Writes the changing variables of model and optimizer, and JSON values in `extra`.
 
     `bank` is the model's `bank_checksum`, which the caller computes once.
     """
-    arrays = {}
-    for group, variables in (("model", _changing(model)), ("optimizer", _of_optimizer(model))):
-        for index, variable in enumerate(variables):
-            # Keras numbers random generators over the whole process.
-            name = re.sub(r"seed_generator_\d+", "seed_generator", variable.path)
-            arrays[f"{group}/{index}/{name}"] = np.asarray(variable)
-    extra["bank"] = bank
-    arrays["extra"] = np.frombuffer(json.dumps(extra).encode(), np.uint8)
+    arrays = {name: np.asarray(variable) for name, variable in _groups(model, optimizer)}
+    arrays["extra"] = np.frombuffer(json.dumps(extra | {"bank": bank}).encode(), np.uint8)
     write_atomic(path, lambda file: np.savez(file, **arrays))
 
 
-def _of_optimizer(model):
-    return model.optimizer.variables if getattr(model, "optimizer", None) is not None else []
-
-
-def _read_arrays(path, *names, stream=None):
+def _read_arrays(path, *names):
     try:
         # Opened here: np.load leaves a damaged file open.
-        with stream or open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in names or file.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise RunError(f"cannot read the state {path}: {error}") from error
@@ -175,47 +187,82 @@ def read_extra(path):
     return json.loads(_read_arrays(path, "extra")["extra"].tobytes())
 
 
-def load_state(path, model, optimizer=True, bank=0, stream=None):
+def load_state(path, model, bank=0, optimizer=True):
     """Puts a state back into an equal model; returns the JSON values.
 
-    All shapes are checked before the first variable is touched. `stream` is the file at `path`, when
-    it is open already.
+    All shapes are checked before the first variable is touched.
 
     Raises:
         RunError: the file is missing, damaged, or of another model or other values.
     """
-    arrays = _read_arrays(path, stream=stream)
+    arrays = _read_arrays(path)
     extra = json.loads(arrays.pop("extra").tobytes())
-    groups = [("model", _changing(model))]
-    if optimizer:
-        groups.append(("optimizer", _of_optimizer(model)))
-    pairs = []
-    for group, variables in groups:
-        names = [name for name in arrays if name.startswith(group + "/")]
-        if len(names) != len(variables):
+    if not optimizer:
+        arrays = {name: array for name, array in arrays.items() if name.startswith("model/")}
+    variables = [variable for _, variable in _groups(model, optimizer)]
+    if len(arrays) != len(variables):
+        raise RunError(f"{path} is of another model: {len(arrays)} variables, not {len(variables)}")
+    pairs = list(zip(arrays.items(), variables, strict=True))
+    for (name, array), variable in pairs:
+        if array.shape != tuple(variable.shape):
             raise RunError(
-                f"{path} is of another model: {len(names)} {group} variables, not {len(variables)}"
+                f"{path} is of another model: {name} has shape {array.shape}, "
+                f"not {tuple(variable.shape)}"
             )
-        for name, variable in zip(names, variables, strict=True):
-            if arrays[name].shape != tuple(variable.shape):
-                raise RunError(
-                    f"{path} is of another model: {name} has shape {arrays[name].shape}, "
-                    f"not {tuple(variable.shape)}"
-                )
-            pairs.append((variable, arrays[name]))
     if extra["bank"] != bank:
         raise RunError(f"{path} belongs to other random values than this seed and version give")
-    for variable, array in pairs:
+    for (_, array), variable in pairs:
         variable.assign(array)
     return extra
 
 
-def write_history(path, history):
-    """Writes the list of per-epoch dicts as CSV."""
-    if not history:
+def state_file(folder, state):
+    """The file of a state: "best", "last", "averaged" or the number of a kept epoch."""
+    name = f"epoch-{int(state)}" if str(state).isdigit() else str(state)
+    path = Path(folder) / "state" / f"{name}.npz"
+    if not path.exists():
+        kept = ", ".join(sorted(file.stem for file in path.parent.glob("*.npz"))) or "none"
+        raise RunError(
+            f"{folder} keeps no state {name} (it has: {kept}); "
+            "train.py --save-epochs keeps those of chosen epochs"
+        )
+    return path
+
+
+def read_rows(path):
+    """The rows of a results file; none when it does not exist."""
+    try:
+        with open(path, newline="") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RunError(f"cannot read the results file {path}: {error}") from error
+
+
+def check_results(path, columns):
+    """Fails early when a row with these columns could not be appended; returns the rows there are."""
+    rows = read_rows(path)
+    with contextlib.suppress(FileNotFoundError), open(path, newline="") as file:
+        if next(csv.reader(file), list(columns)) != list(columns):
+            raise RunError(
+                f"{path} has other columns than a results file; choose another --results"
+            )
+    return rows
+
+
+def append_row(path, row):
+    """Appends one run to a results file, once: a row with the same `run_id` stays alone."""
+    if any(known["run_id"] == row["run_id"] for known in check_results(path, row)):
         return
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(history[0]), extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_atomic(path, text.getvalue().encode())
+    writer = csv.DictWriter(text, list(row), lineterminator="\n")
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", newline="") as file:
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)
+            file.write(text.getvalue())  # one write: rows of parallel runs do not mix
+    except OSError as error:
+        raise RunError(f"cannot write the results file {path}: {error}") from error

@@ -10,6 +10,7 @@ The key of a name::
     network   lenet300100, conv2, conv4, conv6, vgg19
     method    gs       slot machine, greedy selection
               ps       slot machine, probabilistic selection
+              ns       slot machine, greedy selection, nearest scores
               learned  the ordinary trained network: the baseline
     K         2, 4, 8, 16, 32, 64; left out: 8
     sharing   layer, network: one set of K values for a layer or for all; left out: own values
@@ -26,109 +27,141 @@ Without weight decay only the ratio learning_rate / score_scale matters.
 """
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import math
+import sys
 
 INVERSE_ROOT3 = 1.0 / math.sqrt(3.0)
 NETWORKS = ("lenet300100", "conv2", "conv4", "conv6", "vgg19")
 DATASETS = ("mnist", "cifar10", "digits", "npz")
 KINDS = ("paper", "author", "ours")
 PAPER_VALUES = (2, 4, 8, 16, 32, 64)
+BANKS = (
+    *("glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "signed_constant"),
+    "stratified_uniform",
+)
+SCORES = ("uniform", "nearest")
+SCHEDULES = ("constant", "cosine", "one_cycle", "warm_restarts", "step")
+AUGMENTATIONS = ("none", "flip", "crop_flip", "translate_altflip", "shift1", "shift")
+POLICIES = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
+
+# What a number must be, in words, and the test of it.
+AT_LEAST_1 = "at least 1", lambda x: x >= 1
+POSITIVE = "positive and finite", lambda x: 0 < x < math.inf
+NOT_NEGATIVE = "0 or positive and finite", lambda x: 0 <= x < math.inf
+SHARE = "in [0, 1)", lambda x: 0 <= x < 1
+SEED = "0 or positive, below 2**31", lambda x: 0 <= x < 2**31
 
 
-def _field(default, text, choices=None):
-    return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
+def setting(default, text, choices=None, check=None, kind=None):
+    """A dataclass field that is a flag: its help, its choices or its check, how it is read."""
+    metadata = {"help": text, "choices": choices, "check": check, "kind": kind}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """All that decides what a run computes. A run folder belongs to exactly one recipe."""
 
-    name: str = _field("custom", "the name of the recipe")
-    network: str = _field("lenet300100", "the network", NETWORKS)
-    dataset: str = _field("mnist", "the data set", DATASETS)
-    method: str = _field("slot", "slot machine or learned baseline", ("slot", "learned"))
-    num_values: int = _field(8, "K, the values per connection")
-    selection: str = _field("greedy", "the selection rule", ("greedy", "probabilistic"))
-    score_mode: str = _field(
+    name: str = dataclasses.field(default="custom")
+    network: str = setting("lenet300100", "the network", NETWORKS)
+    dataset: str = setting("mnist", "the data set", DATASETS)
+    method: str = setting("slot", "slot machine or learned baseline", ("slot", "learned"))
+    num_values: int = setting(
+        8, "K, the values per connection", check=("a positive integer", lambda x: x >= 1)
+    )
+    selection: str = setting("greedy", "the selection rule", ("greedy", "probabilistic"))
+    score_mode: str = setting(
         "per_connection", "one lever or K scores per connection", ("per_connection", "per_value")
     )
-    sharing: str = _field(
+    sharing: str = setting(
         "connection", "who shares one set of K values", ("connection", "layer", "network")
     )
-    bank: str = _field(
-        "glorot_uniform",
-        "the distribution of the values",
-        ("glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "signed_constant"),
+    scores: str = setting(
+        "uniform", "how scores start: U(0, scale·b), or nearest (docs/nearest.md)", SCORES
     )
-    bank_scale: float = _field(1.0, "factor on the bank's distribution")
-    score_scale: float = _field(1.0, "first scores of convolutions are U(0, score_scale·b)")
-    dense_score_scale: float = _field(1.0, "the same for dense layers")
-    learning_rate: float = _field(1.0, "learning rate, the first one of the schedule")
-    momentum: float = _field(0.9, "momentum of SGD")
-    nesterov: bool = _field(False, "Nesterov momentum")
-    weight_decay: float = _field(0.0, "decay of all that is trained; 0: none")
-    weight_decay_kind: str = _field(
+    bank: str = setting("glorot_uniform", "the distribution of the values", BANKS)
+    bank_scale: float = setting(1.0, "factor on the bank's distribution", check=POSITIVE)
+    score_scale: float = setting(
+        1.0, "first scores of convolutions are U(0, score_scale·b)", check=POSITIVE
+    )
+    dense_score_scale: float = setting(1.0, "the same for dense layers", check=POSITIVE)
+    learning_rate: float = setting(1.0, "the largest of the schedule", check=POSITIVE)
+    momentum: float = setting(0.9, "momentum of SGD", check=SHARE)
+    nesterov: bool = setting(False, "Nesterov momentum")
+    weight_decay: float = setting(0.0, "decay of all that is trained; 0: none", check=NOT_NEGATIVE)
+    weight_decay_kind: str = setting(
         "l2", "l2: added to the gradient; decoupled: shrinks by lr·decay", ("l2", "decoupled")
     )
-    schedule: str = _field(
-        "cosine", "learning-rate schedule", ("constant", "cosine", "warm_restarts", "step")
+    schedule: str = setting("cosine", "learning-rate schedule", SCHEDULES)
+    schedule_epoch: int = setting(
+        0, "end of the rise (one_cycle; 0: a fifth), first restart or tenfold drop (step)"
     )
-    schedule_epoch: int = _field(0, "first restart (warm_restarts) or the tenfold drop (step)")
-    epochs: int = _field(20, "training epochs")
-    batch_size: int = _field(128, "global batch size, over all devices")
-    augmentation: str = _field(
-        "none",
-        "random changes of training images",
-        ("none", "flip", "crop_flip", "shift1", "shift"),
+    epochs: int = setting(20, "training epochs", check=AT_LEAST_1)
+    batch_size: int = setting(128, "global batch size, over all devices", check=AT_LEAST_1)
+    augmentation: str = setting("none", "random changes of training images", AUGMENTATIONS)
+    dropout: float = setting(0.0, "rate in front of dense layers (see networks.py)", check=SHARE)
+    label_smoothing: float = setting(0.0, "share of the target spread evenly", check=SHARE)
+    averaging: float = setting(
+        0.0, "momentum of a mean over the steps of all trained; 0: none", check=SHARE
     )
-    dropout: float = _field(0.0, "rate in front of dense layers (see networks.py)")
-    label_smoothing: float = _field(0.0, "share of the target spread over all classes")
-    padding: str = _field("same", "same, or the author's valid convolutions", ("same", "author"))
-    validation_share: float = _field(0.15, "share of the training images kept for validation")
-    seed: int = _field(0, "seed of values, scores, data order, dropout")
-    split_seed: int = _field(0, "seed of the train/validation split")
+    dtype_policy: str = setting("float32", "Keras dtype policy", POLICIES)
+    padding: str = setting("same", "same, or the author's valid convolutions", ("same", "author"))
+    validation_share: float = setting(0.15, "training images kept for validation", check=SHARE)
+    seed: int = setting(0, "seed of values, scores, data order, dropout", check=SEED)
+    split_seed: int = setting(0, "seed of the train/validation split", check=SEED)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value, choices = getattr(self, field.name), field.metadata["choices"]
+            value, choices = getattr(self, field.name), field.metadata.get("choices")
             if choices and value not in choices:
-                raise ValueError(
-                    f"`{field.name}` must be one of {', '.join(choices)}. "
-                    f"Received: {field.name}={value}"
-                )
-        checks = [
-            ("num_values", "a positive integer", self.num_values >= 1),
-            ("epochs", "at least 1", self.epochs >= 1),
-            ("batch_size", "at least 1", self.batch_size >= 1),
-            ("learning_rate", "positive and finite", 0 < self.learning_rate < math.inf),
-            ("momentum", "in [0, 1)", 0 <= self.momentum < 1),
-            ("weight_decay", "0 or positive and finite", 0 <= self.weight_decay < math.inf),
-            ("bank_scale", "positive and finite", 0 < self.bank_scale < math.inf),
-            ("score_scale", "positive and finite", 0 < self.score_scale < math.inf),
-            ("dense_score_scale", "positive and finite", 0 < self.dense_score_scale < math.inf),
-            ("dropout", "in [0, 1)", 0 <= self.dropout < 1),
-            ("label_smoothing", "in [0, 1)", 0 <= self.label_smoothing < 1),
-            ("validation_share", "in [0, 1)", 0 <= self.validation_share < 1),
-            ("seed", "0 or positive, below 2**31", 0 <= self.seed < 2**31),
-            ("split_seed", "0 or positive, below 2**31", 0 <= self.split_seed < 2**31),
-            (
-                "schedule_epoch",
-                "at least 1 for schedule=" + self.schedule,
-                self.schedule_epoch >= 1 or self.schedule in ("constant", "cosine"),
-            ),
-        ]
-        for name, expected, good in checks:
-            if not good:
-                raise ValueError(
-                    f"`{name}` must be {expected}. Received: {name}={getattr(self, name)}"
-                )
+                self._refuse(field.name, f"one of {', '.join(choices)}")
+            expected, fine = field.metadata.get("check") or ("", None)
+            if fine and not fine(value):
+                self._refuse(field.name, expected)
+        if self.schedule in ("warm_restarts", "step") and self.schedule_epoch < 1:
+            self._refuse("schedule_epoch", f"at least 1 for schedule={self.schedule}")
+        if not 0 <= self.schedule_epoch < self.epochs and self.schedule == "one_cycle":
+            self._refuse("schedule_epoch", "0 or more and below `epochs` for schedule=one_cycle")
+
+    def _refuse(self, name, expected):
+        raise ValueError(f"`{name}` must be {expected}. Received: {name}={getattr(self, name)}")
 
     def digest(self):
         """Eight hexadecimal digits that differ when any field differs."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What does not belong to a recipe: where things are, and how the machine is used."""
+
+    data_dir: str | None = setting(
+        None, "an .npz file, a folder with one, or the tensorflow-datasets folder", kind=str
+    )
+    download: bool = setting(False, "let tensorflow-datasets fetch what is missing", kind="switch")
+    results: str = setting("runs/results.csv", "the file that gets a row for each run")
+    strategy: str = setting(
+        "auto",
+        "devices that share a batch: one (none), all (mirrored), all GPUs (auto)",
+        ("auto", "none", "mirrored"),
+    )
+    jit_compile: str = setting("auto", "XLA for the training step", ("auto", "on", "off"))
+    limit_steps: int = setting(
+        0, "steps of an epoch and batches of an evaluation, at most: for trying out", kind="count"
+    )
+    save_epochs: tuple = setting(
+        (), "epochs whose state is kept, 0: before training", kind="epochs"
+    )
+    verbose: int = setting(
+        1 if sys.stdout.isatty() else 2, "0 silent, 1 progress bar, 2 a line per epoch", (0, 1, 2)
+    )
+    note: str = setting("", "a word of your own for the results row")
+    run_dir: str = dataclasses.field(default="")
+    command: str = dataclasses.field(default="")
 
 
 def _common(network):
@@ -184,9 +217,12 @@ def _author(network, method, num_values, sharing):
 
 def _ours(network, method, num_values, sharing):
     """Chosen on the validation images (README, "How ours was found")."""
-    fields = _common(network) | {"schedule": "cosine", "epochs": 100}
     if network == "lenet300100":
-        fields |= {"augmentation": "shift1", "epochs": 25}
+        fields = _common(network) | {"schedule": "cosine", "augmentation": "shift1", "epochs": 25}
+    else:
+        fields = _common(network) | _OURS_ON_CIFAR10
+        if network == "vgg19":
+            fields["epochs"] = 20
     if method == "learned":
         fields["learning_rate"] = 0.1 if network in ("lenet300100", "vgg19") else 0.05
         fields["weight_decay"] = 1e-4 if network == "lenet300100" else 5e-4
@@ -200,7 +236,13 @@ def _ours(network, method, num_values, sharing):
             "layer": 0.3 * num_values / 64,
             "network": 0.1,
         }[sharing]
-    if method != "learned":
+    if method == "ns":
+        # The rate of the learned network; no decay, which scores of this kind do not feel.
+        fields["learning_rate"] = 0.1 if network in ("lenet300100", "vgg19") else 0.05
+        # Few values are best where the weights are, many may reach further.
+        scale = {2: 1.2, 4: 1.5}.get(num_values, 2.0)
+        fields |= {"bank": "stratified_uniform", "bank_scale": scale}
+    elif method != "learned":
         # Large values win, and of many values the largest is larger: a narrower bank.
         narrow = round((8 / num_values) ** 0.25, 1)
         scales = {"connection": max(0.7, narrow), "layer": narrow, "network": 1.0}
@@ -208,6 +250,15 @@ def _ours(network, method, num_values, sharing):
     return fields
 
 
+_OURS_ON_CIFAR10 = {
+    "schedule": "one_cycle",
+    "epochs": 40,
+    "nesterov": True,
+    "label_smoothing": 0.1,
+    "augmentation": "translate_altflip",
+    "averaging": 0.998,
+    "dtype_policy": "mixed_bfloat16",
+}
 _FIELDS = {"paper": _paper, "author": _author, "ours": _ours}
 
 
@@ -227,7 +278,8 @@ def make_recipe(kind, network, method, num_values=8, sharing="connection"):
     if method == "learned":
         fields["method"] = "learned"
     else:
-        fields["selection"] = {"gs": "greedy", "ps": "probabilistic"}[method]
+        fields["selection"] = "probabilistic" if method == "ps" else "greedy"
+        fields["scores"] = "nearest" if method == "ns" else "uniform"
         fields |= {"num_values": num_values, "sharing": sharing}
         if kind != "ours":
             fields["score_mode"] = "per_value"  # as published: K scores per connection
@@ -242,6 +294,9 @@ def _all_recipes():
                 for num_values in PAPER_VALUES:
                     for sharing in ("connection", "layer", "network"):
                         yield make_recipe(kind, network, method, num_values, sharing)
+    for network in NETWORKS:
+        for num_values in (*PAPER_VALUES, 256):
+            yield make_recipe("ours", network, "ns", num_values)
 
 
 RECIPES = {recipe.name: recipe for recipe in _all_recipes()}
@@ -255,8 +310,6 @@ def get_recipe(name):
     """
     if name in RECIPES:
         return RECIPES[name]
-    import difflib
-
     near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.3)
     raise ValueError(
         f"`recipe` must name a recipe (all names: train.py --list-recipes). "

@@ -1,6 +1,6 @@
 """Compares what two runs selected, connection by connection.
 
-    python examples/compare.py runs/levers runs/scores --state last
+    python examples/paper/compare.py runs/levers runs/scores --state last
 
 Both run folders must hold slot machines with the same values: the same seed, network, K, bank and
 sharing. The table says at what share of the connections the same value is selected, with every
@@ -32,10 +32,10 @@ def make_parser():
 
 def slot_layers(folder, state):
     """Name -> slot layer of a run's state."""
-    import engine
-    from runfolder import RunError
+    import training
+    from runs import RunError
 
-    recipe, model = engine.load_model(folder, state)
+    recipe, model = training.load_model(folder, state)
     if recipe.method != "slot":
         raise RunError(f"{folder} holds a learned network, which selects nothing")
     return {layer.name: layer for layer in model.layers if hasattr(layer, "bank")}
@@ -43,10 +43,10 @@ def slot_layers(folder, state):
 
 def check_same_values(run, other):
     """Raises `RunError` unless both runs choose from the same values."""
-    import engine
-    from runfolder import RunError
+    import training
+    from runs import RunError
 
-    first, second = engine.recipe_of(run)[0], engine.recipe_of(other)[0]
+    first, second = training.recipe_of(run)[0], training.recipe_of(other)[0]
     for name in VALUES:
         here, there = getattr(first, name), getattr(second, name)
         if here != there:

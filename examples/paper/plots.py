@@ -1,9 +1,9 @@
 """Figures from results files and run folders.
 
-    python examples/plots.py accuracy runs/results.csv --out accuracy.png
-    python examples/plots.py selections gs.csv ps.csv --out gs-ps.png
-    python examples/plots.py weights runs/ours-lenet300100-gs-s0 --out weights.png
-    python examples/plots.py finetune runs/s0-finetuned runs/s1-finetuned --out finetune.png
+    python examples/paper/plots.py accuracy runs/results.csv --out accuracy.png
+    python examples/paper/plots.py selections gs.csv ps.csv --out gs-ps.png
+    python examples/paper/plots.py weights runs/ours-lenet300100-gs-s0 --out weights.png
+    python examples/paper/plots.py finetune runs/s0-finetuned runs/s1-finetuned --out finetune.png
 
 accuracy    test accuracy against K, greedy selection, with the learned baseline and the paper
 selections  greedy against probabilistic selection, from one results file or several
@@ -24,8 +24,7 @@ from pathlib import Path
 import cli
 import paper_numbers
 from recipes import KINDS, NETWORKS
-from results import read_rows
-from runfolder import RunError, read_json, write_atomic
+from runs import RunError, read_json, read_rows, write_atomic
 
 TITLES = {
     "lenet300100": "LeNet-300-100 on MNIST",
@@ -142,19 +141,19 @@ def draw_weights(figure, args):
     import matplotlib
     import numpy as np
 
-    import engine
+    import training
 
     folder = Path(args.source)
-    recipe, _ = engine.recipe_of(folder)
+    recipe, _ = training.recipe_of(folder)
     if recipe.method != "slot":
         raise RunError(f"{folder} holds a learned network, which selects nothing")
-    epochs = sorted(int(file.stem[6:]) for file in folder.glob("epoch-*.npz"))
+    epochs = sorted(int(file.stem[6:]) for file in folder.glob("state/epoch-*.npz"))
     if not epochs:
         raise RunError(f"{folder} kept no epochs; train with --save-epochs 0,1,5,{recipe.epochs}")
     axes = None
     lines = [("layer", "epoch", "mean |selected| / mean |available|")]
     for number, epoch in enumerate(epochs):
-        _, model = engine.load_model(folder, epoch)
+        _, model = training.load_model(folder, epoch)
         layers = [layer for layer in model.layers if hasattr(layer, "bank")]
         if axes is None:
             columns = min(4, len(layers))

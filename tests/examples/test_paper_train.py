@@ -10,15 +10,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-
-import devices
-import engine
-import recipes
-import results
-import runfolder
 from example_scripts import DIGITS, error_of, run
 
-EXAMPLES = Path(engine.__file__).parent
+import recipes
+import runs
+import training
+
+PAPER = Path(training.__file__).parent
 
 
 def flags(tmp_path, *more, epochs=2, folder="run"):
@@ -76,16 +74,16 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, variant):
     )
     rows = []
     for folder, interrupted in (("whole", False), ("broken", True)):
-        options = engine.Options(
+        options = recipes.Options(
             run_dir=str(tmp_path / folder), results=str(tmp_path / "r.csv"), verbose=0
         )
         if interrupted:
             with pytest.raises(KeyboardInterrupt):
-                engine.train(recipe, options, callbacks=[StopAfter(2)])
+                training.train(recipe, options, callbacks=[StopAfter(2)])
             assert not (tmp_path / folder / "results.json").exists()
-        rows.append(engine.train(recipe, options))
+        rows.append(training.train(recipe, options))
     for name in ("last.npz", "best.npz"):
-        assert_equal_states(tmp_path / "whole" / name, tmp_path / "broken" / name)
+        assert_equal_states(*(tmp_path / run / "state" / name for run in ("whole", "broken")))
     for column in ("train_last", "val_best", "test_best", "val_last", "test_last", "best_epoch"):
         assert rows[0][column] == rows[1][column]
 
@@ -94,7 +92,7 @@ def test_training_learns_the_digits_and_reports_it(tmp_path, capsys):
     assert run("train", *flags(tmp_path, "--method", "learned", epochs=12)) == 0
     printed = capsys.readouterr().out
     assert "best epoch" in printed and "test %" in printed
-    (row,) = results.read_rows(tmp_path / "results.csv")
+    (row,) = runs.read_rows(tmp_path / "results.csv")
     assert float(row["test_best"]) > 0.9
     assert row["name"] == "ours-lenet300100-learned" and row["dataset"] == "digits"
     assert row["keras"] == keras.__version__ and row["epochs_done"] == "12"
@@ -110,13 +108,13 @@ def test_training_learns_the_digits_and_reports_it(tmp_path, capsys):
 
 def test_the_reported_accuracy_is_that_of_the_saved_weights(tmp_path):
     assert run("train", *flags(tmp_path, "--method", "learned", epochs=6)) == 0
-    (row,) = results.read_rows(tmp_path / "results.csv")
-    weights = list(state(tmp_path / "run" / "best.npz").values())[:3]
+    (row,) = runs.read_rows(tmp_path / "results.csv")
+    weights = list(state(tmp_path / "run" / "state" / "best.npz").values())[:3]
     from sources import read_arrays
 
     _, _, x_test, y_test = read_arrays("digits")
-    recipe, _ = engine.recipe_of(tmp_path / "run")
-    data = engine.load_data(recipe, engine.Options())
+    recipe, _ = training.recipe_of(tmp_path / "run")
+    data = training.load_data(recipe, recipes.Options())
     hidden = ((x_test / 255.0 - data.mean) / data.std).reshape(len(x_test), -1)
     for weight in weights[:2]:
         hidden = np.maximum(hidden @ weight, 0)
@@ -128,20 +126,20 @@ def test_a_finished_run_is_reported_again_and_its_row_stays_alone(tmp_path, caps
     for _ in range(2):
         assert run("train", *flags(tmp_path, "--method", "learned")) == 0
         assert "last epoch (2)" in capsys.readouterr().out
-    assert len(results.read_rows(tmp_path / "results.csv")) == 1
+    assert len(runs.read_rows(tmp_path / "results.csv")) == 1
 
 
 def test_a_lost_results_row_is_appended_when_the_run_is_asked_for_again(tmp_path):
     assert run("train", *flags(tmp_path, "--method", "learned")) == 0
     (tmp_path / "results.csv").unlink()
     assert run("train", *flags(tmp_path, "--method", "learned")) == 0
-    assert len(results.read_rows(tmp_path / "results.csv")) == 1
+    assert len(runs.read_rows(tmp_path / "results.csv")) == 1
 
 
 def test_without_validation_images_the_last_epoch_is_the_best(tmp_path):
     more = ["--method", "learned", "--validation-share", "0", "--limit-steps", "3"]
     assert run("train", *flags(tmp_path, *more)) == 0
-    (row,) = results.read_rows(tmp_path / "results.csv")
+    (row,) = runs.read_rows(tmp_path / "results.csv")
     assert row["best_epoch"] == "2" and row["val_best"] == ""
     assert row["test_best"] == row["test_last"]
 
@@ -149,8 +147,8 @@ def test_without_validation_images_the_last_epoch_is_the_best(tmp_path):
 def test_asked_for_epochs_are_kept_from_before_the_first_on(tmp_path):
     more = ["--method", "learned", "--save-epochs", "0,2"]
     assert run("train", *flags(tmp_path, *more, epochs=3)) == 0
-    kept = sorted(path.name for path in (tmp_path / "run").glob("epoch-*.npz"))
-    assert kept == ["epoch-0000.npz", "epoch-0002.npz"]
+    kept = sorted(path.name for path in (tmp_path / "run").glob("state/epoch-*.npz"))
+    assert kept == ["epoch-0.npz", "epoch-2.npz"]
 
 
 @pytest.mark.parametrize("network", ["conv2", "conv4", "conv6", "vgg19"])
@@ -162,7 +160,7 @@ def test_every_network_trains_a_step_on_a_local_file(tmp_path, network):
     more = ["--network", network, "--dataset", "npz", "--data-dir", tmp_path / "x.npz"]
     more += ["--batch-size", 8, "--limit-steps", 1, "--score-mode", "per_value", "--num-values", 2]
     assert run("train", *flags(tmp_path, *more, epochs=1)) == 0
-    (row,) = results.read_rows(tmp_path / "results.csv")
+    (row,) = runs.read_rows(tmp_path / "results.csv")
     assert row["network"] == network and row["limit_steps"] == "1"
 
 
@@ -172,7 +170,7 @@ def test_two_devices_train_like_one(tmp_path, strategy, request):
     more = ["--method", "learned", "--strategy", strategy]
     assert run("train", *flags(tmp_path, *more, folder=strategy)) == 0
     done = request.config.stash.setdefault(_ROWS, {})
-    done[strategy] = state(tmp_path / strategy / "last.npz")
+    done[strategy] = state(tmp_path / strategy / "state" / "last.npz")
     if len(done) == 2:
         for name, array in done["none"].items():
             np.testing.assert_allclose(done["mirrored"][name], array, atol=1e-5)
@@ -209,14 +207,18 @@ def test_missing_data_are_one_line_and_status_1(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def files_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_the_folder_of_another_run_is_refused_and_left_alone(tmp_path, capsys):
     assert run("train", *flags(tmp_path, "--method", "learned")) == 0
-    before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    before = files_of(tmp_path / "run")
     capsys.readouterr()
     more = ["--method", "learned", "--seed", "5"]
     line = error_of(capsys, "train", *flags(tmp_path, *more), status=1)
     assert "holds another run (seed: there 0, here 5)" in line and "--run-dir" in line
-    assert before == {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    assert before == files_of(tmp_path / "run")
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path, capsys):
@@ -241,29 +243,29 @@ def test_a_results_file_of_something_else_is_refused(tmp_path, capsys):
 
 
 def test_a_folder_in_use_is_refused(tmp_path, capsys):
-    taken = runfolder.open_run(tmp_path / "run", {"a": 1})
-    again = runfolder.open_run(tmp_path / "run", {"a": 1})
-    with taken, pytest.raises(runfolder.RunError, match="in use by another process"), again:
+    taken = runs.open_run(tmp_path / "run", {"a": 1})
+    again = runs.open_run(tmp_path / "run", {"a": 1})
+    with taken, pytest.raises(runs.RunError, match="in use by another process"), again:
         pass
 
 
-def test_what_a_killed_save_left_behind_is_cleared_away(tmp_path):
-    with runfolder.open_run(tmp_path, {"a": 1}) as folder:
-        (folder / ".last.npz.0123abcd.tmp").write_bytes(b"half a state")
-    with runfolder.open_run(tmp_path, {"a": 1}) as folder:
-        assert sorted(path.name for path in folder.iterdir()) == [".lock", "run.json"]
+def test_open_run_clears_away_what_a_killed_save_left_behind(tmp_path):
+    with runs.open_run(tmp_path, {"a": 1}) as folder:
+        (folder / "state" / ".last.npz.0123abcd.tmp").write_bytes(b"half a state")
+    with runs.open_run(tmp_path, {"a": 1}) as folder:
+        assert not list((folder / "state").iterdir())
 
 
 @pytest.mark.parametrize("fails", ["write", "replace"])
 def test_a_failing_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, fails):
-    runfolder.write_atomic(tmp_path / "last.npz", b"old")
+    runs.write_atomic(tmp_path / "last.npz", b"old")
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runfolder.os, {"write": "fsync", "replace": "replace"}[fails], full)
-    with pytest.raises(runfolder.RunError, match="cannot write .*: No space left on device"):
-        runfolder.write_atomic(tmp_path / "last.npz", b"new")
+    monkeypatch.setattr(runs.os, {"write": "fsync", "replace": "replace"}[fails], full)
+    with pytest.raises(runs.RunError, match="cannot write .*: No space left on device"):
+        runs.write_atomic(tmp_path / "last.npz", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["last.npz"]
     assert (tmp_path / "last.npz").read_bytes() == b"old"
 
@@ -271,40 +273,29 @@ def test_a_failing_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 def test_a_damaged_state_is_named(tmp_path, capsys):
     recipe = dataclasses.replace(recipes.get_recipe("ours-lenet300100-learned"), epochs=3)
     recipe = dataclasses.replace(recipe, dataset="digits", batch_size=64)
-    options = engine.Options(run_dir=str(tmp_path / "run"), results=str(tmp_path / "results.csv"))
+    options = recipes.Options(
+        run_dir=str(tmp_path / "run"), verbose=0, results=str(tmp_path / "results.csv")
+    )
     with pytest.raises(KeyboardInterrupt):
-        engine.train(recipe, options, callbacks=[StopAfter(1)])
-    last = tmp_path / "run" / "last.npz"
+        training.train(recipe, options, callbacks=[StopAfter(1)])
+    last = tmp_path / "run" / "state" / "last.npz"
     last.write_bytes(last.read_bytes()[:1000])
-    with pytest.raises(runfolder.RunError, match=r"cannot read the state .*last.npz"):
-        engine.train(recipe, options)
+    with pytest.raises(runs.RunError, match=r"cannot read the state .*last.npz"):
+        training.train(recipe, options)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path, capsys):
     more = ["--method", "learned", "--learning-rate", "1e30"]
     line = error_of(capsys, "train", *flags(tmp_path, *more), status=1)
     assert "the loss of epoch 1 is" in line and "lower --learning-rate" in line
-    assert not (tmp_path / "run" / "last.npz").exists()
+    assert not (tmp_path / "run" / "state" / "last.npz").exists()
 
 
-def test_batches_that_cannot_be_spread_evenly_are_refused():
-    assert devices.choose("none", 63).count == devices.choose("auto", 63).count == 1
-    assert devices.choose("mirrored", 64).count == 2
-    with pytest.raises(runfolder.RunError, match="63 cannot be spread evenly over 2 devices"):
-        devices.choose("mirrored", 63)
-
-
-@pytest.mark.tensorflow
-@pytest.mark.parametrize(
-    ("more", "text"),
-    [
-        (["--hosts", "127.0.0.1:1"], "several processes need the JAX backend"),
-        (["--process-id", "0"], "--process-id and --num-processes need --hosts HOST:PORT"),
-        (["--strategy", "split"], "--strategy split needs the JAX backend"),
-    ],
-)
-def test_what_needs_jax_is_refused_elsewhere(tmp_path, capsys, more, text):
-    assert text in error_of(capsys, "train", *flags(tmp_path), *more, status=1)
+def test_choose_devices_refuses_batches_that_cannot_be_spread_evenly():
+    assert training.choose_devices("none", 63) == training.choose_devices("auto", 63) == (None, 1)
+    assert training.choose_devices("mirrored", 64)[1] == 2
+    with pytest.raises(runs.RunError, match="63 cannot be spread evenly over 2 devices"):
+        training.choose_devices("mirrored", 63)
 
 
 @pytest.mark.jax
@@ -314,33 +305,11 @@ def test_on_jax_training_imports_no_tensorflow(tmp_path):
         "assert 'tensorflow' not in sys.modules, 'TensorFlow was imported'"
     )
     more = flags(tmp_path, "--limit-steps", 2, epochs=1)
-    command = [sys.executable, "-c", code, str(EXAMPLES), *map(str, more)]
+    command = [sys.executable, "-c", code, str(PAPER), *map(str, more)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    (row,) = results.read_rows(tmp_path / "results.csv")
+    (row,) = runs.read_rows(tmp_path / "results.csv")
     assert row["backend"] == "jax" and row["jax"] and not row["tensorflow"]
-
-
-@pytest.mark.jax
-def test_on_jax_selected_values_are_fine_tuned_and_export_says_where_it_works(tmp_path, capsys):
-    assert run("train", *flags(tmp_path, "--num-values", 2, "--limit-steps", 4, epochs=1)) == 0
-    places = ["--out", tmp_path / "arms", "--results", tmp_path / "results.csv", "--verbose", 0]
-    assert run("finetune", tmp_path / "run", "--total-epochs", 2, *places) == 0
-    names = [row["name"] for row in results.read_rows(tmp_path / "results.csv")]
-    assert names[1:] == ["finetune-from-best", "finetune-scratch"]
-    capsys.readouterr()
-    line = error_of(capsys, "export", tmp_path / "run", status=1)
-    assert "with the TensorFlow backend. Received: backend 'jax'" in line
-
-
-def test_a_results_file_of_the_first_version_goes_on(tmp_path):
-    assert run("train", *flags(tmp_path, "--method", "learned", "--limit-steps", 1, epochs=1)) == 0
-    path = tmp_path / "results.csv"
-    (row,) = results.read_rows(path)
-    old = [name for name in row if name not in ("backend", "jax")]
-    path.write_text(",".join(old) + "\n")
-    assert run("train", *flags(tmp_path, "--method", "learned", "--limit-steps", 1, epochs=1)) == 0
-    assert results.read_rows(path) == [{name: row[name] for name in old}]
 
 
 def test_lists_and_shows_recipes_without_training(capsys):

@@ -4,11 +4,10 @@ import csv
 from pathlib import Path
 
 import pytest
-
 from example_scripts import error_of, run
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "docs" / "results" / "README.md", ROOT / "examples" / "README.md"]
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "docs" / "results" / "README.md", ROOT / "examples" / "paper" / "README.md"]
 COMMON = {
     "network": "lenet300100",
     "dataset": "mnist",

@@ -1,19 +1,18 @@
 """Trains one recipe: a slot machine or its learned baseline.
 
-    python examples/train.py --network lenet300100 --dataset mnist --data-dir DIR
-    python examples/train.py --recipe paper-conv6-gs-k16 --data-dir DIR --seed 3
-    python examples/train.py --network lenet300100 --dataset digits --epochs 30 --batch-size 64
+    python examples/paper/train.py --network lenet300100 --dataset mnist --data-dir DIR
+    python examples/paper/train.py --recipe paper-conv6-gs-k16 --data-dir DIR --seed 3
+    python examples/paper/train.py --network lenet300100 --dataset digits --epochs 30 --batch-size 64
 
 Without --recipe the one called "ours" is taken for --network, --selection (or --method learned),
 --num-values and --sharing. Every field of the recipe can be overridden by the flag of its name;
---show prints the result. The names are explained in recipes.py and examples/README.md.
-
-KERAS_BACKEND=jax trains on JAX, without TensorFlow, and on several hosts (docs/scaling.md).
+--show prints the result. The names are explained in recipes.py and README.md.
 
 Everything goes into the run folder. The same command goes on where a killed run stopped, and ends
 exactly as the uninterrupted run would have; a finished run is only reported. A folder that holds
 something else is refused. One row per run is appended to the results file.
 
+KERAS_BACKEND=jax trains on JAX, without TensorFlow.
 Exit status: 0, 1 when the run failed, 2 for a wrong command line.
 """
 
@@ -21,22 +20,25 @@ import dataclasses
 import sys
 
 import cli
-import processes
-from recipes import RECIPES
+from paper_numbers import paper_accuracy
+from recipes import RECIPES, Options, Recipe
 from sources import check_source
 
 
 def report(row, recipe):
     """The closing table: what was reached, beside the paper's number."""
-    from paper_numbers import paper_accuracy
-
-    expected = paper_accuracy(recipe)
     rows = [
         ("", "validation %", "test %"),
         (f"best epoch ({row['best_epoch']})", row["val_best"], row["test_best"]),
         (f"last epoch ({row['epochs_done']})", row["val_last"], row["test_last"]),
     ]
-    if expected is not None and not row["limit_steps"]:
+    extra = {"mirror": "last epoch, mean of image and mirror image", "averaged": "averaged weights"}
+    for name, text in extra.items():
+        if row[f"test_{name}"] is not None:
+            rows.append((text, row[f"val_{name}"], row[f"test_{name}"]))
+    if row["limit_steps"]:
+        rows[0] = (f"limited to {row['limit_steps']} batches: no result", *rows[0][1:])
+    elif (expected := paper_accuracy(recipe)) is not None:
         rows.append(("the paper, mean of 5 runs", None, expected))
     print(f"\n{recipe.name}, seed {recipe.seed}, {row['connections']:,} connections")
     cli.print_table(rows)
@@ -46,22 +48,14 @@ def report(row, recipe):
     )
 
 
-def make_parser():
+def main(argv=None):
     parser = cli.Parser(description=__doc__, prog="train.py")
     parser.add_argument("--recipe", metavar="NAME", help="the named recipe to start from")
     parser.add_argument("--list-recipes", action="store_true", help="print all names and stop")
     parser.add_argument("--show", action="store_true", help="print the recipe's fields and stop")
-    parser.add_argument(
-        "--run-dir", metavar="DIR", help="run folder (default: runs/<recipe>-s<seed>)"
-    )
-    cli.add_run_flags(parser)
-    processes.add_flags(parser)
-    cli.add_recipe_flags(parser)
-    return parser
-
-
-def main(argv=None):
-    parser = make_parser()
+    parser.add_argument("--run-dir", metavar="DIR", help="(default: runs/<recipe>-s<seed>)")
+    cli.add_flags(parser, Options)
+    cli.add_flags(parser, Recipe)
     args = parser.parse_args(argv)
     if args.list_recipes:
         print("\n".join(RECIPES))
@@ -73,15 +67,14 @@ def main(argv=None):
     if args.show:
         cli.print_table([(k, str(v)) for k, v in dataclasses.asdict(recipe).items()])
         return 0
-    processes.join(args.hosts, args.process_id, args.num_processes)
-    processes.everywhere(lambda: check_source(recipe.dataset, args.data_dir, args.download))
-    import engine
+    options = cli.options_from(args, "")
+    check_source(recipe.dataset, options.data_dir, options.download)
+    import training
 
-    options = cli.options_from(args, args.run_dir or engine.default_run_dir(recipe, plain))
-    row = engine.train(recipe, options)
-    if processes.index() == 0:
-        report(row, recipe)
-        print(f"run folder {options.run_dir}, results {options.results}")
+    folder = args.run_dir or training.default_run_dir(recipe, plain, options.limit_steps)
+    options = cli.options_from(args, folder)
+    report(training.train(recipe, options), recipe)
+    print(f"run folder {options.run_dir}, results {options.results}")
     return 0
 
 

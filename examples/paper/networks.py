@@ -31,7 +31,7 @@ class Layers(NamedTuple):
     """Where a network takes its layers from.
 
     Attributes:
-        dense: `dense(units, name=..., activation=...)` makes a dense layer without bias.
+        dense: `dense(units, name=..., activation=..., dtype=...)` makes a dense layer without bias.
         conv: `conv(filters, name=..., activation=..., padding=...)` makes a 3x3 convolution.
     """
 
@@ -45,9 +45,14 @@ def learned_layers(seed=0):
     def start(name):
         return keras.initializers.GlorotUniform(seed=layer_seed(seed, name))
 
-    def dense(units, name, activation=None):
+    def dense(units, name, activation=None, dtype=None):
         return kl.Dense(
-            units, activation, use_bias=False, kernel_initializer=start(name), name=name
+            units,
+            activation,
+            use_bias=False,
+            kernel_initializer=start(name),
+            name=name,
+            dtype=dtype,
         )
 
     def conv(filters, name, activation=None, padding="same"):
@@ -64,26 +69,31 @@ def learned_layers(seed=0):
     return Layers(dense, conv)
 
 
-def slot_layers(seed=0, score_scale=1.0, dense_score_scale=1.0, **slot_arguments):
+def slot_layers(seed=0, score_scale=1.0, dense_score_scale=1.0, scores="uniform", **slot_arguments):
     """Slot layers: the slot machine.
 
     Args:
         seed: each layer takes a seed of its own from it and from its name.
         score_scale: first scores of convolutions, U(0, score_scale * b).
         dense_score_scale: the same for dense layers.
+        scores: "uniform", or "nearest" for nearest scores, which have no scale.
         **slot_arguments: `num_values`, `selection`, `sharing` and so on, as of `SlotDense`.
     """
-    from keras_slots import SlotConv2D, SlotDense, UniformScores
+    from keras_slots import NearestScores, SlotConv2D, SlotDense, UniformScores
     from keras_slots.random_streams import derive_seed
 
-    def dense(units, name, activation=None):
+    def first_scores(scale):
+        return NearestScores() if scores == "nearest" else UniformScores(scale)
+
+    def dense(units, name, activation=None, dtype=None):
         return SlotDense(
             units,
             activation,
             use_bias=False,
             name=name,
+            dtype=dtype,
             seed=derive_seed(seed, name),
-            score_initializer=UniformScores(dense_score_scale),
+            score_initializer=first_scores(dense_score_scale),
             **slot_arguments,
         )
 
@@ -96,7 +106,7 @@ def slot_layers(seed=0, score_scale=1.0, dense_score_scale=1.0, **slot_arguments
             use_bias=False,
             name=name,
             seed=derive_seed(seed, name),
-            score_initializer=UniformScores(score_scale),
+            score_initializer=first_scores(score_scale),
             **slot_arguments,
         )
 
@@ -153,13 +163,18 @@ def _drop(x, rate, name, seed):
     return kl.Dropout(rate, seed=layer_seed(seed, name), name=name)(x)
 
 
+def _logits(num_classes, name, layers):
+    """The last layer, which computes in full precision under the mixed policies too."""
+    return layers.dense(num_classes, name=name, dtype=keras.config.dtype_policy().variable_dtype)
+
+
 def _lenet(inputs, num_classes, layers, dropout, seed):
     x = kl.Flatten(name="flatten")(inputs)
     x = layers.dense(300, name="dense1", activation="relu")(x)
     x = _drop(x, dropout, "dropout1", seed)
     x = layers.dense(100, name="dense2", activation="relu")(x)
     x = _drop(x, dropout, "dropout2", seed)
-    return layers.dense(num_classes, name="dense3")(x)
+    return _logits(num_classes, "dense3", layers)(x)
 
 
 def _conv_net(name, inputs, num_classes, layers, padding, dropout, seed):
@@ -176,7 +191,32 @@ def _conv_net(name, inputs, num_classes, layers, padding, dropout, seed):
     for number in (1, 2):
         x = _drop(x, dropout, f"dropout{number}", seed)
         x = layers.dense(256, name=f"dense{number}", activation="relu")(x)
-    return layers.dense(num_classes, name="dense3")(x)
+    return _logits(num_classes, "dense3", layers)(x)
+
+
+class FusedBatchNormalization(kl.BatchNormalization):
+    """Batch norm without affine parameters, in training by TensorFlow's one operation for it.
+
+    Keras computes the same in several passes, which cost a quarter of VGG-19's step on a processor.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        in_tensorflow = keras.backend.backend() == "tensorflow" and self.compute_dtype != "float64"
+        if not (training and in_tensorflow):
+            return super().call(inputs, training=training, mask=mask)
+        import tensorflow as tf
+
+        size = inputs.shape[-1]
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            inputs, tf.ones(size), tf.zeros(size), epsilon=self.epsilon, is_training=True
+        )
+        count = tf.cast(tf.size(inputs) // size, tf.float32)
+        for average, new in (
+            (self.moving_mean, mean),
+            (self.moving_variance, variance * (count - 1.0) / count),  # of these, not of all images
+        ):
+            average.assign(average * self.momentum + new * (1.0 - self.momentum))
+        return outputs
 
 
 def _vgg19(inputs, num_classes, layers):
@@ -188,12 +228,64 @@ def _vgg19(inputs, num_classes, layers):
             continue
         number += 1
         x = layers.conv(filters, name=f"conv{number}")(x)
-        x = kl.BatchNormalization(center=False, scale=False, name=f"norm{number}")(x)
+        x = FusedBatchNormalization(center=False, scale=False, name=f"norm{number}")(x)
         x = kl.Activation("relu", name=f"relu{number}")(x)
     x = kl.GlobalAveragePooling2D(name="average")(x)
-    return layers.dense(num_classes, name="dense")(x)
+    return _logits(num_classes, "dense", layers)(x)
 
 
 def count_connections(model) -> int:
     """Connections of all dense and convolution layers: entries of their kernels."""
     return sum(math.prod(layer.kernel.shape) for layer in model.layers if hasattr(layer, "kernel"))
+
+
+def build_model(recipe, input_shape, num_classes):
+    """The network of a recipe, as slot machine or as learned baseline."""
+
+    def network(layers):
+        return build(
+            recipe.network,
+            input_shape,
+            num_classes,
+            layers=layers,
+            padding=recipe.padding,
+            dropout=recipe.dropout,
+            seed=recipe.seed,
+        )
+
+    learned = learned_layers(recipe.seed)
+    if recipe.method == "learned":
+        return network(learned)
+    values = {"bank_initializer": _distribution(recipe), "sharing": recipe.sharing}
+    if recipe.sharing == "network":
+        kernels = [layer.kernel for layer in network(learned).layers if hasattr(layer, "kernel")]
+        values = {"sharing": _shared_values(recipe, [tuple(kernel.shape) for kernel in kernels])}
+    slots = slot_layers(
+        recipe.seed,
+        recipe.score_scale,
+        recipe.dense_score_scale,
+        recipe.scores,
+        num_values=recipe.num_values,
+        selection=recipe.selection,
+        score_mode=recipe.score_mode,
+        **values,
+    )
+    return network(slots)
+
+
+def _distribution(recipe):
+    import keras_slots
+
+    name = "".join(part.capitalize() for part in recipe.bank.split("_"))
+    return getattr(keras_slots, name)(recipe.bank_scale)
+
+
+def _shared_values(recipe, kernel_shapes):
+    """One bank for all layers, as wide as Glorot uniform is for the largest of them."""
+    from keras_slots import ValueBank
+    from keras_slots.initializers import compute_fans
+    from keras_slots.random_streams import derive_seed
+
+    fans = compute_fans(max(kernel_shapes, key=math.prod))
+    bound = recipe.bank_scale * math.sqrt(6.0 / sum(fans))
+    return ValueBank(recipe.num_values, bound=bound, seed=derive_seed(recipe.seed, "network"))

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-import modeling
+import optimizers
 import paper_numbers
 import recipes
 
@@ -47,7 +47,7 @@ def test_any_change_of_a_field_changes_the_digest():
 
 def test_schedules_restart_and_drop_where_the_paper_and_the_code_say():
     def rates(name, epochs):
-        schedule = modeling.make_schedule(recipes.get_recipe(name), steps_per_epoch=10)
+        schedule = optimizers.make_schedule(recipes.get_recipe(name), steps_per_epoch=10)
         return [float(schedule(10 * epoch)) for epoch in epochs]
 
     assert rates("paper-conv2-gs", [0, 25, 75]) == pytest.approx([0.2, 0.2, 0.2])
@@ -64,7 +64,7 @@ def test_l2_decay_joins_the_momentum_and_decoupled_decay_does_not():
             learning_rate=0.1, momentum=0.5, weight_decay=0.2, schedule="constant"
         )
         recipe = dataclasses.replace(recipe, weight_decay_kind=kind)
-        optimizer = modeling.make_optimizer(recipe, 10)
+        optimizer = optimizers.make_optimizer(recipe, 10)
         variable = keras.Variable([1.0])
         for _ in range(2):
             optimizer.apply([keras.ops.array([1.0])], [variable])
@@ -82,7 +82,7 @@ def test_label_smoothing_is_the_cross_entropy_with_spread_targets():
     labels = np.array([0, 1])
     log_shares = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     targets = 0.9 * np.eye(3)[labels] + 0.1 / 3
-    loss = np.asarray(modeling.make_loss(0.1)(labels, logits))
+    loss = np.asarray(optimizers.make_loss(0.1)(labels, logits))
     np.testing.assert_allclose(loss, -(targets * log_shares).sum(-1), rtol=1e-6)
 
 

@@ -1,7 +1,7 @@
 """Tables from results files, beside the paper's numbers, as Markdown.
 
-    python examples/report.py runs/results.csv
-    python examples/report.py docs/results/README.md
+    python examples/paper/report.py runs/results.csv
+    python examples/paper/report.py docs/results/README.md
 
 Of a results file (.csv) the table of its cells is printed: the runs that differ in nothing but the
 seed. In a Markdown file every block
@@ -30,8 +30,7 @@ from pathlib import Path
 
 import cli
 from paper_numbers import paper_accuracy
-from results import read_rows
-from runfolder import RunError, write_atomic
+from runs import RunError, read_rows, write_atomic
 
 # What tells one cell from another; a column for each that differs within a file.
 MARKS = ("network", "method", "selection", "sharing", "score_mode", "epochs", "num_values")

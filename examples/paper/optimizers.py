@@ -1,0 +1,57 @@
+"""Optimizer, learning-rate schedule and loss of a recipe."""
+
+import keras
+
+
+class CoupledDecaySGD(keras.optimizers.SGD):
+    """SGD with an L2 penalty: `decay · variable` joins the gradient, and so the momentum."""
+
+    def __init__(self, *args, decay=0.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.decay = decay
+
+    def update_step(self, gradient, variable, learning_rate):
+        gradient = gradient + keras.ops.cast(self.decay * variable, gradient.dtype)
+        super().update_step(gradient, variable, learning_rate)
+
+
+def make_schedule(recipe, steps_per_epoch):
+    """Learning rate, or a Keras schedule over steps."""
+    rate, first = recipe.learning_rate, recipe.schedule_epoch * steps_per_epoch
+    total, schedules = recipe.epochs * steps_per_epoch, keras.optimizers.schedules
+    if recipe.schedule == "cosine":
+        return schedules.CosineDecay(rate, total)
+    if recipe.schedule == "one_cycle":  # up, in a fifth of the steps by default; a cosine to zero
+        first = first or total // 5
+        return schedules.CosineDecay(
+            rate / 20, total - first, warmup_target=rate, warmup_steps=first
+        )
+    if recipe.schedule == "warm_restarts":  # 25: restarts after epochs 25, 75, 175
+        return schedules.CosineDecayRestarts(rate, first, t_mul=2.0)
+    if recipe.schedule == "step":
+        return schedules.PiecewiseConstantDecay([first], [rate, rate / 10])
+    return rate
+
+
+def make_optimizer(recipe, steps_per_epoch):
+    settings = {"momentum": recipe.momentum, "nesterov": recipe.nesterov, "name": "sgd"}
+    if recipe.averaging:
+        settings |= {"use_ema": True, "ema_momentum": recipe.averaging}
+    rate = make_schedule(recipe, steps_per_epoch)
+    if recipe.weight_decay and recipe.weight_decay_kind == "l2":
+        return CoupledDecaySGD(rate, decay=recipe.weight_decay, **settings)
+    return keras.optimizers.SGD(rate, weight_decay=recipe.weight_decay or None, **settings)
+
+
+def make_loss(label_smoothing=0.0):
+    """Cross entropy from logits and integer labels."""
+    if not label_smoothing:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def smoothed_crossentropy(labels, logits):
+        log_shares = keras.ops.log_softmax(keras.ops.cast(logits, "float32"))
+        labels = keras.ops.one_hot(keras.ops.cast(labels, "int32"), logits.shape[-1])
+        hit = keras.ops.sum(labels * log_shares, axis=-1)
+        return -(1 - label_smoothing) * hit - label_smoothing * keras.ops.mean(log_shares, axis=-1)
+
+    return smoothed_crossentropy
