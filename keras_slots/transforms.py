@@ -154,8 +154,8 @@ def _same(layer: keras.layers.Layer) -> keras.layers.Layer:
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"Layer '{layer.name}' of type {type(layer).__name__} cannot be copied: Keras cannot make it from its "
-            f"own configuration. {error} Give the class a `get_config` and `from_config` that do; turn a `Lambda` of "
-            "a Python lambda into a layer class of your own."
+            f"own configuration. {error} Give the class a `get_config` and `from_config` that do; turn a `Lambda` "
+            "of a Python lambda into a layer class of your own."
         ) from error
 
 
