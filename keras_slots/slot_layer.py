@@ -9,7 +9,6 @@ import numpy as np
 from keras_slots import initializers
 from keras_slots.keras_internals import asked_by_spectral_normalization
 from keras_slots.kernel import COSTLY, PerValueKernel, SlotKernel
-from keras_slots.nearest import NearestScores
 from keras_slots.nearest_kernel import per_connection_kernel
 from keras_slots.random_streams import derive_seed, draw_seed
 from keras_slots.refusals import SelectedKernel
@@ -100,15 +99,12 @@ class SlotLayer(SelectedKernel):
         plain_initializer = getattr(self, f"{argument}_initializer")
         if bank_initializer is None:
             bank_initializer = initializers.get(plain_initializer)
-        score_initializer = self.score_initializer
-        if isinstance(score_initializer, NearestScores):
-            score_initializer = score_initializer.starting_at(plain_initializer)
         first = argument == self.kernel_arguments[0]
         kernel = SCORE_MODES[self.score_mode](
             num_values=self.num_values,
             rule=self._rule,
             bank_initializer=bank_initializer,
-            score_initializer=score_initializer,
+            score_initializer=self.score_initializer,
             sharing=self.sharing,
             seed=self._seed if first else derive_seed(self._seed, argument),
             fans=fans,
