@@ -25,6 +25,7 @@ from keras_slots.layers import (
     SlotSeparableConv1D,
     SlotSeparableConv2D,
 )
+from keras_slots.nearest import NearestScores, StratifiedUniform
 from keras_slots.registry import slot_layer
 from keras_slots.selection import SelectionRule
 from keras_slots.sharing import ValueBank
@@ -38,6 +39,7 @@ __all__ = [
     "GlorotUniform",
     "HeNormal",
     "HeUniform",
+    "NearestScores",
     "SelectionRule",
     "SignedConstant",
     "SlotArguments",
@@ -56,6 +58,7 @@ __all__ = [
     "SlotMultiHeadAttention",
     "SlotSeparableConv1D",
     "SlotSeparableConv2D",
+    "StratifiedUniform",
     "UniformScores",
     "ValueBank",
     "__version__",

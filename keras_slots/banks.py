@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from keras_slots.distributions import Distribution
-from keras_slots.random_streams import BANK_STREAM, SCORE_STREAM, derive_seed
+from keras_slots.nearest import NearestScores, StratifiedUniform
+from keras_slots.random_streams import BANK_STREAM, SCORE_STREAM, START_STREAM, derive_seed
 from keras_slots.sharing import ValueBank
 
 Array = np.ndarray[Any, Any]
@@ -71,7 +72,10 @@ class InitialValues:
     @property
     def rebuildable(self) -> bool:
         """Whether the seed brings bank and scores back, so that nobody has to keep them."""
-        return isinstance(self.score_initializer, Distribution) and (
+        scores = self.score_initializer
+        if isinstance(scores, NearestScores):
+            scores = scores.start
+        return isinstance(scores, Distribution) and (
             isinstance(self.sharing, ValueBank) or isinstance(self.bank_initializer, Distribution)
         )
 
@@ -92,6 +96,10 @@ class InitialValues:
         window = start * k, (stop - start) * k
         scores = self._scores(*window).reshape(-1, k)
         return self.bank() if self.shared else self._bank(*window).reshape(-1, k), scores
+
+    def start(self) -> Array:
+        """Where nearest scores start: w0 of each connection, of shape `kernel_shape`."""
+        return self._start(0, self.num_connections).reshape(self.kernel_shape)
 
     def with_arrays(self, bank: Any, scores: Any) -> InitialValues:
         """The same kernel with these values, for example those of a file, in place of drawn ones.
@@ -115,17 +123,41 @@ class InitialValues:
             return self.sharing.values[start : start + count]
         if not isinstance(self.bank_initializer, Distribution):
             return self._bank_from_keras[start : start + count]
+        if isinstance(self.bank_initializer, StratifiedUniform):
+            return self.bank_initializer.sample_strata(
+                self.seed, self.num_values, self.fans, start, count
+            )
         return self.bank_initializer.sample(self.seed, count, self.fans, start, BANK_STREAM)
 
     def _scores(self, start: int, count: int) -> Array:
+        if isinstance(self.score_initializer, NearestScores):
+            return self._nearest_scores(start, count)
         if not isinstance(self.score_initializer, Distribution):
             return self._scores_from_keras[start : start + count]
         return self.score_initializer.sample(self.seed, count, self.fans, start, SCORE_STREAM)
 
+    def _nearest_scores(self, start: int, count: int) -> Array:
+        k = self.num_values
+        bank = self._bank(0, k) if self.shared else self._bank(start, count)
+        values = bank.astype("float64").reshape(-1, k)
+        begin = self._start(start // k, count // k).astype("float64")[:, None]
+        return (values * begin - values * values / 2).reshape(-1)
+
+    def _start(self, start: int, count: int) -> Array:
+        begin = self.score_initializer.start
+        if isinstance(begin, Distribution):
+            return begin.sample(self.seed, count, self.fans, start, START_STREAM)
+        return self._start_from_keras[start : start + count]
+
+    @cached_property
+    def _start_from_keras(self) -> Array:
+        seed = derive_seed(self.seed, "start")
+        return _call(self.score_initializer.start, "start", self.kernel_shape, seed).reshape(-1)
+
     @cached_property
     def _bank_from_keras(self) -> Array:
         seed = derive_seed(self.seed, "bank")
-        bank = _call(self.bank_initializer, "bank", self.bank_shape, seed)
+        bank = _call(self.bank_initializer, "bank (K last)", self.bank_shape, seed)
         if not isinstance(self.bank_initializer, _Given):
             _check_varied(bank, self.bank_initializer)
         return bank.reshape(-1)
@@ -133,7 +165,7 @@ class InitialValues:
     @cached_property
     def _scores_from_keras(self) -> Array:
         seed = derive_seed(self.seed, "scores")
-        return _call(self.score_initializer, "score", self.score_shape, seed).reshape(-1)
+        return _call(self.score_initializer, "scores (K last)", self.score_shape, seed).reshape(-1)
 
 
 class _Given:
@@ -155,7 +187,7 @@ def _call(initializer: Any, name: str, shape: tuple[int, ...], seed: int) -> Arr
     array = np.array(initializer(shape, dtype="float32"))
     if array.shape != shape:
         raise ValueError(
-            f"`{name}_initializer` must return an array of shape {shape}, K last. Received: shape "
+            f"The initializer of the {name} must return an array of shape {shape}. Received: shape "
             f"{array.shape} from {initializer!r}."
         )
     return array

@@ -19,6 +19,7 @@ from keras_slots.distributions import (
     UniformScores,
     VarianceScaling,
 )
+from keras_slots.nearest import NearestScores, StratifiedUniform
 
 #: Names that `bank_initializer` and `score_initializer` know.
 BANK_DISTRIBUTIONS: dict[str, type[Distribution]] = {
@@ -27,9 +28,13 @@ BANK_DISTRIBUTIONS: dict[str, type[Distribution]] = {
     "he_uniform": HeUniform,
     "he_normal": HeNormal,
     "signed_constant": SignedConstant,
+    "stratified_uniform": StratifiedUniform,
 }
 #: Names that `score_initializer` alone knows.
-SCORE_DISTRIBUTIONS: dict[str, type[Distribution]] = {"uniform_scores": UniformScores}
+SCORE_DISTRIBUTIONS: dict[str, type] = {
+    "uniform_scores": UniformScores,
+    "nearest": NearestScores,
+}
 _FROM_KERAS: dict[type, type[Distribution]] = {
     keras.initializers.GlorotUniform: GlorotUniform,
     keras.initializers.GlorotNormal: GlorotNormal,
@@ -94,7 +99,7 @@ def get(identifier: Any) -> Distribution | Callable[..., Any]:
     3
     """
     initializer = _resolve(identifier, "bank_initializer", BANK_DISTRIBUTIONS)
-    if isinstance(initializer, UniformScores):
+    if isinstance(initializer, (UniformScores, NearestScores)):
         raise ValueError(
             "`bank_initializer` must be a distribution of values, not of scores. Received: "
             f"bank_initializer={identifier!r}. Pass it as `score_initializer`."
@@ -153,7 +158,7 @@ def _resolve(
     try:
         if isinstance(identifier, dict):
             initializer = keras.initializers.deserialize(identifier)
-        elif not isinstance(identifier, (Distribution, ValueBank)):
+        elif not isinstance(identifier, (Distribution, NearestScores, ValueBank)):
             initializer = keras.initializers.get(identifier)
     except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
         raise _unknown(identifier, argument, names, error) from error
@@ -164,7 +169,7 @@ def _resolve(
         )
     if type(initializer) in _FROM_KERAS:
         return _from_keras(initializer, argument)
-    if isinstance(initializer, Distribution) or callable(initializer):
+    if isinstance(initializer, (Distribution, NearestScores)) or callable(initializer):
         return initializer
     raise _unknown(identifier, argument, names)
 

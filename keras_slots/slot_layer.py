@@ -1,5 +1,6 @@
 """What all slot layers share: the slot arguments, and kernels that are selected instead of trained."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -8,7 +9,8 @@ import numpy as np
 from keras_slots import initializers
 from keras_slots.keras_internals import asked_by_spectral_normalization
 from keras_slots.kernel import COSTLY, PerValueKernel, SlotKernel
-from keras_slots.lever import LeverKernel
+from keras_slots.nearest import NearestScores
+from keras_slots.nearest_kernel import per_connection_kernel
 from keras_slots.random_streams import derive_seed, draw_seed
 from keras_slots.selection import get_rule, serialize_rule
 from keras_slots.sharing import ValueBank, check_sharing
@@ -21,10 +23,10 @@ if TYPE_CHECKING:
 else:
     _Mixin = object
 
-#: The kernel of each score mode. One line here is all that a new name needs.
-SCORE_MODES: dict[str, type[SlotKernel]] = {
+#: What makes the kernel of each score mode. One line here is all that a new name needs.
+SCORE_MODES: dict[str, Callable[..., SlotKernel]] = {
     "per_value": PerValueKernel,
-    "per_connection": LeverKernel,
+    "per_connection": per_connection_kernel,
 }
 
 
@@ -101,14 +103,18 @@ class SlotLayer(_Mixin):
                 f"channel axis is an integer. Received: kernel shape={shape}. Give `keras.Input` that size."
             )
         bank_initializer = self.bank_initializer
+        plain_initializer = getattr(self, f"{argument}_initializer")
         if bank_initializer is None:
-            bank_initializer = initializers.get(getattr(self, f"{argument}_initializer"))
+            bank_initializer = initializers.get(plain_initializer)
+        score_initializer = self.score_initializer
+        if isinstance(score_initializer, NearestScores):
+            score_initializer = score_initializer.starting_at(plain_initializer)
         first = argument == self.kernel_arguments[0]
         kernel = SCORE_MODES[self.score_mode](
             num_values=self.num_values,
             rule=self._rule,
             bank_initializer=bank_initializer,
-            score_initializer=self.score_initializer,
+            score_initializer=score_initializer,
             sharing=self.sharing,
             seed=self._seed if first else derive_seed(self._seed, argument),
             fans=fans,
@@ -160,7 +166,7 @@ class SlotLayer(_Mixin):
     def lever(self) -> keras.Variable:
         """The trainable number of each connection, of the kernel's shape; `score_mode="per_connection"` only."""
         kernel = self._only_kernel("lever")
-        if not isinstance(kernel, LeverKernel):
+        if not hasattr(kernel, "lever"):
             raise AttributeError(
                 f"Layer '{self.name}' has scores and no lever. Build it with "
                 f'score_mode="per_connection". Received: score_mode={self.score_mode!r}'

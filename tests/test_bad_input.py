@@ -48,22 +48,22 @@ NUM_VALUES = "`num_values` must be a positive integer"
         ({"lora_rank": 2}, "does not support LoRA. Received: rank=2.*materialize"),
     ],
 )
-def test_a_wrong_argument_is_named(arguments, text):
+def test_slot_dense_names_a_wrong_argument(arguments, text):
     with pytest.raises(ValueError, match=text):
         SlotDense(4, **arguments)
 
 
-def test_a_wrong_scale_is_named():
+def test_uniform_scores_names_a_wrong_scale():
     with pytest.raises(ValueError, match="`scale` must be .*-1"):
         UniformScores(-1.0)
 
 
-def test_a_depthwise_constraint_is_named_as_keras_calls_it():
+def test_slot_depthwise_conv2d_names_its_constraint_as_keras_calls_it():
     with pytest.raises(ValueError, match="`depthwise_constraint` must be None in a slot layer"):
         SlotDepthwiseConv2D(3, depthwise_constraint="non_neg")
 
 
-def test_an_unknown_argument_is_refused_as_keras_does():
+def test_slot_dense_refuses_an_unknown_argument_as_keras_does():
     with pytest.raises((TypeError, ValueError), match="num_value"):
         SlotDense(4, num_value=8)
 
@@ -77,14 +77,16 @@ def test_an_unknown_argument_is_refused_as_keras_does():
         (lambda: SlotConv2D(4, 1), (2, 5, 5, 3), (2, 5, 3), "expected min_ndim=4, found ndim=3"),
     ],
 )
-def test_an_input_of_the_wrong_rank_or_channels_is_refused_as_keras_does(layer, built, given, text):
+def test_call_refuses_an_input_of_the_wrong_rank_or_channels_as_keras_does(
+    layer, built, given, text
+):
     layer = layer()
     layer.build(built)
     with pytest.raises(ValueError, match=text):
         layer(np.ones(given, "float32"))
 
 
-def test_unknown_channels_are_refused():
+def test_call_refuses_unknown_channels():
     with pytest.raises(ValueError, match="needs to know the number of input channels|defined"):
         SlotDense(4)(keras.Input((None,)))
 
@@ -96,21 +98,21 @@ def test_unknown_channels_are_refused():
         (lambda layer: layer.quantize("int8"), "cannot be quantized. Received: mode='int8'"),
     ],
 )
-def test_what_needs_a_trained_kernel_is_refused_with_the_way_out(call, text):
+def test_enable_lora_and_quantize_are_refused_with_the_way_out(call, text):
     layer = SlotDense(4)
     layer.build((None, 3))
     with pytest.raises(ValueError, match=f"{text}.*`keras_slots.materialize"):
         call(layer)
 
 
-def test_an_unknown_export_format_is_refused(tmp_path):
+def test_export_selected_refuses_an_unknown_format(tmp_path):
     model = keras.Sequential([keras.Input((3,)), SlotDense(2)])
     with pytest.raises(ValueError, match="`format` must be .*Received: format='onnx2'"):
         export_selected(model, tmp_path / "out", format="onnx2")
     assert not list(tmp_path.iterdir())
 
 
-def test_slotify_names_the_argument_too():
+def test_slotify_names_a_wrong_argument():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="head")])
     with pytest.raises(ValueError, match="Layer 'head' cannot become a slot layer. `selection`"):
         slotify(model, selection="best")

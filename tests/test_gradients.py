@@ -107,7 +107,7 @@ def test_score_gradient_by_hand():
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_only_scores_and_bias_have_a_gradient(mode):
+def test_gradient_exists_for_scores_and_bias_only(mode):
     layer, x, upstream = integer_problem("dense")
     _, ours = gradients(layer, x, upstream, mode)
     assert set(ours) == {"scores", "bias"}
@@ -137,7 +137,9 @@ def test_bank_has_no_gradient_even_when_watched():
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_scores_of_a_mixed_policy_get_the_half_precision_upstream_times_the_full_bank(policy):
+def test_score_gradient_of_a_mixed_policy_is_the_half_precision_upstream_times_the_full_bank(
+    policy,
+):
     layer, x, upstream = integer_problem("dense", dtype=policy)
     _, ours = gradients(layer, x, upstream, "eager")
     _, plain = gradients(plain_twin(layer, x), x, upstream, "eager")
@@ -148,7 +150,7 @@ def test_scores_of_a_mixed_policy_get_the_half_precision_upstream_times_the_full
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_kernel_regularizer_reaches_the_scores_through_the_selected_values(mode):
+def test_kernel_regularizer_reaches_the_scores_through_the_selected_values(mode):
     layer, _ = case("dense", kernel_regularizer=keras.regularizers.L2(0.5), num_values=3)
     kernel, bank = numpy_of(layer.kernel), numpy_of(layer.bank)
     if ON_TENSORFLOW:
@@ -182,7 +184,7 @@ def test_a_kernel_regularizer_reaches_the_scores_through_the_selected_values(mod
     np.testing.assert_array_equal(ours, kernel[..., None] * bank)
 
 
-def test_a_probabilistic_layer_uses_one_draw_for_output_and_gradient_of_the_input():
+def test_probabilistic_selection_uses_one_draw_for_output_and_gradient_of_the_input():
     layer, _, _ = integer_problem("dense", selection="probabilistic", use_bias=False, num_values=8)
     eye = np.eye(5, dtype="float32")
     if ON_TENSORFLOW:
@@ -211,7 +213,7 @@ def test_a_probabilistic_layer_uses_one_draw_for_output_and_gradient_of_the_inpu
     np.testing.assert_allclose(numpy_of(ours), weights @ drawn.T, rtol=1e-5, atol=1e-6)
 
 
-def test_gradient_of_the_kernel_property_is_straight_through_too():
+def test_kernel_property_has_the_straight_through_gradient_too():
     layer, _ = case("dense")
     if ON_TENSORFLOW:
         import tensorflow as tf

@@ -17,7 +17,7 @@ CLASSES = tuple(dict.fromkeys(cls for cls, *_ in CASES.values()))
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 
-def test_the_table_has_all_slot_layers():
+def test_slot_layers_are_all_in_the_table():
     elsewhere = {keras_slots.SlotMultiHeadAttention, keras_slots.SlotGroupQueryAttention}
     assert set(CLASSES) | elsewhere == set(SLOT_CLASSES.values()) and len(CLASSES) == 12
     assert all(getattr(keras_slots, cls.__name__) is cls for cls in SLOT_CLASSES.values())
@@ -25,7 +25,7 @@ def test_the_table_has_all_slot_layers():
 
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 @pytest.mark.parametrize("name", NAMES)
-def test_output_is_that_of_the_plain_layer_with_the_selected_kernel(name, selection):
+def test_call_computes_what_the_plain_layer_does_with_the_selected_kernel(name, selection):
     layer, x = case(name, selection=selection)
     y = numpy_of(layer(x))
     assert np.ptp(y) > 0
@@ -60,7 +60,7 @@ def test_kernel_is_bitwise_the_bank_at_numpys_argmax_of_the_scores(name, sharing
         ("einsum", 4 + 2 * 3),
     ],
 )
-def test_values_and_scores_reach_the_glorot_bound_of_the_kernel_without_k(name, fans):
+def test_bank_and_scores_reach_the_glorot_bound_of_the_kernel_without_k(name, fans):
     layer, _ = case(name, num_values=64)
     bound = np.sqrt(6 / fans)
     bank, scores = numpy_of(layer.bank), numpy_of(layer.scores)
@@ -68,7 +68,7 @@ def test_values_and_scores_reach_the_glorot_bound_of_the_kernel_without_k(name, 
     assert 0.97 * bound < scores.max() <= bound and 0 <= scores.min() < 0.03 * bound
 
 
-def test_dense_by_hand():
+def test_slot_dense_by_hand():
     layer = SlotDense(2, num_values=3, activation="relu", bias_initializer="ones")
     layer.build((None, 2))
     layer.bank.assign([[[1, 2, 3], [4, 5, 6]], [[-1, -2, -3], [-4, -5, -6]]])
@@ -79,7 +79,7 @@ def test_dense_by_hand():
     np.testing.assert_array_equal(numpy_of(y), [[0, 2], [6, 15], [0, 0]])
 
 
-def test_conv2d_by_hand():
+def test_slot_conv2d_by_hand():
     layer = SlotConv2D(1, 2, num_values=2, use_bias=False)
     layer.build((None, 3, 3, 1))
     layer.bank.assign(np.array([[1, 10], [2, 20], [3, 30], [4, 40]]).reshape(2, 2, 1, 1, 2))
@@ -90,7 +90,7 @@ def test_conv2d_by_hand():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_value_is_the_fixed_random_network(name):
+def test_num_values_of_one_is_the_fixed_random_network(name):
     layer, x = case(name, num_values=1, selection="probabilistic")
     banks = {key: numpy_of(kernel.bank)[..., 0] for key, kernel in layer.slot_kernels.items()}
     plain = numpy_of(plain_twin(layer, x, banks)(x))
@@ -103,7 +103,7 @@ def test_one_value_is_the_fixed_random_network(name):
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_arguments_of_the_keras_layer_come_first_and_ours_are_keyword_only(cls):
+def test_signature_has_the_arguments_of_the_keras_layer_first_and_ours_keyword_only(cls):
     ours = list(inspect.signature(cls).parameters.values())
     plain = list(inspect.signature(cls.plain_class).parameters.values())
     named = [p for p in plain if p.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -123,7 +123,7 @@ def test_arguments_of_the_keras_layer_come_first_and_ours_are_keyword_only(cls):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_configuration_of_the_keras_layer_is_kept(name):
+def test_get_config_keeps_that_of_the_keras_layer(name):
     layer, x = case(name)
     plain = plain_twin(layer, x).get_config()
     config = layer.get_config()
@@ -132,7 +132,7 @@ def test_configuration_of_the_keras_layer_is_kept(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_configuration_survives_json(name):
+def test_get_config_survives_json(name):
     layer, x = case(
         name,
         num_values=3,
@@ -152,7 +152,7 @@ def test_configuration_survives_json(name):
         np.testing.assert_array_equal(numpy_of(again.scores), numpy_of(kernel.scores))
 
 
-def test_the_bank_follows_the_distribution_of_the_kernel_initializer():
+def test_bank_follows_the_distribution_of_the_kernel_initializer():
     named = {"he_normal": keras_slots.HeNormal(), "glorot_uniform": keras_slots.GlorotUniform()}
     for name, distribution in named.items():
         follows, _ = case("dense", kernel_initializer=name)
@@ -160,7 +160,7 @@ def test_the_bank_follows_the_distribution_of_the_kernel_initializer():
         np.testing.assert_array_equal(numpy_of(follows.bank), numpy_of(said.bank))
 
 
-def test_a_keras_initializer_is_called_once_with_the_shape_of_the_bank():
+def test_bank_initializer_of_keras_is_called_once_with_the_shape_of_the_bank():
     calls = []
 
     class Counting(keras.initializers.Initializer):
@@ -176,13 +176,13 @@ def test_a_keras_initializer_is_called_once_with_the_shape_of_the_bank():
 # Seeds and sharing.
 
 
-def test_one_seed_gives_one_bank_and_other_seeds_give_others():
+def test_seed_gives_one_bank_and_other_seeds_give_others():
     banks = [numpy_of(case("dense", seed=seed)[0].bank) for seed in (1, 1, 2)]
     np.testing.assert_array_equal(banks[0], banks[1])
     assert not np.any(banks[0] == banks[2])
 
 
-def test_the_global_seed_governs_unseeded_layers():
+def test_seed_of_none_is_governed_by_set_random_seed():
     def draw():
         keras.utils.set_random_seed(5)
         layers = [case("dense", seed=None)[0] for _ in range(2)]
@@ -192,7 +192,7 @@ def test_the_global_seed_governs_unseeded_layers():
         np.testing.assert_array_equal(first, again)
 
 
-def test_twenty_equal_layers_under_one_global_seed_have_unrelated_numbers():
+def test_seed_of_none_gives_twenty_equal_layers_unrelated_numbers():
     numbers = []
     for _ in range(20):
         layer, _ = case("dense", units=40, seed=None)
@@ -202,13 +202,13 @@ def test_twenty_equal_layers_under_one_global_seed_have_unrelated_numbers():
     assert np.abs(correlation).max() < 5 / np.sqrt(1600)
 
 
-def test_a_sharing_layer_has_one_set_of_values():
+def test_sharing_layer_has_one_set_of_values():
     layer, _ = case("conv2d", sharing="layer", num_values=3)
     assert layer.bank.shape == (3,) and layer.scores.shape == (3, 3, 3, 4, 3)
     assert set(numpy_of(layer.kernel).ravel().tolist()) == set(numpy_of(layer.bank).tolist())
 
 
-def test_a_value_bank_is_one_set_for_several_layers():
+def test_sharing_value_bank_is_one_set_for_several_layers():
     shared = ValueBank(values=[-0.5, 0.25, 1.0])
     for name in ("dense", "conv2d"):
         layer, _ = case(name, sharing=shared, num_values=3)
@@ -242,7 +242,7 @@ def test_scores_stay_in_single_precision_under_half_precision_policies(policy, s
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_output_under_a_mixed_policy_is_that_of_the_plain_layer(policy):
+def test_call_under_a_mixed_policy_computes_what_the_plain_layer_does(policy):
     layer, x = case("dense", dtype=policy)
     y, plain = layer(x), plain_twin(layer, x)(x)
     np.testing.assert_array_equal(
@@ -252,7 +252,7 @@ def test_output_under_a_mixed_policy_is_that_of_the_plain_layer(policy):
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
-def test_float64_is_float64_throughout(selection):
+def test_dtype_float64_is_float64_throughout(selection):
     layer, x = case("dense", dtype="float64", selection=selection)
     assert layer.scores.dtype == layer.bank.dtype == "float64"
     scores = 1.0 + np.random.default_rng(0).permutation(5 * 4 * 8).reshape(5, 4, 8) * 1e-12
@@ -266,7 +266,7 @@ def test_float64_is_float64_throughout(selection):
 
 
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
-def test_inference_is_greedy_and_training_draws_when_probabilistic(selection):
+def test_call_is_greedy_in_inference_and_draws_in_training_when_probabilistic(selection):
     layer, x = case("dense", selection=selection)
     outputs = [numpy_of(layer(x, training=training)) for training in (True, True, False, False)]
     np.testing.assert_array_equal(outputs[2], outputs[3])
@@ -274,7 +274,7 @@ def test_inference_is_greedy_and_training_draws_when_probabilistic(selection):
     assert drawn == [selection == "probabilistic"] * 3
 
 
-def test_draws_of_a_training_call_follow_the_softmax_of_the_scores():
+def test_call_draws_by_the_softmax_of_the_scores_in_training():
     layer, _ = case("dense", units=5000, num_values=2, selection="probabilistic", use_bias=False)
     layer.bank.assign(np.tile([0.0, 1.0], (5, 5000, 1)))
     layer.scores.assign(np.tile([0.0, np.log(3.0)], (5, 5000, 1)))
@@ -283,7 +283,7 @@ def test_draws_of_a_training_call_follow_the_softmax_of_the_scores():
     assert abs(drawn.mean() - 0.75) < 4 * np.sqrt(0.75 * 0.25 / 25_000)
 
 
-def test_a_seeded_layer_repeats_its_draws():
+def test_seed_repeats_the_draws_of_a_layer():
     layers = [case("dense", selection="probabilistic")[0] for _ in range(2)]
     x = np.ones((1, 5), "float32")
     first, second = ([numpy_of(y(x, training=True)) for _ in range(3)] for y in layers)
@@ -291,7 +291,7 @@ def test_a_seeded_layer_repeats_its_draws():
 
 
 @pytest.mark.parametrize("name", ["conv1d_dilated", "conv2d", "conv2d_transpose", "depthwise"])
-def test_channels_first_is_channels_last_transposed(name):
+def test_data_format_channels_first_is_channels_last_transposed(name):
     cls, arguments, keywords, _ = CASES[name]
     last, x = case(name)
     first = cls(*arguments, **{**keywords, "data_format": "channels_first", "seed": 3})
@@ -306,7 +306,7 @@ def test_channels_first_is_channels_last_transposed(name):
     )
 
 
-def test_a_mask_passes_through_dense():
+def test_slot_dense_passes_a_mask_on():
     inputs = keras.Input((4, 3))
     masked = keras.layers.Masking()(inputs)
     pooled = keras.layers.GlobalAveragePooling1D()(SlotDense(2, seed=1)(masked))
@@ -319,7 +319,7 @@ def test_a_mask_passes_through_dense():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_batch_size_is_free(name):
+def test_call_takes_any_batch_size(name):
     layer, x = case(name)
     inputs = keras.Input(x.shape[1:])
     outputs = layer(inputs)
@@ -332,7 +332,7 @@ def test_the_batch_size_is_free(name):
         np.testing.assert_allclose(y[0], y[-1], rtol=1e-6, atol=1e-6)
 
 
-def test_a_layer_used_twice_selects_one_kernel():
+def test_slot_dense_used_twice_selects_one_kernel():
     layer, x = case("dense", units=5)
     inputs = keras.Input((5,))
     model = keras.Model(inputs, layer(layer(inputs)))
@@ -343,7 +343,7 @@ def test_a_layer_used_twice_selects_one_kernel():
     assert len(model.trainable_variables) == 2
 
 
-def test_a_kernel_regularizer_adds_a_loss_on_the_selected_values():
+def test_kernel_regularizer_adds_a_loss_on_the_selected_values():
     layer, x = case("dense", kernel_regularizer=keras.regularizers.L1(0.5))
     layer(x)
     assert len(layer.losses) == 1
@@ -351,7 +351,7 @@ def test_a_kernel_regularizer_adds_a_loss_on_the_selected_values():
     np.testing.assert_allclose(numpy_of(layer.losses[0]), expected, rtol=1e-6)
 
 
-def test_a_depthwise_regularizer_adds_a_loss_on_the_selected_values():
+def test_depthwise_regularizer_adds_a_loss_on_the_selected_values():
     layer, x = case("depthwise", depthwise_regularizer=keras.regularizers.L2(0.5))
     layer(x)
     expected = 0.5 * np.square(numpy_of(layer.kernel)).sum()
@@ -359,7 +359,7 @@ def test_a_depthwise_regularizer_adds_a_loss_on_the_selected_values():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_scores_and_bias_are_trained_and_the_bank_never(name):
+def test_trainable_variables_are_scores_and_bias_and_never_the_bank(name):
     layer, _ = case(name)
     names = {"scores", "bias"} if layer.bias is not None else {"scores"}
     for trainable in (True, False, True):
@@ -369,7 +369,7 @@ def test_scores_and_bias_are_trained_and_the_bank_never(name):
     assert layer.count_params() == sum(int(np.prod(v.shape)) for v in layer.weights)
 
 
-def test_training_moves_scores_and_no_bit_of_the_bank():
+def test_fit_moves_scores_and_no_bit_of_the_bank():
     layer, x = case("dense")
     model = keras.Sequential([keras.Input((5,)), layer])
     model.compile(optimizer=keras.optimizers.Adam(0.1), loss="mse")

@@ -75,7 +75,7 @@ def train(model, optimizer, steps, dtype="float32"):
 
 @pytest.mark.parametrize("num_values", [2, 8, 64])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_in_float64_scores_and_levers_select_the_same_value_at_every_connection(
+def test_per_connection_selects_what_per_value_selects_at_every_connection_in_float64(
     optimizer, num_values, x64
 ):
     models = [network(mode, num_values, "float64") for mode in ("per_value", "per_connection")]
@@ -92,7 +92,7 @@ def test_in_float64_scores_and_levers_select_the_same_value_at_every_connection(
     assert changed > 20
 
 
-def test_the_gradient_of_the_lever_is_the_gradient_of_a_plain_kernel():
+def test_lever_gradient_is_the_gradient_of_a_plain_kernel():
     model, learning_rate = network("per_connection", 8), 0.5
     plain = materialize(model)
     x, y = data(count=16)
@@ -107,7 +107,7 @@ def test_the_gradient_of_the_lever_is_the_gradient_of_a_plain_kernel():
 
 
 @pytest.mark.parametrize("num_values", [1, 2, 3, 8, 64, 300])
-def test_every_selected_value_is_bitwise_a_value_of_its_connection(num_values):
+def test_per_connection_kernel_is_bitwise_a_value_of_its_connection(num_values):
     model = network("per_connection", num_values)
     train(model, keras.optimizers.SGD(0.5, momentum=0.9), 32)
     for layer in slots(model):
@@ -116,7 +116,7 @@ def test_every_selected_value_is_bitwise_a_value_of_its_connection(num_values):
         np.testing.assert_array_equal(array(layer.kernel), chosen)
 
 
-def test_the_selected_value_never_falls_as_the_lever_rises():
+def test_per_connection_kernel_never_falls_as_the_lever_rises():
     layer = SlotDense(20, num_values=16, score_mode="per_connection", seed=5)
     layer.build((None, 30))
     last = np.full((30, 20), -np.inf, "float32")
@@ -128,7 +128,7 @@ def test_the_selected_value_never_falls_as_the_lever_rises():
     np.testing.assert_array_equal(now, array(layer.bank).max(-1))
 
 
-def test_both_score_modes_start_from_the_same_bank_scores_and_kernel():
+def test_score_modes_start_from_the_same_bank_scores_and_kernel():
     per_value, lever = (
         SlotDense(7, score_mode=mode, seed=9) for mode in ("per_value", "per_connection")
     )
@@ -138,7 +138,7 @@ def test_both_score_modes_start_from_the_same_bank_scores_and_kernel():
         np.testing.assert_array_equal(array(getattr(per_value, name)), array(getattr(lever, name)))
 
 
-def test_a_lever_layer_trains_one_number_a_connection_and_one_more():
+def test_per_connection_trains_one_number_a_connection_and_one_more():
     layer = SlotDense(7, num_values=64, score_mode="per_connection", use_bias=False)
     layer.build((None, 11))
     assert sum(np.prod(v.shape, dtype=int) for v in layer.trainable_variables) == 7 * 11 + 1
@@ -155,7 +155,9 @@ def test_weight_decay_shrinks_decay_and_lever_alike():
 
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 @pytest.mark.parametrize("bank", [None, keras.initializers.RandomNormal(stddev=0.2)])
-def test_weights_bring_everything_back_into_a_model_of_another_seed(tmp_path, selection, bank):
+def test_load_weights_brings_everything_back_into_a_lever_model_of_another_seed(
+    tmp_path, selection, bank
+):
     def build(seed):
         return keras.Sequential(
             [
@@ -195,7 +197,7 @@ def test_load_model_brings_back_the_unseeded_values_of_the_saved_model(tmp_path)
         np.testing.assert_array_equal(array(loaded.kernel), array(layer.kernel))
 
 
-def test_weights_do_not_hold_the_bank_that_the_seed_brings_back(tmp_path):
+def test_save_weights_does_not_hold_the_bank_that_the_seed_brings_back(tmp_path):
     model = keras.Sequential(
         [keras.Input((100,)), SlotDense(100, num_values=64, score_mode="per_connection")]
     )
@@ -204,7 +206,7 @@ def test_weights_do_not_hold_the_bank_that_the_seed_brings_back(tmp_path):
 
 
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, selection):
+def test_load_model_of_levers_resumes_as_an_uninterrupted_run(tmp_path, selection):
     def build():
         keras.utils.set_random_seed(3)
         model = network("per_connection", 8, selection=selection)
@@ -226,7 +228,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, selection):
 
 
 @pytest.mark.parametrize("sharing", ["layer", ValueBank(8, bound=0.1, seed=4)])
-def test_shared_values_serve_both_score_modes_alike(sharing):
+def test_sharing_serves_both_score_modes_alike(sharing):
     per_value, lever = (
         SlotDense(7, score_mode=mode, sharing=sharing, seed=9)
         for mode in ("per_value", "per_connection")
@@ -243,7 +245,7 @@ def test_shared_values_serve_both_score_modes_alike(sharing):
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16"])
-def test_the_lever_stays_in_float32_and_predictions_equal_the_materialized_ones(policy):
+def test_lever_stays_in_float32_and_predictions_equal_the_materialized_ones(policy):
     model = network("per_connection", 8, dtype=policy)
     assert all(layer.lever.dtype == "float32" for layer in slots(model))
     x, _ = data()
@@ -252,7 +254,7 @@ def test_the_lever_stays_in_float32_and_predictions_equal_the_materialized_ones(
     )
 
 
-def test_probabilistic_training_draws_and_inference_does_not():
+def test_per_connection_draws_in_probabilistic_training_and_not_in_inference():
     keras.utils.set_random_seed(0)
     layer = SlotDense(
         50, score_mode="per_connection", selection="probabilistic", use_bias=False, seed=1
@@ -264,7 +266,7 @@ def test_probabilistic_training_draws_and_inference_does_not():
     np.testing.assert_array_equal(array(layer(x)), array(layer.kernel))
 
 
-def test_loading_values_of_another_origin_is_refused_and_changes_nothing(tmp_path):
+def test_load_weights_of_another_origin_is_refused_and_changes_nothing(tmp_path):
     def build(scale):
         layer = SlotDense(
             3, score_mode="per_connection", bank_initializer=GlorotUniform(scale), seed=1
@@ -279,14 +281,14 @@ def test_loading_values_of_another_origin_is_refused_and_changes_nothing(tmp_pat
     np.testing.assert_array_equal(array(model.layers[0].kernel), before)
 
 
-def test_a_layer_with_scores_says_that_it_has_no_lever():
+def test_lever_of_a_layer_with_scores_is_an_error_that_says_so():
     layer = SlotDense(3)
     layer.build((None, 4))
     with pytest.raises(AttributeError, match="has scores and no lever"):
         _ = layer.lever
 
 
-def test_equal_scores_start_at_the_first_value_and_go_to_the_extremes():
+def test_per_connection_of_equal_scores_starts_at_the_first_value_and_goes_to_the_extremes():
     zero = keras.initializers.Zeros()
     layer = SlotDense(5, score_mode="per_connection", score_initializer=zero, seed=1)
     layer.build((None, 4))
@@ -297,7 +299,7 @@ def test_equal_scores_start_at_the_first_value_and_go_to_the_extremes():
         np.testing.assert_array_equal(array(layer.kernel), best)
 
 
-def test_scaling_scores_and_learning_rate_together_changes_no_selection(x64):
+def test_uniform_scores_scaled_together_with_the_learning_rate_change_no_selection(x64):
     kernels = []
     for scale in (1.0, 4.0):
         model = network("per_connection", 8, "float64", score_initializer=UniformScores(scale))

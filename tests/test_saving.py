@@ -26,7 +26,7 @@ def trained_model(selection="greedy", **arguments):
 
 @pytest.mark.parametrize("selection", SELECTIONS)
 @pytest.mark.parametrize("sharing", ["connection", "layer", ValueBank(4, bound=0.3, seed=1)])
-def test_a_keras_file_brings_back_every_bit(tmp_path, selection, sharing):
+def test_load_model_brings_back_every_bit(tmp_path, selection, sharing):
     model, x, _ = trained_model(selection, sharing=sharing)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -38,7 +38,7 @@ def test_a_keras_file_brings_back_every_bit(tmp_path, selection, sharing):
         assert new.get_config() == old.get_config()
 
 
-def test_a_keras_file_of_an_unseeded_model_brings_back_its_numbers(tmp_path):
+def test_load_model_of_an_unseeded_model_brings_back_its_numbers(tmp_path):
     model = keras.Sequential([keras.Input((3,)), SlotDense(4)])
     model.save(tmp_path / "model.keras")
     keras.utils.set_random_seed(99)
@@ -46,7 +46,7 @@ def test_a_keras_file_of_an_unseeded_model_brings_back_its_numbers(tmp_path):
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
-def test_a_weights_file_fills_a_model_of_another_seed(tmp_path, selection):
+def test_load_weights_fills_a_model_of_another_seed(tmp_path, selection):
     model, x, _ = trained_model(selection)
     model.save_weights(tmp_path / "model.weights.h5")
     other = compiled_model(small_model(seed=50, selection=selection))
@@ -64,7 +64,7 @@ def test_a_weights_file_fills_a_model_of_another_seed(tmp_path, selection):
 
 @pytest.mark.parametrize("selection", SELECTIONS)
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
-def test_a_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(tmp_path, selection, suffix):
+def test_load_model_and_load_weights_resume_as_an_uninterrupted_run(tmp_path, selection, suffix):
     x, y = small_data()
     arguments = {"batch_size": 16, "verbose": 0, "shuffle": False}
     whole = compiled_model(small_model(selection=selection))
@@ -86,7 +86,7 @@ def test_a_resumed_run_ends_with_the_weights_of_the_uninterrupted_one(tmp_path, 
         np.testing.assert_array_equal(numpy_of(new), numpy_of(old), err_msg=old.path)
 
 
-def test_a_copied_layer_draws_what_the_original_would(tmp_path):
+def test_load_model_draws_what_the_original_would(tmp_path):
     layer, x = case("dense", selection="probabilistic")
     layer(x, training=True)
     model = keras.Sequential([keras.Input((5,)), layer])
@@ -133,7 +133,7 @@ def dense(**arguments):
         ),
     ],
 )
-def test_weights_that_do_not_fit_are_refused_and_change_nothing(tmp_path, written, read, text):
+def test_load_weights_that_do_not_fit_is_refused_and_changes_nothing(tmp_path, written, read, text):
     sequential(written()).save_weights(tmp_path / "a.weights.h5")
     model = sequential(read())
     before = model.get_weights()
@@ -143,12 +143,12 @@ def test_weights_that_do_not_fit_are_refused_and_change_nothing(tmp_path, writte
         np.testing.assert_array_equal(old, new)
 
 
-def test_an_unbuilt_layer_cannot_load_weights():
+def test_load_own_variables_of_an_unbuilt_layer_is_refused():
     with pytest.raises(ValueError, match="Layer 'layer' is not built, so it cannot load weights"):
         dense().load_own_variables({})
 
 
-def test_an_unbuilt_layer_has_no_kernel():
+def test_kernel_of_an_unbuilt_layer_is_an_error_that_says_so():
     for attribute in ("kernel", "bank", "scores", "selected_indices"):
         with pytest.raises(AttributeError, match="Layer 'layer' has no bank, scores or kernel yet"):
             getattr(dense(), attribute)

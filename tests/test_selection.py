@@ -58,7 +58,7 @@ def test_greedy_index_is_numpys_argmax(compiled, num_values):
 
 
 @pytest.mark.parametrize("num_values", NUMBERS_OF_VALUES)
-def test_the_lowest_index_wins_a_tie(compiled, num_values):
+def test_greedy_index_gives_a_tie_to_the_lowest_index(compiled, num_values):
     # Few distinct numbers, so that nearly every maximum is taken several times.
     rng = np.random.default_rng(num_values)
     scores = rng.integers(-1, 2, size=(400, num_values)).astype("float32")
@@ -69,7 +69,7 @@ def test_the_lowest_index_wins_a_tie(compiled, num_values):
 
 
 @pytest.mark.parametrize("num_values", [2, 9, 64])
-def test_minus_zero_and_plus_zero_tie(compiled, num_values):
+def test_greedy_index_takes_minus_zero_and_plus_zero_for_a_tie(compiled, num_values):
     zeros = np.random.default_rng(0).choice([-0.0, 0.0], size=(200, num_values))
     zeros = zeros.astype("float32")
     zeros[0] = 0.0
@@ -78,7 +78,7 @@ def test_minus_zero_and_plus_zero_tie(compiled, num_values):
 
 
 @pytest.mark.parametrize("num_values", [2, 8, 9, 300])
-def test_infinite_scores_are_ordered_and_padding_never_wins(compiled, num_values):
+def test_greedy_index_orders_infinite_scores_and_never_takes_padding(compiled, num_values):
     rng = np.random.default_rng(num_values)
     scores = rng.choice([-np.inf, 0.0, np.inf], size=(300, num_values), p=[0.9, 0.05, 0.05])
     scores = scores.astype("float32")
@@ -91,7 +91,7 @@ def test_infinite_scores_are_ordered_and_padding_never_wins(compiled, num_values
 
 
 @pytest.mark.parametrize("num_values", [1, 2, 8, 17])
-def test_a_uniform_number_selects_the_first_value_whose_cumulative_softmax_exceeds_it(
+def test_probabilistic_index_is_the_first_whose_cumulative_softmax_exceeds_the_number(
     compiled, num_values
 ):
     rng = np.random.default_rng(num_values)
@@ -108,7 +108,7 @@ def test_a_uniform_number_selects_the_first_value_whose_cumulative_softmax_excee
 
 
 @pytest.mark.parametrize("num_values", [2, 8, 16])
-def test_frequencies_of_draws_follow_the_softmax(num_values):
+def test_probabilistic_index_follows_the_softmax(num_values):
     rng = np.random.default_rng(num_values)
     scores = rng.uniform(-1.5, 1.5, num_values).astype("float32")
     count = 50_000
@@ -120,21 +120,21 @@ def test_frequencies_of_draws_follow_the_softmax(num_values):
     assert stats.chisquare(observed, count * probabilities).pvalue > 1e-3
 
 
-def test_draws_at_the_ends_of_the_unit_interval(compiled):
+def test_probabilistic_index_at_the_ends_of_the_unit_interval(compiled):
     scores = np.zeros((2, 4), "float32")
     uniform = np.array([0.0, np.nextafter(np.float32(1), np.float32(0))], "float32")
     index = numpy_of(compiled(probabilistic_index), scores, uniform)
     np.testing.assert_array_equal(index, [0, 3])
 
 
-def test_draws_survive_scores_whose_exponential_overflows(compiled):
+def test_probabilistic_index_survives_scores_whose_exponential_overflows(compiled):
     scores = np.array([[3e38, 0.0, -3e38], [-1e4, -1e4, -1e4], [0.0, 200.0, 0.0]], "float32")
     uniform = np.array([0.999, 0.5, 0.001], "float32")
     index = numpy_of(compiled(probabilistic_index), scores, uniform)
     np.testing.assert_array_equal(index, [0, 1, 1])
 
 
-def test_a_value_of_probability_zero_is_never_drawn(compiled):
+def test_probabilistic_index_never_draws_a_value_of_probability_zero(compiled):
     scores = np.tile(np.array([-np.inf, 0.0, -np.inf, 0.0, -np.inf], "float32"), (1001, 1))
     uniform = np.linspace(0, 1, 1001, endpoint=False).astype("float32")
     index = numpy_of(compiled(probabilistic_index), scores, uniform)

@@ -110,7 +110,7 @@ def test_materialize_predicts_as_the_slot_model(make):
 
 
 @pytest.mark.parametrize("make", MODELS)
-def test_there_and_back_gives_the_configuration_of_the_plain_model(make):
+def test_slotify_and_materialize_give_the_configuration_of_the_plain_model(make):
     plain = make()
     slot = slotify(plain)
     back = materialize(slot)
@@ -135,20 +135,20 @@ def test_slotify_leaves_its_input_alone_and_copies_all_but_kernels(make):
         np.testing.assert_array_equal(copied[path], value)
 
 
-def test_a_shared_layer_stays_one_layer():
+def test_slotify_keeps_a_shared_layer_one_layer():
     slot = slotify(shared())
     assert len(slot_layers(slot)) == 1 and len(slot.layers) == 2
     assert len(materialize(slot).layers) == 2
 
 
-def test_layers_get_different_seeds_from_one_and_the_same_ones_again():
+def test_slotify_seed_gives_layers_different_seeds_and_the_same_ones_again():
     first, again, other = (slotify(sequential(), seed=seed) for seed in (1, 1, 2))
     assert_same_weights(first, again)
     seeds = [x.seed for model in (first, other) for x in slot_layers(model)]
     assert len(set(seeds)) == 4
 
 
-def test_layer_arguments_reach_every_layer():
+def test_slotify_layer_args_reach_every_layer():
     slot = slotify(nested(), 5, selection="probabilistic", sharing="layer")
     layers = slot_layers(slot)
     assert len(layers) == 3
@@ -166,12 +166,12 @@ def test_layer_arguments_reach_every_layer():
         ({"depthwise"}, {"depthwise"}),
     ],
 )
-def test_filters_choose_the_layers(filters, names):
+def test_slotify_filters_choose_the_layers(filters, names):
     slot = slotify(randomize(functional()), filters=filters)
     assert {x.name for x in slot_layers(slot)} == names
 
 
-def test_layers_left_plain_keep_their_kernels():
+def test_slotify_keeps_the_kernels_of_layers_left_plain():
     plain = functional()
     slot = slotify(plain, filters=["logits"])
     np.testing.assert_array_equal(
@@ -179,7 +179,7 @@ def test_layers_left_plain_keep_their_kernels():
     )
 
 
-def test_normalization_computes_with_its_copied_statistics():
+def test_materialize_lets_normalization_compute_with_its_copied_statistics():
     normalization = L.Normalization()
     normalization.adapt(np.random.default_rng(0).normal(3, 2, size=(50, 2)))
     slot = keras.Sequential([keras.Input((2,)), normalization, SlotDense(3, seed=1)])
@@ -187,7 +187,7 @@ def test_normalization_computes_with_its_copied_statistics():
     np.testing.assert_array_equal(numpy_of(materialize(slot)(x)), numpy_of(slot(x)))
 
 
-def test_a_model_compiled_with_a_loss_that_cannot_be_saved_is_transformed_and_stays_compiled():
+def test_slotify_and_materialize_take_a_model_compiled_with_a_loss_that_cannot_be_saved():
     plain = functional()
     plain.compile(optimizer="sgd", loss=lambda y, p: keras.ops.mean(p))
     slot = slotify(plain)
@@ -199,7 +199,7 @@ def test_a_model_compiled_with_a_loss_that_cannot_be_saved_is_transformed_and_st
     plain.evaluate(x, y, verbose=0)
 
 
-def test_probabilistic_layers_materialize_greedily():
+def test_materialize_takes_probabilistic_layers_greedily():
     model = small_model(selection="probabilistic")
     x, _ = small_data(4)
     np.testing.assert_array_equal(
@@ -208,7 +208,7 @@ def test_probabilistic_layers_materialize_greedily():
 
 
 @pytest.mark.parametrize("trainable", [True, False])
-def test_trainable_says_whether_slot_layers_can_be_fine_tuned(trainable):
+def test_materialize_trainable_says_whether_slot_layers_can_be_fine_tuned(trainable):
     plain = materialize(small_model(), trainable=trainable)
     assert plain.get_layer("conv").trainable is trainable
     assert plain.get_layer("logits").trainable is trainable
@@ -216,7 +216,7 @@ def test_trainable_says_whether_slot_layers_can_be_fine_tuned(trainable):
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
-def test_scores_that_are_not_finite_are_refused_naming_the_layer(wrong):
+def test_materialize_refuses_scores_that_are_not_finite_naming_the_layer(wrong):
     model = small_model()
     layer = model.get_layer("logits")
     scores = numpy_of(layer.scores).copy()
@@ -226,7 +226,7 @@ def test_scores_that_are_not_finite_are_refused_naming_the_layer(wrong):
         materialize(model)
 
 
-def test_selected_values_that_are_not_finite_are_refused_naming_the_layer():
+def test_materialize_refuses_selected_values_that_are_not_finite_naming_the_layer():
     model = small_model()
     layer = model.get_layer("conv")
     layer.bank.assign(np.full(layer.bank.shape, np.nan))
@@ -244,13 +244,13 @@ class Subclassed(keras.Model):
 
 
 @pytest.mark.parametrize("transform", [slotify, materialize])
-def test_a_subclassed_model_is_refused(transform):
+def test_slotify_and_materialize_refuse_a_subclassed_model(transform):
     text = f"`{transform.__name__}` takes Functional and Sequential models.*type Subclassed"
     with pytest.raises(ValueError, match=text):
         transform(Subclassed())
 
 
-def test_a_slot_layer_inside_another_layer_is_refused():
+def test_materialize_refuses_a_slot_layer_inside_another_layer():
     model = keras.Sequential(
         [keras.Input((4, 3)), L.Bidirectional(L.LSTM(2)), L.RepeatVector(2), Wrapped(name="wrap")]
     )
@@ -291,16 +291,16 @@ class Wrapped(L.Layer):
         (lambda: slotify(functional(), seed=-1), "`seed` must be"),
     ],
 )
-def test_what_cannot_be_transformed_is_refused(call, text):
+def test_slotify_and_materialize_refuse_what_cannot_be_transformed(call, text):
     with pytest.raises(ValueError, match=text):
         call()
 
 
-def test_every_slot_layer_materializes_to_its_keras_layer():
+def test_plain_class_of_every_slot_layer_is_its_keras_layer():
     for plain, cls in SLOT_CLASSES.items():
         assert cls.plain_class is plain is getattr(L, cls.__name__.removeprefix("Slot"))
 
 
-def test_an_unbuilt_model_is_refused():
+def test_materialize_refuses_an_unbuilt_model():
     with pytest.raises(ValueError, match="is not built yet, so nothing is selected"):
         materialize(keras.Sequential([SlotConv2D(2, 3)]))

@@ -21,7 +21,7 @@ def serve(path):
 
 
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
-def test_the_export_predicts_as_the_model_for_any_batch_size(tmp_path, selection):
+def test_export_selected_predicts_as_the_model_for_any_batch_size(tmp_path, selection):
     model = small_model(selection=selection)
     signature = serve(export_selected(model, tmp_path / "out"))
     for count in (1, 5):
@@ -30,7 +30,7 @@ def test_the_export_predicts_as_the_model_for_any_batch_size(tmp_path, selection
         np.testing.assert_allclose(y, numpy_of(model(x, training=False)), rtol=1e-5, atol=1e-6)
 
 
-def test_several_inputs_are_a_dictionary(tmp_path):
+def test_export_selected_takes_several_inputs_as_a_dictionary(tmp_path):
     a, b = keras.Input((3,), name="a"), keras.Input((2,), name="b")
     joined = keras.layers.Concatenate()([a, b])
     model = keras.Model({"a": a, "b": b}, {"y": SlotDense(4, name="y")(joined)})
@@ -39,7 +39,7 @@ def test_several_inputs_are_a_dictionary(tmp_path):
     np.testing.assert_allclose(signature(**x)["y"], model(x)["y"], rtol=1e-6)
 
 
-def test_the_file_is_small_and_holds_no_slot_variables(tmp_path):
+def test_export_selected_is_small_and_holds_no_slot_variables(tmp_path):
     model = keras.Sequential([keras.Input((784,))])
     for units in (300, 100, 10):
         model.add(SlotDense(units, activation="relu"))
@@ -51,7 +51,7 @@ def test_the_file_is_small_and_holds_no_slot_variables(tmp_path):
     assert not [n for n in names if any(w in n for w in ("bank", "scores", "sampler", "seed"))]
 
 
-def test_the_file_loads_where_keras_slots_cannot_be_imported(tmp_path):
+def test_export_selected_loads_where_keras_slots_cannot_be_imported(tmp_path):
     model = small_model()
     export_selected(model, tmp_path / "out")
     x, _ = small_data(2)
@@ -68,14 +68,14 @@ def test_the_file_loads_where_keras_slots_cannot_be_imported(tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_path_that_exists_is_refused_and_kept(tmp_path):
+def test_export_selected_refuses_and_keeps_a_path_that_exists(tmp_path):
     (tmp_path / "out").write_text("precious")
     with pytest.raises(FileExistsError, match="`path` must not exist"):
         export_selected(small_model(), tmp_path / "out")
     assert (tmp_path / "out").read_text() == "precious"
 
 
-def test_a_path_that_cannot_be_written_is_refused(tmp_path):
+def test_export_selected_refuses_a_path_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="`path` must be a place where this process can write"):
         export_selected(small_model(), tmp_path / "file" / "out")
@@ -94,7 +94,7 @@ def as_ordinary_user():
 
 
 @pytest.mark.parametrize("mode", [0o555, 0o600], ids=["read_only", "closed"])
-def test_a_folder_without_the_rights_is_refused_and_left_as_it_is(mode):
+def test_export_selected_refuses_a_folder_without_the_rights_and_leaves_it_as_it_is(mode):
     model = small_model()
     materialize(model)  # whatever is imported on the way is imported now
     with tempfile.TemporaryDirectory() as parent:
@@ -111,7 +111,7 @@ def test_a_folder_without_the_rights_is_refused_and_left_as_it_is(mode):
         assert not list(folder.iterdir())
 
 
-def test_a_model_without_slot_layers_is_refused_and_leaves_nothing(tmp_path):
+def test_export_selected_refuses_a_model_without_slot_layers_and_leaves_nothing(tmp_path):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="`model` holds no slot layer"):
         export_selected(model, tmp_path / "out")

@@ -32,7 +32,7 @@ def batches():
     return tf.data.Dataset.from_tensor_slices(data()).batch(16, drop_remainder=True)
 
 
-def test_two_replicas_train_the_selections_of_one_device():
+def test_mirrored_strategy_trains_levers_to_the_selections_of_one_device():
     alone = network()
     alone.fit(batches(), epochs=4, verbose=0)
     with two_replicas().scope():
@@ -43,7 +43,7 @@ def test_two_replicas_train_the_selections_of_one_device():
         assert (np.asarray(a.kernel) == np.asarray(b.kernel)).mean() > 0.99
 
 
-def test_probabilistic_replicas_hold_equal_levers():
+def test_mirrored_strategy_holds_equal_levers_in_probabilistic_training():
     with two_replicas().scope():
         model = network("probabilistic")
     model.fit(batches(), epochs=2, verbose=0)
@@ -54,14 +54,14 @@ def test_probabilistic_replicas_hold_equal_levers():
 
 
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
-def test_a_step_compiled_as_a_whole_trains_levers(selection):
+def test_jit_compile_of_a_whole_step_trains_levers(selection):
     model = network(selection)
     model.jit_compile = True
     model.fit(batches(), epochs=2, verbose=0)
     assert all(np.abs(layer.lever.numpy()).max() > 0 for layer in model.layers)
 
 
-def test_a_tensorflow_checkpoint_brings_levers_back(tmp_path):
+def test_checkpoint_of_tensorflow_brings_levers_back(tmp_path):
     model, other = network(seed=1), network(seed=7)
     model.fit(batches(), epochs=1, verbose=0)
     path = tf.train.Checkpoint(model=model).save(str(tmp_path / "c"))
@@ -76,7 +76,7 @@ def test_a_tensorflow_checkpoint_brings_levers_back(tmp_path):
     np.testing.assert_array_equal(np.asarray(again(data()[0])), np.asarray(model(data()[0])))
 
 
-def test_an_export_serves_what_the_lever_model_predicts(tmp_path):
+def test_export_selected_serves_what_the_lever_model_predicts(tmp_path):
     model = network()
     model.fit(batches(), epochs=1, verbose=0)
     x, _ = data()
@@ -86,7 +86,7 @@ def test_an_export_serves_what_the_lever_model_predicts(tmp_path):
     np.testing.assert_array_equal(served.numpy(), np.asarray(materialize(model)(x)))
 
 
-def test_a_lever_that_is_not_finite_is_not_exported(tmp_path):
+def test_export_selected_refuses_a_lever_that_is_not_finite(tmp_path):
     model = network()
     model.layers[1].lever.assign(np.full((16, 3), np.nan))
     with pytest.raises(ValueError, match="lever of layer .* holds NaN or infinity"):

@@ -31,7 +31,9 @@ def test_fit_moves_scores_and_leaves_the_bank(optimizer, arguments):
 
 @pytest.mark.parametrize("score_mode", ["per_value", "per_connection"])
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
-def test_two_devices_select_what_one_selects_and_draw_one_network(selection, score_mode):
+def test_mirrored_strategy_selects_what_one_device_selects_and_draws_one_network(
+    selection, score_mode
+):
     # In float64, where the order of a sum over two devices tips no selection.
     x, y = small_data()
     slots = {"num_values": 4, "selection": selection, "score_mode": score_mode, "dtype": "float64"}
@@ -111,7 +113,7 @@ def test_fit_and_predict_under_mixed_precision_use_the_stored_arg_max(policy, sc
 
 
 @pytest.mark.parametrize("score_mode", ["per_value", "per_connection"])
-def test_many_layers_are_traced_without_a_warning_of_tensorflow(caplog, score_mode):
+def test_materialize_of_many_layers_traces_without_a_warning_of_tensorflow(caplog, score_mode):
     x = inputs = keras.Input((6,))
     for units in range(3, 15):
         x = SlotDense(units, score_mode=score_mode)(x)
