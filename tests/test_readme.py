@@ -147,6 +147,16 @@ def test_page_names_files_and_tests_that_are_there(page):
         assert f"def {name}(" in text(file) or not name, f"{file} has no {name}"
 
 
+def test_how_it_works_names_functions_where_they_are():
+    found = re.findall(r"`([\w/]+\.py)(?:: ([\w.]+))?`", text("docs/how_it_works.md"))
+    assert len(found) > 20
+    for file, name in found:
+        whole = (ROOT / file).exists()  # or as seen from inside the package
+        source = text(file if whole else f"keras_slots/{file}")
+        for part in filter(None, name.split(".")):
+            assert re.search(rf"\b(def|class) {part}\b", source), f"{file} has no {name}"
+
+
 def ratios(network):
     rows = json.loads(text(f"benchmarks/results/step_time_{network}.json"))["rows"]
     return {row["variant"]: row["ratio"] for row in rows}
