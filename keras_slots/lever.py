@@ -142,7 +142,7 @@ class LeverKernel(SlotKernel):
             KerasTensor(initial.score_shape, "float32"),
             KerasTensor(initial.bank_shape, "float32"),
         )
-        scores, bank = from_host(draw, self._seed.value, like)
+        scores, bank = from_host(draw, self._seed, like)
         return ops.cast(scores, self.score_dtype), ops.cast(bank, self.variable_dtype)
 
 

@@ -239,7 +239,9 @@ def _ours(network, method, num_values, sharing):
     if method == "ns":
         # The rate of the learned network; no decay, which scores of this kind do not feel.
         fields["learning_rate"] = 0.1 if network in ("lenet300100", "vgg19") else 0.05
-        fields |= {"bank": "stratified_uniform", "bank_scale": 2.0}
+        # Few values are best where the weights are, many may reach further.
+        scale = {2: 1.2, 4: 1.5}.get(num_values, 2.0)
+        fields |= {"bank": "stratified_uniform", "bank_scale": scale}
     elif method != "learned":
         # Large values win, and of many values the largest is larger: a narrower bank.
         narrow = round((8 / num_values) ** 0.25, 1)
