@@ -5,10 +5,13 @@
 #   DATA=cifar10.npz bash benchmarks/gpu.sh runs/gpu    # then VGG-19, CONV-6, CONV-4 and CONV-2 as well
 #
 # Stop it when you like, or let `timeout -s INT 9m` do so, and give the same command again: a file that is there is
-# not measured again, and training goes on from its last epoch. docs/devices.md says what the figures are. Environment:
+# not measured again, and training goes on from its last epoch. docs/devices.md says what the figures are.
+# Environment:
 #   DATA         CIFAR-10, as --data-dir of examples/paper/train.py takes it
 #   JOBS         how many trainings share the GPU (3)
-#   NETWORKS, VARIANTS, NUM_VALUES   of the steps (lenet300100 conv6 vgg19; plain per_connection per_value; 8 64)
+#   NETWORKS     of the steps (lenet300100 conv6 vgg19)
+#   VARIANTS     of the steps (plain per_connection per_value nearest)
+#   NUM_VALUES   of the steps (8 64)
 #   STEP_FLAGS   more flags for step_time.py (--steps 50)
 #   TRAIN_FLAGS  more flags for train.py, such as "--epochs 60 --dtype-policy mixed_bfloat16"
 #   PYTHON       the interpreter (python)
@@ -18,7 +21,7 @@ mkdir -p "${1:?the folder to write: bash benchmarks/gpu.sh FOLDER}"
 OUT=$(cd "$1" && pwd)
 JOBS=${JOBS:-3} PYTHON=${PYTHON:-python}
 read -ra networks <<<"${NETWORKS:-lenet300100 conv6 vgg19}"
-read -ra variants <<<"${VARIANTS:-plain per_connection per_value}"
+read -ra variants <<<"${VARIANTS:-plain per_connection per_value nearest}"
 read -ra values <<<"${NUM_VALUES:-8 64}"
 read -ra step_flags <<<"${STEP_FLAGS:---steps 50}"
 DATA=${DATA:+$(realpath "$DATA")}
@@ -35,13 +38,15 @@ step() { # step NAME FLAGS...: one file of step_time.py
 }
 
 for network in "${networks[@]}"; do
-  step "time-$network" --networks "$network" --variants "$(join "${variants[@]}")" --num-values "$(join "${values[@]}")"
+  step "time-$network" --networks "$network" \
+    --variants "$(join "${variants[@]}")" --num-values "$(join "${values[@]}")"
 done
 for network in "${networks[@]}"; do
   for variant in "${variants[@]}"; do
     for k in "${values[@]}"; do # alone in its process, for the device's own count of memory
       if [ "$variant" = plain ] && [ "$k" != "${values[0]}" ]; then continue; fi
-      step "memory-$network-$variant-$k" --networks "$network" --variants "$variant" --num-values "$k" --rounds 1 --copy-mb 0
+      step "memory-$network-$variant-$k" --networks "$network" --variants "$variant" --num-values "$k" \
+        --rounds 1 --copy-mb 0
     done
   done
 done

@@ -65,12 +65,12 @@ def gpu(tmp_path):
 def test_gpu_sh_measures_each_network_together_and_each_variant_alone(gpu):
     done, calls = gpu(NETWORKS="lenet300100 vgg19")
     assert done.returncode == 0, done.stderr
-    assert len(calls) == 2 + 2 * (1 + 2 + 2)
+    assert len(calls) == 2 + 2 * (1 + 2 + 2 + 2)
     assert {(script, backend) for script, _, backend in calls} == {
         ("benchmarks/step_time.py", "jax")
     }
     variants = [flags[flags.index("--variants") + 1] for _, flags, _ in calls]
-    assert variants[:2] == ["plain,per_connection,per_value"] * 2
+    assert variants[:2] == ["plain,per_connection,per_value,nearest"] * 2
     assert variants[2:7] == ["plain", *["per_connection"] * 2, *["per_value"] * 2]
 
 
