@@ -26,6 +26,8 @@ BANK_STREAM = 0
 SCORE_STREAM = 1
 SAMPLER_STREAM = 2
 VALUE_BANK_STREAM = 3
+START_STREAM = 4
+STRATA_STREAM = 5
 
 Float32Array = npt.NDArray[np.float32]
 Words = npt.NDArray[np.uint32]

@@ -1,0 +1,189 @@
+"""Values that nobody stores: a hash of (seed, connection, k), the same bits on the host and inside any program.
+
+The K values of a connection lie in K equal parts of [-b, b), its strata, one in each. The stratum of value k has
+`2**bits` positions, P = K * 2**bits in all and at most 2**23, of which a hash picks one:
+
+    position(i, k) = k * 2**bits + half(i, k) >> (16 - bits)
+    value(i, k) = (position - P / 2) * float32(2 b / P)
+
+Positions are integers and exact in float32, and the value is one rounded multiplication, with no addition that a
+compiler might fuse with it: NumPy, eager and compiled code agree in every bit.
+
+`half(i, k)` is 16 bits, the low ones of h(i, j) for k = 2 j and the high ones for k = 2 j + 1, with
+
+    h(i, j) = mix(mix(i + key0) ^ key1 ^ (j * 0x9E3779B9))
+
+in unsigned 32-bit arithmetic. `mix` is the two-round xorshift-multiply permutation of the lowest known bias
+(github skeeto/hash-prospector, exact bias 0.1076, below that of Murmur's finalizer), nested as in Jarzynski and
+Olano 2020, "Hash Functions for GPU Rendering". The multiplier that spreads j is that of SplitMix (Steele, Lea and
+Flood 2014). The two keys are words of the Philox stream of the seed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_slots.distributions import Distribution
+from keras_slots.random_streams import STRATA_STREAM, Float32Array, Words, raw_words
+from keras_slots.validation import check_num_values
+
+Tensor = Any
+
+#: Multiplier of the number of a pair of values.
+SPREAD = np.uint32(0x9E3779B9)
+_HALF = np.uint32(0xFFFF)
+_BLOCK_VALUES = (
+    2**20
+)  # values drawn at once on the host, with temporaries of a few times their size
+
+
+def strata_bits(num_values: int) -> int:
+    """Returns the base-2 logarithm of the number of positions in a stratum.
+
+    Args:
+        num_values: K, from 1 to 65,536.
+
+    Example:
+
+    >>> [strata_bits(k) for k in (1, 8, 128, 4096, 65536)]
+    [16, 16, 16, 11, 7]
+    """
+    return min(16, 23 - (check_num_values(num_values) - 1).bit_length())
+
+
+def strata_unit(num_values: int, bound: float) -> np.float32:
+    """Returns the distance of two neighbouring positions, `float32(2 b / P)`."""
+    return np.float32(2.0 * float(np.float32(bound)) / (num_values << strata_bits(num_values)))
+
+
+def mix(x: Any, xp: Any = ops) -> Any:
+    """Permutes the unsigned 32-bit integers such that each bit depends on all bits.
+
+    Args:
+        x: uint32 array or tensor.
+        xp: `keras.ops` for tensors, `numpy` for arrays.
+
+    Example:
+
+    >>> [hex(x) for x in mix(np.array([0, 1, 2], "uint32"), np)]
+    ['0x0', '0x6d3fa73', '0xda7f4e7']
+    """
+    x = xp.bitwise_xor(x, xp.right_shift(x, np.uint32(16)))
+    x = xp.multiply(x, np.uint32(0x21F0AAAD))
+    x = xp.bitwise_xor(x, xp.right_shift(x, np.uint32(15)))
+    x = xp.multiply(x, np.uint32(0xD35A2D97))
+    return xp.bitwise_xor(x, xp.right_shift(x, np.uint32(15)))
+
+
+def connection_state(words: Any, rows: Any, columns: Any, xp: Any = ops) -> Any:
+    """The part of the hash that the values of a connection share: `mix(i + key0) ^ key1`, uint32.
+
+    `i = rows + columns`, which are broadcast: compiled, that is faster than one counter of all connections.
+    """
+    counter = xp.add(xp.add(rows, words[0]), columns)
+    return xp.bitwise_xor(mix(counter, xp), words[1])
+
+
+def pair_hash(state: Any, spread: Any, xp: Any = ops) -> Any:
+    """The hash that makes the values 2 j and 2 j + 1, uint32; `spread` is `j * SPREAD`, uint32."""
+    return mix(xp.bitwise_xor(state, spread), xp)
+
+
+def offsets(word: Any, bits: int, xp: Any = ops) -> tuple[Any, Any]:
+    """Where the two values of a pair lie in their strata: two integers in [0, 2**bits), uint32."""
+    low, high = xp.bitwise_and(word, _HALF), xp.right_shift(word, np.uint32(32 - bits))
+    return (low if bits == 16 else xp.right_shift(low, np.uint32(16 - bits))), high
+
+
+@keras.saving.register_keras_serializable(package="keras_slots")
+class StratifiedUniform(Distribution):
+    """Value k uniform in the k-th of K equal parts of `[-b, b)`, `b = scale * sqrt(6 / (fan_in + fan_out))`.
+
+    The values of a connection are sorted, and taken together they are as uniform as those of `GlorotUniform`. They
+    are a hash of (seed, connection, k), so any one can be computed by itself, anywhere, in a few operations.
+
+    Args:
+        scale: positive finite number that multiplies every value.
+        seed: see `Distribution`.
+
+    Example:
+
+    >>> StratifiedUniform().rows(seed=0, num_values=4, fans=(2, 4), start=0, stop=1).round(2)
+    array([[-0.82, -0.07,  0.29,  0.68]], dtype=float32)
+
+    Not in the paper, whose values are independent of each other.
+    """
+
+    kind, _variance, _mode = "stratified_uniform", 1.0, "fan_avg"
+
+    def bound(self, fans: tuple[int, int]) -> float:
+        """Returns b, a number that float32 holds.
+
+        Raises:
+            ValueError: if it is too large or too small for float32.
+        """
+        return self._factor(fans, 3.0**0.5)
+
+    def words(self, seed: int) -> Words:
+        """Returns the two keys of the hash, uint32; `self.seed` replaces `seed` when it is set."""
+        return raw_words(seed if self.seed is None else self.seed, STRATA_STREAM, 2)
+
+    def rows(
+        self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int
+    ) -> Float32Array:
+        """Returns the values of the connections `start` to `stop - 1`.
+
+        Args:
+            seed: seed of the layer, `0 <= seed < 2**64`.
+            num_values: K, from 1 to 65,536.
+            fans: `(fan_in, fan_out)` of the kernel.
+            start: first connection, counted in the C order of the kernel.
+            stop: the connection after the last, at most 2**32.
+
+        Returns:
+            `float32` array of shape `(stop - start, K)`.
+
+        Raises:
+            ValueError: if there are more than 2**32 connections, or another argument is out of range.
+        """
+        if not 0 <= start <= stop <= 2**32:
+            raise ValueError(
+                "`start` and `stop` must count connections, at most 2**32. "
+                f"Received: start={start}, stop={stop}. Use another `bank_initializer` for larger kernels."
+            )
+        return self.rows_of_words(self.words(seed), num_values, fans, start, stop)
+
+    def rows_of_words(
+        self, words: Words, num_values: int, fans: tuple[int, int], start: int, stop: int
+    ) -> Float32Array:
+        """The same from the two keys of the hash, see `words`."""
+        unit = strata_unit(num_values, self.bound(fans))
+        values = np.empty((stop - start, num_values), "float32")
+        block = max(1, _BLOCK_VALUES // num_values)
+        for low in range(start, stop, block):
+            connections = np.arange(low, min(low + block, stop), dtype=np.uint64).astype("uint32")
+            part = values[low - start : low - start + len(connections)]
+            np.multiply(_positions(words, connections, num_values), unit, out=part)
+        return values
+
+    def sample(self, *args: Any, **kwargs: Any) -> Float32Array:
+        """Refused: the values depend on K, see `rows`."""
+        raise ValueError(
+            "`StratifiedUniform` is a distribution of the K values of a connection and can be nothing else than a "
+            "`bank_initializer`. Pass for example 'glorot_uniform'."
+        )
+
+
+def _positions(words: Words, connections: Words, num_values: int) -> Float32Array:
+    """Centred positions of all values of the connections, exact in float32, of shape `(n, K)`."""
+    bits = strata_bits(num_values)
+    spread = np.arange((num_values + 1) // 2, dtype="uint32") * SPREAD
+    word = pair_hash(connection_state(words, np.uint32(0), connections, np)[:, None], spread, np)
+    position = np.stack(offsets(word, bits, np), axis=-1).reshape(len(connections), -1)
+    position = position[:, :num_values].astype("int32")
+    position += (np.arange(num_values, dtype="int32") << bits) - (num_values << bits) // 2
+    return position.astype("float32")
