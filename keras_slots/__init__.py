@@ -25,12 +25,13 @@ from keras_slots.layers import (
     SlotSeparableConv1D,
     SlotSeparableConv2D,
 )
-from keras_slots.nearest import NearestScores, StratifiedUniform
 from keras_slots.registry import slot_layer
+from keras_slots.scores import NearestScores
 from keras_slots.selection import SelectionRule
 from keras_slots.sharing import ValueBank
 from keras_slots.slot_arguments import SlotArguments
 from keras_slots.slot_layer import SlotLayer
+from keras_slots.strata import StratifiedUniform
 from keras_slots.transforms import materialize, slotify
 from keras_slots.version import __version__
 

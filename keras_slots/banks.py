@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 
 from keras_slots.distributions import Distribution
-from keras_slots.nearest import NearestScores, StratifiedUniform
-from keras_slots.random_streams import BANK_STREAM, SCORE_STREAM, START_STREAM, derive_seed
+from keras_slots.random_streams import BANK_STREAM, SCORE_STREAM, derive_seed
+from keras_slots.scores import NearestScores
 from keras_slots.sharing import ValueBank
+from keras_slots.strata import StratifiedUniform
 
 Array = np.ndarray[Any, Any]
+
+_BLOCK_VALUES = 2**20  # scores computed at once, in float64
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class InitialValues:
         fans: `(fan_in, fan_out)` of the kernel, without K.
         seed: Integer; bank and scores take different streams of it.
         bank_initializer: `Distribution` or Keras initializer.
-        score_initializer: `Distribution` or Keras initializer.
+        score_initializer: `Distribution`, `NearestScores` or Keras initializer.
         sharing: `"connection"`, `"layer"` or a `keras_slots.ValueBank`.
 
     Example:
@@ -73,40 +76,73 @@ class InitialValues:
     def rebuildable(self) -> bool:
         """Whether the seed brings bank and scores back, so that nobody has to keep them."""
         scores = self.score_initializer
-        if isinstance(scores, NearestScores):
-            scores = scores.start
+        scores = scores.start if isinstance(scores, NearestScores) else scores
         return isinstance(scores, Distribution) and (
             isinstance(self.sharing, ValueBank) or isinstance(self.bank_initializer, Distribution)
         )
 
     def bank(self) -> Array:
         """The whole bank, of shape `bank_shape`, float32 or what a Keras initializer returns."""
-        return self._bank(0, prod(self.bank_shape)).reshape(self.bank_shape)
+        stop = 1 if self.shared else self.num_connections
+        return self._draw_bank(0, stop).reshape(self.bank_shape)
 
     def scores(self) -> Array:
-        """The first scores, of shape `score_shape`."""
-        return self._scores(0, prod(self.score_shape)).reshape(self.score_shape)
+        """The first scores, of shape `score_shape`; float64 when they are `NearestScores`."""
+        block = max(1, _BLOCK_VALUES // self.num_values)
+        if not isinstance(self.score_initializer, NearestScores):
+            block = max(1, self.num_connections)
+        parts = [
+            self.score_rows(start, min(start + block, self.num_connections))
+            for start in range(0, self.num_connections, block)
+        ]
+        return np.concatenate(parts or [self.score_rows(0, 0)]).reshape(self.score_shape)
 
     def rows(self, start: int, stop: int) -> tuple[Array, Array]:
         """Bank and scores of the connections `start` to `stop - 1`, each of shape `(stop - start, K)`.
 
         A shared bank comes as `(K,)`.
         """
-        k = self.num_values
-        window = start * k, (stop - start) * k
-        scores = self._scores(*window).reshape(-1, k)
-        return self.bank() if self.shared else self._bank(*window).reshape(-1, k), scores
+        return self.bank_rows(start, stop), self.score_rows(start, stop)
+
+    def bank_rows(self, start: int, stop: int) -> Array:
+        """The values of the connections `start` to `stop - 1`, see `rows`."""
+        return self.bank() if self.shared else self._draw_bank(start, stop)
+
+    def score_rows(self, start: int, stop: int) -> Array:
+        """The first scores of the connections `start` to `stop - 1`, see `rows`."""
+        k, scores = self.num_values, self.score_initializer
+        if isinstance(scores, NearestScores):
+            return scores.scores(self.bank_rows(start, stop), self.start_rows(start, stop))
+        if not isinstance(scores, Distribution):
+            return self._scores_from_keras[start:stop]
+        window = (stop - start) * k, self.fans, start * k, SCORE_STREAM
+        return scores.sample(self.seed, *window).reshape(-1, k)
 
     def start(self) -> Array:
-        """Where nearest scores start: w0 of each connection, of shape `kernel_shape`."""
-        return self._start(0, self.num_connections).reshape(self.kernel_shape)
+        """The w0 of `NearestScores` at every connection, of the shape of the kernel."""
+        return self.start_rows(0, self.num_connections).reshape(self.kernel_shape)
 
-    def with_arrays(self, bank: Any, scores: Any) -> InitialValues:
+    def start_rows(self, start: int, stop: int) -> Array:
+        """The w0 of the connections `start` to `stop - 1`, of shape `(stop - start,)`.
+
+        Raises:
+            ValueError: if the scores are no `NearestScores`.
+        """
+        if not isinstance(self.score_initializer, NearestScores):
+            raise ValueError(
+                "Only `NearestScores` have a start. Received: "
+                f'score_initializer={self.score_initializer!r}. Pass score_initializer="nearest".'
+            )
+        if isinstance(self.score_initializer.start, Distribution):
+            return self.score_initializer.sample_start(self.seed, stop - start, self.fans, start)
+        return self._start_from_keras[start:stop]
+
+    def with_arrays(self, bank: Any, scores: Any = None) -> InitialValues:
         """The same kernel with these values, for example those of a file, in place of drawn ones.
 
         Args:
             bank: Array of shape `bank_shape`.
-            scores: Array of shape `score_shape`.
+            scores: Array of shape `score_shape`; None leaves `score_initializer` in its place.
 
         Raises:
             ValueError: if a shape differs.
@@ -114,58 +150,39 @@ class InitialValues:
         return replace(
             self,
             bank_initializer=_Given(bank),
-            score_initializer=_Given(scores),
+            score_initializer=self.score_initializer if scores is None else _Given(scores),
             sharing="layer" if self.shared else "connection",
         )
 
-    def _bank(self, start: int, count: int) -> Array:
+    def _draw_bank(self, start: int, stop: int) -> Array:
+        k, bank = self.num_values, self.bank_initializer
         if isinstance(self.sharing, ValueBank):
-            return self.sharing.values[start : start + count]
-        if not isinstance(self.bank_initializer, Distribution):
-            return self._bank_from_keras[start : start + count]
-        if isinstance(self.bank_initializer, StratifiedUniform):
-            return self.bank_initializer.sample_strata(
-                self.seed, self.num_values, self.fans, start, count
-            )
-        return self.bank_initializer.sample(self.seed, count, self.fans, start, BANK_STREAM)
+            return self.sharing.values[None]
+        if isinstance(bank, StratifiedUniform):
+            return bank.rows(self.seed, k, self.fans, start, stop)
+        if not isinstance(bank, Distribution):
+            return self._bank_from_keras[start:stop]
+        window = (stop - start) * k, self.fans, start * k, BANK_STREAM
+        return bank.sample(self.seed, *window).reshape(-1, k)
 
-    def _scores(self, start: int, count: int) -> Array:
-        if isinstance(self.score_initializer, NearestScores):
-            return self._nearest_scores(start, count)
-        if not isinstance(self.score_initializer, Distribution):
-            return self._scores_from_keras[start : start + count]
-        return self.score_initializer.sample(self.seed, count, self.fans, start, SCORE_STREAM)
+    @cached_property
+    def _bank_from_keras(self) -> Array:
+        seed = derive_seed(self.seed, "bank")
+        bank = _call(self.bank_initializer, "bank_initializer", self.bank_shape, seed)
+        if not isinstance(self.bank_initializer, _Given):
+            _check_varied(bank, self.bank_initializer)
+        return bank.reshape(-1, self.num_values)
 
-    def _nearest_scores(self, start: int, count: int) -> Array:
-        k = self.num_values
-        bank = self._bank(0, k) if self.shared else self._bank(start, count)
-        values = bank.astype("float64").reshape(-1, k)
-        begin = self._start(start // k, count // k).astype("float64")[:, None]
-        return (values * begin - values * values / 2).reshape(-1)
-
-    def _start(self, start: int, count: int) -> Array:
-        begin = self.score_initializer.start
-        if isinstance(begin, Distribution):
-            return begin.sample(self.seed, count, self.fans, start, START_STREAM)
-        return self._start_from_keras[start : start + count]
+    @cached_property
+    def _scores_from_keras(self) -> Array:
+        seed = derive_seed(self.seed, "scores")
+        scores = _call(self.score_initializer, "score_initializer", self.score_shape, seed)
+        return scores.reshape(-1, self.num_values)
 
     @cached_property
     def _start_from_keras(self) -> Array:
         seed = derive_seed(self.seed, "start")
         return _call(self.score_initializer.start, "start", self.kernel_shape, seed).reshape(-1)
-
-    @cached_property
-    def _bank_from_keras(self) -> Array:
-        seed = derive_seed(self.seed, "bank")
-        bank = _call(self.bank_initializer, "bank (K last)", self.bank_shape, seed)
-        if not isinstance(self.bank_initializer, _Given):
-            _check_varied(bank, self.bank_initializer)
-        return bank.reshape(-1)
-
-    @cached_property
-    def _scores_from_keras(self) -> Array:
-        seed = derive_seed(self.seed, "scores")
-        return _call(self.score_initializer, "scores (K last)", self.score_shape, seed).reshape(-1)
 
 
 class _Given:
@@ -187,8 +204,8 @@ def _call(initializer: Any, name: str, shape: tuple[int, ...], seed: int) -> Arr
     array = np.array(initializer(shape, dtype="float32"))
     if array.shape != shape:
         raise ValueError(
-            f"The initializer of the {name} must return an array of shape {shape}. Received: shape "
-            f"{array.shape} from {initializer!r}."
+            f"`{name}` must return an array of shape {shape}. Received: shape {array.shape} from "
+            f"{initializer!r}."
         )
     return array
 

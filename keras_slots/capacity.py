@@ -13,9 +13,10 @@ and a thin tail:
 | `levels + tall_levels`: with probability 5e-18 more | 3 | 7 | 15 | 18 | 21 | 26 | 35 |
 
 So every connection gets `levels` steps, and `tall_count` connections, a generous bound of how many have more, get
-`tall_levels` further ones. Values from a truncated normal, and values rounded to 16 bits, need fewer steps, by
-simulation: the same numbers serve them. `tests/test_capacity.py` derives the table anew, up to K = 1024, and
-compares it with simulated kernels.
+`tall_levels` further ones. By simulation, values from a truncated normal and values rounded to 16 bits need fewer
+steps, so that the same numbers serve them, and stratified values up to a sixth more tall connections: they get a
+quarter more, and one tall level. `tests/test_capacity.py` derives the table anew, up to K = 1024, and compares it
+with simulated kernels.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import NamedTuple
 from keras_slots.banks import InitialValues
 from keras_slots.distributions import Distribution
 from keras_slots.sharing import ValueBank
+from keras_slots.strata import StratifiedUniform
 
 #: K -> levels, tall levels, and the share of connections with more than `levels` steps.
 _TABLE: dict[int, tuple[int, int, float]] = {
@@ -88,6 +90,8 @@ def capacity(initial: InitialValues) -> Capacity:
     if most <= 3 or not _is_uniform(initial):
         return Capacity(most, 0, 0)
     levels, tall_levels, share = _TABLE[2 ** math.ceil(math.log2(initial.num_values))]
+    if isinstance(initial.bank_initializer, StratifiedUniform):
+        tall_levels, share = tall_levels + 1, 1.25 * share
     levels = min(levels, most)
     tall_levels = min(tall_levels, most - levels)
     count = initial.num_connections
@@ -106,10 +110,11 @@ def _has_two_values(initial: InitialValues) -> bool:
 
 
 def _is_uniform(initial: InitialValues) -> bool:
-    """Whether the table holds: uniform scores over values that are independent of each other."""
+    """Whether the table holds: uniform scores over values that are independent of each other, or nearly so."""
     bank, scores = initial.bank_initializer, initial.score_initializer
     if not isinstance(scores, Distribution) or scores.kind not in ("positive_uniform", "uniform"):
         return False
     if isinstance(initial.sharing, ValueBank):
         return initial.sharing.drawn
-    return isinstance(bank, Distribution) and bank.kind in ("uniform", "truncated_normal")
+    kinds = ("uniform", "truncated_normal", "stratified_uniform")
+    return isinstance(bank, Distribution) and bank.kind in kinds

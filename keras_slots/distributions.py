@@ -77,14 +77,9 @@ class Distribution:
         Raises:
             ValueError: if an argument is out of range, or the values do not fit into float32.
         """
-        factor = float(np.float32(min(_RMS_FACTORS[self.kind] * self.rms(fans), 2.0**127)))
-        if not _SMALLEST <= factor < 2.0**127:
-            raise ValueError(
-                f"`scale` must give values that float32 can hold. Received: scale={self.scale!r} "
-                f"with fans={fans!r}. Choose a `scale` nearer to 1."
-            )
         seed = seed if self.seed is None else self.seed
         stream = self._stream if stream is None else stream
+        factor = self._factor(fans, _RMS_FACTORS[self.kind])
         return draw(self.kind, seed, stream, count, start, factor)
 
     def rms(self, fans: tuple[int, int]) -> float:
@@ -108,6 +103,15 @@ class Distribution:
             )
         choices = {"fan_in": fans[0], "fan_out": fans[1], "fan_avg": (fans[0] + fans[1]) / 2.0}
         return self.scale * math.sqrt(self._variance / max(1.0, choices[self._mode]))
+
+    def _factor(self, fans: tuple[int, int], rms_factor: float) -> float:
+        factor = float(np.float32(min(rms_factor * self.rms(fans), 2.0**127)))
+        if not _SMALLEST <= factor < 2.0**127:
+            raise ValueError(
+                f"`scale` must give values that float32 can hold. Received: scale={self.scale!r} "
+                f"with fans={fans!r}. Choose a `scale` nearer to 1."
+            )
+        return factor
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal distribution."""
@@ -155,8 +159,7 @@ class GlorotUniform(Distribution):
 class GlorotNormal(Distribution):
     """Normal of standard deviation `scale * sqrt(2 / (fan_in + fan_out))`, cut as Keras does it.
 
-    Values beyond two standard deviations of the uncut normal do not occur; the standard deviation
-    given here is the one after the cut.
+    Values beyond two standard deviations of the uncut normal do not occur; this one is after the cut.
 
     Args:
         scale: positive finite number that multiplies every value.

@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 
-from keras_slots.banks import ValueBank
 from keras_slots.distributions import (
     Distribution,
     GlorotNormal,
@@ -19,7 +18,9 @@ from keras_slots.distributions import (
     UniformScores,
     VarianceScaling,
 )
-from keras_slots.nearest import NearestScores, StratifiedUniform
+from keras_slots.scores import NearestScores
+from keras_slots.sharing import ValueBank
+from keras_slots.strata import StratifiedUniform
 
 #: Names that `bank_initializer` and `score_initializer` know.
 BANK_DISTRIBUTIONS: dict[str, type[Distribution]] = {
@@ -74,15 +75,16 @@ def compute_fans(kernel_shape: Sequence[int]) -> tuple[int, int]:
     return shape[-2] * receptive_field, shape[-1] * receptive_field
 
 
-def get(identifier: Any) -> Distribution | Callable[..., Any]:
+def get(identifier: Any, argument: str = "bank_initializer") -> Distribution | Callable[..., Any]:
     """Returns what a bank is drawn from.
 
     Args:
         identifier: one of `"glorot_uniform"`, `"glorot_normal"`, `"he_uniform"`, `"he_normal"`,
-            `"signed_constant"`; a `Distribution`; the serialized form of one; or whatever
+            `"signed_constant"`, `"stratified_uniform"`; a `Distribution`; the serialized form of one; or whatever
             `keras.initializers.get` takes. Keras' `GlorotUniform`, `GlorotNormal`, `HeUniform`,
             `HeNormal`, `LecunUniform`, `LecunNormal` and `VarianceScaling` become the equal
             `Distribution`, with their integer seed if they have one.
+        argument: name of the argument in the error message.
 
     Returns:
         A `Distribution`, or any other Keras initializer as it came: that is to be called once with
@@ -98,25 +100,25 @@ def get(identifier: Any) -> Distribution | Callable[..., Any]:
     >>> get(keras.initializers.LecunUniform(seed=3)).seed
     3
     """
-    initializer = _resolve(identifier, "bank_initializer", BANK_DISTRIBUTIONS)
+    initializer = _resolve(identifier, argument, BANK_DISTRIBUTIONS)
     if isinstance(initializer, (UniformScores, NearestScores)):
         raise ValueError(
-            "`bank_initializer` must be a distribution of values, not of scores. Received: "
-            f"bank_initializer={identifier!r}. Pass it as `score_initializer`."
+            f"`{argument}` must be a distribution of values, not of scores. Received: "
+            f"{argument}={identifier!r}. Pass it as `score_initializer`."
         )
     return initializer
 
 
-def get_scores(identifier: Any) -> Distribution | Callable[..., Any]:
+def get_scores(identifier: Any) -> Distribution | NearestScores | Callable[..., Any]:
     """Returns what initial scores are drawn from.
 
     Args:
-        identifier: None or `"uniform_scores"` for `UniformScores(1.0)`; a `Distribution`, whose
-            `sample` must then be called with `stream=random_streams.SCORE_STREAM`; the serialized
-            form of one; or whatever `get` takes.
+        identifier: None or `"uniform_scores"` for `UniformScores(1.0)`; `"nearest"` for
+            `NearestScores()`; a `Distribution`, whose `sample` must then be called with
+            `stream=random_streams.SCORE_STREAM`; the serialized form of one; or whatever `get` takes.
 
     Returns:
-        A `Distribution`, or any other Keras initializer as it came.
+        A `Distribution`, a `NearestScores`, or any other Keras initializer as it came.
 
     Raises:
         ValueError: if the identifier is unknown or cannot be used for scores.
@@ -129,7 +131,14 @@ def get_scores(identifier: Any) -> Distribution | Callable[..., Any]:
     if identifier is None:
         return UniformScores()
     names = {**SCORE_DISTRIBUTIONS, **BANK_DISTRIBUTIONS}
-    return _resolve(identifier, "score_initializer", names)
+    del names["stratified_uniform"]
+    initializer = _resolve(identifier, "score_initializer", names)
+    if isinstance(initializer, StratifiedUniform):
+        raise ValueError(
+            "`score_initializer` must be a distribution of scores. Received: "
+            f"score_initializer={identifier!r}. Pass it as `bank_initializer`."
+        )
+    return initializer
 
 
 def serialize(initializer: Any) -> Any:
@@ -149,9 +158,7 @@ def serialize(initializer: Any) -> Any:
     return keras.saving.serialize_keras_object(initializer)
 
 
-def _resolve(
-    identifier: Any, argument: str, names: dict[str, type[Distribution]]
-) -> Distribution | Callable[..., Any]:
+def _resolve(identifier: Any, argument: str, names: dict[str, type]) -> Any:
     if isinstance(identifier, str) and identifier in names:
         return names[identifier]()
     initializer = identifier
@@ -177,7 +184,7 @@ def _resolve(
 def _unknown(
     identifier: Any,
     argument: str,
-    names: dict[str, type[Distribution]],
+    names: dict[str, type],
     cause: Exception | None = None,
 ) -> ValueError:
     text = (

@@ -7,14 +7,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_slots import strata
-from keras_slots.backend import compiled, straight_through
+from keras_slots.backend import compiled, from_host, straight_through
 from keras_slots.banks import InitialValues
 from keras_slots.kernel import SlotKernel
 from keras_slots.lever import LeverKernel, lever_gradient, remaining
-from keras_slots.nearest import NearestScores, StratifiedUniform
-from keras_slots.origin import check_origin, origin_of, to_words
+from keras_slots.nearest import nearest_in_strata, nearest_index_in_strata
+from keras_slots.origin import check_origin, from_words, origin_of, to_words
+from keras_slots.scores import NearestScores
 from keras_slots.selection import Greedy
+from keras_slots.strata import StratifiedUniform
 
 Tensor = Any
 
@@ -37,8 +38,9 @@ class NearestKernel(SlotKernel):
         # Trainable with a gradient of zero: the optimizer's own weight decay keeps it right.
         self._decay = self.add_values("decay", (), lambda: np.ones(()), dtype, trainable=True)
         self._seed = self.add_values("seed", (4,), self._first_seed, "int32")
-        self._strata = self.bank_initializer.strata(self.num_values, initial.fans)
-        self._greedy = straight_through(SelectNearest(self._strata), lever_gradient)
+        strata = Strata(self.num_values, self.bank_initializer.bound(initial.fans))
+        self._greedy = straight_through(strata.nearest, lever_gradient)
+        self._index = compiled(strata.nearest_index)
 
     def _first_seed(self) -> np.ndarray:
         low, high = self.bank_initializer.words(self.initial.seed)
@@ -51,7 +53,16 @@ class NearestKernel(SlotKernel):
 
     @property
     def bank(self) -> Tensor:
-        values = strata.bank(self._strata, _hash_words(self._seed), self.initial.kernel_shape)
+        initial = self.initial
+
+        def draw(words: np.ndarray) -> tuple[np.ndarray]:
+            number = from_words(words)
+            keys = np.array([number & 0xFFFFFFFF, number >> 32], "uint32")
+            size = self.num_values, initial.fans, 0, initial.num_connections
+            rows = self.bank_initializer.rows_of_words(keys, *size)
+            return (rows.reshape(initial.bank_shape),)
+
+        (values,) = from_host(draw, self._seed, (keras.KerasTensor(initial.bank_shape, "float32"),))
         return ops.cast(values, self.variable_dtype)
 
     @property
@@ -67,7 +78,7 @@ class NearestKernel(SlotKernel):
 
     @property
     def selected_indices(self) -> Tensor:
-        return compiled(IndexOfNearest(self._strata))(self._lever, self._decay, self._seed)
+        return self._index(self._lever, self._decay, self._seed)
 
     def trained_variables(self) -> list[keras.Variable]:
         return [self._lever, self._decay]
@@ -82,24 +93,22 @@ class NearestKernel(SlotKernel):
 
 
 @dataclass(frozen=True)
-class SelectNearest:
-    """`(lever, decay, seed) -> kernel`; equal for equal strata, so that layers share what is compiled."""
+class Strata:
+    """Where the values of a kernel lie; equal for equal ones, so that layers share what is compiled."""
 
-    strata: strata.Strata
+    num_values: int
+    bound: float
 
-    def __call__(self, lever: Tensor, decay: Tensor, seed: Tensor) -> Tensor:
-        values, _ = strata.nearest(self.strata, _hash_words(seed), lever, remaining(decay))
+    def nearest(self, lever: Tensor, decay: Tensor, seed: Tensor) -> Tensor:
+        """The selected values, in the dtype of the lever."""
+        where = lever, remaining(decay), _hash_words(seed)
+        values = nearest_in_strata(*where, num_values=self.num_values, bound=self.bound)
         return ops.cast(values, lever.dtype)
 
-
-@dataclass(frozen=True)
-class IndexOfNearest:
-    """`(lever, decay, seed) -> index` of what `SelectNearest` takes."""
-
-    strata: strata.Strata
-
-    def __call__(self, lever: Tensor, decay: Tensor, seed: Tensor) -> Tensor:
-        return strata.nearest(self.strata, _hash_words(seed), lever, remaining(decay))[1]
+    def nearest_index(self, lever: Tensor, decay: Tensor, seed: Tensor) -> Tensor:
+        """Their indices."""
+        where = lever, remaining(decay), _hash_words(seed)
+        return nearest_index_in_strata(*where, num_values=self.num_values, bound=self.bound)
 
 
 def _hash_words(seed: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ SCORE_STREAM = 1
 SAMPLER_STREAM = 2
 VALUE_BANK_STREAM = 3
 START_STREAM = 4
+STRATA_STREAM = 5
 
 Float32Array = npt.NDArray[np.float32]
 Words = npt.NDArray[np.uint32]

@@ -132,7 +132,7 @@ def _wait(tasks: list[Future[None]]) -> None:
             bar.update(done)
 
 
-def _round_down(thresholds: Array, dtype: np.dtype[Any]) -> Array:
+def round_down(thresholds: Array, dtype: np.dtype[Any]) -> Array:
     """Casts such that `u > rounded` is `u > threshold` for every finite `u` of `dtype`, and all are finite."""
     largest = np.finfo(dtype).max
     with np.errstate(over="ignore", under="ignore"):
@@ -154,7 +154,7 @@ class _Result:
 
     def put(self, start: int, thresholds: Array, steps: Array) -> None:
         """Takes the steps of the connections from `start` on, as `envelope` gives them."""
-        rounded = _round_down(thresholds, self.thresholds.dtype)
+        rounded = round_down(thresholds, self.thresholds.dtype)
         levels, columns = self.size.levels, slice(start, start + thresholds.shape[1])
         have = min(levels, len(thresholds))
         self.thresholds[:have, columns] = rounded[:have]

@@ -1,201 +1,189 @@
-"""A bank in strata, computed wherever it is needed: value k of a connection lies in the k-th of K equal parts.
+"""Values that nobody stores: a hash of (seed, connection, k), the same bits on the host and inside any program.
 
-Value k of connection c is `unit * (k * 2**m + h - K * 2**m / 2)`, h the highest m bits of a hash of (seed, c,
-k), and `unit = 2 b / (K * 2**m)`: uniform in the k-th of K equal parts of [-b, b), on a grid of at most 2**23
-points. The integer is exact in float32, and one multiplication rounds it: the same bits in NumPy, eager,
-compiled and on every device, for no operation can be fused with the next.
+The K values of a connection lie in K equal parts of [-b, b), its strata, one in each. The stratum of value k has
+`2**bits` positions, P = K * 2**bits in all and at most 2**23, of which a hash picks one:
 
-The values of a connection are sorted, so the nearest one to a target lies in the target's stratum, or in the
-one beside it on the target's side: two hashes find it, whatever K is.
+    position(i, k) = k * 2**bits + half(i, k) >> (16 - bits)
+    value(i, k) = (position - P / 2) * float32(2 b / P)
 
-The hash is the two-round xor-shift-multiply mixer of 32 bits with the constants 16, 0x21f0aaad, 15, 0xd35a2d97,
-15 (found by the search that C. Wellons describes in "Prospecting for Hash Functions", 2018, with the better
-constants of 2022).
+Positions are integers and exact in float32, and the value is one rounded multiplication, with no addition that a
+compiler might fuse with it: NumPy, eager and compiled code agree in every bit.
+
+`half(i, k)` is 16 bits, the low ones of h(i, j) for k = 2 j and the high ones for k = 2 j + 1, with
+
+    h(i, j) = mix(mix(i + key0) ^ key1 ^ (j * 0x9E3779B9))
+
+in unsigned 32-bit arithmetic. `mix` is the two-round xorshift-multiply permutation of the lowest known bias
+(github skeeto/hash-prospector, exact bias 0.1076, below that of Murmur's finalizer), nested as in Jarzynski and
+Olano 2020, "Hash Functions for GPU Rendering". The multiplier that spreads j is that of SplitMix (Steele, Lea and
+Flood 2014). The two keys are words of the Philox stream of the seed.
 """
 
-import math
-from typing import Any, NamedTuple
+from __future__ import annotations
 
+from typing import Any
+
+import keras
 import numpy as np
 from keras import ops
 
+from keras_slots.distributions import Distribution
+from keras_slots.random_streams import STRATA_STREAM, Float32Array, Words, raw_words
+from keras_slots.validation import check_num_values
+
 Tensor = Any
-Array = np.ndarray[Any, Any]
 
-_GRID_BITS = 23
-_GOLDEN = np.uint32(0x9E3779B9)
-
-
-class Strata(NamedTuple):
-    """How the values of a kernel lie; a constant of its arguments.
-
-    Attributes:
-        num_values: K, from 1 to 65536.
-        bits: m, the bits of the place of a value in its part.
-        unit: Distance of two points of the grid, in float32.
-    """
-
-    num_values: int
-    bits: int
-    unit: float
-
-    @property
-    def half(self) -> int:
-        """Half the number of points of the grid: the integer that stands for the value 0."""
-        return self.num_values << (self.bits - 1)
+#: Multiplier of the number of a pair of values.
+SPREAD = np.uint32(0x9E3779B9)
+_HALF = np.uint32(0xFFFF)
+_BLOCK_VALUES = (
+    2**20
+)  # values drawn at once on the host, with temporaries of a few times their size
 
 
-def strata(num_values: int, bound: float) -> Strata:
-    """Returns how K values lie in [-bound, bound).
+def strata_bits(num_values: int) -> int:
+    """Returns the base-2 logarithm of the number of positions in a stratum.
 
     Args:
-        num_values: K.
-        bound: Largest magnitude of a value.
+        num_values: K, from 1 to 65,536.
 
     Example:
 
-    >>> strata(8, 1.0)
-    Strata(num_values=8, bits=20, unit=2.384185791015625e-07)
+    >>> [strata_bits(k) for k in (1, 8, 128, 4096, 65536)]
+    [16, 16, 16, 11, 7]
     """
-    bits = _GRID_BITS - math.ceil(math.log2(num_values))
-    return Strata(num_values, bits, float(np.float32(2.0 * bound / (num_values << bits))))
+    return min(16, 23 - (check_num_values(num_values) - 1).bit_length())
 
 
-def seed_words(seed: int) -> Array:
-    """Returns the two 32-bit words that a 64-bit seed enters the hash by, each mixed from all of it.
+def strata_unit(num_values: int, bound: float) -> np.float32:
+    """Returns the distance of two neighbouring positions, `float32(2 b / P)`."""
+    return np.float32(2.0 * float(np.float32(bound)) / (num_values << strata_bits(num_values)))
+
+
+def mix(x: Any, xp: Any = ops) -> Any:
+    """Permutes the unsigned 32-bit integers such that each bit depends on all bits.
 
     Args:
-        seed: Integer, `0 <= seed < 2**64`.
+        x: uint32 array or tensor.
+        xp: `keras.ops` for tensors, `numpy` for arrays.
 
     Example:
 
-    >>> seed_words(1).dtype, len(seed_words(1))
-    (dtype('uint32'), 2)
+    >>> [hex(x) for x in mix(np.array([0, 1, 2], "uint32"), np)]
+    ['0x0', '0x6d3fa73', '0xda7f4e7']
     """
-    # The finalizer of SplitMix64: seeds that differ by little give words that have nothing in common.
-    z = (seed + 0x9E3779B97F4A7C15) % 2**64
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
-    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
-    z ^= z >> 31
-    return np.array([z & 0xFFFFFFFF, z >> 32], "uint32")
+    x = xp.bitwise_xor(x, xp.right_shift(x, np.uint32(16)))
+    x = xp.multiply(x, np.uint32(0x21F0AAAD))
+    x = xp.bitwise_xor(x, xp.right_shift(x, np.uint32(15)))
+    x = xp.multiply(x, np.uint32(0xD35A2D97))
+    return xp.bitwise_xor(x, xp.right_shift(x, np.uint32(15)))
 
 
-def sample(strata: Strata, words: Array, start: int, count: int) -> Array:
-    """Returns the values `[start, start + count)` of a bank, flattened in C order, K last.
+def connection_state(words: Any, rows: Any, columns: Any, xp: Any = ops) -> Any:
+    """The part of the hash that the values of a connection share: `mix(i + key0) ^ key1`, uint32.
+
+    `i = rows + columns`, which are broadcast: compiled, that is faster than one counter of all connections.
+    """
+    counter = xp.add(xp.add(rows, words[0]), columns)
+    return xp.bitwise_xor(mix(counter, xp), words[1])
+
+
+def pair_hash(state: Any, spread: Any, xp: Any = ops) -> Any:
+    """The hash that makes the values 2 j and 2 j + 1, uint32; `spread` is `j * SPREAD`, uint32."""
+    return mix(xp.bitwise_xor(state, spread), xp)
+
+
+def offsets(word: Any, bits: int, xp: Any = ops) -> tuple[Any, Any]:
+    """Where the two values of a pair lie in their strata: two integers in [0, 2**bits), uint32."""
+    low, high = xp.bitwise_and(word, _HALF), xp.right_shift(word, np.uint32(32 - bits))
+    return (low if bits == 16 else xp.right_shift(low, np.uint32(16 - bits))), high
+
+
+@keras.saving.register_keras_serializable(package="keras_slots")
+class StratifiedUniform(Distribution):
+    """Value k uniform in the k-th of K equal parts of `[-b, b)`, `b = scale * sqrt(6 / (fan_in + fan_out))`.
+
+    The values of a connection are sorted, and taken together they are as uniform as those of `GlorotUniform`. They
+    are a hash of (seed, connection, k), so any one can be computed by itself, anywhere, in a few operations.
 
     Args:
-        strata: How they lie.
-        words: Two words, see `seed_words`.
-        start: Index of the first value.
-        count: Number of values.
-
-    Returns:
-        `float32` array of shape `(count,)`.
+        scale: positive finite number that multiplies every value.
+        seed: see `Distribution`.
 
     Example:
 
-    >>> values = sample(strata(4, 1.0), seed_words(0), 0, 4)
-    >>> bool((np.diff(values) > 0).all()), bool((abs(values) <= 1).all())
-    (True, True)
+    >>> StratifiedUniform().rows(seed=0, num_values=4, fans=(2, 4), start=0, stop=1).round(2)
+    array([[-0.82, -0.07,  0.29,  0.68]], dtype=float32)
+
+    Not in the paper, whose values are independent of each other.
     """
-    index = np.arange(start, start + count, dtype="uint64")
-    connection, k = (x.astype("uint32") for x in np.divmod(index, np.uint64(strata.num_values)))
-    grid = _grid(np, strata, _state(np, connection, words[0], words[1]), k)
-    return (grid.astype("int32") - strata.half).astype("float32") * np.float32(strata.unit)
+
+    kind, _variance, _mode = "stratified_uniform", 1.0, "fan_avg"
+
+    def bound(self, fans: tuple[int, int]) -> float:
+        """Returns b, a number that float32 holds.
+
+        Raises:
+            ValueError: if it is too large or too small for float32.
+        """
+        return self._factor(fans, 3.0**0.5)
+
+    def words(self, seed: int) -> Words:
+        """Returns the two keys of the hash, uint32; `self.seed` replaces `seed` when it is set."""
+        return raw_words(seed if self.seed is None else self.seed, STRATA_STREAM, 2)
+
+    def rows(
+        self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int
+    ) -> Float32Array:
+        """Returns the values of the connections `start` to `stop - 1`.
+
+        Args:
+            seed: seed of the layer, `0 <= seed < 2**64`.
+            num_values: K, from 1 to 65,536.
+            fans: `(fan_in, fan_out)` of the kernel.
+            start: first connection, counted in the C order of the kernel.
+            stop: the connection after the last, at most 2**32.
+
+        Returns:
+            `float32` array of shape `(stop - start, K)`.
+
+        Raises:
+            ValueError: if there are more than 2**32 connections, or another argument is out of range.
+        """
+        if not 0 <= start <= stop <= 2**32:
+            raise ValueError(
+                "`start` and `stop` must count connections, at most 2**32. "
+                f"Received: start={start}, stop={stop}. Use another `bank_initializer` for larger kernels."
+            )
+        return self.rows_of_words(self.words(seed), num_values, fans, start, stop)
+
+    def rows_of_words(
+        self, words: Words, num_values: int, fans: tuple[int, int], start: int, stop: int
+    ) -> Float32Array:
+        """The same from the two keys of the hash, see `words`."""
+        unit = strata_unit(num_values, self.bound(fans))
+        values = np.empty((stop - start, num_values), "float32")
+        block = max(1, _BLOCK_VALUES // num_values)
+        for low in range(start, stop, block):
+            connections = np.arange(low, min(low + block, stop), dtype=np.uint64).astype("uint32")
+            part = values[low - start : low - start + len(connections)]
+            np.multiply(_positions(words, connections, num_values), unit, out=part)
+        return values
+
+    def sample(self, *args: Any, **kwargs: Any) -> Float32Array:
+        """Refused: the values depend on K, see `rows`."""
+        raise ValueError(
+            "`StratifiedUniform` is a distribution of the K values of a connection and can be nothing else than a "
+            "`bank_initializer`. Pass for example 'glorot_uniform'."
+        )
 
 
-def bank(strata: Strata, words: Tensor, kernel_shape: tuple[int, ...]) -> Tensor:
-    """Returns all values of a kernel, `kernel_shape + (K,)` in float32, as tensors.
-
-    Args:
-        strata: How they lie.
-        words: uint32 tensor of shape `(2,)`.
-        kernel_shape: Shape of the kernel.
-    """
-    state = _kernel_state(words, kernel_shape)[..., None]
-    k = ops.cast(ops.arange(strata.num_values, dtype="int32"), "uint32")
-    return _values(strata, _grid(ops, strata, state, k))
-
-
-def nearest(
-    strata: Strata, words: Tensor, target: Tensor, remaining: Tensor = 1.0
-) -> tuple[Tensor, Tensor]:
-    """The value of each connection that is nearest to `target / remaining`, and its index.
-
-    A target in the middle takes the lower value; one beyond the values takes the last of them. Two values are
-    compared at the middle of their places on the grid, with a target that is rounded once: by at most 6e-8 of
-    its size.
-
-    Args:
-        strata: How the values lie.
-        words: uint32 tensor of shape `(2,)`.
-        target: Tensor of the kernel's shape.
-        remaining: Positive scalar tensor.
-
-    Returns:
-        `(values, indices)`: float32 and int32 tensors of the kernel's shape.
-
-    Example:
-
-    >>> import numpy as np
-    >>> from keras_slots.strata import nearest, sample, seed_words, strata
-    >>> fixed, words = strata(4, 1.0), seed_words(0)
-    >>> values, index = nearest(fixed, words, np.array([-9.0, 0.1, 9.0], "float32"))
-    >>> own = sample(fixed, words, 0, 12).reshape(3, 4)
-    >>> bool((np.asarray(values) == own[np.arange(3), np.asarray(index)]).all()), np.asarray(index)[[0, 2]]
-    (True, array([0, 3], dtype=int32))
-    """
-    target = ops.convert_to_tensor(target)
-    places = target * (ops.cast(1.0 / strata.unit, target.dtype) / remaining)
-    half = float(strata.half)
-    # NaN counts as the lowest: a conversion of NaN to an integer is undefined.
-    inside = ops.where(places > -half, places, -half)
-    inside = ops.where(inside < half - 1, inside, half - 1)
-    k = ops.right_shift(ops.cast(ops.floor(inside), "int32") + strata.half, strata.bits)
-    state = _kernel_state(words, target.shape)
-
-    def place(k: Tensor) -> Tensor:
-        return _centred(strata, _grid(ops, strata, state, ops.cast(k, "uint32")))
-
-    own = place(k)
-    above = places > ops.cast(own, places.dtype)
-    beside = ops.clip(ops.where(above, k + 1, k - 1), 0, strata.num_values - 1)
-    other = place(beside)
-    # Twice the target against the sum of both places: integers below 2**24, so exact.
-    past_middle = places + places > ops.cast(own + other, places.dtype)
-    takes_other = ops.equal(past_middle, above)
-    chosen = ops.where(takes_other, other, own)
-    value = ops.cast(chosen, "float32") * np.float32(strata.unit)
-    return value, ops.where(takes_other, beside, k)
-
-
-def _values(strata: Strata, grid: Tensor) -> Tensor:
-    return ops.cast(_centred(strata, grid), "float32") * np.float32(strata.unit)
-
-
-def _centred(strata: Strata, grid: Tensor) -> Tensor:
-    return ops.cast(grid, "int32") - strata.half
-
-
-def _kernel_state(words: Tensor, kernel_shape: tuple[int, ...]) -> Tensor:
-    count = math.prod(kernel_shape)
-    connection = ops.cast(ops.reshape(ops.arange(count, dtype="int32"), kernel_shape), "uint32")
-    return _state(ops, connection, words[0], words[1])
-
-
-def _state(np_or_ops: Any, connection: Any, first: Any, second: Any) -> Any:
-    return np_or_ops.bitwise_xor(_mix(np_or_ops, np_or_ops.add(connection, first)), second)
-
-
-def _grid(np_or_ops: Any, strata: Strata, state: Any, k: Any) -> Any:
-    """The place of value k on the grid, from 0, uint32."""
-    hashed = _mix(np_or_ops, np_or_ops.bitwise_xor(state, np_or_ops.multiply(k, _GOLDEN)))
-    place = np_or_ops.right_shift(hashed, np.uint32(32 - strata.bits))
-    return np_or_ops.add(np_or_ops.left_shift(k, np.uint32(strata.bits)), place)
-
-
-def _mix(np_or_ops: Any, x: Any) -> Any:
-    xor, shift, times = np_or_ops.bitwise_xor, np_or_ops.right_shift, np_or_ops.multiply
-    x = times(xor(x, shift(x, np.uint32(16))), np.uint32(0x21F0AAAD))
-    x = times(xor(x, shift(x, np.uint32(15))), np.uint32(0xD35A2D97))
-    return xor(x, shift(x, np.uint32(15)))
+def _positions(words: Words, connections: Words, num_values: int) -> Float32Array:
+    """Centred positions of all values of the connections, exact in float32, of shape `(n, K)`."""
+    bits = strata_bits(num_values)
+    spread = np.arange((num_values + 1) // 2, dtype="uint32") * SPREAD
+    word = pair_hash(connection_state(words, np.uint32(0), connections, np)[:, None], spread, np)
+    position = np.stack(offsets(word, bits, np), axis=-1).reshape(len(connections), -1)
+    position = position[:, :num_values].astype("int32")
+    position += (np.arange(num_values, dtype="int32") << bits) - (num_values << bits) // 2
+    return position.astype("float32")

@@ -17,6 +17,8 @@ from keras_slots import (
 from keras_slots.banks import InitialValues
 from keras_slots.capacity import _TABLE, Capacity, capacity
 from keras_slots.envelope import envelope
+from keras_slots.scores import NearestScores
+from keras_slots.strata import StratifiedUniform
 
 MOST = 60  # no staircase of 65,536 values or fewer has more steps, but for a chance of 1e-30
 
@@ -99,7 +101,11 @@ def test_table_goes_on_beyond_as_it_began():
     ("num_values", "count"),
     [(8, 400_000), (16, 300_000), (64, 100_000), (512, 12_000), (4096, 1_500)],
 )
-@pytest.mark.parametrize("bank", [GlorotUniform(), GlorotNormal()], ids=["uniform", "normal"])
+@pytest.mark.parametrize(
+    "bank",
+    [GlorotUniform(), GlorotNormal(), StratifiedUniform()],
+    ids=["uniform", "normal", "strata"],
+)
 def test_capacity_holds_for_simulated_kernels(num_values, count, bank):
     initial = initial_values(num_values, (count,), bank)
     heights, block = [], 2**17 // num_values
@@ -110,6 +116,8 @@ def test_capacity_holds_for_simulated_kernels(num_values, count, bank):
     levels, tall_levels, share = _TABLE[num_values]
     tall = np.count_nonzero(heights > levels)
     deviation = math.sqrt(count * share)
+    if isinstance(bank, StratifiedUniform):
+        share *= 1.25
     assert tall < count * share + 5 * deviation
     if isinstance(bank, GlorotUniform):
         assert tall > count * share - 5 * deviation
@@ -142,6 +150,11 @@ def test_capacity_of_a_million_connections(num_values, expected):
     assert capacity(initial_values(num_values)) == expected
 
 
+def test_capacity_of_stratified_values_has_a_quarter_more_room():
+    room = capacity(initial_values(64, bank=StratifiedUniform()))
+    assert room == Capacity(9, 13, math.ceil(5100 + 8 * math.sqrt(5100) + 16))
+
+
 def test_capacity_of_a_small_kernel_has_no_tall_connections():
     assert capacity(initial_values(8, (10, 10))) == Capacity(7, 0, 0)
     assert capacity(initial_values(64, (10, 10))) == Capacity(21, 0, 0)
@@ -158,6 +171,7 @@ def test_capacity_of_a_signed_constant_bank_is_one_step(num_values):
     "arguments",
     [
         {"scores": GlorotNormal()},
+        {"scores": NearestScores()},
         {"scores": keras.initializers.RandomNormal()},
         {"bank": keras.initializers.RandomNormal()},
         {"sharing": ValueBank(values=np.linspace(-1, 1, 64))},

@@ -1,0 +1,99 @@
+"""First scores that depend on the values: those that make greedy selection take the nearest one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_slots.distributions import Distribution
+from keras_slots.random_streams import START_STREAM, Float32Array
+
+Array = np.ndarray[Any, Any]
+
+
+@keras.saving.register_keras_serializable(package="keras_slots")
+class NearestScores:
+    """First scores `s_k = w_k w0 - w_k^2 / 2`: greedy selection takes the value nearest to w0 plus the lever.
+
+    They are `-(w_k - w0)^2 / 2` plus a constant, so the highest belongs to the bank value nearest to the start w0.
+    Training adds `w_k u` to score k, u being the sum of the steps of the optimizer on the plain gradient: the
+    highest then belongs to the value nearest to w0 + u. So the kernel follows, in steps, an ordinary weight that
+    starts at w0, all K values can be selected, and the learning rate is that of an ordinary layer.
+
+    In float32 the scores of `score_mode="per_value"` tell neighbouring values apart up to a K of about a thousand.
+
+    Args:
+        start: distribution of w0, one number a connection, as of `kernel_initializer`: a name, a keras_slots
+            distribution or a Keras initializer. None: `"glorot_uniform"`.
+
+    Raises:
+        ValueError: if `start` is unknown, or not a distribution of single values.
+
+    Example:
+
+    >>> nearest = NearestScores()
+    >>> nearest
+    NearestScores(start=GlorotUniform(scale=1.0))
+    >>> nearest.scores(bank=np.array([[-1.0, 0.0, 2.0]]), start=np.array([0.5]))
+    array([[-1.,  0., -1.]])
+
+    Not in the paper, whose first scores are uniform; all else is its algorithm (section 3).
+    """
+
+    def __init__(self, start: Any = None) -> None:
+        # That module knows this class by name.
+        from keras_slots import initializers
+        from keras_slots.strata import StratifiedUniform
+
+        name = "glorot_uniform" if start is None else start
+        self.start = initializers.get(name, "start")
+        if isinstance(self.start, StratifiedUniform):
+            raise ValueError(
+                "`start` must be a distribution of single values, one for each connection. Received: "
+                f"start={start!r}. Pass for example start='glorot_uniform'."
+            )
+
+    def sample_start(
+        self, seed: int, count: int, fans: tuple[int, int], start: int = 0
+    ) -> Float32Array:
+        """Returns w0 of the connections `[start, start + count)`; `self.start` must be a `Distribution`."""
+        assert isinstance(self.start, Distribution)
+        return self.start.sample(seed, count, fans, start, START_STREAM)
+
+    def scores(self, bank: Array, start: Array) -> Array:
+        """Returns the first scores, computed in float64.
+
+        Formula: `scores[c, k] = bank[c, k] * start[c] - bank[c, k]^2 / 2`.
+
+        Args:
+            bank: values of shape `(..., K)`, or `(K,)` when they are shared.
+            start: w0, of shape `(...)`.
+
+        Returns:
+            `float64` array of shape `(..., K)`.
+        """
+        bank, start = np.asarray(bank, "float64"), np.asarray(start, "float64")
+        return bank * start[..., None] - bank * bank / 2.0
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal object."""
+        return {"start": keras.saving.serialize_keras_object(self.start)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> NearestScores:
+        """Returns the object that `get_config` described."""
+        return cls(**config)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, NearestScores):
+            return NotImplemented
+        return self.get_config() == other.get_config()
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.get_config(), sort_keys=True, default=repr))
+
+    def __repr__(self) -> str:
+        return f"NearestScores(start={self.start!r})"
