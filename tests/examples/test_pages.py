@@ -10,9 +10,9 @@ import sys
 import keras
 import numpy as np
 import pytest
+from pages import EXAMPLES, run_page
 
 from keras_slots import SlotLayer
-from pages import EXAMPLES, run_page
 
 PAGES = sorted(EXAMPLES.glob("*.py"))
 NAMES = {page.stem for page in PAGES}
