@@ -3,8 +3,7 @@
 After every epoch Keras saves the whole model (levers, seeds of the values, optimizer) under another name,
 and the file is renamed: a kill leaves the old state or the new one. (Keras' own BackupAndRestore writes
 in place, and loses its backup when the kill comes in the middle of that.) The order of the images
-depends on seed and epoch alone. A network with Dropout would go on with other masks: Keras does not
-save their random state.
+depends on the epoch alone. (Dropout would go on with other masks: Keras does not save its random state.)
 
 Needs pip install "keras-slots[examples]". Takes seconds on two cores, on scikit-learn's digits.
 
@@ -93,12 +92,6 @@ else:
 
 done = int(model.optimizer.iterations) // (len(x) // BATCH_SIZE)
 print(f"{done} of {EPOCHS} epochs are done")
-model.fit(
-    Batches(done),
-    epochs=EPOCHS,
-    initial_epoch=done,
-    callbacks=[SaveWhole()],
-    shuffle=False,  # Batches has its own order
-    verbose=2,
-)
+settings = {"epochs": EPOCHS, "initial_epoch": done, "verbose": 2}
+model.fit(Batches(done), callbacks=[SaveWhole()], shuffle=False, **settings)  # it has its own order
 print(f"test accuracy: {model.evaluate(x_test, y_test, verbose=0)[1]:.2%}")

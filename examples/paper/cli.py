@@ -113,14 +113,27 @@ def options_from(args, run_dir):
     return Options(**given(args, Options) | {"run_dir": str(run_dir), "command": args.command})
 
 
+def import_training():
+    """The module that needs Keras; TensorFlow writes to stderr while it starts, whatever it is told."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # of models built one after another
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import training
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+    return training
+
+
 def guarded(main, name, argv=None):
     """Runs `main`; every failure is one line on stderr and a status, never a stack trace.
 
     The environment variable EXAMPLES_DEBUG=1 lets the trace through.
     """
-    # TensorFlow talks about devices that are not there, and about models built one after another.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if os.environ.get("EXAMPLES_DEBUG"):
         return main(argv)
     try:

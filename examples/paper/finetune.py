@@ -81,7 +81,7 @@ def arms(args, selected, total):
 
 def train_arm(args, state, recipe, folder, source):
     """Trains one arm in its run folder and returns its results row."""
-    import training
+    training = cli.import_training()
     from keras_slots import materialize
 
     options = cli.options_from(args, folder)
@@ -98,8 +98,7 @@ def train_arm(args, state, recipe, folder, source):
 def main(argv=None):
     parser = make_parser()
     args = parser.parse_args(argv)
-    import training
-
+    training = cli.import_training()
     selected, known = training.recipe_of(args.run)
     if selected.method != "slot":
         raise RunError(

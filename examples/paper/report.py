@@ -15,6 +15,7 @@ word before the file chooses the columns:
 
 cells     test accuracy over the seeds of each cell, beside the paper's
 seeds     test accuracy of each seed, a row for each cell
+runs      long runs one by one: last epoch, mirror images, averaged weights, hours
 finetune  the arms of finetune.py
 search    validation accuracy of every run, with the fields that a search for recipes varies
 smoke     runs cut short by --limit-steps: what was run, and no accuracy
@@ -33,7 +34,9 @@ from paper_numbers import paper_accuracy
 from runs import RunError, read_rows, write_atomic
 
 # What tells one cell from another; a column for each that differs within a file.
-MARKS = ("network", "method", "selection", "sharing", "score_mode", "epochs", "num_values")
+MARKS = (
+    *("network", "method", "selection", "scores", "sharing", "score_mode", "epochs", "num_values"),
+)
 TITLES = {"num_values": "K", "score_mode": "score mode"}
 BLOCK = re.compile(r"(<!-- report: (\w+) (\S+) -->\n).*?(<!-- /report -->)", re.DOTALL)
 
@@ -82,7 +85,7 @@ def span(values):
 
 
 def differing(rows, names):
-    return [name for name in names if len({row[name] for row in rows}) > 1]
+    return [name for name in names if len({row.get(name) for row in rows}) > 1]
 
 
 def cells_table(rows):
@@ -101,8 +104,7 @@ def cells_table(rows):
     ]
     for cell in grouped(rows, ("method", *names)):
         tests = percents(cell, "test_best")
-        recipe = types.SimpleNamespace(**cell[0] | {"num_values": int(cell[0]["num_values"])})
-        mean, paper = statistics.mean(tests), paper_accuracy(recipe)
+        mean, paper = statistics.mean(tests), paper_of(cell[0])
         beside = (
             ["–", "–"] if paper is None else [f"{100 * paper:.2f}", f"{mean - 100 * paper:+.2f}"]
         )
@@ -123,6 +125,35 @@ def seeds_table(rows):
         seconds = statistics.median(float(row["seconds_total"]) for row in cell)
         table.append([*marks_of(cell[0], names), *each, f"{seconds:.0f}"])
     return table
+
+
+def runs_table(rows):
+    measured = ("validation %", "test %", "with mirror images", "averaged weights", "paper %")
+    table = [["network", "weights", "K", "epochs", "seed", *measured, "hours", "processor hours"]]
+    for row in sorted(rows, key=lambda row: (row["network"], row["method"] == "learned")):
+        learned = row["method"] == "learned"
+        kind = "learned" if learned else f"selected, {SCORES[row['scores']]}"
+        paper = paper_of(row)
+        shares = [row[name] for name in ("val_last", "test_last", "test_mirror", "test_averaged")]
+        hours = [f"{float(row[n]) / 3600:.1f}" for n in ("seconds_total", "cpu_seconds_total")]
+        table.append(
+            [
+                *(row["network"], kind, "–" if learned else row["num_values"]),
+                *(row["epochs_done"], row["seed"]),
+                *(f"{100 * float(share):.2f}" if share else "–" for share in shares),
+                "–" if paper is None else f"{100 * paper:.1f}",
+                *hours,
+            ]
+        )
+    return table
+
+
+SCORES = {"uniform": "the paper's scores", "nearest": "nearest scores"}
+
+
+def paper_of(row):
+    """The paper's number for the experiment of a row."""
+    return paper_accuracy(types.SimpleNamespace(**row | {"num_values": int(row["num_values"])}))
 
 
 def search_table(rows):
@@ -168,6 +199,7 @@ def smoke_table(rows):
 TABLES = {
     "cells": cells_table,
     "seeds": seeds_table,
+    "runs": runs_table,
     "search": search_table,
     "finetune": finetune_table,
     "smoke": smoke_table,

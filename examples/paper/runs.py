@@ -159,7 +159,7 @@ def _groups(model, optimizer):
     for group, variables in (("model", _changing(model)), ("optimizer", own)):
         for index, variable in enumerate(variables):
             # Keras numbers random generators over the whole process.
-            name = re.sub(r"seed_generator_\d+", "seed_generator", variable.path)
+            name = re.sub(r"(seed_generator|sampler)_\d+", r"\1", variable.path)
             yield f"{group}/{index}/{name}", variable
 
 

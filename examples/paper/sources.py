@@ -11,6 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+NAMES = ("x_train", "y_train", "x_test", "y_test")
+SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+
 
 class DataError(RuntimeError):
     """The data are not there, or not what they should be. The message says what to do."""
@@ -22,41 +25,36 @@ def check_source(dataset, data_dir=None, download=False):
     Raises:
         DataError: nothing is prepared at `data_dir`, and `download` is false.
     """
-    if dataset == "npz":
-        if data_dir is None or not Path(data_dir).is_file():
-            raise DataError(
-                f"--dataset npz needs --data-dir FILE.npz. Received: --data-dir {data_dir}"
-            )
-    elif dataset != "digits" and not download and not _is_there(dataset, data_dir):
-        # Asked for it, tensorflow-datasets would try the network for more than a minute.
+    place = Path(data_dir or "~/tensorflow_datasets").expanduser()
+    if dataset == "npz" and not place.is_file():
+        raise DataError(f"--dataset npz needs --data-dir FILE.npz. Received: --data-dir {data_dir}")
+    if place.is_file() and dataset != "digits" and not zipfile.is_zipfile(place):
         raise DataError(
-            f"no prepared {dataset} in {_folder(data_dir)}: give the folder of tensorflow-datasets "
+            f"--data-dir must be a folder or a .npz file with {', '.join(NAMES)}; "
+            f"{place} is another file"
+        )
+    # Asked for it, tensorflow-datasets would try the network for more than a minute.
+    if dataset != "digits" and not (download or _file(dataset, place) or _prepared(dataset, place)):
+        raise DataError(
+            f"no prepared {dataset} in {place}: give the folder of tensorflow-datasets "
             f"or of {dataset}.npz with --data-dir, or fetch it with --download, or try --dataset "
             "digits, which needs no download"
         )
 
 
-def _is_there(dataset, data_dir):
-    return _file(dataset, data_dir) is not None or _prepared(dataset, data_dir) is not None
-
-
-def _folder(data_dir):
-    return Path(data_dir or "~/tensorflow_datasets").expanduser()
-
-
-def _file(dataset, data_dir):
-    """The .npz file that is `data_dir` or lies in it, or None."""
-    place = _folder(data_dir)
+def _file(dataset, place):
+    """The .npz file that is `place` or lies in it, or None."""
     names = (f"{dataset}.npz", f"{dataset}_jpeg.npz")
     return next((p for p in (place, *(place / name for name in names)) if p.is_file()), None)
 
 
-def _prepared(dataset, data_dir):
+def _prepared(dataset, place):
     """The folder of the newest prepared version, or None."""
-    found = _folder(data_dir).glob(f"{dataset}/*/dataset_info.json")
+    found = place.glob(f"{dataset}/*/dataset_info.json")
     return max((path.parent for path in found), default=None)
 
 
+@functools.lru_cache(maxsize=2)  # a sweep reads its data once
 def read_arrays(dataset, data_dir=None, download=False):
     """Returns x_train, y_train, x_test, y_test: uint8 images with channels, int32 labels.
 
@@ -64,15 +62,18 @@ def read_arrays(dataset, data_dir=None, download=False):
         DataError: the data are missing or unusable.
     """
     check_source(dataset, data_dir, download)
-    return _read(dataset, None if data_dir is None else str(data_dir))
-
-
-@functools.lru_cache(maxsize=2)  # a sweep reads its data once
-def _read(dataset, data_dir):
     if dataset == "digits":
         return _digits()
-    file = _file(dataset, data_dir)
-    return _npz(file) if file else _from_tfds(dataset, data_dir)
+    place = Path(data_dir or "~/tensorflow_datasets").expanduser()
+    file = _file(dataset, place)
+    arrays = _npz(file) if file else _from_tfds(dataset, data_dir)
+    shape, expected = arrays[0].shape[1:], SHAPES.get(dataset, arrays[0].shape[1:])
+    if shape != expected:
+        raise DataError(
+            f"{file} holds images of shape {shape}, but {dataset} has {expected}; choose another "
+            "--dataset or --data-dir"
+        )
+    return arrays
 
 
 def _from_tfds(dataset, data_dir):
@@ -81,15 +82,16 @@ def _from_tfds(dataset, data_dir):
     except ImportError as error:
         raise DataError(
             f"{dataset} comes through tensorflow-datasets, which cannot be imported ({error}): "
-            f'install it with pip install "keras-slots[examples]"'
+            'pip install "keras-slots[examples]"'
         ) from error
     _leave_devices_alone()
-    prepared = _prepared(dataset, data_dir)
-    if prepared is None:
-        builder = tfds.builder(dataset, data_dir=str(_folder(data_dir)))
-        builder.download_and_prepare()
-    else:
+    place = Path(data_dir or "~/tensorflow_datasets").expanduser()
+    prepared = _prepared(dataset, place)
+    if prepared is not None:
         builder = tfds.builder_from_directory(str(prepared))
+    else:
+        builder = tfds.builder(dataset, data_dir=data_dir)
+        builder.download_and_prepare()
     arrays = []
     for split in ("train", "test"):
         batches = list(tfds.as_numpy(builder.as_dataset(split=split, batch_size=1000)))
@@ -120,17 +122,16 @@ def _digits():
 
 
 def _npz(path):
-    names = ("x_train", "y_train", "x_test", "y_test")
     try:
         # Opened here: np.load leaves a damaged file open.
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             if "jpeg_train" in file.files:
                 arrays = [array for split in ("train", "test") for array in _decoded(file, split)]
             else:
-                arrays = [file[name] for name in names]
+                arrays = [file[name] for name in NAMES]
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} must be a .npz file with {', '.join(names)}: {error}") from error
-    for name, array in zip(names, arrays, strict=True):
+        raise DataError(f"{path} must be a .npz file with {', '.join(NAMES)}: {error}") from error
+    for name, array in zip(NAMES, arrays, strict=True):
         if name.startswith("x") and (array.dtype != np.uint8 or array.ndim not in (3, 4)):
             raise DataError(
                 f"{name} in {path} must be uint8 images (count, height, width[, channels]). "

@@ -74,13 +74,10 @@ def find_row(rows, recipe, limit_steps):
 
 def train_cell(recipe, args):
     """Trains one run, in a folder that its recipe names."""
-    import keras
-
-    import training
-
+    training = cli.import_training()
     limited = f"-limit{args.limit_steps}" if args.limit_steps else ""
     folder = f"{recipe.name}-{recipe.digest()}{limited}-s{recipe.seed}"
-    keras.backend.clear_session()
+    training.keras.backend.clear_session()
     row = training.train(recipe, cli.options_from(args, Path(args.runs_dir) / folder))
     print(
         f"validation {cli.percent(row['val_best'])} %, test {cli.percent(row['test_best'])} %, "

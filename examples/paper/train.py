@@ -69,8 +69,7 @@ def main(argv=None):
         return 0
     options = cli.options_from(args, "")
     check_source(recipe.dataset, options.data_dir, options.download)
-    import training
-
+    training = cli.import_training()
     folder = args.run_dir or training.default_run_dir(recipe, plain, options.limit_steps)
     options = cli.options_from(args, folder)
     report(training.train(recipe, options), recipe)

@@ -59,10 +59,9 @@ def search_space(hp, recipe, args):
 
 def make_tuner(recipe, args, out):
     """A keras-tuner search whose trials are runs of `training.train`."""
+    training = cli.import_training()
     import keras
     import keras_tuner
-
-    import training
 
     bases = {"random": keras_tuner.RandomSearch, "bayesian": keras_tuner.BayesianOptimization}
 
@@ -121,8 +120,7 @@ def main(argv=None):
     if not args.trials:
         parser.error("--trials must be at least 1")
     check_source(recipe.dataset, args.data_dir, args.download)
-    import training
-
+    training = cli.import_training()
     try:
         import keras_tuner  # noqa: F401
     except ImportError as error:

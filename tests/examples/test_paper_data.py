@@ -85,6 +85,35 @@ def test_changes_are_the_moves_and_flips_that_their_name_says(augment, reach):
     assert flipped == 0 if "shift" in augment else 80 < flipped < 160
 
 
+def test_evaluation_limit_spreads_over_a_split_in_class_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_EVALUATION_BATCH", 3)
+    x = np.zeros((30, 4, 4, 1), "uint8")
+    np.savez(tmp_path / "x.npz", x_train=x, y_train=np.arange(30), x_test=x, y_test=np.arange(30))
+    loaded = data.load("npz", str(tmp_path / "x.npz"), batch_size=8)
+    (batch,) = loaded.evaluation("test", limit=1)
+    assert batch[1].tolist() == [0, 14, 29]
+    assert len(list(loaded.evaluation("test", limit=99))) == 10
+
+
+def test_evaluation_mirror_flips_every_image(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (8, 4, 6, 3), "uint8")
+    np.savez(tmp_path / "x.npz", x_train=x, y_train=[0] * 8, x_test=x, y_test=[0] * 8)
+    loaded = data.load("npz", str(tmp_path / "x.npz"), batch_size=4)
+    (plain,), (mirrored,) = (list(loaded.evaluation("test", mirror=m)) for m in (False, True))
+    np.testing.assert_array_equal(mirrored[0], plain[0][:, :, ::-1])
+
+
+def test_alternating_flips_mirror_each_image_in_every_second_epoch():
+    x = np.arange(60, dtype="uint8").reshape(60, 1, 1, 1).repeat(2, axis=2)
+    x[:, :, 1] += 100
+    take = data.gatherer(
+        np.pad(x, ((0, 0), (7, 7), (6, 6), (0, 0)), "edge"), "translate_altflip", 0
+    )
+    left = [take(np.arange(60), epoch, epoch)[:, 7, 0, 0] < 100 for epoch in range(4)]
+    assert np.array_equal(left[0], left[2]) and np.array_equal(left[1], left[3])
+    assert np.array_equal(left[0], ~left[1]) and 15 < left[0].sum() < 45
+
+
 @pytest.mark.parametrize("replicas", [1, 2, 3])
 def test_evaluation_batches_are_even_and_weigh_every_image_once(tmp_path, replicas, monkeypatch):
     monkeypatch.setattr(data, "_EVALUATION_BATCH", 3)
@@ -126,17 +155,20 @@ def test_missing_data_are_named_with_the_way_out(tmp_path):
 
 
 @pytest.mark.parametrize("as_folder", [False, True])
-def test_a_named_data_set_is_read_from_a_local_file(tmp_path, as_folder):
+def test_read_arrays_reads_a_named_data_set_from_a_local_file(tmp_path, as_folder):
     path = tmp_path / "mnist.npz"
-    x, y = np.arange(2 * 36, dtype="uint8").reshape(2, 6, 6), np.array([3, 1])
+    x, y = np.arange(2 * 784, dtype="uint8").reshape(2, 28, 28), np.array([3, 1])
     np.savez(path, x_train=x, y_train=y, x_test=x[:1], y_test=y[:1])
     arrays = read_arrays("mnist", tmp_path if as_folder else path)
     np.testing.assert_array_equal(arrays[0], x[..., None])
     assert arrays[1].tolist() == [3, 1] and len(arrays[2]) == len(arrays[3]) == 1
+    if not as_folder:
+        with pytest.raises(DataError, match=r"shape \(28, 28, 1\), but cifar10 has \(32, 32, 3\)"):
+            read_arrays("cifar10", path)
 
 
 def test_a_file_of_jpeg_images_is_decoded(tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), "uint8")
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), "uint8")
     streams = []
     for image in images:
         streams.append(io.BytesIO())
@@ -151,15 +183,20 @@ def test_a_file_of_jpeg_images_is_decoded(tmp_path):
     x, y, x_test, y_test = read_arrays("cifar10", tmp_path)
     for stream, image in zip(streams, x, strict=True):
         np.testing.assert_array_equal(image, np.asarray(Image.open(stream)))
-    assert y.tolist() == [0, 1, 2] and x_test.shape == (1, 8, 8, 3) and y_test.tolist() == [0]
+    assert y.tolist() == [0, 1, 2] and x_test.shape == (1, 32, 32, 3) and y_test.tolist() == [0]
 
 
 def test_a_wrong_file_is_named(tmp_path):
     path = tmp_path / "x.npz"
     path.write_bytes(b"not a zip file")
-    with pytest.raises(DataError, match=r"must be a .npz file with x_train, y_train"):
+    for dataset in ("npz", "mnist"):
+        with pytest.raises(DataError, match=r"must be a folder or a .npz file with x_train, y_tr"):
+            read_arrays(dataset, path)
+    np.savez(path, x_train=np.zeros(3))
+    with pytest.raises(DataError, match=r"must be a .npz file with x_train, y_train.*y_train"):
         read_arrays("npz", path)
     image = np.zeros((4, 3, 3))
+    path = tmp_path / "y.npz"
     np.savez(path, x_train=image, y_train=[0] * 4, x_test=image, y_test=[0] * 4)
     with pytest.raises(DataError, match=r"must be uint8 images.*float64"):
         read_arrays("npz", path)

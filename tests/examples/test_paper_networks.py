@@ -82,3 +82,40 @@ def test_unknown_names_are_refused():
         networks.build("lenet5", CIFAR, 10)
     with pytest.raises(ValueError, match=r'`padding` must be "same" or "author".*padding=valid'):
         networks.build("conv2", CIFAR, 10, padding="valid")
+
+
+@pytest.mark.tensorflow
+def test_fused_batch_norm_computes_what_keras_computes():
+    x = np.random.default_rng(0).normal(2.0, 3.0, (8, 4, 4, 5)).astype("float32")
+    fused = networks.FusedBatchNormalization(center=False, scale=False)
+    plain = keras.layers.BatchNormalization(center=False, scale=False)
+    for _ in range(3):
+        np.testing.assert_allclose(fused(x, training=True), plain(x, training=True), atol=1e-5)
+    for one, other in zip(fused.weights, plain.weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    np.testing.assert_allclose(fused(x, training=False), plain(x, training=False), atol=1e-5)
+
+
+@pytest.mark.tensorflow
+def test_fused_batch_norm_has_the_gradient_of_keras():
+    import tensorflow as tf
+
+    x = tf.constant(np.random.default_rng(0).normal(size=(8, 4, 4, 5)).astype("float32"))
+    gradients = []
+    for layer in (networks.FusedBatchNormalization, keras.layers.BatchNormalization):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(center=False, scale=False)(x, training=True)
+            loss = tf.reduce_sum(y**3)
+        gradients.append(tape.gradient(loss, x))
+    np.testing.assert_allclose(*gradients, atol=1e-3)
+
+
+def test_logits_are_computed_in_full_precision_under_a_mixed_policy():
+    try:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        model = networks.build("lenet300100", (4, 4, 1), 3)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert model.get_layer("dense2").compute_dtype == "bfloat16"
+    assert model.output.dtype == model.get_layer("dense3").compute_dtype == "float32"

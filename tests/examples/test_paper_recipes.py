@@ -53,6 +53,8 @@ def test_schedules_restart_and_drop_where_the_paper_and_the_code_say():
     assert rates("paper-conv2-gs", [0, 25, 75]) == pytest.approx([0.2, 0.2, 0.2])
     assert max(rates("paper-conv2-gs", [24.9, 74.9])) < 0.001
     assert rates("author-vgg19-gs", [79, 81]) == pytest.approx([0.1, 0.01])
+    rising = rates("ours-vgg19-learned", [0, 4, 12, 20])
+    assert rising == pytest.approx([0.005, 0.1, 0.05, 0.0], abs=1e-6)
     assert rates("ours-lenet300100-gs", [25]) == pytest.approx([0.0], abs=1e-9)
 
 

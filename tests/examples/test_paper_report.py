@@ -111,6 +111,17 @@ def test_runs_cut_short_are_shown_as_such_and_nowhere_else(tmp_path, capsys):
     assert lines[2] == "| lenet300100 | slot | 8 | 266,200 | 128 | 5 | 7.5 |"
 
 
+def test_long_runs_stand_one_by_one_with_mirror_images_and_averages(tmp_path, capsys):
+    row = {"network": "vgg19", "dataset": "cifar10", "scores": "nearest", "val_last": "0.92"}
+    row |= {"test_last": "0.915", "test_mirror": "0.918", "test_averaged": "0.9166", "seed": "0"}
+    row |= {"seconds_total": "7200", "cpu_seconds_total": "9000", "epochs_done": "20"}
+    learned = row | {"method": "learned", "test_last": "0.93", "test_mirror": ""}
+    lines = lines_of(capsys, write(tmp_path / "r.csv", learned, row), "--table", "runs")
+    start = "| vgg19 | selected, nearest scores | 8 | 20 | 0 |"
+    assert lines[2] == f"{start} 92.00 | 91.50 | 91.80 | 91.66 | 91.0 | 2.0 | 2.5 |"
+    assert lines[3].startswith("| vgg19 | learned | – | 20 | 0 | 92.00 | 93.00 | – | 91.66 | – |")
+
+
 def test_arms_of_fine_tuning_count_their_selection_epochs(tmp_path, capsys):
     arm = {"method": "learned", "test_best": "0.98"}
     path = write(

@@ -1,12 +1,14 @@
 """finetune.py, sweep.py, tune.py, export.py, compare.py and plots.py, small and end to end."""
 
 import csv
+import dataclasses
 
 import keras
 import numpy as np
 import pytest
 from example_scripts import DIGITS, error_of, run
 
+import recipes
 import runs
 
 # The scripts train with tf.data and tf.distribute.
@@ -75,6 +77,10 @@ def test_all_arms_get_the_same_total_epochs(selected, tmp_path, capsys):
         ["from-last", "4", "2"],
     ]
     assert (tmp_path / "f.png").stat().st_size > 5000
+    # Before its first weight epoch an arm has what the selected network had.
+    start = runs.read_json(tmp_path / "arms" / "from-3" / "results.json")["start"]
+    history = runs.read_json(selected / "results.json")["history"]
+    assert start == pytest.approx(history[2]["val_accuracy"])
 
 
 def test_fine_tuning_starts_at_the_selected_weights(selected):
@@ -201,13 +207,44 @@ def test_the_weights_figure_shows_every_kept_epoch(selected, tmp_path, capsys):
     assert float(printed.splitlines()[1].split()[-1]) == pytest.approx(1.0, abs=0.02)
 
 
+def test_plots_keep_runs_apart_that_differ_in_more_than_the_seed(tmp_path, capsys):
+    rows = []
+    for mode, share in (("per_value", 0.8), ("per_connection", 0.9)):
+        for k in (2, 8):
+            recipe = recipes.make_recipe("ours", "lenet300100", "gs", k)
+            fields = dataclasses.asdict(dataclasses.replace(recipe, score_mode=mode))
+            fields |= {"run_id": f"{mode}{k}", "limit_steps": 0, "test_best": share}
+            rows.append(fields)
+    runs.write_csv(tmp_path / "r.csv", rows)
+    assert run("plots", "accuracy", tmp_path / "r.csv", "--out", tmp_path / "a.svg") == 0
+    table = [line.split() for line in capsys.readouterr().out.splitlines()[1:5]]
+    assert [line[:4] for line in table] == [
+        ["per_connection", "2", "1", "90.00"],
+        ["per_connection", "8", "1", "90.00"],
+        ["per_value", "2", "1", "80.00"],
+        ["per_value", "8", "1", "80.00"],
+    ]
+
+
+def test_plots_curves_shows_validation_accuracy_of_each_epoch(selected, tmp_path, capsys):
+    assert run("plots", "curves", selected, "--out", tmp_path / "c.png") == 0
+    (row,) = runs.read_rows(selected.parent / "results.csv")
+    line = capsys.readouterr().out.splitlines()[1].split()
+    assert line == ["run", "4", f"{100 * float(row['val_last']):.2f}"]
+
+
 def test_plots_refuse_what_they_cannot_draw(selected, tmp_path, capsys):
     out = ["--out", tmp_path / "x.png"]
     line = error_of(capsys, "plots", "accuracy", tmp_path / "none.csv", *out, status=1)
     assert "is no results file with rows" in line
     known = selected.parent / "results.csv"
     line = error_of(capsys, "plots", "accuracy", known, "--network", "conv2", *out, status=1)
-    assert "has no slot runs of conv2" in line
+    assert "has no slot runs of conv2; train" in line
+    (row,) = runs.read_rows(known)
+    runs.write_csv(tmp_path / "limited.csv", [row | {"limit_steps": "5"}])
+    more = ["--dataset", "digits", *out]
+    line = error_of(capsys, "plots", "accuracy", tmp_path / "limited.csv", *more, status=1)
+    assert "no slot runs of lenet300100 but those limited by --limit-steps; train" in line
     line = error_of(capsys, "plots", "finetune", tmp_path, *out, status=1)
     assert "holds no finished arm" in line
     bad = ["--out", tmp_path / "x.jpeg"]

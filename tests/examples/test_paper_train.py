@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -198,6 +199,72 @@ _ROWS = pytest.StashKey()
 def test_a_wrong_command_line_is_one_line_and_status_2(tmp_path, capsys, more, text):
     assert text in error_of(capsys, "train", *flags(tmp_path), *more, status=2)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_failing_command_leaves_no_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--dataset", "digits", "--batch-size", "100000", "--method", "learned"]
+    assert "fewer than one batch" in error_of(capsys, "train", *flags, status=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_limited_run_has_a_folder_of_its_own(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for more in ([], ["--limit-steps", "1"]):
+        assert run("train", *DIGITS, "--epochs", "1", "--method", "learned", *more) == 0
+    assert "limited to 1 batches: no result" in capsys.readouterr().out
+    rows = runs.read_rows(tmp_path / "runs" / "results.csv")
+    assert [row["limit_steps"] for row in rows] == ["0", "1"]
+
+
+def test_a_killed_run_goes_on_to_the_same_end(tmp_path):
+    """By SIGKILL, in a process of its own, wherever it comes."""
+    more = ["--network", "lenet300100", "--num-values", "4", "--dropout", "0.2", "--verbose", "2"]
+    more += ["--averaging", "0.9"]
+    assert run("train", *flags(tmp_path, *more, epochs=6, folder="whole")) == 0
+    command = [sys.executable, "-u", PAPER / "train.py"]
+    command += flags(tmp_path, *more, epochs=6, folder="killed")
+    root = str(PAPER.parents[1])
+    environment = os.environ | {"PYTHONPATH": root}
+    process = subprocess.Popen(
+        [str(word) for word in command], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    while "Epoch 4/6" not in process.stdout.readline():
+        assert process.poll() is None
+    process.kill()
+    process.communicate()
+    assert run("train", *flags(tmp_path, *more, epochs=6, folder="killed")) == 0
+    for name in ("last.npz", "best.npz", "averaged.npz"):
+        assert_equal_states(*(tmp_path / run / "state" / name for run in ("whole", "killed")))
+
+
+def test_a_row_says_by_what_command_and_on_what_processor(tmp_path):
+    more = ["--method", "learned", "--data-dir", "/somewhere/private"]
+    assert run("train", *flags(tmp_path, *more, epochs=1)) == 0
+    (row,) = runs.read_rows(tmp_path / "results.csv")
+    assert row["command"].startswith("python examples/paper/train.py --dataset digits")
+    assert "--data-dir DIR" in row["command"] and "private" not in row["command"]
+    assert row["device"].endswith(f", {os.cpu_count()} cores")
+    assert float(row["cpu_seconds_total"]) > 0
+
+
+def test_averaged_weights_are_the_mean_over_the_last_steps(tmp_path):
+    """And those of a slot machine are levers: banks have no mean."""
+    more = ["--num-values", "4", "--averaging", "0.5", "--limit-steps", "2"]
+    assert run("train", *flags(tmp_path, *more, epochs=3)) == 0
+    last, averaged = (state(tmp_path / "run" / "state" / f"{n}.npz") for n in ("last", "averaged"))
+    name = "model/0/dense1/kernel/lever"
+    means = [n for n in last if n.startswith("optimizer") and "lever" in n and "average" in n]
+    assert len(means) == 3 and name in averaged
+    np.testing.assert_array_equal(averaged[name], last[means[0]])
+    assert not np.array_equal(averaged[name], last[name])
+    assert not any("bank" in n for n in last)
+    (row,) = runs.read_rows(tmp_path / "results.csv")
+    _, model = training.load_model(tmp_path / "run", "averaged")
+    data = training.load_data(training.recipe_of(tmp_path / "run")[0], recipes.Options())
+    x, y = data.splits["validation"]
+    logits = model.predict(data.normalise(x), verbose=0)
+    assert float(row["val_averaged"]) == pytest.approx((logits.argmax(-1) == y).mean(), abs=1e-6)
 
 
 def test_missing_data_are_one_line_and_status_1(tmp_path, capsys):
