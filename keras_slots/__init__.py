@@ -25,7 +25,7 @@ from keras_slots.layers import (
     SlotSeparableConv1D,
     SlotSeparableConv2D,
 )
-from keras_slots.registry import slot_layer
+from keras_slots.registry import register_slot_layer
 from keras_slots.scores import NearestScores
 from keras_slots.selection import SelectionRule
 from keras_slots.sharing import ValueBank
@@ -65,6 +65,6 @@ __all__ = [
     "__version__",
     "export_selected",
     "materialize",
-    "slot_layer",
+    "register_slot_layer",
     "slotify",
 ]

@@ -10,12 +10,32 @@ from keras_slots.slot_layer import SlotLayer
 
 LayerClass = TypeVar("LayerClass", bound=type)
 
-#: The slot layer of each Keras layer; `slot_layer` fills it.
+#: The slot layer of each Keras layer; `register_slot_layer` fills it.
 SLOT_CLASSES: dict[type[keras.layers.Layer], type[SlotLayer]] = {}
 
 
-def slot_layer(plain_class: type[keras.layers.Layer]) -> Callable[[LayerClass], LayerClass]:
-    """Class decorator of a slot layer: names its Keras layer, registers it, shows all arguments to `inspect`."""
+def register_slot_layer(
+    plain_class: type[keras.layers.Layer],
+) -> Callable[[LayerClass], LayerClass]:
+    """Class decorator of a slot layer: names its Keras layer, registers it, shows all arguments to `inspect`.
+
+    Args:
+        plain_class: The Keras layer that computes the same from an ordinary kernel. `slotify` replaces it by the
+            decorated class, and `materialize` puts it back.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_slots import SlotDense, register_slot_layer
+    >>> class Projection(keras.layers.Dense):
+    ...     pass
+    >>> @register_slot_layer(Projection)
+    ... class SlotProjection(SlotDense):
+    ...     def __init__(self, units, **kwargs):
+    ...         super().__init__(units, **kwargs)
+    >>> SlotProjection.plain_class.__name__
+    'Projection'
+    """
 
     def decorate(cls: LayerClass) -> LayerClass:
         cls.plain_class = plain_class  # type: ignore[attr-defined]

@@ -35,6 +35,13 @@ class SlotArguments(TypedDict, total=False):
         name: As of every Keras layer.
         dtype: As of every Keras layer. Scores and levers are float32 under half precision.
         trainable: As of every Keras layer. The bank is never trained.
+
+    Example:
+
+    >>> from keras_slots import SlotArguments, SlotDense
+    >>> slots: SlotArguments = {"num_values": 4, "selection": "probabilistic"}
+    >>> SlotDense(3, **slots).num_values
+    4
     """
 
     num_values: int

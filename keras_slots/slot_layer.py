@@ -30,6 +30,12 @@ class SlotLayer(SelectedKernel):
 
     A subclass makes its kernels in `build` with `add_slot_kernel`, and takes the values of a call from
     `kernel.select(training)`. `docs/extending.md` shows one in full.
+
+    Example:
+
+    >>> from keras_slots import SlotConv2D, SlotDense, SlotLayer
+    >>> isinstance(SlotDense(3), SlotLayer), isinstance(SlotConv2D(3, 3), SlotLayer)
+    (True, True)
     """
 
     #: The Keras layer that this one becomes when it is materialized.

@@ -168,7 +168,7 @@ def _plain(layer: Any, trainable: bool) -> keras.layers.Layer:
             raise ValueError(
                 f"Layer '{layer.name}' of type {type(layer).__name__} cannot be materialized: it has a `{method}` "
                 f"of its own, which {owner.plain_class.__name__} does not know. Decorate the class with "
-                "`keras_slots.slot_layer(plain_class)`, the Keras layer that computes the same from its kernel."
+                "`keras_slots.register_slot_layer(plain_class)`: the Keras layer that computes the same."
             )
     config = owner.get_config(layer)
     kept = owner.plain_class.__init__.__code__.co_varnames

@@ -45,8 +45,7 @@ class SlotArgumentsExtension(griffe.Extension):
             )
             for name, attribute in arguments.attributes.items()
         ]
-        # The function `slot_layer` has the name of a module, which is what Griffe finds.
-        public = [x for x in map(str, pkg.exports) if x[0] != "_" and not pkg[x].is_module]
+        public = [x for x in map(str, pkg.exports) if x[0] != "_"]
         for thing in list(_all(pkg)):
             if thing.is_class and "__init__" in thing.members:
                 _expand(thing, parameters, descriptions)

@@ -9,7 +9,7 @@ import keras
 from keras_slots.layers.arguments import Constraint, Initializer, Regularizer
 from keras_slots.layers.dense import SlotEinsumDense
 from keras_slots.random_streams import derive_seed
-from keras_slots.registry import slot_layer
+from keras_slots.registry import register_slot_layer
 from keras_slots.slot_arguments import SLOT_ARGUMENTS, SlotArguments
 from keras_slots.slot_layer import SlotLayer
 from keras_slots.validation import check_integer
@@ -40,7 +40,7 @@ class SlotAttention(SlotLayer):
         return SlotEinsumDense.from_config({**plain.get_config(), **slots})
 
 
-@slot_layer(keras.layers.MultiHeadAttention)
+@register_slot_layer(keras.layers.MultiHeadAttention)
 class SlotMultiHeadAttention(SlotAttention, keras.layers.MultiHeadAttention):
     """Multi-head attention whose projections select each weight from K fixed random values.
 
@@ -124,7 +124,7 @@ class SlotMultiHeadAttention(SlotAttention, keras.layers.MultiHeadAttention):
         )
 
 
-@slot_layer(keras.layers.GroupQueryAttention)
+@register_slot_layer(keras.layers.GroupQueryAttention)
 class SlotGroupQueryAttention(SlotAttention, keras.layers.GroupQueryAttention):
     """Grouped-query attention whose projections select each weight from K fixed random values.
 

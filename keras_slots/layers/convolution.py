@@ -19,7 +19,7 @@ from keras_slots.layers.arguments import (
     Tensor,
 )
 from keras_slots.layers.channels import ChannelLayer
-from keras_slots.registry import slot_layer
+from keras_slots.registry import register_slot_layer
 from keras_slots.slot_arguments import SlotArguments
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class SlotConvolution(ChannelLayer):
         return self.finish(outputs)
 
 
-@slot_layer(keras.layers.Conv1D)
+@register_slot_layer(keras.layers.Conv1D)
 class SlotConv1D(SlotConvolution, keras.layers.Conv1D):
     """1-D convolution that selects each weight from K fixed random values.
 
@@ -137,7 +137,7 @@ class SlotConv1D(SlotConvolution, keras.layers.Conv1D):
         )
 
 
-@slot_layer(keras.layers.Conv2D)
+@register_slot_layer(keras.layers.Conv2D)
 class SlotConv2D(SlotConvolution, keras.layers.Conv2D):
     """2-D convolution that selects each weight from K fixed random values.
 
@@ -218,7 +218,7 @@ class SlotConv2D(SlotConvolution, keras.layers.Conv2D):
         )
 
 
-@slot_layer(keras.layers.Conv3D)
+@register_slot_layer(keras.layers.Conv3D)
 class SlotConv3D(SlotConvolution, keras.layers.Conv3D):
     """3-D convolution that selects each weight from K fixed random values.
 

@@ -16,7 +16,7 @@ from keras_slots.layers.arguments import (
     Shape,
     Tensor,
 )
-from keras_slots.registry import slot_layer
+from keras_slots.registry import register_slot_layer
 from keras_slots.slot_arguments import SlotArguments
 from keras_slots.slot_layer import SlotLayer
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-@slot_layer(keras.layers.Dense)
+@register_slot_layer(keras.layers.Dense)
 class SlotDense(SlotLayer, keras.layers.Dense):
     """Fully connected layer that selects each weight from K fixed random values.
 
@@ -112,7 +112,7 @@ class SlotDense(SlotLayer, keras.layers.Dense):
         return outputs if self.activation is None else self.activation(outputs)
 
 
-@slot_layer(keras.layers.EinsumDense)
+@register_slot_layer(keras.layers.EinsumDense)
 class SlotEinsumDense(SlotLayer, keras.layers.EinsumDense):
     """Einsum layer that selects each weight from K fixed random values.
 

@@ -18,7 +18,7 @@ from keras_slots.layers.arguments import (
     Tensor,
 )
 from keras_slots.layers.channels import ChannelLayer
-from keras_slots.registry import slot_layer
+from keras_slots.registry import register_slot_layer
 from keras_slots.slot_arguments import SlotArguments
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class SlotDepthwiseConvolution(ChannelLayer):
         return self.finish(outputs)
 
 
-@slot_layer(keras.layers.DepthwiseConv1D)
+@register_slot_layer(keras.layers.DepthwiseConv1D)
 class SlotDepthwiseConv1D(SlotDepthwiseConvolution, keras.layers.DepthwiseConv1D):
     """1-D depthwise convolution that selects each weight from K fixed random values.
 
@@ -130,7 +130,7 @@ class SlotDepthwiseConv1D(SlotDepthwiseConvolution, keras.layers.DepthwiseConv1D
         )
 
 
-@slot_layer(keras.layers.DepthwiseConv2D)
+@register_slot_layer(keras.layers.DepthwiseConv2D)
 class SlotDepthwiseConv2D(SlotDepthwiseConvolution, keras.layers.DepthwiseConv2D):
     """2-D depthwise convolution that selects each weight from K fixed random values.
 

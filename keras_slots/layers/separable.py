@@ -18,7 +18,7 @@ from keras_slots.layers.arguments import (
     Tensor,
 )
 from keras_slots.layers.channels import ChannelLayer
-from keras_slots.registry import slot_layer
+from keras_slots.registry import register_slot_layer
 from keras_slots.slot_arguments import SlotArguments
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class SlotSeparableConvolution(ChannelLayer):
         return self.finish(outputs)
 
 
-@slot_layer(keras.layers.SeparableConv1D)
+@register_slot_layer(keras.layers.SeparableConv1D)
 class SlotSeparableConv1D(SlotSeparableConvolution, keras.layers.SeparableConv1D):
     """1-D separable convolution whose two kernels select each weight from K fixed random values.
 
@@ -157,7 +157,7 @@ class SlotSeparableConv1D(SlotSeparableConvolution, keras.layers.SeparableConv1D
         )
 
 
-@slot_layer(keras.layers.SeparableConv2D)
+@register_slot_layer(keras.layers.SeparableConv2D)
 class SlotSeparableConv2D(SlotSeparableConvolution, keras.layers.SeparableConv2D):
     """2-D separable convolution whose two kernels select each weight from K fixed random values.
 

@@ -19,7 +19,7 @@ from keras_slots.layers.arguments import (
     Tensor,
 )
 from keras_slots.layers.channels import ChannelLayer
-from keras_slots.registry import slot_layer
+from keras_slots.registry import register_slot_layer
 from keras_slots.slot_arguments import SlotArguments
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class SlotConvolutionTranspose(ChannelLayer):
         return self.finish(outputs)
 
 
-@slot_layer(keras.layers.Conv1DTranspose)
+@register_slot_layer(keras.layers.Conv1DTranspose)
 class SlotConv1DTranspose(SlotConvolutionTranspose, keras.layers.Conv1DTranspose):
     """1-D transposed convolution that selects each weight from K fixed random values.
 
@@ -130,7 +130,7 @@ class SlotConv1DTranspose(SlotConvolutionTranspose, keras.layers.Conv1DTranspose
         )
 
 
-@slot_layer(keras.layers.Conv2DTranspose)
+@register_slot_layer(keras.layers.Conv2DTranspose)
 class SlotConv2DTranspose(SlotConvolutionTranspose, keras.layers.Conv2DTranspose):
     """2-D transposed convolution that selects each weight from K fixed random values.
 
@@ -212,7 +212,7 @@ class SlotConv2DTranspose(SlotConvolutionTranspose, keras.layers.Conv2DTranspose
         )
 
 
-@slot_layer(keras.layers.Conv3DTranspose)
+@register_slot_layer(keras.layers.Conv3DTranspose)
 class SlotConv3DTranspose(SlotConvolutionTranspose, keras.layers.Conv3DTranspose):
     """3-D transposed convolution that selects each weight from K fixed random values.
 
