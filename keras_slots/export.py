@@ -110,7 +110,7 @@ def _write_saved_model(model: keras.Model, path: Path) -> None:
     # `track` would store every variable a second time, but tables of vocabularies must be tracked.
     archive = ExportArchive()
     for layer in inner_layers(model):
-        if holds_assets(layer) and not layer.variables:
+        if holds_assets(layer) and layer.built and not layer.variables:
             archive.track(layer)
     # A Sequential model has one input and does not count as called.
     inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input

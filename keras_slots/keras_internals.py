@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import keras
+from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.layers.core.einsum_dense import _analyze_einsum_string
 
 
@@ -28,6 +29,10 @@ def current_pass(layer: Any) -> Any:
 
     All calls of one forward pass see the same object, so a layer that is called several times can tell.
     """
+    scope = get_stateless_scope()
+    if scope is not None:
+        # `stateless_call`, by which `fit` trains on JAX, opens a scope for the pass in the place of a context.
+        return scope
     context = layer._get_call_context()
     if context.entry_layer is layer:
         # Asking opened a context for this layer alone: close it again.

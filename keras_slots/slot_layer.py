@@ -1,6 +1,7 @@
 """What all slot layers share: the slot arguments, and kernels that are selected instead of trained."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
@@ -136,6 +137,14 @@ class SlotLayer(SelectedKernel):
             regularizer=self.bias_regularizer,
             constraint=self.bias_constraint,
         )
+
+    def rematerialized_call(
+        self, layer_call: Callable, *args: Any, training: bool | None = None, **kwargs: Any
+    ) -> Callable:
+        """As of every Keras layer, with `training` bound: under `keras.RematScope` it would be traced."""
+        bound = partial(layer_call, training=training)
+        run = super().rematerialized_call(bound, *args, **kwargs)
+        return lambda *args, training=None, **kwargs: run(*args, **kwargs)
 
     # For users: what the layer holds.
 

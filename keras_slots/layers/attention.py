@@ -119,7 +119,11 @@ class SlotMultiHeadAttention(SlotAttention, keras.layers.MultiHeadAttention):
             activity_regularizer=activity_regularizer,
             kernel_constraint=kernel_constraint,
             bias_constraint=bias_constraint,
-            **{name: value for name, value in newer.items() if value},
+            **{
+                name: value
+                for name, value in newer.items()
+                if value is not None and value is not False
+            },
             **kwargs,
         )
 
@@ -197,6 +201,10 @@ class SlotGroupQueryAttention(SlotAttention, keras.layers.GroupQueryAttention):
             activity_regularizer=activity_regularizer,
             kernel_constraint=kernel_constraint,
             bias_constraint=bias_constraint,
-            **{name: value for name, value in newer.items() if value},
+            **{
+                name: value
+                for name, value in newer.items()
+                if value is not None and value is not False
+            },
             **kwargs,
         )
