@@ -56,7 +56,8 @@ def test_model_parallel_gives_each_of_four_devices_a_fourth_of_what_training_hol
     for case in cases:
         assert case["same"], case
         assert case["one"] > 10 * 2**20
-        assert case["several"] == [pytest.approx(case["one"] / 4, rel=0.001)] * 4
+        # The arrays of the few tall connections are whole on every device.
+        assert case["several"] == [pytest.approx(case["one"] / 4, rel=0.003)] * 4
 
 
 def test_model_parallel_sends_a_large_variable_to_its_devices_in_parts():
