@@ -237,7 +237,7 @@ def _ours(network, method, num_values, sharing):
             "network": 0.1,
         }[sharing]
     if method == "ns":
-        # The rate of the learned network. A decay of 1e-4 on lever alone, as of a weight, made LeNet worse.
+        # The rate of the learned network, and no decay, which does not move what is nearest.
         fields["learning_rate"] = 0.1 if network in ("lenet300100", "vgg19") else 0.05
         # Few values are best where the weights are, many may reach further.
         scale = {2: 1.2, 4: 1.5}.get(num_values, 2.0)
