@@ -97,5 +97,7 @@ setup(
         "test": sorted({*TEST, *EXAMPLES, *TUNER, *JAX}),
         "tuner": TUNER,
     },
+    # A path, not an import hook: type checkers find the package after `pip install -e`.
+    options={"editable_wheel": {"mode": "compat"}},
     zip_safe=False,
 )

@@ -135,15 +135,17 @@ class LeverKernel(SlotKernel):
 
         def draw(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             seeded = replace(initial, seed=from_words(words))
-            return np.asarray(seeded.scores(), "float32"), np.asarray(seeded.bank(), "float32")
+            return np.asarray(seeded.scores(), self.score_dtype), np.asarray(
+                seeded.bank(), "float32"
+            )
 
         # In traced code too, where the seed is not known yet.
         like = (
-            KerasTensor(initial.score_shape, "float32"),
+            KerasTensor(initial.score_shape, self.score_dtype),
             KerasTensor(initial.bank_shape, "float32"),
         )
         scores, bank = from_host(draw, self._seed, like)
-        return ops.cast(scores, self.score_dtype), ops.cast(bank, self.variable_dtype)
+        return scores, ops.cast(bank, self.variable_dtype)
 
 
 def climb(

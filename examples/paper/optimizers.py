@@ -4,20 +4,14 @@ import keras
 
 
 class CoupledDecaySGD(keras.optimizers.SGD):
-    """SGD with an L2 penalty: `decay · variable` joins the gradient, and so the momentum.
+    """SGD with an L2 penalty: `decay · variable` joins the gradient, and so the momentum."""
 
-    Args:
-        decay: the factor.
-        spared: names of variables without a penalty.
-    """
-
-    def __init__(self, *args, decay=0.0, spared=(), **kwargs):
+    def __init__(self, *args, decay=0.0, **kwargs):
         super().__init__(*args, **kwargs)
-        self.decay, self.spared = decay, spared
+        self.decay = decay
 
     def update_step(self, gradient, variable, learning_rate):
-        if variable.name not in self.spared:
-            gradient = gradient + keras.ops.cast(self.decay * variable, gradient.dtype)
+        gradient = gradient + keras.ops.cast(self.decay * variable, gradient.dtype)
         super().update_step(gradient, variable, learning_rate)
 
 
@@ -44,14 +38,9 @@ def make_optimizer(recipe, steps_per_epoch):
     if recipe.averaging:
         settings |= {"use_ema": True, "ema_momentum": recipe.averaging}
     rate = make_schedule(recipe, steps_per_epoch)
-    # A lever of nearest scores is the weight itself: decayed without the first scores, it decays as a weight does.
-    spared = ("decay",) if recipe.scores == "nearest" else ()
     if recipe.weight_decay and recipe.weight_decay_kind == "l2":
-        return CoupledDecaySGD(rate, decay=recipe.weight_decay, spared=spared, **settings)
-    optimizer = keras.optimizers.SGD(rate, weight_decay=recipe.weight_decay or None, **settings)
-    if recipe.weight_decay and spared:
-        optimizer.exclude_from_weight_decay(var_names=list(spared))
-    return optimizer
+        return CoupledDecaySGD(rate, decay=recipe.weight_decay, **settings)
+    return keras.optimizers.SGD(rate, weight_decay=recipe.weight_decay or None, **settings)
 
 
 def make_loss(label_smoothing=0.0):
