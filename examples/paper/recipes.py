@@ -252,7 +252,7 @@ def _ours(network, method, num_values, sharing):
 
 _OURS_ON_CIFAR10 = {
     "schedule": "one_cycle",
-    "epochs": 40,
+    "epochs": 30,
     "nesterov": True,
     "label_smoothing": 0.1,
     "augmentation": "translate_altflip",
