@@ -43,6 +43,12 @@ EXAMPLES = [
     "scikit-learn>=1.5",
     *PLOTS,
 ]
+DOCS = [
+    "mkdocs>=1.6.1,<2",
+    "mkdocs-material>=9.8,<10",
+    "mkdocstrings-python>=2.0.11",
+    "ruff>=0.17,<0.18",  # It breaks long signatures into lines.
+]
 TEST = [
     "pytest>=8.2",
     "hypothesis>=6.100",
@@ -82,6 +88,7 @@ setup(
     python_requires=">=3.10,<3.14",
     install_requires=INSTALL_REQUIRES,
     extras_require={
+        "docs": DOCS,
         "examples": EXAMPLES,
         "gpu": ["tensorflow[and-cuda]>=2.20"],
         "jax": JAX,
@@ -90,5 +97,7 @@ setup(
         "test": sorted({*TEST, *EXAMPLES, *TUNER, *JAX}),
         "tuner": TUNER,
     },
+    # A path, not an import hook: type checkers find the package after `pip install -e`.
+    options={"editable_wheel": {"mode": "compat"}},
     zip_safe=False,
 )

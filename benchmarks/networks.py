@@ -1,6 +1,12 @@
-"""The networks that the benchmarks measure, with plain layers and no biases."""
+"""The networks that the benchmarks measure, without biases, plain and as slot networks; and flags to choose."""
+
+import argparse
+import math
+from pathlib import Path
 
 import keras
+
+from keras_slots import slotify
 
 _CONVOLUTIONS = {
     "lenet300100": (),
@@ -12,6 +18,18 @@ _CONVOLUTIONS = {
 }
 _UNITS = {"lenet300100": (300, 100), "conv6": (256, 256), "vgg19": ()}
 NAMES = tuple(_CONVOLUTIONS)
+
+#: The arguments of `slotify` behind each name; None is the plain network. A new variant is one line.
+VARIANTS = {
+    "plain": None,
+    "per_connection": {"score_mode": "per_connection"},
+    "per_value": {"score_mode": "per_value"},
+    "nearest": {
+        "score_mode": "per_connection",
+        "score_initializer": "nearest",
+        "bank_initializer": "stratified_uniform",
+    },
+}
 
 
 def plain_network(name):
@@ -32,6 +50,22 @@ def plain_network(name):
     return keras.Sequential([*layers, keras.layers.Dense(10, use_bias=False)])
 
 
+def labels(variants, values):
+    """Name in tables -> variant and K: each variant at every K, the plain network once."""
+    names = {}
+    for k in values:
+        for variant in variants:
+            plain = VARIANTS[variant] is None
+            names[variant if plain else f"{variant} K={k}"] = variant, 0 if plain else k
+    return names
+
+
+def make(name, variant, num_values):
+    """A network of the paper as one variant, not compiled."""
+    plain, arguments = plain_network(name), VARIANTS[variant]
+    return plain if arguments is None else slotify(plain, num_values, seed=1, **arguments)
+
+
 def compiled(model, jit_compile="auto"):
     """The model with the paper's optimizer: SGD with momentum."""
     model.compile(
@@ -40,3 +74,40 @@ def compiled(model, jit_compile="auto"):
         jit_compile=jit_compile,
     )
     return model
+
+
+def count(variables):
+    """Number of entries of all variables together."""
+    return sum(math.prod(variable.shape) for variable in variables)
+
+
+def listed(*choices):
+    """Parser of a flag: names out of `choices` with commas between them, or positive integers without any."""
+
+    def parse(text):
+        parts = text.split(",")
+        wrong = [p for p in parts if not (p in choices if choices else p.isdecimal() and int(p))]
+        if wrong:
+            wanted = f"names out of {', '.join(choices)}" if choices else "positive integers"
+            raise argparse.ArgumentTypeError(f"expected {wanted}. Received: {', '.join(wrong)}")
+        return parts if choices else [int(part) for part in parts]
+
+    return parse
+
+
+def parser(description, **defaults):
+    """The flags that all benchmarks have; the keywords are defaults of --networks, --variants, --num-values."""
+    result = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    choices = {"networks": NAMES, "variants": tuple(VARIANTS), "num_values": ()}
+    for name, default in defaults.items():
+        text = f"out of {', '.join(choices[name])}" if choices[name] else "values of K"
+        kind = listed(*choices[name])
+        flag = "--" + name.replace("_", "-")
+        result.add_argument(
+            flag, type=kind, default=kind(default), help=f"{text} (default: {default})"
+        )
+    result.add_argument("--machine", help="its description in FILE")
+    result.add_argument("--out", type=Path, metavar="FILE", help="JSON file to write")
+    return result

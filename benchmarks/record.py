@@ -1,25 +1,27 @@
-"""What the benchmarks share: rows timed side by side, and the file that a run writes."""
+"""What the benchmarks share: rows timed side by side or in fresh processes, tables, and the file of a run."""
 
 import json
 import os
 import platform
+import resource
+import signal
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 
-def side_by_side(runs, steps, rounds, first="plain"):
+def side_by_side(runs, steps, rounds):
     """Times all variants in turn, round by round, so that the noise of the machine hits all alike.
 
     Args:
         runs: name -> function that takes `steps` steps and waits for them.
         steps: number of steps of one call.
         rounds: number of rounds.
-        first: the variant that the ratios refer to.
 
     Returns:
-        One dict per variant: `milliseconds` a step (median over the rounds), `ratio` to `first` (median of
+        One dict per variant: `milliseconds` a step (median over the rounds), `ratio` to the first (median of
         the ratios within a round), `spread` of that ratio (middle half of the rounds), and `cpu_ratio`, the
         same ratio in seconds of the processor, which other programs on the machine disturb less.
     """
@@ -33,7 +35,7 @@ def side_by_side(runs, steps, rounds, first="plain"):
             run()
             wall[name].append((time.perf_counter() - began[0]) / steps)
             cpu[name].append((time.process_time() - began[1]) / steps)
-    rows = []
+    rows, first = [], next(iter(runs))
     for name in runs:
         ratios, of_cpu = (
             sorted(a / b for a, b in zip(taken[name], taken[first], strict=True))
@@ -52,16 +54,46 @@ def side_by_side(runs, steps, rounds, first="plain"):
     return rows
 
 
-def print_rows(title, rows):
-    """The table of `side_by_side` on standard output."""
-    print(f"{title:34} {'ms':>9} {'ratio':>7} {'middle half':>15} {'CPU ratio':>10}")
-    for row in rows:
-        low, high = row["spread"]
-        print(
-            f"{row['variant']:34} {row['milliseconds']:9.2f} {row['ratio']:7.2f} "
-            f"{low:6.2f} to {high:5.2f} {row['cpu_ratio']:10.2f}",
-            flush=True,
-        )
+def fresh_process(task, flags=()):
+    """Runs this script anew with `--child task`, and returns the row that it prints as its last line.
+
+    A process that ends badly gives a row with `failed`, its status, and `why`.
+    """
+    command = [sys.executable, sys.argv[0], *flags, "--child", json.dumps(task)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return json.loads(done.stdout.strip().splitlines()[-1])
+    # TensorFlow that is refused memory may end by a signal, and then says nothing of use.
+    last = (done.stderr.strip().splitlines() or [""])[-1][:100]
+    why = last if done.returncode > 0 else signal.Signals(-done.returncode).name
+    return {"failed": done.returncode, "why": why}
+
+
+def peak_mib():
+    """Largest resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def resident_mib():
+    """Resident memory of this process now, in MiB; the peak so far off Linux."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return peak_mib()
+    return int(statm.read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+def print_head(title, columns):
+    """The first line of a table; `columns` is heading -> format of a row's figures."""
+    print(f"\n{title:34}" + "".join(f"{heading:>16}" for heading in columns))
+
+
+def print_row(row, columns):
+    if "failed" in row:
+        print(f"{row['variant']:34} failed with status {row['failed']}: {row['why']}", flush=True)
+        return
+    cells = "".join(f"{text.format(**row):>16}" for text in columns.values())
+    print(f"{row['variant']:34}{cells}", flush=True)
 
 
 def processor():
@@ -86,14 +118,18 @@ def origin(machine=None):
     flags = sys.argv[1:]
     if "--out" in flags:  # the reader has folders of their own
         del flags[flags.index("--out") : flags.index("--out") + 2]
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    start = ["python"] if backend == "tensorflow" else [f"KERAS_BACKEND={backend}", "python"]
     return {
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *flags]),
+        "command": " ".join([*start, f"benchmarks/{Path(sys.argv[0]).name}", *flags]),
         "machine": machine or processor(),
         "versions": versions,
     }
 
 
-def write(path, rows, machine=None, **more):
-    """Writes the rows as JSON, with their `origin` and `more`."""
-    result = {**origin(machine), **more, "rows": rows}
-    Path(path).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+def write(args, rows, **more):
+    """Writes the rows as JSON to `--out`, if there is one, with their `origin` and `more`."""
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        result = {**origin(args.machine), **more, "rows": rows}
+        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

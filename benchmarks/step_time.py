@@ -1,33 +1,32 @@
-"""Time of a training step: plain layers, levers (per_connection) and scores (per_value), in one process.
+"""Time of a training step: plain network beside slot networks, in one process.
 
     python benchmarks/step_time.py --networks lenet300100,conv6 --num-values 8,64 --out FILE
+    python benchmarks/step_time.py --variants nearest --num-values 8,64,4096
+    python benchmarks/step_time.py --predict
+    KERAS_BACKEND=jax python benchmarks/step_time.py --device-loop
 
-Each round times a few steps of every variant in turn; a ratio is the median over the rounds of (variant / plain)
-in the same round. `--predict` times inference instead: of the slot networks and of what `materialize` makes of
-them, against the plain network.
+Each round times a few steps of every network in turn; a ratio is the median over the rounds of (network / first)
+in the same round. A step is what `model.fit` does with a batch: forward, gradient, SGD with momentum.
+`--predict` times inference instead: of the slot networks and of what `materialize` makes of them.
+
+`--device-loop`, on JAX, makes all steps of a round one compiled loop over batches that lie on the device, so that
+no time of Python is in the figures, and also tells memory: `state_mb` stays on the device between steps,
+`scratch_mb` is what the loop needs besides, `peak_mb` what the device counted (of one network if it runs alone, as
+with `--variants per_value --num-values 8`). `limit_milliseconds` is the time to move the bytes that the scores of
+`per_value` cost at least, at the copy bandwidth measured in the same process. On a CPU use it for LeNet only:
+there the gradient of a convolution takes JAX a hundred times longer in a compiled loop.
 """
 
-import argparse
-from pathlib import Path
+import time
 
 import keras
 import numpy as np
 
 import networks
 import record
-from keras_slots import materialize, slotify
+from keras_slots import materialize
 
-MODES = ("per_connection", "per_value")
-
-
-def variants(name, values, modes, jit_compile=None):
-    """Name -> compiled model; with `jit_compile` XLA compiles the whole step."""
-    plain = networks.plain_network(name)
-    models = {"plain": plain}
-    for k in values:
-        for mode in modes:
-            models[f"{mode} K={k}"] = slotify(plain, num_values=k, score_mode=mode, seed=1)
-    return {key: networks.compiled(model, jit_compile or "auto") for key, model in models.items()}
+BATCHES = 4  # of the device loop, taken in turn
 
 
 def batch(model, batch_size):
@@ -37,9 +36,10 @@ def batch(model, batch_size):
     return images, rng.integers(0, 10, batch_size)
 
 
-def trainer(model, batch_size, steps):
-    """Function that runs `steps` training steps and waits for the last one."""
-    images, labels = batch(model, batch_size)
+def trainer(model, args):
+    """Function that runs the steps of a round and waits for the last one."""
+    networks.compiled(model, args.jit_compile or "auto")
+    images, labels = batch(model, args.batch_size)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -48,62 +48,170 @@ def trainer(model, batch_size, steps):
         iterator = iter(data)
 
         def run():
-            for _ in range(steps):
+            for _ in range(args.steps):
                 logs = model.train_function(iterator)
             np.asarray(logs["loss"])
 
         return run
 
     def run():
-        for _ in range(steps):
+        for _ in range(args.steps):
             loss = model.train_on_batch(images, labels)
         np.asarray(loss)
 
     return run
 
 
-def predictor(model, batch_size, steps):
-    """Function that predicts `steps` batches."""
-    images = keras.ops.convert_to_tensor(batch(model, batch_size)[0])
-    return lambda: [model.predict_on_batch(images) for _ in range(steps)]
+def predictor(model, args):
+    """Function that predicts as many batches as a round has steps."""
+    networks.compiled(model, args.jit_compile or "auto")
+    images = keras.ops.convert_to_tensor(batch(model, args.batch_size)[0])
+    return lambda: [model.predict_on_batch(images) for _ in range(args.steps)]
 
 
-def measure(name, args):
+class DeviceLoop:
+    """Training steps of one network as a single compiled loop; JAX only."""
+
+    def __init__(self, model, args):
+        import jax
+
+        self.steps, self.trained = args.steps, networks.count(model.trainable_variables)
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+        optimizer.build(model.trainable_variables)
+        rng = np.random.default_rng(0)
+        shape = (BATCHES, args.batch_size)
+        images = jax.device_put(rng.standard_normal((*shape, *model.input_shape[1:]), "float32"))
+        self.data = images, jax.device_put(rng.integers(0, 10, shape))
+        groups = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
+        # Copies, because the state is given away in each call.
+        self.state = tuple([jax.numpy.copy(v.value) for v in group] for group in groups)
+        loop = jax.jit(self.loop(model, optimizer), donate_argnums=0)
+        start = time.perf_counter()
+        self.compiled = loop.lower(self.state, *self.data).compile()
+        self.compile_seconds = time.perf_counter() - start
+
+    def loop(self, model, optimizer):
+        import jax
+
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+        def forward(trained, other, x, y):
+            outputs, other = model.stateless_call(trained, other, x, training=True)
+            return loss(y, outputs), other
+
+        def step(state, x, y):
+            trained, other, moments = state
+            gradient = jax.value_and_grad(forward, has_aux=True)
+            (value, other), gradients = gradient(trained, other, x, y)
+            trained, moments = optimizer.stateless_apply(moments, gradients, trained)
+            return (trained, other, moments), value
+
+        def run(state, images, labels):
+            turns = jax.numpy.arange(self.steps) % BATCHES
+            return jax.lax.scan(lambda s, i: step(s, images[i], labels[i]), state, turns)
+
+        return run
+
+    def __call__(self):
+        self.state, losses = self.compiled(self.state, *self.data)
+        if not np.isfinite(float(losses[-1])):
+            raise SystemExit(f"step_time.py: error: the loss is {losses[-1]}")
+
+    def memory(self):
+        """Millions of bytes of the state, and of what the compiled loop needs besides."""
+        scratch = self.compiled.memory_analysis().temp_size_in_bytes
+        state = sum(array.nbytes for group in self.state for array in group)
+        return {"state_mb": state / 1e6, "scratch_mb": scratch / 1e6}
+
+
+def copy_bandwidth(megabytes, repeats=20):
+    """Bytes read and written per second by a compiled pass over a large array."""
+    import jax
+
+    # A plain copy would be left out; donated, so that no call waits for fresh memory.
+    negate = jax.jit(lambda array: -array, donate_argnums=0)
+    array = negate(jax.numpy.ones(megabytes * 250_000, "float32")).block_until_ready()
+    best = np.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        for _ in range(repeats):
+            array = negate(array)
+        array.block_until_ready()
+        best = min(best, (time.perf_counter() - start) / repeats)
+    return 2 * array.nbytes / best
+
+
+def device_figures(loops, rows, names, bandwidth):
+    """Adds memory, and for `per_value` the least time of its bytes, to the rows of device loops."""
+    for row in rows:
+        loop = loops[row["variant"]]
+        row |= {"compile_seconds": round(loop.compile_seconds, 1), **loop.memory()}
+        if bandwidth and names[row["variant"]][0] == "per_value":
+            # Forward reads scores and bank; the update reads bank, momentum and scores, and writes
+            # momentum and scores: seven float32 numbers a score, however well it is compiled.
+            row["limit_milliseconds"] = limit = 1e3 * 28 * loop.trained / bandwidth
+            row["added_over_limit"] = (row["milliseconds"] - rows[0]["milliseconds"]) / limit
+
+
+def measure(name, args, bandwidth):
     """Rows of one network."""
-    models = variants(name, args.num_values, args.modes, args.jit_compile)
-    make = trainer
-    if args.predict:
-        make = predictor
-        for key in [key for key in models if key != "plain"]:
-            models[f"materialized {key}"] = networks.compiled(materialize(models[key]))
-    runs = {key: make(model, args.batch_size, args.steps) for key, model in models.items()}
-    rows = record.side_by_side(runs, args.steps, args.rounds)
-    record.print_rows(f"{name}, {'predict' if args.predict else 'training'}", rows)
-    return [{"network": name, "what": "predict" if args.predict else "step", **r} for r in rows]
+    maker = DeviceLoop if args.device_loop else predictor if args.predict else trainer
+    labels, runs, plain_forms = networks.labels(args.variants, args.num_values), {}, {}
+    for label, (variant, num_values) in labels.items():
+        model = networks.make(name, variant, num_values)
+        runs[label] = maker(model, args)
+        if args.predict and variant != "plain":
+            plain_forms[f"materialized {label}"] = maker(materialize(model), args)
+    rows = record.side_by_side(runs | plain_forms, args.steps, args.rounds)
+    columns = {"ms": "{milliseconds:.3f}", "ratio": "{ratio:.2f}", "CPU ratio": "{cpu_ratio:.2f}"}
+    columns["middle half"] = "{spread[0]:.2f} to {spread[1]:.2f}"
+    if args.device_loop:
+        device_figures(runs, rows, labels, bandwidth)
+        columns |= {"state MB": "{state_mb:.1f}", "scratch MB": "{scratch_mb:.1f}"}
+    what = "predict" if args.predict else "step"
+    record.print_head(f"{name}, {what}", columns)
+    for row in rows:
+        record.print_row(row, columns)
+    return [{"network": name, "what": what, **row} for row in rows]
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def parse(argv=None):
+    parser = networks.parser(
+        __doc__,
+        networks="lenet300100",
+        variants="plain,per_connection,per_value",
+        num_values="8,64",
     )
-    parser.add_argument("--networks", default="lenet300100", help=f"out of {networks.NAMES}")
-    parser.add_argument("--num-values", default="8,64", help="values of K")
-    parser.add_argument("--modes", default=",".join(MODES), help=f"out of {MODES}")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=20, help="steps a round")
     parser.add_argument("--jit-compile", action="store_true", help="XLA for the whole step")
     parser.add_argument("--predict", action="store_true", help="time inference")
-    parser.add_argument("--machine", help="its description in FILE")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file to write")
-    args = parser.parse_args()
-    args.num_values = [int(k) for k in args.num_values.split(",")]
-    args.modes = args.modes.split(",")
-    rows = []
-    for name in args.networks.split(","):
-        rows += measure(name, args)
-    if args.out:
-        record.write(args.out, rows, args.machine)
+    parser.add_argument("--device-loop", action="store_true", help="a round is one compiled loop")
+    parser.add_argument("--copy-mb", type=int, default=2000, help="array to copy; 0: none")
+    args = parser.parse_args(argv)
+    if args.device_loop and keras.backend.backend() != "jax":
+        parser.error("--device-loop needs JAX: set KERAS_BACKEND=jax")
+    if args.device_loop and args.predict:
+        parser.error("--device-loop trains; leave --predict out")
+    return args
+
+
+def main(argv=None):
+    args = parse(argv)
+    more, bandwidth = {}, None
+    if args.device_loop and args.copy_mb:
+        bandwidth = copy_bandwidth(args.copy_mb)
+        more["copy_gb_per_second"] = bandwidth / 1e9
+    rows = [row for name in args.networks for row in measure(name, args, bandwidth)]
+    if args.device_loop:
+        import jax
+
+        device = jax.devices()[0]
+        counted = (device.memory_stats() or {}).get("peak_bytes_in_use")
+        more["device"] = f"{device.device_kind} ({device.platform})"
+        more["peak_mb"] = counted and counted / 1e6
+    record.write(args, rows, **more)
 
 
 if __name__ == "__main__":

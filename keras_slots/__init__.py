@@ -26,10 +26,12 @@ from keras_slots.layers import (
     SlotSeparableConv2D,
 )
 from keras_slots.registry import slot_layer
+from keras_slots.scores import NearestScores
 from keras_slots.selection import SelectionRule
 from keras_slots.sharing import ValueBank
 from keras_slots.slot_arguments import SlotArguments
 from keras_slots.slot_layer import SlotLayer
+from keras_slots.strata import StratifiedUniform
 from keras_slots.transforms import materialize, slotify
 from keras_slots.version import __version__
 
@@ -38,6 +40,7 @@ __all__ = [
     "GlorotUniform",
     "HeNormal",
     "HeUniform",
+    "NearestScores",
     "SelectionRule",
     "SignedConstant",
     "SlotArguments",
@@ -56,6 +59,7 @@ __all__ = [
     "SlotMultiHeadAttention",
     "SlotSeparableConv1D",
     "SlotSeparableConv2D",
+    "StratifiedUniform",
     "UniformScores",
     "ValueBank",
     "__version__",

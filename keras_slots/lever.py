@@ -1,7 +1,5 @@
 """One lever a connection in place of its K scores: `score_mode="per_connection"`."""
 
-import hashlib
-import json
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,10 +10,9 @@ from keras import KerasTensor, ops
 
 from keras_slots.backend import from_host, straight_through
 from keras_slots.banks import InitialValues
-from keras_slots.initializers import serialize
 from keras_slots.kernel import SlotKernel
+from keras_slots.origin import check_origin, from_words, origin_of, to_words
 from keras_slots.selection import Greedy, SelectionRule, greedy_index, lookup
-from keras_slots.sharing import ValueBank
 from keras_slots.staircase import build_staircase
 
 Tensor = Any
@@ -104,7 +101,7 @@ class LeverKernel(SlotKernel):
         state = {"lever": self._lever, "decay": self._decay, "seed": self._seed}
         if self.initial.rebuildable:
             # The staircase is not saved: the seed brings it back.
-            return {**state, "origin": _origin(self.initial)}
+            return {**state, "origin": origin_of(self.initial)}
         initial_scores, bank = self._lines
         return {**state, "initial_scores": initial_scores, "bank": bank}
 
@@ -117,15 +114,7 @@ class LeverKernel(SlotKernel):
         super().load_state(given)
 
     def _take_seed(self, seed: int, origin: np.ndarray) -> None:
-        if not np.array_equal(origin, _origin(self.initial)):
-            raise ValueError(
-                f"The weights of the kernel '{self.path}' were trained with another `num_values`, "
-                "`bank_initializer`, `score_initializer` or `sharing`, from which their values come back. "
-                f"Received: num_values={self.initial.num_values}, "
-                f"bank_initializer={self.initial.bank_initializer!r}, "
-                f"score_initializer={self.initial.score_initializer!r}, "
-                f"sharing={self.initial.sharing!r}. Build the layer with the arguments of the saved one."
-            )
+        check_origin(origin, self.initial, self.path)
         if seed == from_words(ops.convert_to_numpy(self._seed)):
             return
         initial = replace(self.initial, seed=seed)
@@ -146,15 +135,17 @@ class LeverKernel(SlotKernel):
 
         def draw(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             seeded = replace(initial, seed=from_words(words))
-            return np.asarray(seeded.scores(), "float32"), np.asarray(seeded.bank(), "float32")
+            return np.asarray(seeded.scores(), self.score_dtype), np.asarray(
+                seeded.bank(), "float32"
+            )
 
         # In traced code too, where the seed is not known yet.
         like = (
-            KerasTensor(initial.score_shape, "float32"),
+            KerasTensor(initial.score_shape, self.score_dtype),
             KerasTensor(initial.bank_shape, "float32"),
         )
-        scores, bank = from_host(draw, self._seed.value, like)
-        return ops.cast(scores, self.score_dtype), ops.cast(bank, self.variable_dtype)
+        scores, bank = from_host(draw, self._seed, like)
+        return scores, ops.cast(bank, self.variable_dtype)
 
 
 def climb(
@@ -239,30 +230,3 @@ class ByLines:
 def lever_gradient(upstream: Tensor, lever: Tensor, decay: Tensor, *others: Tensor) -> tuple:
     """`d lever[c] = d kernel[c]`, `d decay = 0`: a zero, not None, for the optimizer must see `decay`."""
     return upstream, ops.zeros_like(decay)
-
-
-def to_words(number: int) -> np.ndarray:
-    """A 64-bit number as four of 16 bits, which every backend, device and file format holds."""
-    return np.array([number >> shift & 0xFFFF for shift in (48, 32, 16, 0)], "int32")
-
-
-def from_words(words: np.ndarray) -> int:
-    """The number that `to_words` took apart."""
-    number = 0
-    for word in words:
-        number = number << 16 | int(word)
-    return number
-
-
-def _origin(initial: InitialValues) -> np.ndarray:
-    """Fingerprint of all that bank and first scores come from beside the seed."""
-    shared = isinstance(initial.sharing, ValueBank)
-    parts = [
-        initial.num_values,
-        initial.fans,
-        None if shared else serialize(initial.bank_initializer),
-        serialize(initial.score_initializer),
-        serialize(initial.sharing) if shared else initial.sharing,
-    ]
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()
-    return to_words(int.from_bytes(digest[:8], "big"))

@@ -21,11 +21,12 @@ class SlotArguments(TypedDict, total=False):
             norm) train a lever well too, but take another path than on K scores. A weight decay must reach
             `lever` and `decay` alike.
         bank_initializer: Distribution of the values: `"glorot_uniform"`, `"glorot_normal"`, `"he_uniform"`,
-            `"he_normal"`, `"signed_constant"`, the object of that name in `keras_slots` with a `scale`, or a Keras
-            initializer, which is called once with the shape of the whole bank. None means the distribution that
-            `kernel_initializer` names, `"glorot_uniform"` unless you say otherwise.
-        score_initializer: `keras_slots.UniformScores(scale)` or a Keras initializer. None means U(0, b), b the
-            Glorot-uniform bound of the kernel, as in the author's code.
+            `"he_normal"`, `"signed_constant"`, `"stratified_uniform"`, the object of that name in `keras_slots`
+            with a `scale`, or a Keras initializer, which is called once with the shape of the whole bank. None
+            means the distribution that `kernel_initializer` names, `"glorot_uniform"` unless you say otherwise.
+        score_initializer: `keras_slots.UniformScores(scale)`, a Keras initializer, or `"nearest"`
+            (`keras_slots.NearestScores`), by which every value can be reached at the learning rate of an ordinary
+            layer. None means U(0, b), b the Glorot-uniform bound of the kernel, as in the author's code.
         sharing: `"connection"`, the default: each connection has its own values; `"layer"`: one set of K values
             for each kernel of the layer; a `keras_slots.ValueBank`: that set, which may be handed to several
             layers.

@@ -1,6 +1,7 @@
 """What all slot layers share: the slot arguments, and kernels that are selected instead of trained."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,27 +9,23 @@ import numpy as np
 from keras_slots import initializers
 from keras_slots.keras_internals import asked_by_spectral_normalization
 from keras_slots.kernel import COSTLY, PerValueKernel, SlotKernel
-from keras_slots.lever import LeverKernel
+from keras_slots.nearest_kernel import per_connection_kernel
 from keras_slots.random_streams import derive_seed, draw_seed
+from keras_slots.refusals import SelectedKernel
 from keras_slots.selection import get_rule, serialize_rule
 from keras_slots.sharing import ValueBank, check_sharing
 from keras_slots.validation import check_choice, check_num_values, check_seed
 
 Tensor = Any
 
-if TYPE_CHECKING:
-    from keras.layers import Layer as _Mixin
-else:
-    _Mixin = object
-
-#: The kernel of each score mode. One line here is all that a new name needs.
-SCORE_MODES: dict[str, type[SlotKernel]] = {
+#: What makes the kernel of each score mode. One line here is all that a new name needs.
+SCORE_MODES: dict[str, Callable[..., SlotKernel]] = {
     "per_value": PerValueKernel,
-    "per_connection": LeverKernel,
+    "per_connection": per_connection_kernel,
 }
 
 
-class SlotLayer(_Mixin):
+class SlotLayer(SelectedKernel):
     """Mixin before a Keras layer: holds the slot arguments, and owns kernels that are selected.
 
     A subclass makes its kernels in `build` with `add_slot_kernel`, and takes the values of a call from
@@ -37,8 +34,6 @@ class SlotLayer(_Mixin):
 
     #: The Keras layer that this one becomes when it is materialized.
     plain_class: type[keras.layers.Layer]
-    #: How the arguments about each kernel begin: `kernel_initializer`, `depthwise_regularizer` and so on.
-    kernel_arguments: tuple[str, ...] = ("kernel",)
     #: Seeds are below it.
     seed_limit = 2**64
 
@@ -55,7 +50,7 @@ class SlotLayer(_Mixin):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        self._refuse_what_needs_a_trained_kernel()
+        self.refuse_what_needs_a_trained_kernel()
         self.num_values = check_num_values(num_values)
         self._rule = get_rule(selection)
         self.score_mode = check_choice(score_mode, "score_mode", tuple(SCORE_MODES))
@@ -101,8 +96,9 @@ class SlotLayer(_Mixin):
                 f"channel axis is an integer. Received: kernel shape={shape}. Give `keras.Input` that size."
             )
         bank_initializer = self.bank_initializer
+        plain_initializer = getattr(self, f"{argument}_initializer")
         if bank_initializer is None:
-            bank_initializer = initializers.get(getattr(self, f"{argument}_initializer"))
+            bank_initializer = initializers.get(plain_initializer)
         first = argument == self.kernel_arguments[0]
         kernel = SCORE_MODES[self.score_mode](
             num_values=self.num_values,
@@ -117,7 +113,12 @@ class SlotLayer(_Mixin):
             dtype=self.dtype_policy,
             trainable=self.trainable,
         )
-        kernel.build(tuple(int(size) for size in shape if size is not None))
+        try:
+            kernel.build(tuple(int(size) for size in shape if size is not None))
+        except ValueError as error:
+            raise ValueError(
+                f"Layer '{self.name}' cannot draw the bank or the scores of its kernel. {error}"
+            ) from error
         return kernel
 
     def add_bias(self, shape: tuple[int, ...]) -> keras.Variable:
@@ -160,7 +161,7 @@ class SlotLayer(_Mixin):
     def lever(self) -> keras.Variable:
         """The trainable number of each connection, of the kernel's shape; `score_mode="per_connection"` only."""
         kernel = self._only_kernel("lever")
-        if not isinstance(kernel, LeverKernel):
+        if not hasattr(kernel, "lever"):
             raise AttributeError(
                 f"Layer '{self.name}' has scores and no lever. Build it with "
                 f'score_mode="per_connection". Received: score_mode={self.score_mode!r}'
@@ -263,32 +264,3 @@ class SlotLayer(_Mixin):
     def __dir__(self) -> list[str]:
         # Keras reads all that `dir` names when it saves, and these may be as large as the bank.
         return [name for name in super().__dir__() if name not in COSTLY | {"slot_kernels"}]
-
-    # What makes no sense for a kernel that is selected.
-
-    def _refuse_what_needs_a_trained_kernel(self) -> None:
-        for argument in (f"{name}_constraint" for name in self.kernel_arguments):
-            constraint = getattr(self, argument, None) or getattr(self, f"_{argument}", None)
-            if constraint is not None:
-                raise ValueError(
-                    f"`{argument}` must be None in a slot layer: its values are fixed and never updated. "
-                    f"Received: {argument}={constraint}. Constrain the values through `bank_initializer` instead."
-                )
-        if getattr(self, "lora_rank", None):
-            self.enable_lora(self.lora_rank)
-        if getattr(self, "quantization_config", None) or getattr(self, "quantization_mode", None):
-            self.quantize(self.quantization_mode)
-
-    def enable_lora(self, rank: int, *args: Any, **kwargs: Any) -> None:
-        """Refused: LoRA adds to a trained kernel, and this one is selected."""
-        raise ValueError(
-            f"A slot layer does not support LoRA. Received: rank={rank} for layer '{self.name}'. Call "
-            "`keras_slots.materialize(model)` and enable LoRA on the plain layers of the new model."
-        )
-
-    def quantize(self, mode: str | None = None, *args: Any, **kwargs: Any) -> None:
-        """Refused: quantization would replace the kernel, and this one is selected."""
-        raise ValueError(
-            f"A slot layer cannot be quantized. Received: mode={mode!r} for layer '{self.name}'. Call "
-            "`keras_slots.materialize(model)` and quantize the new model."
-        )

@@ -155,7 +155,13 @@ class StratifiedUniform(Distribution):
                 "`start` and `stop` must count connections, at most 2**32. "
                 f"Received: start={start}, stop={stop}. Use another `bank_initializer` for larger kernels."
             )
-        unit, words = strata_unit(num_values, self.bound(fans)), self.words(seed)
+        return self.rows_of_words(self.words(seed), num_values, fans, start, stop)
+
+    def rows_of_words(
+        self, words: Words, num_values: int, fans: tuple[int, int], start: int, stop: int
+    ) -> Float32Array:
+        """The same from the two keys of the hash, see `words`."""
+        unit = strata_unit(num_values, self.bound(fans))
         values = np.empty((stop - start, num_values), "float32")
         block = max(1, _BLOCK_VALUES // num_values)
         for low in range(start, stop, block):

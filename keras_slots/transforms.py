@@ -102,7 +102,8 @@ def materialize(model: keras.Model, trainable: bool = True) -> keras.Model:
 
     Args:
         model: Functional or Sequential model with at least one slot layer.
-        trainable: Whether the layers that were slot layers can be trained further (the paper's fine-tuning).
+        trainable: Whether the layers that were slot layers can be trained further (the paper's fine-tuning). Those
+            that are frozen stay frozen.
 
     Returns:
         A new model of the same kind that needs nothing of keras_slots.
@@ -148,7 +149,14 @@ def materialize(model: keras.Model, trainable: bool = True) -> keras.Model:
 
 
 def _same(layer: keras.layers.Layer) -> keras.layers.Layer:
-    return type(layer).from_config(layer.get_config())
+    try:
+        return type(layer).from_config(layer.get_config())
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"Layer '{layer.name}' of type {type(layer).__name__} cannot be copied: Keras cannot make it from its "
+            f"own configuration. {error} Give the class a `get_config` and `from_config` that do; turn a `Lambda` "
+            "of a Python lambda into a layer class of your own."
+        ) from error
 
 
 def _plain(layer: Any, trainable: bool) -> keras.layers.Layer:
@@ -167,7 +175,7 @@ def _plain(layer: Any, trainable: bool) -> keras.layers.Layer:
     for argument in SLOT_ARGUMENTS:
         if argument not in kept:
             del config[argument]
-    return owner.plain_class.from_config({**config, "trainable": trainable})
+    return owner.plain_class.from_config({**config, "trainable": trainable and config["trainable"]})
 
 
 def _selected_weights(layer: Any) -> list[np.ndarray]:

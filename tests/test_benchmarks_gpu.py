@@ -1,111 +1,139 @@
-"""benchmarks/gpu.py: what it starts, skips, stops and reports; benchmarks/device_step.py: what its figures are."""
+"""benchmarks/gpu.sh: what it starts, keeps and reports. A recorder stands in for Python."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import gpu
-
 ROOT = Path(__file__).resolve().parent.parent
+# Writes down how it was called, and leaves the file that proves a finished job.
+RECORDER = f"""#!{sys.executable}
+import json, os, sys
+from pathlib import Path
+script, flags = sys.argv[1], sys.argv[2:]
+with open(os.environ["CALLS"], "a") as file:
+    file.write(json.dumps([script, flags, os.environ["KERAS_BACKEND"]]) + "\\n")
+name = "--out" if "step_time" in script or "finetune" in script else "--run-dir"
+proof = Path(flags[flags.index(name) + 1])
+if proof.name == os.environ.get("FAILS"):
+    sys.exit(3)
+if "step_time" not in script:
+    proof.mkdir(exist_ok=True)
+    proof = proof / "results.json"
+proof.write_text("{{}}")
+"""
 
 
-def job(folder, name, code="", **arguments):
-    """A job that runs `code` and then writes its proof."""
-    proof = folder / name
-    return gpu.Job(name, ["-c", f"{code}\nopen({str(proof)!r}, 'w')"], proof, **arguments)
+@pytest.fixture
+def gpu(tmp_path):
+    """Runs gpu.sh into a folder whose name has a space; returns status, output and the calls."""
+    recorder, calls = tmp_path / "recorder", tmp_path / "calls"
+    recorder.write_text(RECORDER)
+    recorder.chmod(0o755)
+    (tmp_path / "cifar10.npz").touch()
+
+    def run(**environment):
+        calls.write_text("")
+        names = {
+            "DATA",
+            "JOBS",
+            "NETWORKS",
+            "VARIANTS",
+            "NUM_VALUES",
+            "STEP_FLAGS",
+            "TRAIN_FLAGS",
+        }
+        kept = {key: value for key, value in os.environ.items() if key not in names}
+        own = {"PYTHON": str(recorder), "CALLS": str(calls)}
+        command = ["bash", str(ROOT / "benchmarks" / "gpu.sh"), "the results"]
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=kept | own | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done, [json.loads(line) for line in calls.read_text().splitlines()]
+
+    return run
 
 
-def run(jobs, folder, minutes=1.0, at_once=2):
-    runner = gpu.Runner(jobs, SimpleNamespace(out=folder, minutes=minutes, jobs=at_once))
-    return runner.run(), json.loads((folder / "status.json").read_text())
+def test_gpu_sh_measures_each_network_together_and_each_variant_alone(gpu):
+    done, calls = gpu(NETWORKS="lenet300100 vgg19")
+    assert done.returncode == 0, done.stderr
+    assert len(calls) == 2 + 2 * (1 + 2 + 2 + 2)
+    assert {(script, backend) for script, _, backend in calls} == {
+        ("benchmarks/step_time.py", "jax")
+    }
+    variants = [flags[flags.index("--variants") + 1] for _, flags, _ in calls]
+    assert variants[:2] == ["plain,per_connection,per_value,nearest"] * 2
+    assert variants[2:7] == ["plain", *["per_connection"] * 2, *["per_value"] * 2]
 
 
-def test_what_is_finished_is_not_repeated(tmp_path):
-    (tmp_path / "old").touch()
-    jobs = [job(tmp_path, "old", "raise SystemExit(3)"), job(tmp_path, "new")]
-    left, status = run(jobs, tmp_path)
-    assert left == []
-    assert status["old"] == "finished before" and status["new"].startswith("finished after")
+def test_gpu_sh_trains_only_with_data_and_fine_tunes_what_was_selected(gpu):
+    done, calls = gpu(DATA="cifar10.npz", NETWORKS="lenet300100", VARIANTS="plain", JOBS="1")
+    assert done.returncode == 0, done.stderr
+    scripts = [script for script, _, _ in calls if "step_time" not in script]
+    assert scripts[:8] == ["examples/paper/train.py"] * 8
+    assert scripts.count("examples/paper/train.py") == 8 + 9
+    assert scripts.count("examples/paper/finetune.py") == 3
+    assert all(Path(flags[flags.index("--data-dir") + 1]).is_file() for _, flags, _ in calls[2:])
 
 
-def test_a_job_waits_for_what_it_needs_and_for_a_free_place(tmp_path):
-    wait = f"import os, time\nwhile not os.path.exists({str(tmp_path / 'b')!r}): time.sleep(0.01)"
-    look = f"import os; assert os.path.exists({str(tmp_path / 'a')!r})"
-    jobs = [
-        job(tmp_path, "a", wait),  # ends only when b runs beside it
-        job(tmp_path, "c", look, needs=tmp_path / "a"),
-        job(tmp_path, "b"),
-        job(tmp_path, "d", look, alone=True),
-    ]
-    left, _ = run(jobs, tmp_path)
-    assert left == []
+def test_gpu_sh_does_not_measure_again_what_is_there(gpu):
+    gpu(NETWORKS="lenet300100")
+    done, calls = gpu(NETWORKS="lenet300100 conv6", VARIANTS="plain")
+    assert done.returncode == 0
+    assert [flags[flags.index("--networks") + 1] for _, flags, _ in calls] == ["conv6"] * 2
 
 
-def test_a_failed_job_is_reported_and_what_needs_it_is_not_started(tmp_path):
-    jobs = [
-        job(tmp_path, "bad", "raise SystemExit(3)"),
-        job(tmp_path, "after", needs=tmp_path / "bad"),
-        job(tmp_path, "other"),
-    ]
-    left, status = run(jobs, tmp_path)
-    assert left == ["bad", "after"]
-    assert status["bad"].startswith("failed with status 3")
-    assert status["after"] == "not started"
+def test_gpu_sh_goes_on_after_a_failed_training_and_says_so(gpu):
+    done, calls = gpu(
+        DATA="cifar10.npz", NETWORKS="lenet300100", VARIANTS="plain", FAILS="conv4-gs-k8"
+    )
+    assert done.returncode == 1
+    assert "conv4-gs-k8: failed or stopped" in done.stdout
+    assert "conv2-learned: finished" in done.stdout and "conv6-finetuned: finished" in done.stdout
+    assert not any("conv4-finetuned" in flag for _, flags, _ in calls for flag in flags)
 
 
-def test_the_time_limit_interrupts_what_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "GRACE", 5)
-    jobs = [job(tmp_path, "long", "import time; time.sleep(60)"), job(tmp_path, "next")]
-    left, status = run(jobs, tmp_path, minutes=6 / 60, at_once=1)
-    assert left == ["long", "next"]
-    assert status == {"long": "stopped by the time limit", "next": "not started"}
-    assert "KeyboardInterrupt" in (tmp_path / "long.log").read_text()
+def test_gpu_sh_without_a_folder_says_how_to_call_it(tmp_path):
+    command = ["bash", str(ROOT / "benchmarks" / "gpu.sh")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "bash benchmarks/gpu.sh FOLDER" in done.stderr
 
 
-def test_the_stages_begin_with_the_measurements_and_keep_their_order(tmp_path):
-    args = gpu.parse(["--out", str(tmp_path), "--data", str(tmp_path), "--stages", "1,2,3"])
-    jobs = [job for stage in args.stages for job in gpu.STAGES[stage](args)]
-    names = [job.name for job in jobs]
-    assert len(set(names)) == len(names) == 3 + 15 + 2 + 6 + 3 + 6 + 3
-    assert names[0] == "time-lenet300100" and names[18:21] == [
-        "vgg19-gs-k8",
-        "vgg19-learned",
-        "conv6-gs-k8",
-    ]
-    assert [job.alone for job in jobs] == [True] * 18 + [False] * 20
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--stages", "5"], "--stages must be out of 1,2,3,4. Received: 5"),
-        (
-            ["--stages", "2"],
-            "stages 2 to 4 need --data with a file or folder. Received: --data None",
-        ),
-    ],
-)
-def test_refuses_wrong_flags_in_one_line(tmp_path, flags, message, capsys):
-    with pytest.raises(SystemExit) as leave:
-        gpu.main([*flags, "--out", str(tmp_path / "out")])
-    assert leave.value.code == 2
-    assert capsys.readouterr().err == f"gpu.py: error: {message}\n"
-
-
-@pytest.mark.jax
-def test_device_step_counts_the_bytes_of_states_and_relates_times_to_the_first_variant(tmp_path):
-    command = [sys.executable, "benchmarks/device_step.py", "--variants", "plain,per_value:8"]
-    command += ["--steps", "2", "--rounds", "1", "--copy-mb", "8", "--out", str(tmp_path / "out")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
-    plain, per_value = json.loads((tmp_path / "out").read_text())["rows"]
-    # Weights and momentum; scores, bank and momentum for each of 8 values; learning rate and step count.
-    assert plain["state_mb"] == pytest.approx(266_200 * 4 * 2 / 1e6, abs=1e-4)
-    assert per_value["state_mb"] == pytest.approx(266_200 * 4 * 3 * 8 / 1e6, abs=1e-4)
-    assert per_value["least_mb"] == pytest.approx(266_200 * 28 * 8 / 1e6)
-    assert plain["ratio"] == 1 and per_value["milliseconds"] > 0
+def test_gpu_sh_gives_only_flags_that_the_scripts_take(gpu):
+    done, calls = gpu(
+        DATA="cifar10.npz",
+        STEP_FLAGS="--steps 2",
+        TRAIN_FLAGS="--epochs 60 --dtype-policy mixed_bfloat16",
+    )
+    assert done.returncode == 0, done.stderr
+    code = (
+        "import json, sys\n"
+        "sys.path[:0] = [sys.argv[1] + '/benchmarks']\n"
+        "import step_time\n"
+        "for name in ('networks', 'step_time'): sys.modules.pop(name, None)\n"
+        "sys.path[:0] = [sys.argv[1] + '/examples/paper']\n"
+        "import finetune, train\n"
+        "for script, flags, _ in json.load(sys.stdin):\n"
+        "    if 'step_time' in script: step_time.parse(flags)\n"
+        "    elif 'train' in script: assert train.main([*flags, '--show']) == 0\n"
+        "    else: finetune.make_parser().parse_args(flags)\n"
+    )
+    environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, str(ROOT)]
+    checked = subprocess.run(
+        command,
+        env=environment,
+        input=json.dumps(calls),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stderr

@@ -14,28 +14,12 @@ from keras_slots import (
     materialize,
 )
 
-BACKEND = keras.backend.backend()
-
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.2),
     "momentum": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
     "nesterov": lambda: keras.optimizers.SGD(0.1, momentum=0.9, nesterov=True),
     "decoupled decay": lambda: keras.optimizers.SGD(0.1, momentum=0.9, weight_decay=1e-3),
 }
-
-
-@pytest.fixture
-def x64():
-    """float64 on JAX too, where it is off unless asked for."""
-    if BACKEND != "jax":
-        yield
-        return
-    import jax
-
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
 
 
 def array(x):

@@ -1,85 +1,226 @@
-"""README.md and docs/: the Python runs, and versions, commands, tests and figures are what they say."""
+"""README.md and docs/: the Python runs, and commands, versions, names, tests and figures are what they say."""
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [
-    *("README.md", "CONTRIBUTING.md", "examples/README.md", "docs/results/README.md"),
-    *(f"docs/{name}.md" for name in ("gpu", "per_connection", "scaling")),
-]
+PAGES = sorted(
+    str(page.relative_to(ROOT))
+    for folder in (
+        "",
+        "docs",
+        "docs/results",
+        "docs/api",
+        "examples",
+        "examples/paper",
+        "benchmarks",
+    )
+    for page in (ROOT / folder).glob("*.md")
+)
 
 
-def blocks(language):
+def text(page):
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+README = text("README.md")
+
+
+def blocks(page, language):
     """The fenced blocks of a language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^```{language}\n(.*?)^```$", text(page), flags=re.DOTALL | re.MULTILINE)
+
+
+def run_python(page, names, language="python"):
+    for number, block in enumerate(blocks(page, language), 1):
+        exec(compile(block, f"{page}, block {number}", "exec"), names)  # noqa: S102
+    return names
+
+
+def megabytes(folder):
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+
+
+def written(folder):
+    return {file.name for file in folder.iterdir()}
 
 
 @pytest.mark.tensorflow
-def test_the_python_of_the_readme_runs_and_does_what_it_says(tmp_path, monkeypatch):
-    import numpy as np
-
+def test_readme_example_runs_twice_and_does_what_it_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {}
-    for number, block in enumerate(blocks("python"), 1):
-        source = compile(block, f"README.md, Python block {number}", "exec")
-        exec(source, names)  # noqa: S102
-    selected = names["model"](names["x"][:3], training=False)
-    np.testing.assert_array_equal(names["plain"](names["x"][:3]), selected)
-    np.testing.assert_allclose(names["logits"], selected, rtol=1e-4, atol=1e-4)
-    assert (tmp_path / "selected" / "saved_model.pb").is_file()
-    assert names["model"].history.history["val_accuracy"][-1] > 0.5
+    run_python("README.md", {})
+    names = run_python("README.md", {})
+    model, plain, x = names["model"], names["plain"], names["x"]
+    np.testing.assert_array_equal(plain(x[:3]), model(x[:3], training=False))
+    assert model.history.history["val_accuracy"][-1] > 0.5
+    assert f"{model.count_params():,} for the model above" in README
+    assert f"`plain.count_params()`, {plain.count_params():,}" in README
+    model.export("all", verbose=False)
+    sizes = [megabytes(tmp_path / folder) for folder in ("all", "selected")]
+    assert f"{sizes[0]:.2f} MB for the model above,\n  against {sizes[1]:.2f} MB" in README
 
 
-def test_the_first_two_blocks_are_one_command_each():
-    setup, tests = blocks("")[:2]
+@pytest.mark.tensorflow
+def test_readme_load_model_needs_the_import(tmp_path):
+    path = str(tmp_path / "model.keras")
+    import keras_slots
+
+    keras.Sequential([keras.Input((4,)), keras_slots.SlotDense(3)]).save(path)
+    load = "import sys, keras; {}keras.models.load_model(sys.argv[1])"
+    for first, status in (("", 1), ("import keras_slots; ", 0)):
+        command = [sys.executable, "-c", load.format(first), path]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+        assert ("Could not locate class 'SlotDense'" in done.stderr) == bool(status)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("page", ["quickstart", "saving", "devices"])
+def test_docs_python_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_python(f"docs/{page}.md", {})
+    if page == "quickstart":
+        assert 0 < float(names["changed"]) < 1
+        assert type(names["plain"].get_layer("hidden")) is keras.layers.Dense
+        assert names["hidden"].bank.shape == (64, 100, 8)
+    elif page == "saving":
+        model, x = names["model"], names["x"]
+        selected = model(x, training=False)
+        np.testing.assert_array_equal(names["again"](x, training=False), selected)
+        np.testing.assert_allclose(names["logits"], selected, rtol=1e-4, atol=1e-4)
+        assert written(tmp_path) == {"model.keras", "model.weights.h5", "selected"}
+    else:
+        assert np.isfinite(names["model"].history.history["loss"]).all()
+
+
+@pytest.mark.jax
+def test_docs_layouts_of_devices_cut_bank_scores_and_lever():
+    import keras_slots
+
+    try:
+        run_python("docs/devices.md", {"keras": keras}, 'python title="JAX"')
+        for mode, name in {"per_value": "scores", "per_connection": "lever"}.items():
+            layer = keras_slots.SlotDense(6, score_mode=mode, name="dense_7")
+            keras.Sequential([keras.Input((30,)), layer])
+            variables = {v.name: v.value for v in layer.slot_kernel.variables}
+            cut = {name, "bank"} & set(variables) | {"thresholds", "steps"} & set(variables)
+            assert name in cut and len(cut) > 1
+            for each in cut:
+                whole, part = (
+                    variables[each].shape,
+                    variables[each].addressable_shards[0].data.shape,
+                )
+                axis = whole.index(30)
+                assert part == (*whole[:axis], 15, *whole[axis + 1 :]), each
+    finally:
+        keras.distribution.set_distribution(None)
+
+
+def test_readme_first_two_blocks_are_one_command_each():
+    setup, tests = blocks("README.md", "")[:2]
     assert setup.count("\n") == 1 and setup.endswith("&& python examples/quickstart.py\n")
     assert '-e ".[test]"' in setup
     assert tests == "python -m pytest\n"
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_linked_file_exists(page):
-    links = re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", (ROOT / page).read_text(encoding="utf-8"))
-    missing = [link for link in links if not ((ROOT / page).parent / link).exists()]
-    assert missing == []
+def test_page_links_lead_to_files(page):
+    links = re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", text(page))
+    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_test_that_a_page_names_is_there(page):
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for file, name in re.findall(r"(tests/[\w/]+\.py)(?:::(\w+))?", text):
-        source = (ROOT / file).read_text(encoding="utf-8")
-        assert f"def {name}(" in source or not name, f"{file} has no {name}"
+def test_page_names_files_and_tests_that_are_there(page):
+    found = re.findall(
+        r"\b((?:benchmarks|docs|examples|keras_slots|tests)/[\w/]+\.(?:py|sh|md|json|csv))(?:::(\w+))?",
+        text(page),
+    )
+    for file, name in found:
+        assert (ROOT / file).is_file(), file
+        assert f"def {name}(" in text(file) or not name, f"{file} has no {name}"
 
 
-def ratios(name):
-    rows = json.loads((ROOT / "benchmarks" / "results" / name).read_text(encoding="utf-8"))["rows"]
+def test_how_it_works_names_functions_where_they_are():
+    found = re.findall(r"`([\w/]+\.py)(?:: ([\w.]+))?`", text("docs/how_it_works.md"))
+    assert len(found) > 20
+    for file, name in found:
+        whole = (ROOT / file).exists()  # or as seen from inside the package
+        source = text(file if whole else f"keras_slots/{file}")
+        for part in filter(None, name.split(".")):
+            assert re.search(rf"\b(def|class) {part}\b", source), f"{file} has no {name}"
+
+
+def ratios(network):
+    rows = json.loads(text(f"benchmarks/results/step_time_{network}.json"))["rows"]
     return {row["variant"]: row["ratio"] for row in rows}
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/per_connection.md"])
-@pytest.mark.parametrize("network", ["lenet300100", "conv6"])
+def shown(ratio):
+    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}"
+
+
+def table_rows(page):
+    """First cell -> the other cells, of all tables of a page."""
+    rows = [line.strip("|").split("|") for line in text(page).splitlines() if line[:1] == "|"]
+    return {first.strip(): [cell.strip() for cell in rest] for first, *rest in rows}
+
+
 @pytest.mark.parametrize("num_values", [8, 64])
-def test_the_prices_of_a_step_are_those_of_the_committed_run(page, network, num_values):
-    measured = ratios(f"step_time_{network}.json")
-    lever, scores = (measured[f"{mode} K={num_values}"] for mode in ("per_connection", "per_value"))
-    digits = 2 if scores < 10 else 1
-    row = f"K = {num_values} | 1 | {lever:.2f} | {scores:.{digits}f} |"
-    assert row in (ROOT / page).read_text(encoding="utf-8")
+@pytest.mark.parametrize("mode", ["per_connection", "per_value"])
+def test_readme_prices_of_a_step_are_those_of_the_committed_runs(mode, num_values):
+    default = ", the default" if mode == "per_value" and num_values == 8 else ""
+    row = table_rows("README.md")[f'`score_mode="{mode}"`{default}, K = {num_values}']
+    assert row[1] == str(num_values if mode == "per_value" else 1)
+    variant = f"{mode} K={num_values}"
+    assert row[2:] == [shown(ratios(network)[variant]) for network in ("lenet300100", "conv6")]
 
 
-def test_the_versions_are_those_of_the_metadata():
-    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+@pytest.mark.parametrize("network", ["LeNet-300-100", "CONV-6"])
+@pytest.mark.parametrize("num_values", [8, 64])
+def test_per_connection_prices_of_a_step_are_those_of_the_committed_runs(network, num_values):
+    row = table_rows("docs/per_connection.md")[f"{network}, training step, K = {num_values}"]
+    measured = ratios(network.lower().replace("-", ""))
+    modes = ("per_connection", "per_value")
+    assert row == ["1", *(shown(measured[f"{mode} K={num_values}"]) for mode in modes)]
+
+
+def test_readme_accuracies_are_those_of_the_results():
+    readme, results = table_rows("README.md"), table_rows("docs/results/README.md")
+    assert readme["plain Keras layers, weights learned"][0] == results["learned"][1]
+    assert readme['`score_mode="per_connection"`, K = 64'][0] == results["64"][1]
+    modes = {
+        name: np.mean([float(cell) for cell in results[name][:3]])
+        for name in ("per_connection", "per_value")
+    }
+    assert readme['`score_mode="per_value"`, the default, K = 8'][0] == f"{modes['per_value']:.2f}"
+
+
+def test_saving_sizes_are_those_of_the_committed_run():
+    rows = json.loads(text("benchmarks/results/files.json"))["rows"]
+    assert len(rows) == 5
+    for row in rows:
+        name = row["variant"].replace(" K=", "`, K = ")
+        shown_sizes = table_rows("docs/saving.md")[
+            "plain layers" if name == "plain" else "`" + name
+        ]
+        sizes = [f"{row[key]:.2f}" for key in ("keras_mb", "saved_model_mb", "model_export_mb")]
+        assert shown_sizes == ([sizes[0], "", sizes[2]] if name == "plain" else sizes)
+
+
+def test_readme_versions_are_those_of_the_metadata():
+    setup = text("setup.py")
     for required, stated in [
         ('python_requires=">=3.10,<3.14"', "Python 3.10 to 3.13"),
         ('"tensorflow>=2.20"', "TensorFlow 2.20 or newer"),
-        ("'keras>=3.14; python_version >= \"3.11\"'", "Keras 3.14 or newer"),
-        ("'keras>=3.12.4; python_version < \"3.11\"'", "3.12.4 on Python 3.10"),
-        ('"numpy>=1.26"', "NumPy 1.26 or"),
+        ("'keras>=3.14,<3.16; python_version >= \"3.11\"'", "Keras 3.14 or newer"),
+        ("'keras>=3.12.4,<3.16; python_version < \"3.11\"'", "3.12.4 on Python 3.10"),
+        ('"numpy>=1.26"', "NumPy 1.26 or newer"),
     ]:
         assert required in setup and stated in README

@@ -69,17 +69,21 @@ def learned_layers(seed=0):
     return Layers(dense, conv)
 
 
-def slot_layers(seed=0, score_scale=1.0, dense_score_scale=1.0, **slot_arguments):
+def slot_layers(seed=0, score_scale=1.0, dense_score_scale=1.0, scores="uniform", **slot_arguments):
     """Slot layers: the slot machine.
 
     Args:
         seed: each layer takes a seed of its own from it and from its name.
         score_scale: first scores of convolutions, U(0, score_scale * b).
         dense_score_scale: the same for dense layers.
+        scores: "uniform", or "nearest" for nearest scores, which have no scale.
         **slot_arguments: `num_values`, `selection`, `sharing` and so on, as of `SlotDense`.
     """
-    from keras_slots import SlotConv2D, SlotDense, UniformScores
+    from keras_slots import NearestScores, SlotConv2D, SlotDense, UniformScores
     from keras_slots.random_streams import derive_seed
+
+    def first_scores(scale):
+        return NearestScores() if scores == "nearest" else UniformScores(scale)
 
     def dense(units, name, activation=None, dtype=None):
         return SlotDense(
@@ -89,7 +93,7 @@ def slot_layers(seed=0, score_scale=1.0, dense_score_scale=1.0, **slot_arguments
             name=name,
             dtype=dtype,
             seed=derive_seed(seed, name),
-            score_initializer=UniformScores(dense_score_scale),
+            score_initializer=first_scores(dense_score_scale),
             **slot_arguments,
         )
 
@@ -102,7 +106,7 @@ def slot_layers(seed=0, score_scale=1.0, dense_score_scale=1.0, **slot_arguments
             use_bias=False,
             name=name,
             seed=derive_seed(seed, name),
-            score_initializer=UniformScores(score_scale),
+            score_initializer=first_scores(score_scale),
             **slot_arguments,
         )
 
@@ -260,6 +264,7 @@ def build_model(recipe, input_shape, num_classes):
         recipe.seed,
         recipe.score_scale,
         recipe.dense_score_scale,
+        recipe.scores,
         num_values=recipe.num_values,
         selection=recipe.selection,
         score_mode=recipe.score_mode,

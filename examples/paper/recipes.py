@@ -10,6 +10,7 @@ The key of a name::
     network   lenet300100, conv2, conv4, conv6, vgg19
     method    gs       slot machine, greedy selection
               ps       slot machine, probabilistic selection
+              ns       slot machine, greedy selection, nearest scores
               learned  the ordinary trained network: the baseline
     K         2, 4, 8, 16, 32, 64; left out: 8
     sharing   layer, network: one set of K values for a layer or for all; left out: own values
@@ -37,7 +38,11 @@ NETWORKS = ("lenet300100", "conv2", "conv4", "conv6", "vgg19")
 DATASETS = ("mnist", "cifar10", "digits", "npz")
 KINDS = ("paper", "author", "ours")
 PAPER_VALUES = (2, 4, 8, 16, 32, 64)
-BANKS = ("glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "signed_constant")
+BANKS = (
+    *("glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "signed_constant"),
+    "stratified_uniform",
+)
+SCORES = ("uniform", "nearest")
 SCHEDULES = ("constant", "cosine", "one_cycle", "warm_restarts", "step")
 AUGMENTATIONS = ("none", "flip", "crop_flip", "translate_altflip", "shift1", "shift")
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
@@ -73,6 +78,9 @@ class Recipe:
     )
     sharing: str = setting(
         "connection", "who shares one set of K values", ("connection", "layer", "network")
+    )
+    scores: str = setting(
+        "uniform", "how scores start: U(0, scale·b), or nearest (docs/nearest.md)", SCORES
     )
     bank: str = setting("glorot_uniform", "the distribution of the values", BANKS)
     bank_scale: float = setting(1.0, "factor on the bank's distribution", check=POSITIVE)
@@ -228,7 +236,13 @@ def _ours(network, method, num_values, sharing):
             "layer": 0.3 * num_values / 64,
             "network": 0.1,
         }[sharing]
-    if method != "learned":
+    if method == "ns":
+        # The rate of the learned network. A decay of 1e-4 on lever alone, as of a weight, made LeNet worse.
+        fields["learning_rate"] = 0.1 if network in ("lenet300100", "vgg19") else 0.05
+        # Few values are best where the weights are, many may reach further.
+        scale = {2: 1.2, 4: 1.5}.get(num_values, 2.0)
+        fields |= {"bank": "stratified_uniform", "bank_scale": scale}
+    elif method != "learned":
         # Large values win, and of many values the largest is larger: a narrower bank.
         narrow = round((8 / num_values) ** 0.25, 1)
         scales = {"connection": max(0.7, narrow), "layer": narrow, "network": 1.0}
@@ -264,7 +278,8 @@ def make_recipe(kind, network, method, num_values=8, sharing="connection"):
     if method == "learned":
         fields["method"] = "learned"
     else:
-        fields["selection"] = {"gs": "greedy", "ps": "probabilistic"}[method]
+        fields["selection"] = "probabilistic" if method == "ps" else "greedy"
+        fields["scores"] = "nearest" if method == "ns" else "uniform"
         fields |= {"num_values": num_values, "sharing": sharing}
         if kind != "ours":
             fields["score_mode"] = "per_value"  # as published: K scores per connection
@@ -279,6 +294,9 @@ def _all_recipes():
                 for num_values in PAPER_VALUES:
                     for sharing in ("connection", "layer", "network"):
                         yield make_recipe(kind, network, method, num_values, sharing)
+    for network in NETWORKS:
+        for num_values in (*PAPER_VALUES, 256):
+            yield make_recipe("ours", network, "ns", num_values)
 
 
 RECIPES = {recipe.name: recipe for recipe in _all_recipes()}

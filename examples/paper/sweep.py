@@ -1,4 +1,4 @@
-"""Trains a grid: K x selection x sharing x seeds, and the learned baseline.
+"""Trains a grid: K x selection (and nearest scores) x sharing x seeds, and the learned baseline.
 
     python examples/paper/sweep.py --data-dir DIR --num-values 2,4,8 --seeds 5 --learned
     python examples/paper/sweep.py --network conv2 --kind author --selection greedy,probabilistic \\
@@ -23,7 +23,7 @@ from recipes import KINDS, NETWORKS, PAPER_VALUES, Options, Recipe, make_recipe
 from runs import read_rows
 from sources import check_source
 
-AXES = ("network", "num_values", "selection", "sharing", "seed", "method")
+AXES = ("network", "num_values", "selection", "scores", "sharing", "seed", "method")
 METHODS = {"greedy": "gs", "probabilistic": "ps"}
 
 
@@ -36,6 +36,8 @@ def make_parser():
     axes.add_argument("--selection", default=["greedy"], **names)
     names = {"type": cli.listed("connection", "layer", "network"), "metavar": "NAME,..."}
     axes.add_argument("--sharing", default=["connection"], **names)
+    names = {"type": cli.listed("uniform", "nearest"), "metavar": "NAME,..."}
+    axes.add_argument("--scores", default=["uniform"], **names)
     numbers = {"type": cli.listed(), "metavar": "K,K,..."}
     axes.add_argument("--num-values", default=PAPER_VALUES, **numbers)
     axes.add_argument("--seeds", type=cli.count, default=1, metavar="N", help="seeds 0 to N - 1")
@@ -51,9 +53,11 @@ def make_parser():
 def cells(args):
     """The recipes of the grid, without seeds: the baseline first."""
     given = {name: value for name, value in cli.given(args, Recipe).items() if name not in AXES}
-    grid = list(itertools.product(args.selection, args.sharing, args.num_values))
+    methods = [METHODS[rule] for rule in args.selection if "uniform" in args.scores]
+    methods += ["ns"] * ("nearest" in args.scores)
+    grid = list(itertools.product(methods, args.sharing, args.num_values))
     learned = [make_recipe(args.kind, args.network, "learned")]
-    slots = [make_recipe(args.kind, args.network, METHODS[rule], k, who) for rule, who, k in grid]
+    slots = [make_recipe(args.kind, args.network, method, k, who) for method, who, k in grid]
     recipes = learned * (args.learned or args.only_learned) + slots * (not args.only_learned)
     return [dataclasses.replace(recipe, **given) for recipe in recipes]
 

@@ -65,13 +65,13 @@ def initializer(array: Callable[[], Any]) -> Function:
     return values
 
 
-def from_host(function: Callable[[np.ndarray], Any], argument: Tensor, like: Any) -> Any:
-    """`function(argument)`, computed with NumPy when the value of `argument` is known, also in a program.
+def from_host(function: Callable[[np.ndarray], Any], argument: Any, like: Any) -> Any:
+    """`function(argument)`, computed with NumPy, in eager and in traced code.
 
     Args:
         function: Takes a NumPy array and returns a tuple of NumPy arrays.
-        argument: Tensor.
+        argument: Keras variable.
         like: Tuple of `keras.KerasTensor`, shape and dtype of each result.
     """
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in like)
-    return jax.pure_callback(lambda x: function(np.asarray(x)), shapes, argument)
+    return jax.pure_callback(lambda x: function(np.asarray(x)), shapes, argument.value)

@@ -72,17 +72,24 @@ def initializer(array: Callable[[], Any]) -> Function:
     return lambda shape, dtype=None: ops.convert_to_tensor(array(), dtype)
 
 
-def from_host(function: Callable[[np.ndarray], Any], argument: Tensor, like: Any) -> Any:
-    """`function(argument)`, computed with NumPy when the value of `argument` is known, also in a graph.
+def from_host(function: Callable[[np.ndarray], Any], argument: Any, like: Any) -> Any:
+    """`function(argument)`, computed with NumPy, in eager and in traced code.
+
+    XLA cannot call the host, so a graph captures the results for the value that `argument` has when it is
+    traced. Should it run with another value, the results are NaN.
 
     Args:
         function: Takes a NumPy array and returns a tuple of NumPy arrays.
-        argument: Tensor.
+        argument: Keras variable.
         like: Tuple of `keras.KerasTensor`, shape and dtype of each result.
     """
-    dtypes = [tf.as_dtype(x.dtype) for x in like]
-    results = tf.numpy_function(function, [argument], dtypes, stateful=False)
-    return tuple(tf.ensure_shape(x, y.shape) for x, y in zip(results, like, strict=True))
+    with tf.init_scope():
+        known = tf.constant(argument.value)
+        results = tuple(tf.constant(x) for x in function(known.numpy()))
+    if tf.executing_eagerly():
+        return results
+    same = tf.reduce_all(tf.equal(argument.value, known))
+    return tuple(tf.where(same, x, np.nan) for x in results)
 
 
 @cache

@@ -1,0 +1,84 @@
+"""LeNet-300-100 on MNIST: the network that only selects its weights, beside the one that learns them.
+
+Needs pip install "keras-slots[examples]"; MNIST comes from tensorflow-datasets.
+Takes about two minutes on two cores.
+
+    python examples/lenet_mnist.py --data-dir DIR    # where tensorflow-datasets keeps MNIST
+    python examples/lenet_mnist.py --small           # scikit-learn's digits: offline, seconds
+"""
+
+import argparse
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow starts
+
+import keras
+
+from keras_slots import SlotDense
+
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
+parser.add_argument("--data-dir", help="folder of tensorflow-datasets (default: its own)")
+parser.add_argument("--small", action="store_true", help="scikit-learn's digits, five epochs")
+args = parser.parse_args()
+
+keras.utils.set_random_seed(0)
+
+if args.small:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    x, y = load_digits(return_X_y=True)
+    x = x.reshape(-1, 8, 8, 1) / 16
+    x, x_test, y, y_test = train_test_split(x, y, test_size=0.2, random_state=0)
+    epochs = 5
+else:
+    import tensorflow_datasets as tfds
+
+    parts = tfds.load(
+        "mnist", split=["train", "test"], batch_size=-1, as_supervised=True, data_dir=args.data_dir
+    )
+    (x, y), (x_test, y_test) = tfds.as_numpy(parts)
+    x, x_test = x / 255, x_test / 255
+    epochs = 20
+
+
+def slot_dense(units, **arguments):
+    """Eight fixed random values for every connection, of which training chooses one."""
+    return SlotDense(units, num_values=8, score_mode="per_connection", **arguments)
+
+
+def lenet(dense):
+    """The same network with either kind of layer."""
+    inputs = keras.Input(x.shape[1:])
+    hidden = keras.layers.Flatten()(inputs)
+    hidden = dense(300, activation="relu", use_bias=False)(hidden)
+    hidden = dense(100, activation="relu", use_bias=False)(hidden)
+    return keras.Model(inputs, dense(10, use_bias=False)(hidden))
+
+
+accuracies = {}
+for name, dense, learning_rate in (
+    ("selected", slot_dense, 0.3),
+    ("learned", keras.layers.Dense, 0.1),
+):
+    model = lenet(dense)
+    steps = len(x) * 9 // 10 // 128
+    model.compile(
+        keras.optimizers.SGD(
+            keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps), momentum=0.9
+        ),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    print(
+        f"\n{name}: {model.count_params():,} numbers kept, of which training changes "
+        f"{sum(w.shape.num_elements() for w in model.trainable_weights):,}"
+    )
+    model.fit(x, y, batch_size=128, epochs=epochs, validation_split=0.1, verbose=2)
+    accuracies[name] = model.evaluate(x_test, y_test, batch_size=1000, verbose=0)[1]
+
+print("\ntest accuracy")
+for name, accuracy in accuracies.items():
+    print(f"{name:10}{accuracy:.2%}")

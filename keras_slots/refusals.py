@@ -1,0 +1,47 @@
+"""What makes no sense for a kernel that is selected, and is refused with the way out."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras.layers import Layer as _Mixin
+else:
+    _Mixin = object
+
+
+class SelectedKernel(_Mixin):
+    """Mixin before a Keras layer: no constraint, no LoRA, no quantization of its kernels."""
+
+    #: How the arguments about each kernel begin: `kernel_initializer`, `depthwise_regularizer` and so on.
+    kernel_arguments: tuple[str, ...] = ("kernel",)
+
+    def refuse_what_needs_a_trained_kernel(self) -> None:
+        """Raises an error for arguments that would change a kernel."""
+        for argument in (f"{name}_constraint" for name in self.kernel_arguments):
+            constraint = getattr(self, argument, None) or getattr(self, f"_{argument}", None)
+            if constraint is not None:
+                raise ValueError(
+                    f"`{argument}` must be None in a slot layer: its values are fixed and never updated. "
+                    f"Received: {argument}={constraint}. Constrain the values through `bank_initializer` instead."
+                )
+        if getattr(self, "lora_rank", None):
+            self.enable_lora(self.lora_rank)
+        mode = getattr(self.dtype_policy, "quantization_mode", None)
+        if getattr(self, "quantization_config", None) or mode:
+            raise ValueError(self._no_quantization(mode))
+
+    def enable_lora(self, rank: int, *args: Any, **kwargs: Any) -> None:
+        """Refused: LoRA adds to a trained kernel, and this one is selected."""
+        raise ValueError(
+            f"A slot layer does not support LoRA. Received: rank={rank} for layer '{self.name}'. Call "
+            "`keras_slots.materialize(model)` and enable LoRA on the plain layers of the new model."
+        )
+
+    def quantize(self, mode: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """Refused: quantization would replace the kernel, and this one is selected."""
+        raise ValueError(self._no_quantization(mode))
+
+    def _no_quantization(self, mode: str | None) -> str:
+        return (
+            f"A slot layer cannot be quantized. Received: mode={mode!r} for layer '{self.name}'. Call "
+            "`keras_slots.materialize(model)` and quantize the new model."
+        )

@@ -1,0 +1,199 @@
+"""The pages of examples/ run offline, with the flag that makes them small, and reach what they say."""
+
+import ast
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from pages import EXAMPLES, run_page
+
+from keras_slots import SlotLayer
+
+PAGES = sorted(EXAMPLES.glob("*.py"))
+NAMES = {page.stem for page in PAGES}
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
+}
+
+
+@pytest.fixture(autouse=True)
+def policy():
+    """Some pages choose a dtype policy, as a script may."""
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_page_is_short_stands_alone_and_says_what_it_needs(page):
+    text = page.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < (150 if page.stem == "quickstart" else 100)
+    tree = ast.parse(text)
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in (
+            [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
+        )
+    }
+    assert not imported & (NAMES - {"export"}), "imports another page"
+    first = ast.get_docstring(tree)
+    assert f"python examples/{page.stem}.py" in first
+    assert "two cores" in first
+    if page.stem != "several_hosts_jax":
+        assert text.index("TF_CPP_MIN_LOG_LEVEL") < text.index("import keras")
+
+
+@pytest.mark.tensorflow
+def test_lenet_mnist_page_trains_both_kinds_of_layer(monkeypatch):
+    names = run_page(monkeypatch, "lenet_mnist", "--small")
+    assert set(names["accuracies"]) == {"selected", "learned"}
+    assert min(names["accuracies"].values()) > 0.7
+
+
+@pytest.mark.tensorflow
+def test_lenet_mnist_page_reads_tensorflow_datasets(monkeypatch):
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    asked = []
+
+    def load(name, split, data_dir, **arguments):
+        asked.append((name, split, data_dir))
+        images = (
+            tf.zeros((256, 28, 28, 1), tf.uint8)
+            + tf.cast(tf.range(256) % 10 * 25, tf.uint8)[:, None, None, None]
+        )
+        return [(images, tf.range(256) % 10)] * 2
+
+    monkeypatch.setattr(tfds, "load", load)
+    names = run_page(monkeypatch, "lenet_mnist", "--data-dir", "here")
+    assert asked == [("mnist", ["train", "test"], "here")]
+    assert names["model"].input_shape == (None, 28, 28, 1) and names["x"].max() <= 1
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("kind", ["selected", "learned"])
+def test_conv6_page_trains_nine_layers_of_one_kind(monkeypatch, kind):
+    flags = ["--small"] + ["--learned"] * (kind == "learned")
+    names = run_page(monkeypatch, "conv6_cifar10", *flags)
+    slots = [layer for layer in names["model"].layers if isinstance(layer, SlotLayer)]
+    assert len(slots) == (9 if kind == "selected" else 0)
+    assert names["accuracy"] > 0.2
+
+
+@pytest.mark.tensorflow
+def test_vgg19_page_trains_seventeen_slot_layers_under_a_strategy(monkeypatch):
+    names = run_page(monkeypatch, "vgg19_cifar10", "--small", "--epochs", 2)
+    slots = [layer for layer in names["model"].layers if isinstance(layer, SlotLayer)]
+    assert len(slots) == 17
+    losses = names["model"].history.history["loss"]
+    assert losses[-1] < 0.9 * losses[0]
+    assert slots[0].slot_kernel.lever.shape == (3, 3, 3, 8)
+
+
+@pytest.mark.tensorflow
+def test_finetune_page_starts_from_the_selected_values(monkeypatch):
+    names = run_page(monkeypatch, "finetune", "--small")
+    accuracies = names["accuracies"]
+    assert accuracies["selected, then fine-tuned"] > accuracies["selected"] > 0.5
+    assert not any(isinstance(layer, SlotLayer) for layer in names["plain"].layers)
+    # Ten epochs of 36 steps in all, in both arms.
+    assert (
+        int(names["selected"].optimizer.iterations) + int(names["plain"].optimizer.iterations)
+        == (names["selection_epochs"] + names["weight_epochs"]) * 41
+    )
+
+
+@pytest.mark.tensorflow
+def test_export_page_writes_files_that_predict_without_keras_slots(monkeypatch, tmp_path, capfd):
+    names = run_page(monkeypatch, "export", "--out", tmp_path)
+    with np.load(tmp_path / "predictions.npz") as predictions:
+        for name in ("selected", "plain"):
+            np.testing.assert_allclose(predictions[name], names["expected"], atol=1e-4)
+    printed = capfd.readouterr().out
+    for name in ("model.keras", "plain.keras"):
+        assert f"{(tmp_path / name).stat().st_size:,} bytes" in printed
+
+
+@pytest.mark.tensorflow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # keras-tuner's own
+def test_tune_page_shows_its_trials_best_first_and_goes_on(monkeypatch, tmp_path, capsys):
+    flags = ["--out", tmp_path, "--epochs", 1, "--trials"]
+    run_page(monkeypatch, "tune", *flags, 1)
+    names = run_page(monkeypatch, "tune", *flags, 2)
+    trials = names["tuner"].oracle.trials
+    assert len(trials) == 2
+    last = capsys.readouterr().out.splitlines()[-3:-1]
+    shown = [float(line.split()[-1].rstrip("%")) for line in last]
+    assert shown == sorted(shown, reverse=True)
+
+
+@pytest.mark.tensorflow
+def test_slotify_page_keeps_the_architecture(monkeypatch):
+    names = run_page(monkeypatch, "slotify_a_model", "--epochs", 1)
+    assert len(names["slots"]) == 15  # 1 + 13 pointwise convolutions, and the last one
+    assert names["difference"] == 0
+
+
+@pytest.mark.tensorflow
+def test_resume_page_ends_after_kills_as_if_there_had_been_none(monkeypatch, tmp_path):
+    run_page(monkeypatch, "resume", "--out", tmp_path / "whole")
+    command = [sys.executable, "-u", EXAMPLES / "resume.py", "--out", tmp_path / "killed"]
+    for epoch in (3, 7):
+        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
+        while f"Epoch {epoch}/12" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    names = run_page(monkeypatch, "resume", "--out", tmp_path / "killed")
+    assert names["done"] in (6, 7)
+    whole, killed = (
+        keras.models.load_model(tmp_path / run / "state.keras") for run in ("whole", "killed")
+    )
+    for one, other in zip(whole.variables, killed.variables, strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+    for one, other in zip(whole.optimizer.variables, killed.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+@pytest.mark.jax
+def test_several_hosts_page_selects_with_two_processes_what_one_selects(tmp_path):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+    command = [sys.executable, EXAMPLES / "several_hosts_jax.py", "--out"]
+    together = ["--hosts", address, "--processes", "2", "--process-id"]
+    started = [
+        subprocess.Popen(
+            [*command, tmp_path / name, *flags],
+            env=ENVIRONMENT | {"XLA_FLAGS": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name, flags in (
+            ("two.keras", [*together, "0"]),
+            ("none.keras", [*together, "1"]),
+            ("one.keras", []),
+        )
+    ]
+    try:
+        outputs = [process.communicate(timeout=300) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    for process, (_, errors) in zip(started, outputs, strict=True):
+        assert process.returncode == 0, errors
+    assert "2 process(es): test accuracy" in outputs[0][0]
+    assert not (tmp_path / "none.keras").exists()
+    one, two = (keras.models.load_model(tmp_path / f"{name}.keras") for name in ("one", "two"))
+    for layer, other in zip(one.layers, two.layers, strict=True):
+        same = np.asarray(layer.kernel) == np.asarray(other.kernel)
+        assert same.mean() > 0.99  # sums in another order may move a float32 lever over a threshold

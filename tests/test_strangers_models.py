@@ -1,0 +1,236 @@
+"""Functional models that hold more than layers: operations, masks, lookups, wrappers, frozen parts."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_slots
+from keras_slots import SlotConv1D, SlotDense, materialize, slotify
+from strangers import (
+    MODES,
+    L,
+    assert_close,
+    assert_same,
+    give_kernels,
+    numpy_of,
+    random_input,
+    slot_layers,
+)
+
+# Models.
+
+
+def _model(*build):
+    """A function of no arguments that puts the given steps between two dense layers."""
+
+    def make():
+        inputs = keras.Input((5, 4), name="steps")
+        x = L.Dense(4, name="first")(inputs)
+        for step in build:
+            x = step(x, inputs)
+        return keras.Model(inputs, L.Dense(2, name="last")(x))
+
+    return make
+
+
+def _masked(*layers, token_input=True):
+    def make():
+        inputs = keras.Input((6,), dtype="int32") if token_input else keras.Input((6, 4))
+        x = L.Embedding(5, 4, mask_zero=True)(inputs) if token_input else L.Masking()(inputs)
+        for layer in layers:
+            x = layer(x)
+        return keras.Model(inputs, L.Dense(2, name="last")(x))
+
+    return make
+
+
+def _attention(x):
+    return L.GlobalAveragePooling1D()(L.Attention()([x, x]))
+
+
+OPERATIONS = {
+    "sum": _model(lambda x, inputs: x + inputs),
+    "product_with_a_number": _model(lambda x, inputs: x * 2),
+    "number_first": _model(lambda x, inputs: 1.0 - x),
+    "ops_relu": _model(lambda x, inputs: ops.relu(x)),
+    "ops_concatenate": _model(lambda x, inputs: ops.concatenate([x, inputs], axis=-1)),
+    "slice": _model(lambda x, inputs: x[:, :3]),
+    "where": _model(lambda x, inputs: ops.where(x > 0, x, inputs)),
+    "mean_and_negation": _model(lambda x, inputs: -x - ops.mean(x, axis=1, keepdims=True)),
+    "reshape_and_matmul": _model(
+        lambda x, inputs: ops.matmul(ops.reshape(x, (-1, 5, 4)), ops.transpose(inputs, (0, 2, 1)))
+    ),
+    "mask_and_mean": _masked(L.Dense(3, name="first"), L.GlobalAveragePooling1D()),
+    "mask_and_lstm": _masked(L.LSTM(3)),
+    "mask_and_bidirectional": _masked(L.Bidirectional(L.GRU(3))),
+    "mask_and_attention": _masked(_attention),
+    "masking_layer": _masked(L.Dense(4, name="first"), L.LSTM(3), token_input=False),
+}
+operations = pytest.mark.parametrize("make", OPERATIONS.values(), ids=OPERATIONS)
+
+
+def frozen_base(**arguments):
+    """A frozen sub-model with a slot layer, and a head."""
+    base = keras.Sequential(
+        [keras.Input((5, 4)), SlotConv1D(3, 2, seed=1, name="inner", **arguments), L.Flatten()],
+        name="base",
+    )
+    base.trainable = False
+    inputs = keras.Input((5, 4))
+    return keras.Model(inputs, SlotDense(2, seed=2, name="head", **arguments)(base(inputs)))
+
+
+def fit(model, x=None, epochs=2):
+    x = random_input(model, 8) if x is None else x
+    y = np.random.default_rng(1).normal(size=(8, *model.output.shape[1:]))
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.fit(x, y, epochs=epochs, batch_size=4, verbose=0)
+
+
+# Operations and masks.
+
+
+@operations
+def test_slotify_keeps_operations_and_masks(make):
+    plain = make()
+    slot = slotify(plain, num_values=3, seed=1, filters=_has_slot_version)
+    assert [x.name for x in slot.layers] == [x.name for x in plain.layers]
+    x = random_input(plain)
+    assert_close(slot(x), give_kernels(slot, plain)(x))
+
+
+@operations
+def test_materialize_keeps_operations_and_masks(make):
+    plain = make()
+    slot = slotify(plain, num_values=3, seed=1, filters=_has_slot_version)
+    back = materialize(slot)
+    assert back.get_config() == plain.get_config()
+    x = random_input(plain)
+    assert_same(back(x), slot(x, training=False))
+
+
+def _has_slot_version(layer):
+    return hasattr(keras_slots, f"Slot{type(layer).__name__}")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_slotify_model_with_operations_trains_and_is_saved(mode, tmp_path):
+    model = slotify(OPERATIONS["where"](), num_values=3, seed=1, score_mode=mode)
+    before = [numpy_of(x.kernel) for x in slot_layers(model)]
+    fit(model)
+    after = [numpy_of(x.kernel) for x in slot_layers(model)]
+    assert any(np.any(a != b) for a, b in zip(after, before, strict=True))
+    model.save(tmp_path / "model.keras")
+    x = random_input(model)
+    assert_same(keras.models.load_model(tmp_path / "model.keras")(x), model(x))
+
+
+# What is not the kernel's business stays as it was.
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_materialize_leaves_a_frozen_base_frozen(mode):
+    model = frozen_base(score_mode=mode)
+    plain = materialize(model)
+    kernel = numpy_of(model.get_layer("base").get_layer("inner").kernel)
+    inner = plain.get_layer("base").get_layer("inner")
+    assert not inner.trainable and plain.get_layer("head").trainable
+    fit(plain)
+    np.testing.assert_array_equal(numpy_of(inner.kernel), kernel)
+
+
+def test_materialize_leaves_a_frozen_slot_layer_frozen():
+    model = keras.Sequential([keras.Input((3,)), SlotDense(4, name="a"), SlotDense(2, name="b")])
+    model.get_layer("a").trainable = False
+    plain = materialize(model)
+    assert [x.trainable for x in plain.layers] == [False, True]
+
+
+def test_slotify_leaves_a_frozen_layer_frozen():
+    model = keras.Sequential([keras.Input((3,)), L.Dense(4, name="a"), L.Dense(2, name="b")])
+    model.get_layer("a").trainable = False
+    assert [x.trainable for x in slotify(model).layers] == [False, True]
+
+
+def vocabulary_models():
+    words = L.TextVectorization(output_sequence_length=4)
+    words.adapt(["green tea", "black tea", "black coffee"])
+    strings = L.StringLookup()
+    strings.adapt(["a", "b", "c"])
+    integers = L.IntegerLookup()
+    integers.adapt([10, 20, 30])
+    text = keras.Input((), dtype="string")
+    letter = keras.Input((2,), dtype="string")
+    number = keras.Input((2,), dtype="int64")
+    return {
+        "text": (text, words, np.array(["black tea", "red tea"])),
+        "strings": (letter, strings, np.array([["a", "b"], ["c", "z"]])),
+        "integers": (number, integers, np.array([[10, 20], [30, 40]])),
+    }
+
+
+def vocabulary_model(name):
+    inputs, lookup, x = vocabulary_models()[name]
+    embedded = L.Flatten()(L.Embedding(9, 3)(lookup(inputs)))
+    return keras.Model(inputs, L.Dense(2, name="last")(embedded)), x
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("name", ["text", "strings", "integers"])
+def test_slotify_and_materialize_keep_an_adapted_vocabulary(name):
+    plain, x = vocabulary_model(name)
+    x = ops.convert_to_tensor(x)
+    slot = slotify(plain, seed=1, filters=["last"])
+    assert_close(slot(x), give_kernels(slot, plain)(x))
+    assert_same(materialize(slot)(x), slot(x, training=False))
+
+
+def test_slotify_and_materialize_keep_the_statistics_of_a_normalization():
+    normalization = L.Normalization()
+    normalization.adapt(np.random.default_rng(0).normal(3, 2, (50, 2)))
+    plain = keras.Sequential([keras.Input((2,)), normalization, L.Dense(3)])
+    slot = slotify(plain, seed=1)
+    x = random_input(plain)
+    assert_close(slot(x), give_kernels(slot, plain)(x))
+    assert_same(materialize(slot)(x), slot(x))
+
+
+# Wrappers.
+
+
+def _inner_model():
+    return keras.Sequential(
+        [keras.Input((4,)), L.Dense(3, activation="relu", name="inner"), L.Dense(2, name="out")],
+        name="inside",
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "count"),
+    [
+        (_inner_model, (7, 4), 2),
+        (lambda: L.TimeDistributed(L.Dense(3), name="inside"), (7, 2, 4), 1),
+    ],
+    ids=["model", "time_distributed"],
+)
+def test_slotify_reaches_into_time_distributed(make, shape, count):
+    inputs = keras.Input(shape)
+    plain = keras.Model(inputs, L.TimeDistributed(make(), name="steps")(inputs))
+    slot = slotify(plain, seed=1)
+    assert len(slot_layers(slot)) == count
+    x = random_input(plain)
+    assert_close(slot(x), give_kernels(slot, plain)(x))
+    back = materialize(slot)
+    assert not slot_layers(back) and back.get_config() == plain.get_config()
+    assert_same(back(x), slot(x))
+
+
+def test_transforms_refuse_a_lambda_by_its_name():
+    inputs = keras.Input((4,))
+    twice = L.Lambda(lambda x: 2 * x, name="twice")
+    plain = keras.Model(inputs, twice(L.Dense(3)(inputs)))
+    slot = keras.Model(inputs, twice(SlotDense(3)(inputs)))
+    for transform, model in ((slotify, plain), (materialize, slot)):
+        with pytest.raises(ValueError, match=r"'twice'.*Lambda|Lambda.*'twice'"):
+            transform(model)

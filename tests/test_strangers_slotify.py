@@ -1,0 +1,221 @@
+"""`slotify` on every layer that holds kernels, and what it says of those that stay plain."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_slots import SlotDense, materialize, slotify
+from strangers import (
+    LAYER_AND_MODE,
+    LAYER_AND_OTHER_MODE,
+    LAYERS,
+    MODES,
+    SLOT_CLASSES,
+    L,
+    assert_close,
+    assert_same,
+    give_kernels,
+    kernel_layers,
+    kernels,
+    layer_input,
+    model_of,
+    numpy_of,
+    plain_layer,
+    random_input,
+    slot_layer,
+    slot_layers,
+)
+
+modes = pytest.mark.parametrize("mode", MODES)
+
+
+# Every layer that holds kernels.
+
+
+@pytest.mark.parametrize(("name", "mode"), LAYER_AND_MODE)
+def test_slotify_replaces_every_layer_that_holds_kernels(name, mode):
+    plain = model_of(plain_layer(name, name="layer"), LAYERS[name][1])
+    slot = slotify(plain, num_values=3, seed=1, score_mode=mode)
+    assert type(slot.get_layer("layer")) is SLOT_CLASSES[type(plain.get_layer("layer"))]
+    x = layer_input(name)
+    assert_close(slot(x), give_kernels(slot, plain)(x))
+    back = materialize(slot)
+    assert _without_seeds(back.get_config()) == _without_seeds(plain.get_config())
+    assert not slot_layers(back)
+    assert_same(back(x), slot(x))
+
+
+def _without_seeds(config):
+    """The attention layers of Keras have a seed of their own, for dropout."""
+    if isinstance(config, dict):
+        return {key: _without_seeds(value) for key, value in config.items() if key != "seed"}
+    return [_without_seeds(x) for x in config] if isinstance(config, (list, tuple)) else config
+
+
+@pytest.mark.parametrize(("name", "mode"), LAYER_AND_OTHER_MODE)
+def test_slot_layer_trains_in_every_kernel(name, mode):
+    layer = slot_layer(name, seed=1, score_mode=mode, num_values=8)
+    model = model_of(layer, LAYERS[name][1])
+    before = [kernels(x) for x in kernel_layers(layer)]
+    x = layer_input(name)
+    y = np.random.default_rng(1).normal(size=model(x).shape)
+    model.compile(keras.optimizers.SGD(2.0), "mse")
+    model.fit(x, y, epochs=3, verbose=0, batch_size=len(x))
+    for old, holder in zip(before, kernel_layers(layer), strict=True):
+        for kernel_name, kernel in kernels(holder).items():
+            assert np.any(kernel != old[kernel_name]), (holder.name, kernel_name)
+
+
+@pytest.mark.parametrize("name", ["separable2d", "depthwise1d", "conv1d_transpose", "attention"])
+def test_slotify_replaces_layers_in_nested_models(name):
+    shape = LAYERS[name][1]
+    inner = model_of(plain_layer(name, name="layer"), shape)
+    inputs = keras.Input(shape[1:], name="outer")
+    plain = keras.Model(inputs, L.Dense(2, name="head")(inner(inputs)))
+    slot = slotify(plain, seed=1)
+    assert len([x for x in slot_layers(slot) if x.name in ("layer", "head")]) == 2
+    x = layer_input(name)
+    assert_close(slot(x), give_kernels(slot, plain)(x))
+    assert_same(materialize(slot)(x), slot(x))
+
+
+@pytest.mark.parametrize("name", ["separable2d", "depthwise1d", "conv1d_transpose"])
+def test_slotify_replaces_layers_in_time_distributed(name):
+    shape = (3, *LAYERS[name][1][1:])
+    inputs = keras.Input(shape, name="x")
+    plain = keras.Model(inputs, L.TimeDistributed(plain_layer(name, name="layer"))(inputs))
+    slot = slotify(plain, seed=1)
+    assert [x.name for x in slot_layers(slot)] == ["layer"]
+    x = random_input(plain)
+    assert_close(slot(x), give_kernels(slot, plain)(x))
+    assert_same(materialize(slot)(x), slot(x))
+
+
+# What stays plain.
+
+
+class Composite(L.Layer):
+    """A layer of another person, with a Dense layer inside."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = L.Dense(40)
+
+    def build(self, input_shape):
+        self.inner.build(input_shape)
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+
+STAY_PLAIN = {
+    "LSTM": lambda: L.LSTM(8, name="memory"),
+    "GRU": lambda: L.GRU(8, name="memory"),
+    "Bidirectional": lambda: L.Bidirectional(L.LSTM(8), name="memory"),
+    "Composite": lambda: Composite(name="memory"),
+}
+
+
+def model_with(layer):
+    inputs = keras.Input((5, 4))
+    return keras.Model(inputs, L.Dense(1, name="last")(layer(inputs)))
+
+
+@pytest.mark.parametrize("kind", STAY_PLAIN)
+def test_slotify_warns_of_layers_that_stay_plain(kind):
+    with pytest.warns(UserWarning, match="memory") as caught:
+        slotify(model_with(STAY_PLAIN[kind]()))
+    (text,) = [str(x.message) for x in caught if x.category is UserWarning]
+    assert kind in text and "filters" in text
+
+
+def test_slotify_warns_with_the_share_of_the_weights_that_stay_plain():
+    # 4 * (4 * 8 + 8 * 8 + 8) = 416 weights in the LSTM, 9 in the last layer: 98 % stay plain.
+    with pytest.warns(UserWarning, match=r"9(8|7\.9)\d* ?%"):
+        slotify(model_with(L.LSTM(8, name="memory")))
+
+
+def test_slotify_warns_of_an_embedding():
+    inputs = keras.Input((5,), dtype="int32")
+    x = L.Flatten()(L.Embedding(10, 4, name="words")(inputs))
+    with pytest.warns(UserWarning, match="(?s)Embedding.*words"):
+        slotify(keras.Model(inputs, L.Dense(1)(x)))
+
+
+@pytest.mark.parametrize("kind", STAY_PLAIN)
+@pytest.mark.parametrize(
+    "filters",
+    [["last"], "last", lambda layer: layer.name != "memory"],
+    ids=["list", "name", "rule"],
+)
+def test_slotify_is_silent_about_layers_that_filters_leaves_out(kind, filters):
+    # Every warning is an error in these tests.
+    slot = slotify(model_with(STAY_PLAIN[kind]()), filters=filters)
+    assert [x.name for x in slot_layers(slot)] == ["last"]
+
+
+def test_slotify_is_silent_about_layers_without_kernels():
+    layers = [L.BatchNormalization(), L.LayerNormalization(), L.PReLU(), L.Dropout(0.5)]
+    slotify(keras.Sequential([keras.Input((4,)), L.Dense(3), *layers, L.Dense(2)]))
+
+
+# What is there already.
+
+
+@modes
+@pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
+def test_slotify_keeps_a_slot_layer_with_its_training(mode, selection):
+    arguments = {"num_values": 5, "score_mode": mode, "selection": selection, "seed": 3}
+    old = SlotDense(4, name="old", **arguments)
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, L.Dense(2, name="new")(old(inputs)))
+    model.compile(keras.optimizers.SGD(1.0), "mse")
+    model.fit(random_input(model, 8), np.ones((8, 2)), verbose=0)
+    slot = slotify(model, num_values=9, score_mode="per_value", seed=7)
+    kept, new = slot.get_layer("old"), slot.get_layer("new")
+    assert kept is not old and kept.get_config() == old.get_config()
+    assert type(new) is SlotDense and new.num_values == 9
+    for part in ("kernel", "bank", "scores", "bias"):
+        np.testing.assert_array_equal(numpy_of(getattr(kept, part)), numpy_of(getattr(old, part)))
+    # The same draws come next, too.
+    x = random_input(model)
+    assert_same(kept(x, training=True), old(x, training=True))
+
+
+def test_slotify_and_materialize_keep_the_name_of_the_input():
+    plain = keras.Sequential([keras.Input((3,)), L.Dense(2)])
+    functional = model_with(L.Flatten())
+    for model in (plain, functional):
+        slot = slotify(model)
+        names = [[x.name for x in m._flatten_layers()] for m in (model, materialize(slot))]
+        assert names[0] == names[1]
+        assert [x.name for x in slot.layers] == [x.name for x in model.layers]
+
+
+def _nested_and_compiled(cls):
+    inner = keras.Sequential([keras.Input((4,)), cls(3), L.BatchNormalization()])
+    inner.compile("sgd", "mse")
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, cls(2)(inner(inputs)))
+    # A loss that Keras cannot serialize.
+    model.compile("sgd", loss=lambda y, p: keras.ops.mean(p))
+    return model
+
+
+@pytest.mark.parametrize(("transform", "cls"), [(slotify, L.Dense), (materialize, SlotDense)])
+def test_transforms_never_touch_the_given_model(transform, cls, monkeypatch):
+    model = _nested_and_compiled(cls)
+    own = {id(x) for x in model._flatten_layers()}
+    touched = []
+    original = L.Layer.__setattr__
+
+    def recorded(self, name, value):
+        # TensorFlow switches its own bookkeeping off and on whenever a layer is put into a list.
+        if id(self) in own and name != "_self_setattr_tracking":
+            touched.append((self.name, name))
+        original(self, name, value)
+
+    monkeypatch.setattr(L.Layer, "__setattr__", recorded)
+    new = transform(model)
+    assert touched == []
+    assert model.compiled and not new.compiled
