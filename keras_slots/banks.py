@@ -88,14 +88,14 @@ class InitialValues:
 
     def scores(self) -> Array:
         """The first scores, of shape `score_shape`; float64 when they are `NearestScores`."""
-        block = max(1, _BLOCK_VALUES // self.num_values)
         if not isinstance(self.score_initializer, NearestScores):
-            block = max(1, self.num_connections)
-        parts = [
-            self.score_rows(start, min(start + block, self.num_connections))
-            for start in range(0, self.num_connections, block)
-        ]
-        return np.concatenate(parts or [self.score_rows(0, 0)]).reshape(self.score_shape)
+            return self.score_rows(0, self.num_connections).reshape(self.score_shape)
+        scores = np.empty((self.num_connections, self.num_values))
+        block = max(1, _BLOCK_VALUES // self.num_values)
+        for start in range(0, len(scores), block):
+            stop = min(start + block, len(scores))
+            scores[start:stop] = self.score_rows(start, stop)
+        return scores.reshape(self.score_shape)
 
     def rows(self, start: int, stop: int) -> tuple[Array, Array]:
         """Bank and scores of the connections `start` to `stop - 1`, each of shape `(stop - start, K)`.
@@ -130,7 +130,7 @@ class InitialValues:
         """
         if not isinstance(self.score_initializer, NearestScores):
             raise ValueError(
-                "Only `NearestScores` have a start. Received: "
+                "`score_initializer` must be `NearestScores` for a start. Received: "
                 f'score_initializer={self.score_initializer!r}. Pass score_initializer="nearest".'
             )
         if isinstance(self.score_initializer.start, Distribution):

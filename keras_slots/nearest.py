@@ -148,13 +148,14 @@ def _first_pair(target: Tensor, num_values: int, bits: int, last_pair: int) -> T
     if not last_pair:
         return ops.zeros((), "int32")
     double_pair = np.float32(4 << bits)
-    lowest, highest = (np.float32((4 * z - num_values) * 2.0**bits) for z in (1.0, last_pair + 1.0))
+    lowest = np.float32((4 - num_values) * 2.0**bits)
+    # A comparison rather than `maximum`, so that NaN becomes the lowest on every backend.
     target = ops.cast(target, "float32")
-    # Comparisons rather than `clip`, so that NaN becomes the lowest on every backend.
     target = ops.where(target > lowest, target, lowest)
-    target = ops.where(target < highest, target, highest)
     z = target * (1 / double_pair) + (_QUARTERS + np.float32(num_values / 4 - 0.5))
-    return ops.right_shift(ops.view(z, "int32") - _QUARTERS.view(np.int32), np.int32(2))
+    # Positive floating-point numbers, the infinite one too, are ordered like their bits.
+    pair = ops.right_shift(ops.view(z, "int32") - _QUARTERS.view(np.int32), np.int32(2))
+    return ops.minimum(pair, np.int32(last_pair))
 
 
 def _pair_hashes(
