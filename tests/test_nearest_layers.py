@@ -85,7 +85,7 @@ def test_nearest_scores_serve_every_layer_in_both_score_modes_alike(name):
         weights = numpy_of(lever.lever)
         best = np.abs(bank - weights[..., None]).min(-1)
         for one in (scores, lever):
-            np.testing.assert_allclose(np.abs(numpy_of(one.select()) - weights), best, atol=1e-5)
+            np.testing.assert_allclose(np.abs(numpy_of(one.select()) - weights), best, atol=1e-3)
 
 
 def test_nearest_scores_start_where_the_named_distribution_says():
