@@ -84,7 +84,8 @@ def connection_state(words: Any, rows: Any, columns: Any, xp: Any = ops) -> Any:
 
     `i = rows + columns`, which are broadcast: compiled, that is faster than one counter of all connections.
     """
-    counter = xp.add(xp.add(rows, words[0]), columns)
+    # Not `ops.add`: on TensorFlow it takes columns for a channels-first bias where the sizes happen to fit.
+    counter = (rows + words[0]) + columns
     return xp.bitwise_xor(mix(counter, xp), words[1])
 
 
