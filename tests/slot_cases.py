@@ -135,6 +135,14 @@ def two_replicas():
     """A MirroredStrategy on two logical CPU devices (TensorFlow only)."""
     import tensorflow as tf
 
-    # TensorFlow's collective on CPU mixes up the strategies of one process.
+    # TensorFlow's collective mixes up the strategies of one process (docs/devices.md).
     reduction = tf.distribute.ReductionToOneDevice()
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], cross_device_ops=reduction)
+
+
+def give_two_replicas(monkeypatch):
+    """Code that makes its own MirroredStrategy gets `two_replicas` (TensorFlow only)."""
+    import tensorflow as tf
+
+    strategy = two_replicas()
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: strategy)

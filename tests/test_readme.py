@@ -10,6 +10,8 @@ import keras
 import numpy as np
 import pytest
 
+from slot_cases import give_two_replicas
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
     str(page.relative_to(ROOT))
@@ -85,6 +87,8 @@ def test_readme_load_model_needs_the_import(tmp_path):
 @pytest.mark.parametrize("page", ["quickstart", "saving", "devices"])
 def test_docs_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if page == "devices":
+        give_two_replicas(monkeypatch)
     names = run_python(f"docs/{page}.md", {})
     if page == "quickstart":
         assert 0 < float(names["changed"]) < 1

@@ -13,6 +13,7 @@ import pytest
 from pages import EXAMPLES, run_page
 
 from keras_slots import SlotLayer
+from slot_cases import give_two_replicas
 
 PAGES = sorted(EXAMPLES.glob("*.py"))
 NAMES = {page.stem for page in PAGES}
@@ -89,6 +90,7 @@ def test_conv6_page_trains_nine_layers_of_one_kind(monkeypatch, kind):
 
 @pytest.mark.tensorflow
 def test_vgg19_page_trains_seventeen_slot_layers_under_a_strategy(monkeypatch):
+    give_two_replicas(monkeypatch)
     names = run_page(monkeypatch, "vgg19_cifar10", "--small", "--epochs", 2)
     slots = [layer for layer in names["model"].layers if isinstance(layer, SlotLayer)]
     assert len(slots) == 17
