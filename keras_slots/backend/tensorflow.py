@@ -36,30 +36,34 @@ def straight_through(select: Function, gradient: Function) -> Function:
         # Nothing is to be differentiated inside: the tape would build the gradient of `select` for nothing.
         return forward(*(tf.stop_gradient(x) for x in arrays)), backward
 
-    # Given a variable, `tf.custom_gradient` would demand a gradient function that takes `variables`, eagerly only.
-    return lambda *arrays: selected(*(tf.convert_to_tensor(x) for x in arrays))
+    # As a program of its own: TensorFlow keeps every graph in which `tf.custom_gradient` is called for ever.
+    return traced_once(selected, jit_compile=False)
 
 
 @cache
 def compiled(function: Function) -> Function:
-    """`function`, compiled by itself: it fuses even where Keras leaves XLA off (on CPU, under `tf.distribute`).
+    """`function`, compiled by itself: it fuses even where Keras leaves XLA off (on CPU, under `tf.distribute`)."""
+    return traced_once(function, jit_compile=True)
 
-    One program for each combination of shapes and dtypes serves all layers of all models.
-    """
+
+def traced_once(function: Function, *, jit_compile: bool) -> Function:
+    """`function` as one program for each combination of shapes and dtypes, for all layers of all models."""
 
     def call(*arrays: Tensor) -> Any:
         arrays = tuple(tf.convert_to_tensor(x) for x in arrays)
         signature = tuple(tf.TensorSpec(x.shape, x.dtype) for x in arrays)
-        return _program(function, signature)(*arrays)
+        return _program(function, signature, jit_compile)(*arrays)
 
     return call
 
 
 @cache
-def _program(function: Function, signature: tuple) -> Function:
+def _program(function: Function, signature: tuple, jit_compile: bool) -> Function:
     # Traced outside of any graph: a `tf.function` would keep each graph that it is called from.
     with tf.init_scope():
-        traced = tf.function(function, jit_compile=_xla_works(), autograph=False)
+        traced = tf.function(
+            function, jit_compile=(jit_compile and _xla_works()) or None, autograph=False
+        )
         return traced.get_concrete_function(*signature)
 
 
