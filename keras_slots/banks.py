@@ -1,4 +1,4 @@
-"""What a kernel starts from: its bank and its first scores, whole or some connections at a time."""
+"""What a kernel starts from: its bank and its initial scores, whole or some connections at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BLOCK_VALUES = 2**20  # scores computed at once, in float64
 
 @dataclass(frozen=True)
 class InitialValues:
-    """Bank and first scores of one kernel, a pure function of the fields.
+    """Bank and initial scores of one kernel, a pure function of the fields.
 
     Both can be had whole or some connections at a time. Connections are counted in the C order of
     the kernel.
@@ -87,7 +87,7 @@ class InitialValues:
         return self._draw_bank(0, stop).reshape(self.bank_shape)
 
     def scores(self) -> Array:
-        """The first scores, of shape `score_shape`; float64 when they are `NearestScores`."""
+        """The initial scores, of shape `score_shape`; float64 when they are `NearestScores`."""
         if not isinstance(self.score_initializer, NearestScores):
             return self.score_rows(0, self.num_connections).reshape(self.score_shape)
         scores = np.empty((self.num_connections, self.num_values))
@@ -109,7 +109,7 @@ class InitialValues:
         return self.bank() if self.shared else self._draw_bank(start, stop)
 
     def score_rows(self, start: int, stop: int) -> Array:
-        """The first scores of the connections `start` to `stop - 1`, see `rows`."""
+        """The initial scores of the connections `start` to `stop - 1`, see `rows`."""
         k, scores = self.num_values, self.score_initializer
         if isinstance(scores, NearestScores):
             return scores.scores(self.bank_rows(start, stop), self.start_rows(start, stop))

@@ -36,7 +36,7 @@ class SlotKernel(_Layer, ABC):
         num_values: K.
         rule: `keras_slots.SelectionRule` of training calls.
         bank_initializer: Distribution or Keras initializer of the values.
-        score_initializer: The same of the first scores.
+        score_initializer: The same of the initial scores.
         sharing: `"connection"`, `"layer"` or a `keras_slots.ValueBank`.
         seed: Integer that bank, scores and sampler come from.
         fans: `(fan_in, fan_out)` of the kernel; None: by Keras' rule from its shape.

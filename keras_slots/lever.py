@@ -164,7 +164,7 @@ def climb(
 
     Args:
         lever: Tensor of shape `(...)`, u of the module `keras_slots.staircase`.
-        decay: Scalar tensor: what weight decay has left of the first scores. An optimizer that sets a variable
+        decay: Scalar tensor: what weight decay has left of the initial scores. An optimizer that sets a variable
             without gradient to exactly 0 (Ftrl, ScheduleFreeAdamW) does not decay it: 0 counts as 1.
         thresholds: Tensor of shape `(levels, ...)`, non-decreasing along the first axis.
         steps: Tensor of shape `(levels + 1, ...)`, the values of the staircase.
@@ -203,7 +203,7 @@ def _climb_on(lever: Tensor, thresholds: Tensor, value: Tensor, steps: Tensor) -
 
 
 def remaining(decay: Tensor) -> Tensor:
-    """What weight decay has left of the first scores, see `climb`."""
+    """What weight decay has left of the initial scores, see `climb`."""
     decay = ops.convert_to_tensor(decay)
     return ops.where(decay == 0, ops.ones_like(decay), decay)
 

@@ -1,6 +1,6 @@
 """The bank value nearest to a target: greedy selection when the scores start as `w_k w0 - w_k^2 / 2`.
 
-With those first scores, a lever u and a weight decay that leaves c of the first scores, the score of value k is
+With a lever u and a weight decay that leaves c of those initial scores, the score of value k is
 
     c (w_k w0 - w_k^2 / 2) + w_k u = w_k v - c w_k^2 / 2,   v = c w0 + u,
 
@@ -59,7 +59,7 @@ def nearest_in_strata(
 
     Args:
         lever: Tensor of shape `(...)`, float32 or float64; connections are counted in C order.
-        decay: Scalar tensor: what weight decay has left of the first scores, 1 without.
+        decay: Scalar tensor: what weight decay has left of the initial scores, 1 without.
         words: Integer tensor of shape `(2,)`: `StratifiedUniform.words`, modulo 2**32.
         num_values: K.
         bound: `StratifiedUniform.bound`.
@@ -80,7 +80,7 @@ def nearest_in_strata(
     >>> np.asarray(nearest_in_strata(lever, 1.0, drawn.words(0), **settings)).round(2)
     array([-0.07, -0.9 ], dtype=float32)
 
-    Not in the paper, whose first scores are uniform; all else is its algorithm (section 3).
+    Not in the paper, whose initial scores are uniform; all else is its algorithm (section 3).
     """
     position, _ = _search(lever, decay, words, num_values, bound, shared)
     return ops.cast(position, "float32") * strata_unit(num_values, bound)

@@ -24,7 +24,7 @@ def from_words(words: np.ndarray) -> int:
 
 
 def origin_of(initial: InitialValues) -> np.ndarray:
-    """Fingerprint of all that bank and first scores come from beside the seed."""
+    """Fingerprint of all that bank and initial scores come from beside the seed."""
     shared = isinstance(initial.sharing, ValueBank)
     parts = [
         initial.num_values,

@@ -1,4 +1,4 @@
-"""First scores that depend on the values: those that make greedy selection take the nearest one."""
+"""Initial scores that depend on the values: those that make greedy selection take the nearest one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = np.ndarray[Any, Any]
 
 @keras.saving.register_keras_serializable(package="keras_slots")
 class NearestScores:
-    """First scores `s_k = w_k w0 - w_k^2 / 2`: greedy selection takes the value nearest to w0 plus the lever.
+    """Initial scores `s_k = w_k w0 - w_k^2 / 2`: greedy selection takes the value nearest to w0 plus the lever.
 
     They are `-(w_k - w0)^2 / 2` plus a constant, so the highest belongs to the bank value nearest to the start w0.
     Training adds `w_k u` to score k, u being the sum of the steps of the optimizer on the plain gradient: the
@@ -40,7 +40,7 @@ class NearestScores:
     >>> nearest.scores(bank=np.array([[-1.0, 0.0, 2.0]]), start=np.array([0.5]))
     array([[-1.,  0., -1.]])
 
-    Not in the paper, whose first scores are uniform; all else is its algorithm (section 3).
+    Not in the paper, whose initial scores are uniform; all else is its algorithm (section 3).
     """
 
     def __init__(self, start: Any = None) -> None:
@@ -64,7 +64,7 @@ class NearestScores:
         return self.start.sample(seed, count, fans, start, START_STREAM)
 
     def scores(self, bank: Array, start: Array) -> Array:
-        """Returns the first scores, computed in float64.
+        """Returns the initial scores, computed in float64.
 
         Formula: `scores[c, k] = bank[c, k] * start[c] - bank[c, k]^2 / 2`.
 

@@ -1,6 +1,6 @@
 """The staircase of one lever per connection: which value greedy selection takes at which lever.
 
-A connection with bank values `w_k` and first scores `s_k` has, at lever `u`, the scores `s_k + w_k * u`. Greedy
+A connection with bank values `w_k` and initial scores `s_k` has, at lever `u`, the scores `s_k + w_k * u`. Greedy
 selection takes the highest of these K lines, so the selected value is a non-decreasing staircase in `u`. It is
 computed once, on the host, and is the same on every backend, for any number of threads.
 """
@@ -28,7 +28,7 @@ _BAR_AFTER = 3.0  # seconds
 class Staircase(NamedTuple):
     """The steps of all n connections of a kernel. Shapes depend on `capacity` alone, all entries are finite.
 
-    Reading, c being what weight decay has left of the first scores:
+    Reading, c being what weight decay has left of the initial scores:
 
         value = steps[0]
         for h in range(levels): value = where(lever > c * thresholds[h], steps[h + 1], value)
@@ -72,7 +72,7 @@ def build_staircase(
     A build of more than three seconds shows a progress bar, on a terminal only.
 
     Args:
-        initial: Bank and first scores.
+        initial: Bank and initial scores.
         dtype: `"float32"` or `"float64"`, of the result: the dtype of the lever.
         bank_dtype: Dtype in which the layer holds its values, to which they are rounded first. Default: `dtype`.
         size: Sizes of the arrays. Default: `capacity(initial)`.

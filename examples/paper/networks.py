@@ -74,7 +74,7 @@ def slot_layers(seed=0, score_scale=1.0, dense_score_scale=1.0, scores="uniform"
 
     Args:
         seed: each layer takes a seed of its own from it and from its name.
-        score_scale: first scores of convolutions, U(0, score_scale * b).
+        score_scale: initial scores of convolutions, U(0, score_scale * b).
         dense_score_scale: the same for dense layers.
         scores: "uniform", or "nearest" for nearest scores, which have no scale.
         **slot_arguments: `num_values`, `selection`, `sharing` and so on, as of `SlotDense`.

@@ -21,7 +21,7 @@ CONV-6 with probabilistic selection at K = 64, ``ours-conv2-learned`` the baseli
 
 How scales are counted. With σ = sqrt(2 / (fan_in + fan_out)), the standard deviation of Glorot
 normal, the bound of Glorot uniform is b = sqrt(3)·σ. `bank_scale` and both score scales are in
-units of b: values U(-bank_scale·b, bank_scale·b), first scores U(0, score_scale·b). A bank U(-σ, σ)
+units of b: values U(-bank_scale·b, bank_scale·b), initial scores U(0, score_scale·b). A bank U(-σ, σ)
 is therefore `bank_scale=1/sqrt(3)`, and the paper's scores U(0, λσ) are `score_scale=λ/sqrt(3)`.
 Without weight decay only the ratio learning_rate / score_scale matters.
 """
@@ -85,7 +85,7 @@ class Recipe:
     bank: str = setting("glorot_uniform", "the distribution of the values", BANKS)
     bank_scale: float = setting(1.0, "factor on the bank's distribution", check=POSITIVE)
     score_scale: float = setting(
-        1.0, "first scores of convolutions are U(0, score_scale·b)", check=POSITIVE
+        1.0, "initial scores of convolutions are U(0, score_scale·b)", check=POSITIVE
     )
     dense_score_scale: float = setting(1.0, "the same for dense layers", check=POSITIVE)
     learning_rate: float = setting(1.0, "the largest of the schedule", check=POSITIVE)
@@ -227,7 +227,7 @@ def _ours(network, method, num_values, sharing):
         fields["learning_rate"] = 0.1 if network in ("lenet300100", "vgg19") else 0.05
         fields["weight_decay"] = 1e-4 if network == "lenet300100" else 5e-4
     elif method == "ps":
-        # Wide first scores: a draw then seldom leaves the arg-max, which is what is tested.
+        # Wide initial scores: a draw then seldom leaves the arg-max, which is what is tested.
         fields |= {"learning_rate": 200.0, "score_scale": 400.0, "dense_score_scale": 400.0}
     else:
         fields["learning_rate"] = {
