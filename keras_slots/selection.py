@@ -32,7 +32,7 @@ class SelectionRule(ABC):
     >>> import keras
     >>> from keras import ops
     >>> from keras_slots import SelectionRule, SlotDense
-    >>> @keras.saving.register_keras_serializable(package="readme")
+    >>> @keras.saving.register_keras_serializable(package="my_project")
     ... class Gumbel(SelectionRule):
     ...     def random_shape(self, kernel_shape, num_values):
     ...         return (*kernel_shape, num_values)

@@ -1,6 +1,7 @@
 """Real models: slotify, train, save, materialize, and export them on TensorFlow.
 
-The large ones of `keras.applications` take minutes and are marked `slow`.
+The large ones of `keras.applications` take minutes and are marked `slow`; so is one score mode of
+each small one.
 """
 
 import keras
@@ -159,8 +160,20 @@ def check(plain, mode, tmp_path):
         assert_close(serve(path, slot, x), expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("make", SMALL, ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    ("make", "mode"),
+    [
+        pytest.param(
+            make,
+            mode,
+            id=f"{make.__name__}-{mode}",
+            # One score mode of each network is quick enough for every run of the tests.
+            marks=() if mode == MODES[(i + 1) % 2] else pytest.mark.slow,
+        )
+        for i, make in enumerate(SMALL)
+        for mode in MODES
+    ],
+)
 def test_slotify_trains_saves_and_materializes_a_small_model(make, mode, tmp_path):
     check(without_memory(make()), mode, tmp_path)
 

@@ -152,7 +152,9 @@ def test_asked_for_epochs_are_kept_from_before_the_first_on(tmp_path):
     assert kept == ["epoch-0.npz", "epoch-2.npz"]
 
 
-@pytest.mark.parametrize("network", ["conv2", "conv4", "conv6", "vgg19"])
+@pytest.mark.parametrize(
+    "network", ["conv2", "conv4", "conv6", pytest.param("vgg19", marks=pytest.mark.slow)]
+)
 def test_every_network_trains_a_step_on_a_local_file(tmp_path, network):
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (24, 16, 16, 3), "uint8")
