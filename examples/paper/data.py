@@ -42,8 +42,8 @@ def load(dataset, data_dir=None, download=False, **settings):
     """Reads and splits a data set.
 
     Args:
-        dataset: "mnist" or "cifar10" (a .npz file or tensorflow-datasets), "digits" (inside
-            scikit-learn) or "npz" (a file with uint8 arrays x_train, y_train, x_test, y_test).
+        dataset: "mnist", "cifar10" or "cifar10_16x16" (a .npz file or tensorflow-datasets), "digits"
+            (inside scikit-learn) or "npz" (a file with uint8 arrays x_train, y_train, x_test, y_test).
         data_dir: the .npz file, a folder with one, or the tensorflow-datasets folder (None: its
             default).
         download: lets tensorflow-datasets fetch what is not prepared yet.

@@ -2,7 +2,7 @@
 
 Each definition takes its dense and convolution layers from a `Layers` pair, so the slot machine
 and the learned network differ in nothing else. No biases. VGG-19 alone has batch norm, without
-affine parameters. All networks end in logits.
+affine parameters, and so has conv6bn, which is not of the paper. All networks end in logits.
 
 Source: Slot Machines (arXiv 2101.06475), appendix, table of architectures. `padding="author"`
 builds what the author's code builds: valid convolutions in CONV-2 and CONV-4 and in the first four
@@ -23,6 +23,8 @@ CONVOLUTIONS = {
     "conv4": (64, 64, "pool", 128, 128, "pool"),
     "conv6": (64, 64, "pool", 128, 128, "pool", 256, 256, "pool"),
     "vgg19": (64, 64, "pool", 128, 128, "pool", *[256] * 4, "pool", *[512] * 4, "pool", *[512] * 4),
+    # Not of the paper: small enough to compare many runs on a processor.
+    "conv6bn": (32, 32, "pool", 64, 64, "pool", 128, 128),
 }
 NETWORKS = ("lenet300100", *CONVOLUTIONS)
 
@@ -124,13 +126,13 @@ def build(
     """Builds one network of the paper.
 
     Args:
-        name: "lenet300100", "conv2", "conv4", "conv6" or "vgg19".
+        name: "lenet300100", "conv2", "conv4", "conv6", "vgg19" or "conv6bn".
         input_shape: `(height, width, channels)` of an image.
         num_classes: units of the last layer.
         layers: a `Layers` pair; None: `learned_layers(seed)`.
         padding: "same", or "author" for the author's valid convolutions.
         dropout: rate in front of the first two dense layers of CONV-2/4/6 (None: 0.5) and in
-            front of the second and third of LeNet (None: 0). VGG-19 has none.
+            front of the second and third of LeNet (None: 0). Those with batch norm have none.
         seed: seed of the dropout masks, and of the learned layers when `layers` is None.
 
     Returns:
@@ -150,8 +152,8 @@ def build(
     inputs = keras.Input(input_shape, name="image")
     if name == "lenet300100":
         outputs = _lenet(inputs, num_classes, layers, dropout, seed)
-    elif name == "vgg19":
-        outputs = _vgg19(inputs, num_classes, layers)
+    elif name in ("vgg19", "conv6bn"):
+        outputs = _normalized_conv_net(name, inputs, num_classes, layers)
     else:
         outputs = _conv_net(name, inputs, num_classes, layers, padding, dropout, seed)
     return keras.Model(inputs, outputs, name=name)
@@ -219,9 +221,9 @@ class FusedBatchNormalization(kl.BatchNormalization):
         return outputs
 
 
-def _vgg19(inputs, num_classes, layers):
+def _normalized_conv_net(name, inputs, num_classes, layers):
     x, number, pools = inputs, 0, 0
-    for filters in CONVOLUTIONS["vgg19"]:
+    for filters in CONVOLUTIONS[name]:
         if filters == "pool":
             pools += 1
             x = kl.MaxPooling2D(2, name=f"pool{pools}")(x)

@@ -29,9 +29,11 @@ import paper_numbers
 from recipes import KINDS, NETWORKS
 from runs import RunError, read_json, read_rows, write_atomic
 
-TITLES = {"lenet300100": "LeNet-300-100 on MNIST"} | {
-    network: f"{network.upper().replace('CONV', 'CONV-').replace('VGG', 'VGG-')} on CIFAR-10"
-    for network in NETWORKS[1:]
+TITLES = {
+    "lenet300100": "LeNet-300-100 on MNIST",
+    **{f"conv{n}": f"CONV-{n} on CIFAR-10" for n in (2, 4, 6)},
+    "vgg19": "VGG-19 on CIFAR-10",
+    "conv6bn": "Six convolutions with batch norm on CIFAR-10 at 16x16",
 }
 # What tells one curve from another; those that differ are named in the legend.
 MARKS = ("selection", "scores", "sharing", "score_mode", "epochs", "dtype_policy")

@@ -186,6 +186,17 @@ def test_a_file_of_jpeg_images_is_decoded(tmp_path):
     assert y.tolist() == [0, 1, 2] and x_test.shape == (1, 32, 32, 3) and y_test.tolist() == [0]
 
 
+def test_cifar10_16x16_holds_the_means_of_four_pixels(tmp_path):
+    image = np.zeros((1, 32, 32, 3), "uint8")
+    image[0, :2, 2:4, 1] = [[10, 20], [30, 43]]  # mean 25.75
+    arrays = {"x_train": image, "y_train": [1], "x_test": image[:, ::-1], "y_test": [2]}
+    np.savez(tmp_path / "cifar10.npz", **arrays)
+    x, y, x_test, y_test = read_arrays("cifar10_16x16", tmp_path)
+    assert x.shape == x_test.shape == (1, 16, 16, 3) and x.dtype == np.uint8
+    assert (x.sum(), x[0, 0, 1, 1], x_test[0, 15, 1, 1]) == (26, 26, 26)
+    assert (y.tolist(), y_test.tolist()) == ([1], [2])
+
+
 def test_a_wrong_file_is_named(tmp_path):
     path = tmp_path / "x.npz"
     path.write_bytes(b"not a zip file")

@@ -1,5 +1,7 @@
 """The networks of the paper have the paper's connections."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -67,6 +69,15 @@ def test_no_layer_has_a_bias():
     for name in networks.NETWORKS:
         for layer in networks.build(name, CIFAR, 10).layers:
             assert getattr(layer, "bias", None) is None
+
+
+def test_conv6bn_normalizes_after_each_of_six_convolutions():
+    model = networks.build("conv6bn", (16, 16, 3), 10)
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert kinds.count("Conv2D") == kinds.count("FusedBatchNormalization") == 6
+    filters = (3, 32, 32, 64, 64, 128, 128)
+    connections = sum(9 * a * b for a, b in itertools.pairwise(filters)) + 128 * 10
+    assert networks.count_connections(model) == connections == 287_840
 
 
 def test_layers_of_equal_shape_start_differently_and_seeds_repeat():

@@ -97,3 +97,15 @@ def test_the_papers_number_stands_beside_the_experiments_that_it_has():
     assert number("author-vgg19-gs") == pytest.approx(0.91)
     assert number("ours-vgg19-learned") is None
     assert number("ours-lenet300100-gs-k64-layer") is None
+
+
+def test_a_network_that_is_not_of_the_paper_has_only_recipes_of_ours():
+    with pytest.raises(
+        ValueError, match="conv6bn is not of the paper: its recipes are of the kind"
+    ):
+        recipes.make_recipe("paper", "conv6bn", "gs")
+    ours = recipes.make_recipe("ours", "conv6bn", "ns", 32)
+    assert (ours.dataset, ours.num_values, ours.scores) == ("cifar10_16x16", 32, "nearest")
+    assert {r.name.split("-")[0] for r in recipes.RECIPES.values() if r.network == "conv6bn"} == {
+        "ours"
+    }
