@@ -26,6 +26,7 @@ from keras_slots.layers import (
     SlotSeparableConv2D,
 )
 from keras_slots.registry import register_slot_layer
+from keras_slots.rounded import RoundedScores
 from keras_slots.scores import NearestScores
 from keras_slots.selection import SelectionRule
 from keras_slots.sharing import ValueBank
@@ -41,6 +42,7 @@ __all__ = [
     "HeNormal",
     "HeUniform",
     "NearestScores",
+    "RoundedScores",
     "SelectionRule",
     "SignedConstant",
     "SlotArguments",

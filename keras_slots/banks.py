@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_slots.distributions import Distribution
 from keras_slots.random_streams import BANK_STREAM, SCORE_STREAM, derive_seed
+from keras_slots.rounded import RoundedScores
 from keras_slots.scores import NearestScores
 from keras_slots.sharing import ValueBank
 from keras_slots.strata import StratifiedUniform
@@ -33,7 +34,7 @@ class InitialValues:
         fans: `(fan_in, fan_out)` of the kernel, without K.
         seed: Integer; bank and scores take different streams of it.
         bank_initializer: `Distribution` or Keras initializer.
-        score_initializer: `Distribution`, `NearestScores` or Keras initializer.
+        score_initializer: `Distribution`, `NearestScores`, `RoundedScores` or Keras initializer.
         sharing: `"connection"`, `"layer"` or a `keras_slots.ValueBank`.
 
     Example:
@@ -77,6 +78,7 @@ class InitialValues:
         """Whether the seed brings bank and scores back, so that nobody has to keep them."""
         scores = self.score_initializer
         scores = scores.start if isinstance(scores, NearestScores) else scores
+        scores = scores.drawn if isinstance(scores, RoundedScores) else scores
         return isinstance(scores, Distribution) and (
             isinstance(self.sharing, ValueBank) or isinstance(self.bank_initializer, Distribution)
         )
@@ -87,8 +89,8 @@ class InitialValues:
         return self._draw_bank(0, stop).reshape(self.bank_shape)
 
     def scores(self) -> Array:
-        """The initial scores, of shape `score_shape`; float64 when they are `NearestScores`."""
-        if not isinstance(self.score_initializer, NearestScores):
+        """The initial scores, of shape `score_shape`; float64 when they are nearest or rounded ones."""
+        if not isinstance(self.score_initializer, (NearestScores, RoundedScores)):
             return self.score_rows(0, self.num_connections).reshape(self.score_shape)
         scores = np.empty((self.num_connections, self.num_values))
         block = max(1, _BLOCK_VALUES // self.num_values)
@@ -113,6 +115,9 @@ class InitialValues:
         k, scores = self.num_values, self.score_initializer
         if isinstance(scores, NearestScores):
             return scores.scores(self.bank_rows(start, stop), self.start_rows(start, stop))
+        if isinstance(scores, RoundedScores):
+            drawn = replace(self, score_initializer=scores.drawn).score_rows(start, stop)
+            return scores.scores(self.bank_rows(start, stop), drawn)
         if not isinstance(scores, Distribution):
             return self._scores_from_keras[start:stop]
         window = (stop - start) * k, self.fans, start * k, SCORE_STREAM
@@ -155,6 +160,17 @@ class InitialValues:
         )
 
     def _draw_bank(self, start: int, stop: int) -> Array:
+        if not isinstance(self.score_initializer, RoundedScores):
+            return self._draw_values(start, stop)
+        if not self.rebuildable:
+            raise ValueError(
+                "`bank_initializer` must be a distribution of keras_slots for rounded scores, for the seed must "
+                f"bring the values back. Received: bank_initializer={self.bank_initializer!r}. Pass for example "
+                "bank_initializer='glorot_uniform'."
+            )
+        return self.score_initializer.bank(self._draw_values(start, stop))
+
+    def _draw_values(self, start: int, stop: int) -> Array:
         k, bank = self.num_values, self.bank_initializer
         if isinstance(self.sharing, ValueBank):
             return self.sharing.values[None]

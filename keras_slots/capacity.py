@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from keras_slots.banks import InitialValues
 from keras_slots.distributions import Distribution
+from keras_slots.rounded import RoundedScores
 from keras_slots.sharing import ValueBank
 from keras_slots.strata import StratifiedUniform
 
@@ -112,6 +113,7 @@ def _has_two_values(initial: InitialValues) -> bool:
 def _is_uniform(initial: InitialValues) -> bool:
     """Whether the table holds: uniform scores over values that are independent of each other, or nearly so."""
     bank, scores = initial.bank_initializer, initial.score_initializer
+    scores = scores.drawn if isinstance(scores, RoundedScores) else scores
     if not isinstance(scores, Distribution) or scores.kind not in ("positive_uniform", "uniform"):
         return False
     if isinstance(initial.sharing, ValueBank):

@@ -18,6 +18,7 @@ from keras_slots.distributions import (
     UniformScores,
     VarianceScaling,
 )
+from keras_slots.rounded import RoundedScores
 from keras_slots.scores import NearestScores
 from keras_slots.sharing import ValueBank
 from keras_slots.strata import StratifiedUniform
@@ -35,7 +36,9 @@ BANK_DISTRIBUTIONS: dict[str, type[Distribution]] = {
 SCORE_DISTRIBUTIONS: dict[str, type] = {
     "uniform_scores": UniformScores,
     "nearest": NearestScores,
+    "rounded": RoundedScores,
 }
+_OURS = Distribution, NearestScores, RoundedScores
 _FROM_KERAS: dict[type, type[Distribution]] = {
     keras.initializers.GlorotUniform: GlorotUniform,
     keras.initializers.GlorotNormal: GlorotNormal,
@@ -101,7 +104,7 @@ def get(identifier: Any, argument: str = "bank_initializer") -> Distribution | C
     3
     """
     initializer = _resolve(identifier, argument, BANK_DISTRIBUTIONS)
-    if isinstance(initializer, (UniformScores, NearestScores)):
+    if isinstance(initializer, (UniformScores, NearestScores, RoundedScores)):
         raise ValueError(
             f"`{argument}` must be a distribution of values, not of scores. Received: "
             f"{argument}={identifier!r}. Pass it as `score_initializer`."
@@ -109,16 +112,18 @@ def get(identifier: Any, argument: str = "bank_initializer") -> Distribution | C
     return initializer
 
 
-def get_scores(identifier: Any) -> Distribution | NearestScores | Callable[..., Any]:
+def get_scores(
+    identifier: Any,
+) -> Distribution | NearestScores | RoundedScores | Callable[..., Any]:
     """Returns what initial scores are drawn from.
 
     Args:
         identifier: None or `"uniform_scores"` for `UniformScores(1.0)`; `"nearest"` for
-            `NearestScores()`; a `Distribution`, whose `sample` must then be called with
-            `stream=random_streams.SCORE_STREAM`; the serialized form of one; or whatever `get` takes.
+            `NearestScores()`; `"rounded"` for `RoundedScores()`; a `Distribution`, whose `sample` must then be
+            called with `stream=random_streams.SCORE_STREAM`; the serialized form of one; or whatever `get` takes.
 
     Returns:
-        A `Distribution`, a `NearestScores`, or any other Keras initializer as it came.
+        A `Distribution`, a `NearestScores` or `RoundedScores`, or any other Keras initializer as it came.
 
     Raises:
         ValueError: if the identifier is unknown or cannot be used for scores.
@@ -165,7 +170,7 @@ def _resolve(identifier: Any, argument: str, names: dict[str, type]) -> Any:
     try:
         if isinstance(identifier, dict):
             initializer = keras.initializers.deserialize(identifier)
-        elif not isinstance(identifier, (Distribution, NearestScores, ValueBank)):
+        elif not isinstance(identifier, (*_OURS, ValueBank)):
             initializer = keras.initializers.get(identifier)
     except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
         raise _unknown(identifier, argument, names, error) from error
@@ -176,7 +181,7 @@ def _resolve(identifier: Any, argument: str, names: dict[str, type]) -> Any:
         )
     if type(initializer) in _FROM_KERAS:
         return _from_keras(initializer, argument)
-    if isinstance(initializer, (Distribution, NearestScores)) or callable(initializer):
+    if isinstance(initializer, _OURS) or callable(initializer):
         return initializer
     raise _unknown(identifier, argument, names)
 

@@ -12,6 +12,7 @@ from keras_slots.backend import from_host, straight_through
 from keras_slots.banks import InitialValues
 from keras_slots.kernel import SlotKernel
 from keras_slots.origin import check_origin, from_words, origin_of, to_words
+from keras_slots.rounded import RoundedScores
 from keras_slots.selection import Greedy, SelectionRule, greedy_index, lookup
 from keras_slots.staircase import build_staircase
 
@@ -42,7 +43,9 @@ class LeverKernel(SlotKernel):
                 self.add_values("bank", initial.bank_shape, initial.bank, self.variable_dtype),
             )
         self._steps = self._add_staircase(initial)
-        self._greedy = straight_through(climb, lever_gradient)
+        rounded = isinstance(initial.score_initializer, RoundedScores)
+        select = ClimbWidened(self.variable_dtype) if rounded else climb
+        self._greedy = straight_through(select, lever_gradient)
         self._by_rule = straight_through(ByLines(self.rule), lever_gradient)
 
     def _add_staircase(self, initial: InitialValues) -> tuple[keras.Variable, ...]:
@@ -56,6 +59,8 @@ class LeverKernel(SlotKernel):
         """The arrays of the staircase by the names of their variables, in the order that `climb` takes them."""
         staircase = build_staircase(initial, self.score_dtype, bank_dtype=self.variable_dtype)
         shape, dtype = initial.kernel_shape, np.dtype(self.variable_dtype)
+        if isinstance(initial.score_initializer, RoundedScores):
+            dtype = staircase.steps.dtype
         arrays = {
             "thresholds": staircase.thresholds.reshape(-1, *shape),
             "steps": staircase.steps.astype(dtype).reshape(-1, *shape),
@@ -200,6 +205,18 @@ def _climb_on(lever: Tensor, thresholds: Tensor, value: Tensor, steps: Tensor) -
     for h in range(thresholds.shape[0]):
         value = ops.where(lever > thresholds[h], steps[h], value)
     return value
+
+
+@dataclass(frozen=True)
+class ClimbWidened:
+    """`climb` on a staircase of 16 bits, widened as it is read; equal for equal dtypes of the kernel."""
+
+    dtype: str
+
+    def __call__(self, lever: Tensor, decay: Tensor, *steps: Tensor) -> Tensor:
+        dtype = lever.dtype
+        wide = (x if i == 2 else ops.cast(x, dtype) for i, x in enumerate(steps))  # 2: tall_index
+        return ops.cast(climb(lever, decay, *wide), self.dtype)
 
 
 def remaining(decay: Tensor) -> Tensor:

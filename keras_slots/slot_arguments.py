@@ -24,9 +24,10 @@ class SlotArguments(TypedDict, total=False):
             `"he_normal"`, `"signed_constant"`, `"stratified_uniform"`, the object of that name in `keras_slots`
             with a `scale`, or a Keras initializer, which is called once with the shape of the whole bank. None
             means the distribution that `kernel_initializer` names, `"glorot_uniform"` unless you say otherwise.
-        score_initializer: `keras_slots.UniformScores(scale)`, a Keras initializer, or `"nearest"`
+        score_initializer: `keras_slots.UniformScores(scale)`, a Keras initializer, `"nearest"`
             (`keras_slots.NearestScores`), by which every value can be reached at the learning rate of an ordinary
-            layer. None means U(0, b), b the Glorot-uniform bound of the kernel, as in the author's code.
+            layer, or `"rounded"` (`keras_slots.RoundedScores`), whose staircase takes half the memory. None means
+            U(0, b), b the Glorot-uniform bound of the kernel, as in the author's code.
         sharing: `"connection"`, the default: each connection has its own values; `"layer"`: one set of K values
             for each kernel of the layer; a `keras_slots.ValueBank`: that set, which may be handed to several
             layers.

@@ -19,6 +19,7 @@ import numpy as np
 from keras_slots.banks import InitialValues
 from keras_slots.capacity import Capacity, capacity
 from keras_slots.envelope import Array, envelope
+from keras_slots.rounded import LARGEST, RoundedScores
 from keras_slots.validation import check_choice, check_finite
 
 _CHUNK_VALUES = 1 << 17  # bank values handled at once by a thread, in about 5 MB
@@ -63,7 +64,7 @@ def build_staircase(
 
     Forward: reading the result at `lever` gives `bank[argmax_k(c * scores[k] + bank[k] * lever)]`. All arithmetic
     is in float64. In float32 the thresholds are rounded down, so that comparing a float32 lever with them is the
-    comparison with the float64 ones.
+    comparison with the float64 ones. Those of `RoundedScores` are bfloat16 numbers, and so are their steps.
 
     At a lever of exactly 0 the result is the arg-max of the scores (lowest index on ties), as connections whose
     input is always 0 stay there for ever: thresholds between -1e-30 and 0 become -1e-30, and a value that wins at
@@ -73,7 +74,7 @@ def build_staircase(
 
     Args:
         initial: Bank and initial scores.
-        dtype: `"float32"` or `"float64"`, of the result: the dtype of the lever.
+        dtype: `"float32"` or `"float64"`, the dtype of the lever. Of the result too, unless scores are rounded.
         bank_dtype: Dtype in which the layer holds its values, to which they are rounded first. Default: `dtype`.
         size: Sizes of the arrays. Default: `capacity(initial)`.
 
@@ -99,7 +100,8 @@ def build_staircase(
     """
     check_choice(dtype, "dtype", ("float32", "float64"))
     size = capacity(initial) if size is None else size
-    result = _Result(initial.num_connections, size, np.dtype(dtype))
+    rounded = isinstance(initial.score_initializer, RoundedScores)
+    result = _Result(initial.num_connections, size, np.dtype("bfloat16" if rounded else dtype))
     # Keras has imported ml_dtypes, by which NumPy knows bfloat16.
     held = np.dtype(bank_dtype or dtype)
     chunk = max(1, _CHUNK_VALUES // initial.num_values)
@@ -132,9 +134,16 @@ def _wait(tasks: list[Future[None]]) -> None:
             bar.update(done)
 
 
+def _largest(dtype: np.dtype[Any]) -> float:
+    return LARGEST if dtype == "bfloat16" else float(np.finfo(dtype).max)
+
+
 def round_down(thresholds: Array, dtype: np.dtype[Any]) -> Array:
     """Casts such that `u > rounded` is `u > threshold` for every finite `u` of `dtype`, and all are finite."""
-    largest = np.finfo(dtype).max
+    largest = _largest(dtype)
+    if dtype == "bfloat16":
+        # They are such numbers, but for the rounding of the scores they were computed from.
+        return np.clip(thresholds, -largest, largest).astype(dtype)
     with np.errstate(over="ignore", under="ignore"):
         rounded = thresholds.astype(dtype)
         lower = np.nextafter(rounded, dtype.type(-np.inf))
@@ -158,7 +167,7 @@ class _Result:
         levels, columns = self.size.levels, slice(start, start + thresholds.shape[1])
         have = min(levels, len(thresholds))
         self.thresholds[:have, columns] = rounded[:have]
-        self.thresholds[have:, columns] = np.finfo(rounded.dtype).max
+        self.thresholds[have:, columns] = _largest(rounded.dtype)
         self.steps[: have + 1, columns] = steps[: have + 1]
         self.steps[have + 1 :, columns] = steps[have]
         count = (thresholds < np.inf).sum(axis=0)
@@ -178,8 +187,8 @@ class _Result:
             )
         others = np.setdiff1d(np.arange(tall_count), found)[: tall_count - len(found)]
         index = np.union1d(found, others)
-        largest = np.finfo(self.thresholds.dtype).max
-        thresholds = np.full((tall_levels, tall_count), largest, self.thresholds.dtype)
+        dtype = self.thresholds.dtype
+        thresholds = np.full((tall_levels, tall_count), _largest(dtype), dtype)
         steps = np.repeat(self.steps[-1:, index], tall_levels, axis=0)
         for block, block_thresholds, block_steps in self.tall:
             at, have = np.searchsorted(index, block), len(block_thresholds)

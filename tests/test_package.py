@@ -22,6 +22,7 @@ PUBLIC_NAMES = {
     "HeNormal",
     "HeUniform",
     "NearestScores",
+    "RoundedScores",
     "SelectionRule",
     "SignedConstant",
     "SlotArguments",

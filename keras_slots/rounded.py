@@ -1,0 +1,141 @@
+"""Initial scores whose staircase holds in 16 bits: thresholds and values are bfloat16 numbers, exactly."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_slots.distributions import Distribution
+from keras_slots.envelope import envelope
+
+Array = np.ndarray[Any, Any]
+
+#: The dtype of the staircase. Keras has imported ml_dtypes, by which NumPy knows it.
+DTYPE = "bfloat16"
+LARGEST = (2.0 - 2.0**-7) * 2.0**127
+
+
+@keras.saving.register_keras_serializable(package="keras_slots")
+class RoundedScores:
+    """Initial scores that are moved a little, so that `score_mode="per_connection"` needs half the memory.
+
+    Any increasing thresholds belong to a staircase of some scores. So the values and the thresholds of the drawn
+    scores are rounded to bfloat16, and the initial scores are those that have exactly these thresholds: a score
+    moves by at most a 256th of its distance to the highest one. `layer.bank` and `layer.scores` are the rounded
+    ones, and both score modes train them to the same selections.
+
+    Forward, thresholds `t_h` between the values `v_0 < ... < v_H` of a staircase:
+
+        s[v_(h+1)] = s[v_h] - round(t_h) * (v_(h+1) - v_h)
+
+    from the value that is selected at first, whose score stays. The scores of all other values, which can never be
+    selected, stay too, or go down to where they still cannot be. Backward: nothing, they are constants.
+
+    Args:
+        scores: distribution that the scores are drawn from. None: `UniformScores()`, the default of every layer.
+
+    Raises:
+        ValueError: if `scores` is no distribution of keras_slots.
+
+    Example:
+
+    >>> from keras_slots import RoundedScores, SlotDense
+    >>> layer = SlotDense(3, score_mode="per_connection", score_initializer=RoundedScores())
+    >>> layer.build((None, 4))
+    >>> layer.slot_kernels["kernel"].weights[3].dtype
+    'bfloat16'
+
+    Not in the paper, whose scores are drawn as they are; all else is its algorithm (section 3).
+    """
+
+    def __init__(self, scores: Any = None) -> None:
+        # That module knows this class by name.
+        from keras_slots import initializers
+
+        self.drawn = initializers.get_scores(scores)
+        if not isinstance(self.drawn, Distribution):
+            raise ValueError(
+                "`scores` must be a distribution of keras_slots, for the seed must bring the scores back. "
+                f"Received: scores={scores!r}. Pass for example scores=UniformScores(2.0)."
+            )
+
+    def bank(self, bank: Array) -> Array:
+        """Returns the values of a bank, rounded to bfloat16, in float32."""
+        return np.asarray(bank).astype(DTYPE).astype("float32")
+
+    def scores(self, bank: Array, scores: Array) -> Array:
+        """Returns the initial scores in float64.
+
+        Args:
+            bank: rounded values of shape `(n, K)`, or `(K,)` when they are shared.
+            scores: drawn scores of shape `(n, K)`.
+        """
+        bank = np.broadcast_to(np.asarray(bank, "float64"), scores.shape)
+        scores = np.asarray(scores, "float64")
+        return with_thresholds(bank, scores, lambda t: t.astype(DTYPE).astype("float64"))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal object."""
+        return {"scores": keras.saving.serialize_keras_object(self.drawn)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> RoundedScores:
+        """Returns the object that `get_config` described."""
+        return cls(**config)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RoundedScores):
+            return NotImplemented
+        return self.get_config() == other.get_config()
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.get_config(), sort_keys=True, default=repr))
+
+    def __repr__(self) -> str:
+        return f"RoundedScores(scores={self.drawn!r})"
+
+
+def with_thresholds(bank: Array, scores: Array, change: Any) -> Array:
+    """Scores whose staircase has the same values at other thresholds.
+
+    Args:
+        bank: float64 values of shape `(n, K)`.
+        scores: float64 scores of shape `(n, K)`.
+        change: Function of an array of thresholds, non-decreasing, that keeps signs and zeros.
+
+    Returns:
+        float64 scores of shape `(n, K)`. The highest one of a connection is what it was.
+    """
+    thresholds, steps = envelope(bank, scores)
+    index = np.arange(len(bank))
+    # Steps from the first value to the highest score, where a lever starts.
+    begin = (thresholds < 0).sum(axis=0)
+    heights = np.empty_like(steps)
+    heights[begin, index] = scores.max(axis=1)
+    changed = np.where(np.isfinite(thresholds), change(thresholds), 0.0)
+    drops = changed * np.diff(steps, axis=0)
+    for h in range(len(drops)):
+        right, left = h >= begin, len(drops) - 1 - h < begin
+        heights[h + 1, right] = heights[h, right] - drops[h, right]
+        back = len(drops) - 1 - h
+        heights[back, left] = heights[back + 1, left] + drops[back, left]
+    return _below(bank, scores, changed, steps, heights)
+
+
+def _below(bank: Array, scores: Array, thresholds: Array, steps: Array, heights: Array) -> Array:
+    """Takes the heights for the values that are steps, and keeps all other scores below the staircase."""
+    result = scores.copy()
+    for h in range(len(thresholds)):
+        # Between two steps a line lies below both where it is below their crossing.
+        low, high = steps[h][:, None], steps[h + 1][:, None]
+        limit = heights[h][:, None] + (low - bank) * thresholds[h][:, None]
+        result = np.where((bank > low) & (bank < high), np.minimum(result, limit), result)
+    for step, height in zip(steps, heights, strict=True):
+        equal = bank == step[:, None]
+        best = np.where(equal, scores, -np.inf).argmax(axis=1)
+        result = np.where(equal, np.minimum(result, height[:, None]), result)
+        result[np.arange(len(bank)), best] = height
+    return result
