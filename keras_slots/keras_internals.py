@@ -10,13 +10,18 @@ import keras
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.layers.core.einsum_dense import _analyze_einsum_string
 
+Shape = tuple[int | None, ...]
 
-def einsum_shapes(layer: Any, input_shape: tuple) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-    """Shapes of kernel and bias of an `EinsumDense`; nothing public tells them before `build`."""
-    kernel_shape, bias_shape, *_ = _analyze_einsum_string(
+
+def einsum_shapes(
+    layer: Any, input_shape: Shape
+) -> tuple[tuple[int, ...], tuple[int, ...] | None, Shape]:
+    """Shapes of kernel, bias and output of an `EinsumDense`; nothing public tells them before `build`."""
+    kernel_shape, bias_shape, output_shape, *_ = _analyze_einsum_string(
         layer.equation, layer.bias_axes, input_shape, layer.partial_output_shape
     )
-    return tuple(kernel_shape), None if bias_shape is None else tuple(bias_shape)
+    bias_shape = None if bias_shape is None else tuple(bias_shape)
+    return tuple(kernel_shape), bias_shape, tuple(output_shape)
 
 
 def inner_layers(layer: Any) -> list[keras.layers.Layer]:

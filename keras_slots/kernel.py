@@ -29,6 +29,17 @@ else:
     _Layer = keras.layers.Layer
 
 
+class OnSelected(keras.regularizers.Regularizer):
+    """The regularizer of a kernel, on the values that are selected in place of what is trained."""
+
+    def __init__(self, kernel: "SlotKernel"):
+        self.kernel = kernel
+
+    def __call__(self, trained: Tensor) -> Tensor:
+        assert self.kernel.regularizer is not None
+        return self.kernel.regularizer(self.kernel.select_greedily(trained))
+
+
 class SlotKernel(_Layer, ABC):
     """Base of the kernels: makes the variables, selects, saves and loads.
 
@@ -167,11 +178,8 @@ class SlotKernel(_Layer, ABC):
             dtype=dtype,
             trainable=trainable,
             autocast=False,
-            regularizer=self._regularize if regularized and self.regularizer else None,
+            regularizer=OnSelected(self) if regularized and self.regularizer else None,
         )
-
-    def _regularize(self, trained: Tensor) -> Tensor:
-        return self.regularizer and self.regularizer(self.select_greedily(trained))
 
     def save_own_variables(self, store: Any) -> None:
         for name, value in self._state().items():

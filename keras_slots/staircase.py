@@ -134,8 +134,9 @@ def _wait(tasks: list[Future[None]]) -> None:
             bar.update(done)
 
 
-def _largest(dtype: np.dtype[Any]) -> float:
-    return LARGEST if dtype == "bfloat16" else float(np.finfo(dtype).max)
+def _largest(dtype: np.dtype[Any]) -> Any:
+    # A scalar of the dtype: NumPy before 2 would turn arrays to float64 beside a number of Python.
+    return dtype.type(LARGEST if dtype == "bfloat16" else np.finfo(dtype).max)
 
 
 def round_down(thresholds: Array, dtype: np.dtype[Any]) -> Array:
@@ -143,7 +144,7 @@ def round_down(thresholds: Array, dtype: np.dtype[Any]) -> Array:
     largest = _largest(dtype)
     if dtype == "bfloat16":
         # They are such numbers, but for the rounding of the scores they were computed from.
-        return np.clip(thresholds, -largest, largest).astype(dtype)
+        return np.clip(thresholds, -LARGEST, LARGEST).astype(dtype)
     with np.errstate(over="ignore", under="ignore"):
         rounded = thresholds.astype(dtype)
         lower = np.nextafter(rounded, dtype.type(-np.inf))

@@ -2,10 +2,15 @@
 
 import keras
 import numpy as np
+import pytest
 
 import keras_slots
 
 L = keras.layers
+#: What Keras added in this version, and slot layers take over with it.
+since_keras_3_15 = pytest.mark.skipif(
+    tuple(map(int, keras.__version__.split(".")[:2])) < (3, 15), reason="new in Keras 3.15"
+)
 MODES = ("per_value", "per_connection")
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 #: Slot class of each Keras layer, by the public names.

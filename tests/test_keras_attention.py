@@ -6,7 +6,16 @@ import pytest
 from keras import ops
 
 from keras_slots import SlotGroupQueryAttention, SlotMultiHeadAttention
-from strangers import MODES, L, assert_close, kernel_layers, kernels, numpy_of, slot_layers
+from strangers import (
+    MODES,
+    L,
+    assert_close,
+    kernel_layers,
+    kernels,
+    numpy_of,
+    since_keras_3_15,
+    slot_layers,
+)
 
 KINDS = {
     "many_heads": lambda **k: SlotMultiHeadAttention(num_heads=2, key_dim=4, seed=1, **k),
@@ -68,6 +77,7 @@ def test_attention_alone_with_a_causal_mask_equals_the_explicit_mask(make):
     assert_close(layer(x, x, use_causal_mask=True), explicit, atol=1e-5)
 
 
+@since_keras_3_15
 @every_kind
 def test_attention_looks_through_a_sliding_window(make):
     layer, x = make(sliding_window=3), _x()
@@ -78,6 +88,7 @@ def test_attention_looks_through_a_sliding_window(make):
     assert (numpy_of(scores)[..., ~inside] == 0).all()
 
 
+@since_keras_3_15
 @every_kind
 def test_attention_returns_scores_of_the_promised_shape(make):
     layer, inputs = make(), keras.Input((10, 8))

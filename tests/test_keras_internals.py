@@ -29,9 +29,10 @@ def test_keras_internals_einsum_shapes_are_those_that_keras_builds():
     layer = keras.layers.EinsumDense("abc,cde->abde", output_shape=(None, 2, 3), bias_axes="de")
     layer.build((2, 3, 4))
     shapes = keras_internals.einsum_shapes(layer, (2, 3, 4))
-    assert shapes == (tuple(layer.kernel.shape), tuple(layer.bias.shape))
+    output = layer.compute_output_shape((2, 3, 4))
+    assert shapes == (tuple(layer.kernel.shape), tuple(layer.bias.shape), output)
     without = keras.layers.EinsumDense("ab,bc->ac", output_shape=3)
-    assert keras_internals.einsum_shapes(without, (2, 4)) == ((4, 3), None)
+    assert keras_internals.einsum_shapes(without, (2, 4)) == ((4, 3), None, (2, 3))
 
 
 def test_keras_internals_inner_layers_reach_through_layers_of_any_kind():

@@ -5,7 +5,21 @@ import itertools
 import keras
 import pytest
 
-from strangers import LAYERS, PREFIXES, SLOT_CLASSES, L, call, layer_input, plain_layer, slot_layer
+from strangers import (
+    LAYERS,
+    PREFIXES,
+    SLOT_CLASSES,
+    L,
+    call,
+    layer_input,
+    plain_layer,
+    since_keras_3_15,
+    slot_layer,
+)
+
+
+def _since_3_15(arguments, text):
+    return pytest.param("MultiHeadAttention", arguments, text, marks=since_keras_3_15)
 
 
 @pytest.mark.parametrize(
@@ -32,14 +46,10 @@ from strangers import LAYERS, PREFIXES, SLOT_CLASSES, L, call, layer_input, plai
         ("DepthwiseConv1D", {"kernel_size": 1, "depth_multiplier": 0}, "depth_multiplier=0"),
         ("SeparableConv1D", {"filters": 0, "kernel_size": 1}, "filters=0"),
         ("SeparableConv2D", {"filters": 2, "kernel_size": (1, 0)}, "`kernel_size` argument must"),
-        ("MultiHeadAttention", {"num_heads": 0, "key_dim": 2}, "argument `num_heads`"),
-        ("MultiHeadAttention", {"num_heads": 2, "key_dim": 1.5}, "argument `key_dim`"),
-        ("MultiHeadAttention", {"num_heads": 2, "key_dim": 2, "output_shape": 8.0}, "output_shape"),
-        (
-            "MultiHeadAttention",
-            {"num_heads": 2, "key_dim": 2, "sliding_window": 0},
-            "sliding_window",
-        ),
+        _since_3_15({"num_heads": 0, "key_dim": 2}, "argument `num_heads`"),
+        _since_3_15({"num_heads": 2, "key_dim": 1.5}, "argument `key_dim`"),
+        _since_3_15({"num_heads": 2, "key_dim": 2, "output_shape": 8.0}, "output_shape"),
+        _since_3_15({"num_heads": 2, "key_dim": 2, "sliding_window": 0}, "sliding_window"),
         (
             "GroupQueryAttention",
             {"head_dim": 2, "num_query_heads": 3, "num_key_value_heads": 2},

@@ -174,7 +174,7 @@ class SlotEinsumDense(SlotLayer, keras.layers.EinsumDense):
         )
 
     def build(self, input_shape: Shape) -> None:
-        kernel_shape, bias_shape = einsum_shapes(self, input_shape)
+        kernel_shape, bias_shape, _ = einsum_shapes(self, input_shape)
         self.input_spec = keras.layers.InputSpec(ndim=len(input_shape))
         self.slot_kernel = self.add_slot_kernel(kernel_shape, fans=self._fans(kernel_shape))
         self.bias = None if bias_shape is None else self.add_bias(bias_shape)
@@ -185,6 +185,10 @@ class SlotEinsumDense(SlotLayer, keras.layers.EinsumDense):
         if self.bias is not None:
             outputs = ops.add(outputs, self.bias)
         return outputs if self.activation is None else self.activation(outputs)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        # Keras before 3.15 reads it off what its own `build` has noted.
+        return einsum_shapes(self, input_shape)[2]
 
     def _fans(self, kernel_shape: tuple[int, ...]) -> tuple[int, int]:
         operands, output = self.equation.replace(" ", "").split("->")
