@@ -8,9 +8,8 @@ import keras_slots
 
 L = keras.layers
 #: What Keras added in this version, and slot layers take over with it.
-since_keras_3_15 = pytest.mark.skipif(
-    tuple(map(int, keras.__version__.split(".")[:2])) < (3, 15), reason="new in Keras 3.15"
-)
+BEFORE_KERAS_3_15 = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 15)
+since_keras_3_15 = pytest.mark.skipif(BEFORE_KERAS_3_15, reason="new in Keras 3.15")
 MODES = ("per_value", "per_connection")
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 #: Slot class of each Keras layer, by the public names.
