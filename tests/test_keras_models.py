@@ -34,6 +34,16 @@ APPLICATIONS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _drop_what_is_compiled():
+    """JAX keeps each compiled program: several GB after all these networks."""
+    yield
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.clear_caches()
+
+
 def application(name):
     size, arguments = APPLICATIONS[name]
     make = getattr(keras.applications, name)
