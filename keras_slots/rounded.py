@@ -110,32 +110,36 @@ def with_thresholds(bank: Array, scores: Array, change: Any) -> Array:
         float64 scores of shape `(n, K)`. The highest one of a connection is what it was.
     """
     thresholds, steps = envelope(bank, scores)
-    index = np.arange(len(bank))
-    # Steps from the first value to the highest score, where a lever starts.
-    begin = (thresholds < 0).sum(axis=0)
+    thresholds = np.where(np.isfinite(thresholds), thresholds, 0.0)  # of repeated steps
+    changed, highest = change(thresholds), scores.max(axis=1)
+    old = _heights(steps, thresholds, highest, thresholds)
+    new = _heights(steps, changed, highest, thresholds)
+    # Each value lies between two steps, or is one. Its line stays below both where it is below their crossing.
+    place = np.full(scores.shape, -1, "int64")
+    for step in steps:
+        place += bank >= step[:, None]
+    known = (place >= 0) & (bank <= steps[-1][:, None])
+    place = np.clip(place, 0, None) * len(bank) + np.arange(len(bank))[:, None]
+    slack = np.take(steps, place) - bank
+    none = np.zeros((1, len(bank)))
+    old_limit = np.take(old, place) + slack * np.take(np.concatenate([thresholds, none]), place)
+    limit = np.take(new, place) + slack * np.take(np.concatenate([changed, none]), place)
+    # On the staircase itself, but for the rounding of its heights.
+    rounding = 1e-12 * (np.abs(highest) + highest)[:, None] - 1e-12 * old_limit
+    selectable = scores >= old_limit - rounding
+    return np.where(known, np.where(selectable, limit, np.minimum(scores, limit)), scores)
+
+
+def _heights(steps: Array, thresholds: Array, highest: Array, signs: Array) -> Array:
+    """Scores of the values of a staircase, from the highest, which is selected at a lever of 0, outwards."""
+    begin = (signs < 0).sum(axis=0)
     heights = np.empty_like(steps)
-    heights[begin, index] = scores.max(axis=1)
-    changed = np.where(np.isfinite(thresholds), change(thresholds), 0.0)
-    drops = changed * np.diff(steps, axis=0)
+    heights[begin, np.arange(len(highest))] = highest
+    drops = thresholds * np.diff(steps, axis=0)
     for h in range(len(drops)):
-        right, left = h >= begin, len(drops) - 1 - h < begin
+        right = h >= begin
         heights[h + 1, right] = heights[h, right] - drops[h, right]
-        back = len(drops) - 1 - h
-        heights[back, left] = heights[back + 1, left] + drops[back, left]
-    return _below(bank, scores, changed, steps, heights)
-
-
-def _below(bank: Array, scores: Array, thresholds: Array, steps: Array, heights: Array) -> Array:
-    """Takes the heights for the values that are steps, and keeps all other scores below the staircase."""
-    result = scores.copy()
-    for h in range(len(thresholds)):
-        # Between two steps a line lies below both where it is below their crossing.
-        low, high = steps[h][:, None], steps[h + 1][:, None]
-        limit = heights[h][:, None] + (low - bank) * thresholds[h][:, None]
-        result = np.where((bank > low) & (bank < high), np.minimum(result, limit), result)
-    for step, height in zip(steps, heights, strict=True):
-        equal = bank == step[:, None]
-        best = np.where(equal, scores, -np.inf).argmax(axis=1)
-        result = np.where(equal, np.minimum(result, height[:, None]), result)
-        result[np.arange(len(bank)), best] = height
-    return result
+    for h in reversed(range(len(drops))):
+        left = h < begin
+        heights[h, left] = heights[h + 1, left] + drops[h, left]
+    return heights
