@@ -195,6 +195,42 @@ def test_per_connection_prices_of_a_step_are_those_of_the_committed_runs(network
     assert row == ["1", *(shown(measured[f"{mode} K={num_values}"]) for mode in modes)]
 
 
+def test_nearest_prices_of_a_step_are_those_of_the_committed_runs():
+    rows = table_rows("docs/nearest.md")
+    for network in ("LeNet-300-100", "CONV-6"):
+        measured = ratios(network.lower().replace("-", "") + "_nearest")
+        expected = [shown(measured[f"nearest K={k}"]) for k in (8, 64, 4096)]
+        assert rows[f"{network}, training step"] == ["1", *expected]
+
+
+def test_rounded_prices_of_a_step_are_those_of_the_committed_run():
+    rows, measured = table_rows("docs/per_connection.md"), ratios("lenet300100_scores")
+    for name, variant in (("", "per_connection"), (", rounded", "rounded")):
+        expected = [shown(measured[f"{variant} K={k}"]) for k in (8, 64)]
+        assert rows[f"`per_connection`{name}"] == expected
+
+
+@pytest.mark.parametrize(
+    ("page", "variant"), [("nearest", "nearest K=64"), ("per_connection", "rounded K=64")]
+)
+def test_docs_memory_and_build_of_vgg19_are_those_of_the_committed_runs(page, variant):
+    found = {}
+    for name, key in (("memory", "step_mib"), ("build", "seconds")):
+        rows = json.loads(text(f"benchmarks/results/{name}_vgg19_k64.json"))["rows"]
+        found |= {(name, row["variant"]): row[key] for row in rows}
+    words = " ".join(text(f"docs/{page}.md").split())
+    assert f"{found['memory', variant]:,.0f} MiB" in words
+    seconds = found["build", variant]
+    assert f"{seconds:.1f} s" in words or f"{seconds:.0f} s" in words
+
+
+@pytest.mark.parametrize("page", ["docs/results/README.md", "docs/nearest.md"])
+def test_results_tables_are_what_their_files_give(page):
+    command = [sys.executable, "examples/paper/report.py", page, "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_readme_accuracies_are_those_of_the_results():
     readme, results = table_rows("README.md"), table_rows("docs/results/README.md")
     assert readme["plain Keras layers, weights learned"][0] == results["learned"][1]
