@@ -224,6 +224,17 @@ def test_docs_memory_and_build_of_vgg19_are_those_of_the_committed_runs(page, va
     assert f"{seconds:.1f} s" in words or f"{seconds:.0f} s" in words
 
 
+@pytest.mark.parametrize("num_values", ["8", "64"])
+def test_readme_row_of_nearest_scores_is_that_of_the_committed_runs(num_values):
+    row = table_rows("README.md")[f"nearest scores, stratified bank, K = {num_values}"]
+    lines = [line.strip("| ").split(" | ") for line in text("docs/nearest.md").splitlines()]
+    (accuracy,) = (line[3] for line in lines if line[:3] == ["nearest", num_values, "10"])
+    steps = [
+        ratios(f"{name}_nearest")[f"nearest K={num_values}"] for name in ("lenet300100", "conv6")
+    ]
+    assert row == [accuracy, "1", *map(shown, steps)]
+
+
 @pytest.mark.parametrize("page", ["docs/results/README.md", "docs/nearest.md"])
 def test_results_tables_are_what_their_files_give(page):
     command = [sys.executable, "examples/paper/report.py", page, "--check"]

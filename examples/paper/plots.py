@@ -36,6 +36,7 @@ TITLES = {
     "conv6bn": "Six convolutions with batch norm on CIFAR-10 at 16x16",
 }
 # What tells one curve from another; those that differ are named in the legend.
+EARLIER = {"scores": "uniform"}  # what files say that were written before there was a choice
 MARKS = ("selection", "scores", "sharing", "score_mode", "epochs", "dtype_policy")
 
 
@@ -84,6 +85,7 @@ def draw_against_values(figure, args, tables):
     slots, learned = wanted_rows(args, tables)
     axes = figure.subplots()
     lines = [("runs", "K", "seeds", "test mean %", "paper %")]
+    slots = [EARLIER | row for row in slots]
     marks = [name for name in MARKS if len({row.get(name) for row in slots}) > 1]
     curves = {}
     for row in slots:
