@@ -81,4 +81,6 @@ def test_layers_of_many_shapes_bring_no_warning_of_retracing(caplog, mode, selec
     model.compile("sgd", "mse")
     model.fit(np.ones((4, 5)), np.ones((4, 12)), batch_size=2, verbose=0)
     assert len(arrays([x.kernel for x in layers])) == 20
-    assert [r.message for r in caplog.records if "retracing" in r.message] == []
+    # Of many models in one process TensorFlow says it too, whatever their layers: that one names Keras' trainer.
+    said = [r.message for r in caplog.records if "TensorFlowTrainer" not in r.message]
+    assert [message for message in said if "retracing" in message] == []
