@@ -172,12 +172,12 @@ def test_slotify_says_when_no_bank_has_two_different_values(mode):
     )
     with pytest.raises((ValueError, UserWarning), match="gate"):
         slotify(plain, score_mode=mode)
-    slot = slotify(plain, bank_initializer="glorot_uniform", score_mode=mode, seed=1)
+    slot = slotify(plain, bank_initializer="glorot_uniform", score_mode=mode, seed=2)
     x = np.random.default_rng(0).normal(size=(64, 3)).astype("float32")
     y = x[:, :1] - x[:, 1:2]
-    slot.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+    slot.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse")
     losses = slot.fit(x, y, epochs=30, verbose=0).history["loss"]
-    assert min(losses) < 0.8 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
 
 
 # Policies that quantize.
