@@ -71,10 +71,9 @@ def fresh_process(task, flags=()):
 
 def peak_mib():
     """Largest resident memory of this process so far, in MiB."""
+    # What `getrusage` says on Linux begins with the peak of the process that started this one.
     status = Path("/proc/self/status")
-    if (
-        status.exists()
-    ):  # what `getrusage` says on Linux begins with the peak of the process that started this one
+    if status.exists():
         (line,) = (x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
         return int(line.split()[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

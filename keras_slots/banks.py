@@ -53,6 +53,14 @@ class InitialValues:
     score_initializer: Any
     sharing: Any
 
+    def __post_init__(self) -> None:
+        if self.rounded and not self.rebuildable:
+            raise ValueError(
+                "`bank_initializer` must be a distribution of keras_slots for rounded scores, for the seed must "
+                f"bring the values back. Received: bank_initializer={self.bank_initializer!r}. Pass for example "
+                "bank_initializer='glorot_uniform'."
+            )
+
     @property
     def num_connections(self) -> int:
         """The size of the kernel."""
@@ -62,6 +70,19 @@ class InitialValues:
     def shared(self) -> bool:
         """Whether all connections have the same K values."""
         return self.sharing != "connection"
+
+    @property
+    def rounded(self) -> bool:
+        """Whether values and thresholds are 16-bit numbers, see `RoundedScores`."""
+        return isinstance(self.score_initializer, RoundedScores)
+
+    @property
+    def drawn_scores(self) -> Any:
+        """The distribution or Keras initializer that is drawn from for the scores: the start of nearest ones."""
+        scores = self.score_initializer
+        if isinstance(scores, NearestScores):
+            return scores.start
+        return scores.drawn if isinstance(scores, RoundedScores) else scores
 
     @property
     def bank_shape(self) -> tuple[int, ...]:
@@ -76,10 +97,7 @@ class InitialValues:
     @property
     def rebuildable(self) -> bool:
         """Whether the seed brings bank and scores back, so that nobody has to keep them."""
-        scores = self.score_initializer
-        scores = scores.start if isinstance(scores, NearestScores) else scores
-        scores = scores.drawn if isinstance(scores, RoundedScores) else scores
-        return isinstance(scores, Distribution) and (
+        return isinstance(self.drawn_scores, Distribution) and (
             isinstance(self.sharing, ValueBank) or isinstance(self.bank_initializer, Distribution)
         )
 
@@ -104,7 +122,8 @@ class InitialValues:
 
         A shared bank comes as `(K,)`.
         """
-        return self.bank_rows(start, stop), self.score_rows(start, stop)
+        bank = self.bank_rows(start, stop)
+        return bank, self._scores_of(bank, start, stop)
 
     def bank_rows(self, start: int, stop: int) -> Array:
         """The values of the connections `start` to `stop - 1`, see `rows`."""
@@ -112,16 +131,9 @@ class InitialValues:
 
     def score_rows(self, start: int, stop: int) -> Array:
         """The initial scores of the connections `start` to `stop - 1`, see `rows`."""
-        k, scores = self.num_values, self.score_initializer
-        if isinstance(scores, NearestScores):
-            return scores.scores(self.bank_rows(start, stop), self.start_rows(start, stop))
-        if isinstance(scores, RoundedScores):
-            drawn = replace(self, score_initializer=scores.drawn).score_rows(start, stop)
-            return scores.scores(self.bank_rows(start, stop), drawn)
-        if not isinstance(scores, Distribution):
-            return self._scores_from_keras[start:stop]
-        window = (stop - start) * k, self.fans, start * k, SCORE_STREAM
-        return scores.sample(self.seed, *window).reshape(-1, k)
+        if isinstance(self.score_initializer, (NearestScores, RoundedScores)):
+            return self._scores_of(self.bank_rows(start, stop), start, stop)
+        return self._draw_scores(start, stop)
 
     def start(self) -> Array:
         """The w0 of `NearestScores` at every connection, of the shape of the kernel."""
@@ -159,16 +171,24 @@ class InitialValues:
             sharing="layer" if self.shared else "connection",
         )
 
+    def _scores_of(self, bank: Array, start: int, stop: int) -> Array:
+        """The scores of connections with that bank, which nearest and rounded ones depend on."""
+        scores = self.score_initializer
+        if isinstance(scores, NearestScores):
+            return scores.scores(bank, self.start_rows(start, stop))
+        drawn = self._draw_scores(start, stop)
+        return scores.scores(bank, drawn) if self.rounded else drawn
+
+    def _draw_scores(self, start: int, stop: int) -> Array:
+        k, scores = self.num_values, self.drawn_scores
+        if not isinstance(scores, Distribution):
+            return self._scores_from_keras[start:stop]
+        window = (stop - start) * k, self.fans, start * k, SCORE_STREAM
+        return scores.sample(self.seed, *window).reshape(-1, k)
+
     def _draw_bank(self, start: int, stop: int) -> Array:
-        if not isinstance(self.score_initializer, RoundedScores):
-            return self._draw_values(start, stop)
-        if not self.rebuildable:
-            raise ValueError(
-                "`bank_initializer` must be a distribution of keras_slots for rounded scores, for the seed must "
-                f"bring the values back. Received: bank_initializer={self.bank_initializer!r}. Pass for example "
-                "bank_initializer='glorot_uniform'."
-            )
-        return self.score_initializer.bank(self._draw_values(start, stop))
+        bank = self._draw_values(start, stop)
+        return self.score_initializer.bank(bank) if self.rounded else bank
 
     def _draw_values(self, start: int, stop: int) -> Array:
         k, bank = self.num_values, self.bank_initializer

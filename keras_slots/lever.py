@@ -12,7 +12,6 @@ from keras_slots.backend import from_host, straight_through
 from keras_slots.banks import InitialValues
 from keras_slots.kernel import SlotKernel
 from keras_slots.origin import check_origin, from_words, origin_of, to_words
-from keras_slots.rounded import RoundedScores
 from keras_slots.selection import Greedy, SelectionRule, greedy_index, lookup
 from keras_slots.staircase import build_staircase
 
@@ -43,8 +42,7 @@ class LeverKernel(SlotKernel):
                 self.add_values("bank", initial.bank_shape, initial.bank, self.variable_dtype),
             )
         self._steps = self._add_staircase(initial)
-        rounded = isinstance(initial.score_initializer, RoundedScores)
-        select = ClimbWidened(self.variable_dtype) if rounded else climb
+        select = ClimbWidened(self.variable_dtype) if initial.rounded else climb
         self._greedy = straight_through(select, lever_gradient)
         self._by_rule = straight_through(ByLines(self.rule), lever_gradient)
 
@@ -59,7 +57,7 @@ class LeverKernel(SlotKernel):
         """The arrays of the staircase by the names of their variables, in the order that `climb` takes them."""
         staircase = build_staircase(initial, self.score_dtype, bank_dtype=self.variable_dtype)
         shape, dtype = initial.kernel_shape, np.dtype(self.variable_dtype)
-        if isinstance(initial.score_initializer, RoundedScores):
+        if initial.rounded:
             dtype = staircase.steps.dtype
         arrays = {
             "thresholds": staircase.thresholds.reshape(-1, *shape),

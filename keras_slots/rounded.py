@@ -112,8 +112,7 @@ def with_thresholds(bank: Array, scores: Array, change: Any) -> Array:
     thresholds, steps = envelope(bank, scores)
     thresholds = np.where(np.isfinite(thresholds), thresholds, 0.0)  # of repeated steps
     changed, highest = change(thresholds), scores.max(axis=1)
-    old = _heights(steps, thresholds, highest, thresholds)
-    new = _heights(steps, changed, highest, thresholds)
+    old, new = (_heights(steps, t, highest) for t in (thresholds, changed))
     # Each value lies between two steps, or is one. Its line stays below both where it is below their crossing.
     place = np.full(scores.shape, -1, "int64")
     for step in steps:
@@ -125,14 +124,14 @@ def with_thresholds(bank: Array, scores: Array, change: Any) -> Array:
     old_limit = np.take(old, place) + slack * np.take(np.concatenate([thresholds, none]), place)
     limit = np.take(new, place) + slack * np.take(np.concatenate([changed, none]), place)
     # On the staircase itself, but for the rounding of its heights.
-    rounding = 1e-12 * (np.abs(highest) + highest)[:, None] - 1e-12 * old_limit
+    rounding = 1e-12 * ((np.abs(highest) + highest)[:, None] - old_limit)
     selectable = scores >= old_limit - rounding
     return np.where(known, np.where(selectable, limit, np.minimum(scores, limit)), scores)
 
 
-def _heights(steps: Array, thresholds: Array, highest: Array, signs: Array) -> Array:
+def _heights(steps: Array, thresholds: Array, highest: Array) -> Array:
     """Scores of the values of a staircase, from the highest, which is selected at a lever of 0, outwards."""
-    begin = (signs < 0).sum(axis=0)
+    begin = (thresholds < 0).sum(axis=0)
     heights = np.empty_like(steps)
     heights[begin, np.arange(len(highest))] = highest
     drops = thresholds * np.diff(steps, axis=0)

@@ -19,7 +19,7 @@ import numpy as np
 from keras_slots.banks import InitialValues
 from keras_slots.capacity import Capacity, capacity
 from keras_slots.envelope import Array, envelope
-from keras_slots.rounded import LARGEST, RoundedScores
+from keras_slots.rounded import DTYPE, LARGEST
 from keras_slots.validation import check_choice, check_finite
 
 _CHUNK_VALUES = 1 << 17  # bank values handled at once by a thread, in about 5 MB
@@ -100,8 +100,7 @@ def build_staircase(
     """
     check_choice(dtype, "dtype", ("float32", "float64"))
     size = capacity(initial) if size is None else size
-    rounded = isinstance(initial.score_initializer, RoundedScores)
-    result = _Result(initial.num_connections, size, np.dtype("bfloat16" if rounded else dtype))
+    result = _Result(initial.num_connections, size, np.dtype(DTYPE if initial.rounded else dtype))
     # Keras has imported ml_dtypes, by which NumPy knows bfloat16.
     held = np.dtype(bank_dtype or dtype)
     chunk = max(1, _CHUNK_VALUES // initial.num_values)
@@ -136,20 +135,25 @@ def _wait(tasks: list[Future[None]]) -> None:
 
 def _largest(dtype: np.dtype[Any]) -> Any:
     # A scalar of the dtype: NumPy before 2 would turn arrays to float64 beside a number of Python.
-    return dtype.type(LARGEST if dtype == "bfloat16" else np.finfo(dtype).max)
+    return dtype.type(LARGEST if dtype == DTYPE else np.finfo(dtype).max)
 
 
 def round_down(thresholds: Array, dtype: np.dtype[Any]) -> Array:
     """Casts such that `u > rounded` is `u > threshold` for every finite `u` of `dtype`, and all are finite."""
     largest = _largest(dtype)
-    if dtype == "bfloat16":
-        # They are such numbers, but for the rounding of the scores they were computed from.
-        return np.clip(thresholds, -LARGEST, LARGEST).astype(dtype)
     with np.errstate(over="ignore", under="ignore"):
         rounded = thresholds.astype(dtype)
         lower = np.nextafter(rounded, dtype.type(-np.inf))
     # Infinite ones would turn into NaN where a decay factor has become 0.
     return np.clip(np.where(rounded > thresholds, lower, rounded), -largest, largest)
+
+
+def _held(thresholds: Array, dtype: np.dtype[Any]) -> Array:
+    """The thresholds as a staircase of that dtype holds them."""
+    if dtype != DTYPE:
+        return round_down(thresholds, dtype)
+    # They are such numbers, but for the rounding of the scores they were computed from.
+    return np.clip(thresholds, -LARGEST, LARGEST).astype(dtype)
 
 
 class _Result:
@@ -164,11 +168,11 @@ class _Result:
 
     def put(self, start: int, thresholds: Array, steps: Array) -> None:
         """Takes the steps of the connections from `start` on, as `envelope` gives them."""
-        rounded = round_down(thresholds, self.thresholds.dtype)
+        held = _held(thresholds, self.thresholds.dtype)
         levels, columns = self.size.levels, slice(start, start + thresholds.shape[1])
         have = min(levels, len(thresholds))
-        self.thresholds[:have, columns] = rounded[:have]
-        self.thresholds[have:, columns] = _largest(rounded.dtype)
+        self.thresholds[:have, columns] = held[:have]
+        self.thresholds[have:, columns] = _largest(held.dtype)
         self.steps[: have + 1, columns] = steps[: have + 1]
         self.steps[have + 1 :, columns] = steps[have]
         count = (thresholds < np.inf).sum(axis=0)
@@ -176,7 +180,7 @@ class _Result:
             raise _outgrown(f"a connection with {count.max()} steps", self.size)
         at = np.flatnonzero(count > levels)
         if len(at):
-            self.tall.append((start + at, rounded[levels:, at], steps[levels + 1 :, at]))
+            self.tall.append((start + at, held[levels:, at], steps[levels + 1 :, at]))
 
     def staircase(self) -> Staircase:
         """The whole, once all blocks are there."""

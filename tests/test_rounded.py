@@ -25,7 +25,7 @@ from keras_slots import (
 from keras_slots.banks import InitialValues
 from keras_slots.rounded import with_thresholds
 from keras_slots.staircase import build_staircase
-from test_lever import OPTIMIZERS, array, network, slots, train
+from test_lever import array, assert_score_modes_train_to_the_same_selections, network, slots, train
 
 DRAWN = InitialValues((8, 25), 8, (8, 25), 7, GlorotUniform(), UniformScores(), "connection")
 BANKS = [GlorotUniform(), HeNormal(), SignedConstant(), StratifiedUniform(2.0)]
@@ -136,21 +136,9 @@ def test_rounded_scores_hold_for_any_lines_with_ties(lines):
 def test_rounded_scores_train_both_score_modes_to_the_same_selections_in_float64(
     optimizer, num_values, x64
 ):
-    models = [
-        network(mode, num_values, "float64", score_initializer="rounded")
-        for mode in ("per_value", "per_connection")
-    ]
-    starts = [[array(layer.kernel) for layer in slots(model)] for model in models]
-    for model in models:
-        train(model, OPTIMIZERS[optimizer](), 208, "float64")
-    changed = 0
-    for scores, lever, start, other in zip(*map(slots, models), *starts, strict=True):
-        np.testing.assert_array_equal(start, other)
-        np.testing.assert_array_equal(array(scores.kernel), array(lever.kernel))
-        np.testing.assert_array_equal(array(scores.selected_indices), array(lever.selected_indices))
-        np.testing.assert_allclose(array(scores.scores), array(lever.scores), rtol=1e-9, atol=1e-12)
-        changed += (start != array(lever.kernel)).sum()
-    assert changed > 20
+    assert_score_modes_train_to_the_same_selections(
+        optimizer, num_values, score_initializer="rounded"
+    )
 
 
 @pytest.mark.parametrize("num_values", [8, 64])

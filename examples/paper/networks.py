@@ -84,7 +84,7 @@ def slot_layers(seed=0, score_scale=1.0, dense_score_scale=1.0, scores="uniform"
     from keras_slots import NearestScores, SlotConv2D, SlotDense, UniformScores
     from keras_slots.random_streams import derive_seed
 
-    def first_scores(scale):
+    def initial_scores(scale):
         return NearestScores() if scores == "nearest" else UniformScores(scale)
 
     def dense(units, name, activation=None, dtype=None):
@@ -95,7 +95,7 @@ def slot_layers(seed=0, score_scale=1.0, dense_score_scale=1.0, scores="uniform"
             name=name,
             dtype=dtype,
             seed=derive_seed(seed, name),
-            score_initializer=first_scores(dense_score_scale),
+            score_initializer=initial_scores(dense_score_scale),
             **slot_arguments,
         )
 
@@ -108,7 +108,7 @@ def slot_layers(seed=0, score_scale=1.0, dense_score_scale=1.0, scores="uniform"
             use_bias=False,
             name=name,
             seed=derive_seed(seed, name),
-            score_initializer=first_scores(score_scale),
+            score_initializer=initial_scores(score_scale),
             **slot_arguments,
         )
 

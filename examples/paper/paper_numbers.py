@@ -28,11 +28,11 @@ def paper_accuracy(recipe):
         return None
     if recipe.method == "learned":
         found = LEARNED.get(network)
-    elif recipe.sharing != "connection" or recipe.num_values not in VALUES or network == "conv6bn":
+    elif recipe.sharing != "connection" or recipe.num_values not in VALUES:
         found = None
     elif network == "vgg19":
         found = 91.0 if (recipe.num_values, recipe.selection) == (8, "greedy") else None
     else:
         table = GREEDY if recipe.selection == "greedy" else PROBABILISTIC
-        found = table[network][VALUES.index(recipe.num_values)]
+        found = table[network][VALUES.index(recipe.num_values)] if network in table else None
     return None if found is None else found / 100
