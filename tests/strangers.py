@@ -7,9 +7,7 @@ import pytest
 import keras_slots
 
 L = keras.layers
-#: What Keras added in this version, and slot layers take over with it.
-BEFORE_KERAS_3_15 = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 15)
-since_keras_3_15 = pytest.mark.skipif(BEFORE_KERAS_3_15, reason="new in Keras 3.15")
+MINOR = int(keras.__version__.split(".")[1])
 MODES = ("per_value", "per_connection")
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 #: Slot class of each Keras layer, by the public names.
@@ -19,6 +17,11 @@ SLOT_CLASSES = {
     if name.startswith("Slot") and hasattr(L, name.removeprefix("Slot")) and name != "SlotLayer"
 }
 _KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel")
+
+
+def since_keras_3(minor):
+    """Marks what Keras added in that version, and slot layers take over with it."""
+    return pytest.mark.skipif(minor > MINOR, reason=f"new in Keras 3.{minor}")
 
 
 def numpy_of(tensor):

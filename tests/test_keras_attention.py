@@ -1,7 +1,5 @@
 """The tests that Keras has for its attention layers, written anew, with slot layers in their place."""
 
-import inspect
-
 import keras
 import numpy as np
 import pytest
@@ -15,17 +13,19 @@ from strangers import (
     kernel_layers,
     kernels,
     numpy_of,
-    since_keras_3_15,
+    since_keras_3,
     slot_layers,
 )
 
 KINDS = {
     "many_heads": lambda **k: SlotMultiHeadAttention(num_heads=2, key_dim=4, seed=1, **k),
+    "gated": lambda **k: SlotMultiHeadAttention(2, 4, use_gate=True, seed=1, **k),
     "grouped": lambda **k: SlotGroupQueryAttention(4, 4, 2, seed=1, **k),
 }
-if "use_gate" in inspect.signature(L.MultiHeadAttention).parameters:  # since Keras 3.14
-    KINDS["gated"] = lambda **k: SlotMultiHeadAttention(2, 4, use_gate=True, seed=1, **k)
-every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+SINCE = {"gated": since_keras_3(14)}
+every_kind = pytest.mark.parametrize(
+    "make", [pytest.param(make, id=k, marks=SINCE.get(k, ())) for k, make in KINDS.items()]
+)
 modes = pytest.mark.parametrize("mode", MODES)
 T = 6
 
@@ -80,7 +80,7 @@ def test_attention_alone_with_a_causal_mask_equals_the_explicit_mask(make):
     assert_close(layer(x, x, use_causal_mask=True), explicit, atol=1e-5)
 
 
-@since_keras_3_15
+@since_keras_3(15)
 @every_kind
 def test_attention_looks_through_a_sliding_window(make):
     layer, x = make(sliding_window=3), _x()
@@ -91,7 +91,7 @@ def test_attention_looks_through_a_sliding_window(make):
     assert (numpy_of(scores)[..., ~inside] == 0).all()
 
 
-@since_keras_3_15
+@since_keras_3(15)
 @every_kind
 def test_attention_returns_scores_of_the_promised_shape(make):
     layer, inputs = make(), keras.Input((10, 8))
