@@ -97,16 +97,19 @@ def draw_against_values(figure, args, tables):
         for rule, table in tables.items()
         if not args.dataset and args.network in table
     }
+    colors = {}
     for index, ((label, rule), found) in enumerate(sorted(curves.items())):
         # A line joins neighbours alone: where a K is missing, it breaks.
-        ks = sorted({*found, *(k for k in paper_numbers.VALUES if min(found) < k < max(found))})
+        doubled = (2**i for i in range(int(math.log2(max(found)))))
+        ks = sorted({*found, *(k for k in doubled if k > min(found))})
         cells = [found.get(k, [math.nan]) for k in ks]
         means = [statistics.fmean(cell) for cell in cells]
         bars = (
             [mean - min(cell) for mean, cell in zip(means, cells, strict=True)],
             [max(cell) - mean for mean, cell in zip(means, cells, strict=True)],
         )
-        style = {"marker": "o", "capsize": 3, "color": f"C{index}"}
+        colors[rule] = f"C{index}"  # of several, the last: uniform scores, which the paper's are
+        style = {"marker": "o", "capsize": 3, "color": colors[rule]}
         axes.errorbar(ks, means, bars, label=f"{label}, here", **style)
         for k in sorted(found):
             paper = published.get(rule, {}).get(k)
@@ -120,7 +123,7 @@ def draw_against_values(figure, args, tables):
                 )
             )
     for index, (rule, table) in enumerate(sorted(published.items())):
-        style = {"marker": "x", "ls": ":", "c": f"C{index}"}
+        style = {"marker": "x", "ls": ":", "c": colors.get(rule, f"C{index}")}
         axes.plot(*zip(*table.items(), strict=True), label=f"{rule}, paper", **style)
     if learned:
         mean = statistics.fmean(100 * float(row["test_best"]) for row in learned)
@@ -129,7 +132,8 @@ def draw_against_values(figure, args, tables):
         mean = paper_numbers.LEARNED[args.network]
         axes.axhline(mean, color="0.2", lw=1.2, ls=(0, (1, 2)), label="learned, paper")
     axes.set_xscale("log", base=2)
-    axes.set_xticks(paper_numbers.VALUES, [str(k) for k in paper_numbers.VALUES])
+    ticks = sorted({*paper_numbers.VALUES, *(int(row["num_values"]) for row in slots)})
+    axes.set_xticks(ticks, map(str, ticks))
     title = TITLES[args.network]
     axes.set(xlabel="K, values per connection", ylabel="test accuracy, %", title=title)
     axes.legend(fontsize="small", ncols=2, loc="lower center")
