@@ -12,7 +12,7 @@ import numpy as np
 from keras_slots.distributions import Distribution
 from keras_slots.random_streams import BANK_STREAM, SCORE_STREAM, derive_seed
 from keras_slots.rounded import RoundedScores
-from keras_slots.scores import NearestScores
+from keras_slots.scores import DependentScores, NearestScores
 from keras_slots.sharing import ValueBank
 from keras_slots.strata import StratifiedUniform
 
@@ -108,7 +108,7 @@ class InitialValues:
 
     def scores(self) -> Array:
         """The initial scores, of shape `score_shape`; float64 when they are nearest or rounded ones."""
-        if not isinstance(self.score_initializer, (NearestScores, RoundedScores)):
+        if not isinstance(self.score_initializer, DependentScores):
             return self.score_rows(0, self.num_connections).reshape(self.score_shape)
         scores = np.empty((self.num_connections, self.num_values))
         block = max(1, _BLOCK_VALUES // self.num_values)
@@ -131,7 +131,7 @@ class InitialValues:
 
     def score_rows(self, start: int, stop: int) -> Array:
         """The initial scores of the connections `start` to `stop - 1`, see `rows`."""
-        if isinstance(self.score_initializer, (NearestScores, RoundedScores)):
+        if isinstance(self.score_initializer, DependentScores):
             return self._scores_of(self.bank_rows(start, stop), start, stop)
         return self._draw_scores(start, stop)
 

@@ -19,7 +19,7 @@ from keras_slots.distributions import (
     VarianceScaling,
 )
 from keras_slots.rounded import RoundedScores
-from keras_slots.scores import NearestScores
+from keras_slots.scores import DependentScores, NearestScores
 from keras_slots.sharing import ValueBank
 from keras_slots.strata import StratifiedUniform
 
@@ -38,7 +38,7 @@ SCORE_DISTRIBUTIONS: dict[str, type] = {
     "nearest": NearestScores,
     "rounded": RoundedScores,
 }
-_OURS = Distribution, NearestScores, RoundedScores
+_OURS = Distribution, DependentScores
 _FROM_KERAS: dict[type, type[Distribution]] = {
     keras.initializers.GlorotUniform: GlorotUniform,
     keras.initializers.GlorotNormal: GlorotNormal,
@@ -104,7 +104,7 @@ def get(identifier: Any, argument: str = "bank_initializer") -> Distribution | C
     3
     """
     initializer = _resolve(identifier, argument, BANK_DISTRIBUTIONS)
-    if isinstance(initializer, (UniformScores, NearestScores, RoundedScores)):
+    if isinstance(initializer, (UniformScores, DependentScores)):
         raise ValueError(
             f"`{argument}` must be a distribution of values, not of scores. Received: "
             f"{argument}={identifier!r}. Pass it as `score_initializer`."
@@ -112,9 +112,7 @@ def get(identifier: Any, argument: str = "bank_initializer") -> Distribution | C
     return initializer
 
 
-def get_scores(
-    identifier: Any,
-) -> Distribution | NearestScores | RoundedScores | Callable[..., Any]:
+def get_scores(identifier: Any) -> Distribution | DependentScores | Callable[..., Any]:
     """Returns what initial scores are drawn from.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import keras
@@ -10,6 +9,7 @@ import numpy as np
 
 from keras_slots.distributions import Distribution
 from keras_slots.envelope import envelope
+from keras_slots.scores import DependentScores
 
 Array = np.ndarray[Any, Any]
 
@@ -19,7 +19,7 @@ LARGEST = (2.0 - 2.0**-7) * 2.0**127
 
 
 @keras.saving.register_keras_serializable(package="keras_slots")
-class RoundedScores:
+class RoundedScores(DependentScores):
     """Initial scores that are moved a little, so that `score_mode="per_connection"` needs half the memory.
 
     Any increasing thresholds belong to a staircase of some scores. So the values and the thresholds of the drawn
@@ -80,19 +80,6 @@ class RoundedScores:
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal object."""
         return {"scores": keras.saving.serialize_keras_object(self.drawn)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> RoundedScores:
-        """Returns the object that `get_config` described."""
-        return cls(**config)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, RoundedScores):
-            return NotImplemented
-        return self.get_config() == other.get_config()
-
-    def __hash__(self) -> int:
-        return hash(json.dumps(self.get_config(), sort_keys=True, default=repr))
 
     def __repr__(self) -> str:
         return f"RoundedScores(scores={self.drawn!r})"

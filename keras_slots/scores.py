@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from typing import Any
 
 import keras
@@ -14,8 +15,29 @@ from keras_slots.random_streams import START_STREAM, Float32Array
 Array = np.ndarray[Any, Any]
 
 
+class DependentScores(ABC):
+    """Base of initial scores that depend on the values of their connection. Equal configurations are equal."""
+
+    @abstractmethod
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal object."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> DependentScores:
+        """Returns the object that `get_config` described."""
+        return cls(**config)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self.get_config() == other.get_config()
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.get_config(), sort_keys=True, default=repr))
+
+
 @keras.saving.register_keras_serializable(package="keras_slots")
-class NearestScores:
+class NearestScores(DependentScores):
     """Initial scores `s_k = w_k w0 - w_k^2 / 2`: greedy selection takes the value nearest to w0 plus the lever.
 
     They are `-(w_k - w0)^2 / 2` plus a constant, so the highest belongs to the bank value nearest to the start w0.
@@ -81,19 +103,6 @@ class NearestScores:
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal object."""
         return {"start": keras.saving.serialize_keras_object(self.start)}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> NearestScores:
-        """Returns the object that `get_config` described."""
-        return cls(**config)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, NearestScores):
-            return NotImplemented
-        return self.get_config() == other.get_config()
-
-    def __hash__(self) -> int:
-        return hash(json.dumps(self.get_config(), sort_keys=True, default=repr))
 
     def __repr__(self) -> str:
         return f"NearestScores(start={self.start!r})"
