@@ -1,4 +1,4 @@
-"""One backend per run, two virtual devices, one seed per test.
+"""One backend per run, two virtual devices, one seed and the default dtype policy per test.
 
 The backend is the one of `KERAS_BACKEND`, TensorFlow where it is not set. A test module or test of
 another backend is left out before it is imported, and the header of the run says so: tests in
@@ -65,11 +65,14 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(autouse=True)
-def seeded():
-    """Every test starts from the same random state, in whatever order they run."""
+def same_start():
+    """Every test starts from the same random state and dtype policy, in whatever order they run."""
     import keras
 
     keras.utils.set_random_seed(0)
+    yield
+    # Example scripts choose a policy for their whole process.
+    keras.config.set_dtype_policy("float32")
 
 
 @pytest.fixture

@@ -22,13 +22,6 @@ ENVIRONMENT = os.environ | {
 }
 
 
-@pytest.fixture(autouse=True)
-def policy():
-    """Some pages choose a dtype policy, as a script may."""
-    yield
-    keras.config.set_dtype_policy("float32")
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_page_is_short_stands_alone_and_says_what_it_needs(page):
     text = page.read_text(encoding="utf-8")
