@@ -41,8 +41,8 @@ class Layers(NamedTuple):
     conv: Callable[..., keras.layers.Layer]
 
 
-def learned_layers(seed=0):
-    """Ordinary trained layers: the baseline."""
+def learned_layers(seed=0, penalty=None):
+    """Ordinary trained layers: the baseline; `penalty` is the regularizer of their kernels."""
 
     def start(name):
         return keras.initializers.GlorotUniform(seed=layer_seed(seed, name))
@@ -53,6 +53,7 @@ def learned_layers(seed=0):
             activation,
             use_bias=False,
             kernel_initializer=start(name),
+            kernel_regularizer=penalty,
             name=name,
             dtype=dtype,
         )
@@ -65,6 +66,7 @@ def learned_layers(seed=0):
             activation=activation,
             use_bias=False,
             kernel_initializer=start(name),
+            kernel_regularizer=penalty,
             name=name,
         )
 
@@ -255,7 +257,10 @@ def build_model(recipe, input_shape, num_classes):
             seed=recipe.seed,
         )
 
-    learned = learned_layers(recipe.seed)
+    penalty = None
+    if recipe.weight_decay_kind == "weights" and recipe.weight_decay:
+        penalty = keras.regularizers.L2(recipe.weight_decay / 2)
+    learned = learned_layers(recipe.seed, penalty)
     if recipe.method == "learned":
         return network(learned)
     values = {"bank_initializer": _distribution(recipe), "sharing": recipe.sharing}
@@ -270,6 +275,7 @@ def build_model(recipe, input_shape, num_classes):
         num_values=recipe.num_values,
         selection=recipe.selection,
         score_mode=recipe.score_mode,
+        kernel_regularizer=penalty,
         **values,
     )
     return network(slots)

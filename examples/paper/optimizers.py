@@ -40,7 +40,8 @@ def make_optimizer(recipe, steps_per_epoch):
     rate = make_schedule(recipe, steps_per_epoch)
     if recipe.weight_decay and recipe.weight_decay_kind == "l2":
         return CoupledDecaySGD(rate, decay=recipe.weight_decay, **settings)
-    return keras.optimizers.SGD(rate, weight_decay=recipe.weight_decay or None, **settings)
+    decoupled = recipe.weight_decay if recipe.weight_decay_kind == "decoupled" else None
+    return keras.optimizers.SGD(rate, weight_decay=decoupled or None, **settings)
 
 
 def make_loss(label_smoothing=0.0):

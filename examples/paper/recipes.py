@@ -96,7 +96,9 @@ class Recipe:
     nesterov: bool = setting(False, "Nesterov momentum")
     weight_decay: float = setting(0.0, "decay of all that is trained; 0: none", check=NOT_NEGATIVE)
     weight_decay_kind: str = setting(
-        "l2", "l2: added to the gradient; decoupled: shrinks by lr·decay", ("l2", "decoupled")
+        "l2",
+        "l2: added to the gradient; decoupled: shrinks by lr·decay; weights: l2 of the selected ones",
+        ("l2", "decoupled", "weights"),
     )
     schedule: str = setting("cosine", "learning-rate schedule", SCHEDULES)
     schedule_epoch: int = setting(
@@ -233,9 +235,9 @@ def _ours(network, method, num_values, sharing):
             fields["epochs"] = 20
     # The rate of the learned network, and of nearest scores too.
     learned_rate = 0.1 if network in ("lenet300100", "vgg19", "conv6bn") else 0.05
+    learned_decay = {"lenet300100": 1e-4, "conv6bn": 0.0}.get(network, 5e-4)
     if method == "learned":
-        fields["learning_rate"] = learned_rate
-        fields["weight_decay"] = {"lenet300100": 1e-4, "conv6bn": 0.0}.get(network, 5e-4)
+        fields |= {"learning_rate": learned_rate, "weight_decay": learned_decay}
     elif method == "ps":
         # Wide initial scores: a draw then seldom leaves the arg-max, which is what is tested.
         fields |= {"learning_rate": 200.0, "score_scale": 400.0, "dense_score_scale": 400.0}
@@ -247,7 +249,9 @@ def _ours(network, method, num_values, sharing):
             "network": 0.1,
         }[sharing]
     if method == "ns":
-        fields["learning_rate"] = learned_rate  # and no decay, which does not move what is nearest
+        fields["learning_rate"] = learned_rate
+        if learned_decay:  # A decay of the scores would not move what is nearest.
+            fields |= {"weight_decay": learned_decay, "weight_decay_kind": "weights"}
         # Few values are best where the weights are, many may reach further.
         scale = {2: 1.2, 4: 1.5}.get(num_values, 2.0)
         fields |= {"bank": "stratified_uniform", "bank_scale": scale}
