@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from keras_slots.dependent_scores import DependentScores
 from keras_slots.distributions import Distribution
 from keras_slots.random_streams import BANK_STREAM, SCORE_STREAM, derive_seed
 from keras_slots.rounded import RoundedScores
-from keras_slots.scores import DependentScores, NearestScores
+from keras_slots.scores import NearestScores
 from keras_slots.sharing import ValueBank
 from keras_slots.strata import StratifiedUniform
 

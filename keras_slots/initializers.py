@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_slots.dependent_scores import DependentScores
 from keras_slots.distributions import (
     Distribution,
     GlorotNormal,
@@ -18,8 +19,6 @@ from keras_slots.distributions import (
     UniformScores,
     VarianceScaling,
 )
-from keras_slots.rounded import RoundedScores
-from keras_slots.scores import DependentScores, NearestScores
 from keras_slots.sharing import ValueBank
 from keras_slots.strata import StratifiedUniform
 
@@ -31,12 +30,6 @@ BANK_DISTRIBUTIONS: dict[str, type[Distribution]] = {
     "he_normal": HeNormal,
     "signed_constant": SignedConstant,
     "stratified_uniform": StratifiedUniform,
-}
-#: Names that `score_initializer` alone knows.
-SCORE_DISTRIBUTIONS: dict[str, type] = {
-    "uniform_scores": UniformScores,
-    "nearest": NearestScores,
-    "rounded": RoundedScores,
 }
 _OURS = Distribution, DependentScores
 _FROM_KERAS: dict[type, type[Distribution]] = {
@@ -133,7 +126,11 @@ def get_scores(identifier: Any) -> Distribution | DependentScores | Callable[...
     """
     if identifier is None:
         return UniformScores()
-    names = {**SCORE_DISTRIBUTIONS, **BANK_DISTRIBUTIONS}
+    names: dict[str, type] = {
+        "uniform_scores": UniformScores,
+        **DependentScores.named,
+        **BANK_DISTRIBUTIONS,
+    }
     del names["stratified_uniform"]
     initializer = _resolve(identifier, "score_initializer", names)
     if isinstance(initializer, StratifiedUniform):

@@ -7,9 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_slots import initializers
+from keras_slots.dependent_scores import DependentScores
 from keras_slots.distributions import Distribution
 from keras_slots.envelope import envelope
-from keras_slots.scores import DependentScores
 
 Array = np.ndarray[Any, Any]
 
@@ -19,7 +20,7 @@ LARGEST = (2.0 - 2.0**-7) * 2.0**127
 
 
 @keras.saving.register_keras_serializable(package="keras_slots")
-class RoundedScores(DependentScores):
+class RoundedScores(DependentScores, name="rounded"):
     """Initial scores that are moved a little, so that `score_mode="per_connection"` needs half the memory.
 
     Any increasing thresholds belong to a staircase of some scores. So the values and the thresholds of the drawn
@@ -52,9 +53,6 @@ class RoundedScores(DependentScores):
     """
 
     def __init__(self, scores: Any = None) -> None:
-        # That module knows this class by name.
-        from keras_slots import initializers
-
         self.drawn = initializers.get_scores(scores)
         if not isinstance(self.drawn, Distribution):
             raise ValueError(

@@ -1,43 +1,23 @@
-"""Initial scores that depend on the values: those that make greedy selection take the nearest one."""
+"""Initial scores that make greedy selection take the nearest one."""
 
 from __future__ import annotations
 
-import json
-from abc import ABC, abstractmethod
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_slots import initializers
+from keras_slots.dependent_scores import DependentScores
 from keras_slots.distributions import Distribution
 from keras_slots.random_streams import START_STREAM, Float32Array
+from keras_slots.strata import StratifiedUniform
 
 Array = np.ndarray[Any, Any]
 
 
-class DependentScores(ABC):
-    """Base of initial scores that depend on the values of their connection. Equal configurations are equal."""
-
-    @abstractmethod
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make an equal object."""
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> DependentScores:
-        """Returns the object that `get_config` described."""
-        return cls(**config)
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return NotImplemented
-        return self.get_config() == other.get_config()
-
-    def __hash__(self) -> int:
-        return hash(json.dumps(self.get_config(), sort_keys=True, default=repr))
-
-
 @keras.saving.register_keras_serializable(package="keras_slots")
-class NearestScores(DependentScores):
+class NearestScores(DependentScores, name="nearest"):
     """Initial scores `s_k = w_k w0 - w_k^2 / 2`: greedy selection takes the value nearest to w0 plus the lever.
 
     They are `-(w_k - w0)^2 / 2` plus a constant, so the highest belongs to the bank value nearest to the start w0.
@@ -66,10 +46,6 @@ class NearestScores(DependentScores):
     """
 
     def __init__(self, start: Any = None) -> None:
-        # That module knows this class by name.
-        from keras_slots import initializers
-        from keras_slots.strata import StratifiedUniform
-
         name = "glorot_uniform" if start is None else start
         self.start = initializers.get(name, "start")
         if isinstance(self.start, StratifiedUniform):
