@@ -98,7 +98,7 @@ def result_row(keeper, **measured):
     """The row of a finished run: what the columns say, from its history and from `measured`."""
     history, best = keeper.history, keeper.facts["best_epoch"]
     seconds = [row["seconds"] for row in history]
-    measured |= _versions() | {
+    measured |= versions() | {
         "device": processor(),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
         "epochs_done": len(history),
@@ -114,7 +114,7 @@ def result_row(keeper, **measured):
     return {name: measured.get(name) for name in result_columns()}
 
 
-def _versions():
+def versions():
     """Versions of all that computes; the backend that does not run stays empty."""
     backend = keras.backend.backend()
     return {
