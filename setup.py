@@ -51,6 +51,7 @@ DOCS = [
 ]
 TEST = [
     "pytest>=8.2",
+    "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "ruff>=0.17,<0.18",  # One minor version, so that everybody's formatter agrees.
     "mypy>=1.18",

@@ -17,7 +17,7 @@ from keras_slots.distributions import (
 )
 from keras_slots.initializers import compute_fans
 from keras_slots.sharing import ValueBank
-from value_cases import ALL, PRESETS, in_json
+from value_cases import ALL, PRESETS, in_json, named
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_get_knows_each_name(name):
     assert initializers.get(name) == PRESETS[name][0]()
 
 
-@pytest.mark.parametrize("distribution", ALL[:-1], ids=repr)
+@pytest.mark.parametrize("distribution", ALL[:-1], ids=named)
 def test_get_returns_our_objects_as_they_are(distribution):
     assert initializers.get(distribution) is distribution
 
@@ -79,7 +79,7 @@ def test_get_makes_an_object_of_a_class():
         ("lecun_uniform", VarianceScaling(1.0, "fan_in", "uniform")),
         ({"class_name": "HeNormal", "config": {"seed": 2}}, HeNormal(seed=2)),
     ],
-    ids=repr,
+    ids=named,
 )
 def test_get_turns_a_keras_initializer_into_the_equal_distribution(initializer, distribution):
     assert initializers.get(initializer) == distribution

@@ -16,7 +16,7 @@ from keras_slots import (
 from keras_slots.banks import InitialValues
 from keras_slots.random_streams import START_STREAM
 from keras_slots.scores import NearestScores
-from value_cases import in_json, one_round_trip
+from value_cases import in_json, named, one_round_trip
 
 ORTHOGONAL = keras.initializers.Orthogonal(seed=1)
 STARTS = [None, GlorotNormal(2.0), HeNormal(seed=4), ORTHOGONAL]
@@ -53,7 +53,7 @@ def test_nearest_scores_are_rounded_once():
 
 
 @pytest.mark.parametrize("sharing", ["connection", "layer", ValueBank(8, bound=0.7, seed=1)])
-@pytest.mark.parametrize("start", STARTS, ids=repr)
+@pytest.mark.parametrize("start", STARTS, ids=named)
 def test_nearest_scores_are_highest_at_the_value_nearest_to_the_start(sharing, start):
     initial = initial_values(score_initializer=NearestScores(start), sharing=sharing)
     bank = np.broadcast_to(initial.bank(), initial.score_shape).astype("float64")
@@ -61,7 +61,7 @@ def test_nearest_scores_are_highest_at_the_value_nearest_to_the_start(sharing, s
     np.testing.assert_array_equal(initial.scores().argmax(-1), distance.argmin(-1))
 
 
-@pytest.mark.parametrize("start", STARTS, ids=repr)
+@pytest.mark.parametrize("start", STARTS, ids=named)
 def test_start_rows_are_slices_of_the_start(start):
     initial = initial_values(score_initializer=NearestScores(start))
     whole, scores = initial.start(), initial.scores()
@@ -126,7 +126,7 @@ def test_with_arrays_may_leave_nearest_scores_in_their_place():
     np.testing.assert_array_equal(given.scores(), expected)
 
 
-@pytest.mark.parametrize("nearest", [NearestScores(start) for start in STARTS], ids=repr)
+@pytest.mark.parametrize("nearest", [NearestScores(start) for start in STARTS], ids=named)
 def test_nearest_scores_survive_json(nearest):
     for copy in (
         one_round_trip(nearest),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import keras
 
@@ -41,3 +42,8 @@ def in_json(config):
 
 def one_round_trip(obj):
     return keras.saving.deserialize_keras_object(in_json(keras.saving.serialize_keras_object(obj)))
+
+
+def named(value):
+    """What a test's name says of a value: its repr, without addresses."""
+    return re.sub(r"<[\w.]+\.(\w+) object at 0x\w+>", r"\1", repr(value))
