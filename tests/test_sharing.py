@@ -40,7 +40,7 @@ def test_value_bank_holds_the_float32_of_given_values():
         ValueBank(values=[0.1, -0.2, 1e-30]),
         ValueBank(values=np.linspace(-1, 1, 7, dtype=np.float64)),
     ],
-    ids=repr,
+    ids=["seeded", "unseeded", "listed", "array"],
 )
 def test_value_bank_survives_json_with_its_values(bank):
     for copy in (one_round_trip(bank), ValueBank.from_config(in_json(bank.get_config()))):
