@@ -58,7 +58,7 @@ def test_schedules_restart_and_drop_where_the_paper_and_the_code_say():
     assert rates("ours-lenet300100-gs", [25]) == pytest.approx([0.0], abs=1e-9)
 
 
-def test_l2_decay_joins_the_momentum_and_decoupled_decay_does_not():
+def test_l2_decay_joins_the_momentum_and_the_other_kinds_do_not():
     import keras
 
     def after_two_steps(kind):
@@ -77,6 +77,7 @@ def test_l2_decay_joins_the_momentum_and_decoupled_decay_does_not():
     assert after_two_steps("l2") == pytest.approx(w + 0.5 * -0.12 - 0.1 * (1 + 0.2 * w))
     w = 0.98 - 0.1
     assert after_two_steps("decoupled") == pytest.approx(0.98 * w - 0.05 - 0.1)
+    assert after_two_steps("weights") == pytest.approx(1 - 0.1 - 0.15)  # its decay is in the loss
 
 
 def test_label_smoothing_is_the_cross_entropy_with_spread_targets():
