@@ -17,6 +17,7 @@ import sys
 import numpy as np
 
 import cli
+from report import markdown
 from runs import append_row, read_rows
 from sources import check_source, read_arrays
 
@@ -123,21 +124,6 @@ def train(network, weights, optimizer, learning_rate, seed, data_dir):
     return model.evaluate(x_val, y_val, batch_size=500, verbose=0, return_dict=True)["accuracy"]
 
 
-def table(rows, networks):
-    """One line for each network, optimizer and kind of weights: accuracy at each learning rate."""
-    found = {}
-    for row in rows:
-        found.setdefault(tuple(row[name] for name in KEY[:-1]), []).append(float(row["validation"]))
-    for network in networks:
-        for optimizer, rates in RATES.items():
-            lines = [(f"{network}, {optimizer}", *map(str, rates))]
-            for weights in WEIGHTS:
-                cells = (found.get((network, weights, optimizer, str(rate))) for rate in rates)
-                lines.append((weights, *(cell and float(np.mean(cell)) for cell in cells)))
-            cli.print_table(lines)
-            print()
-
-
 def main(argv=None):
     args = make_parser().parse_args(argv)
     for network in args.networks:
@@ -150,7 +136,7 @@ def main(argv=None):
         for rate in rates
     ]
     cli.import_training()  # without the lines of TensorFlow
-    from keeper import versions
+    from keeper import processor, versions
 
     for setting in settings:
         key = dict(zip(KEY, (*setting, args.seed), strict=True))
@@ -158,10 +144,10 @@ def main(argv=None):
         if any(row["run_id"] == run_id for row in read_rows(args.results)):
             continue
         accuracy = train(**key, data_dir=args.data_dir)
-        row = {"run_id": run_id, **key, "validation": round(accuracy, 4), **versions()}
-        append_row(args.results, row)
+        row = {"run_id": run_id, "limit_steps": 0, **key, "validation": round(accuracy, 4)}
+        append_row(args.results, {**row, **versions(), "devices": 1, "device": processor()})
         print(f"{run_id}: {cli.percent(accuracy)}", flush=True)
-    table(read_rows(args.results), args.networks)
+    print(f"\n{markdown(args.results, 'rates')}", end="")
     return 0
 
 

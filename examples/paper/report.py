@@ -19,6 +19,7 @@ runs      long runs one by one: last epoch, mirror images, averaged weights, hou
 finetune  the arms of finetune.py
 search    validation accuracy of every run, with the fields that a search for recipes varies
 smoke     runs cut short by --limit-steps: what was run, and no accuracy
+rates     the runs of learning_rates.py: validation accuracy at each rate, the best of a row in bold
 
 Exit status: 0, 1 when a table cannot be made or --check found another, 2 for a wrong command line.
 """
@@ -171,6 +172,30 @@ def search_table(rows):
     return table
 
 
+def rates_table(rows):
+    titles = {"sgd": "SGD", "adam": "Adam"}
+    rates = {name: [] for name in titles}
+    lines = {}
+    for row in rows:
+        optimizer, rate = row["optimizer"], row["learning_rate"]
+        if rate not in rates[optimizer]:
+            rates[optimizer].append(rate)
+        cells = lines.setdefault((row["network"], row["weights"]), {})
+        cells.setdefault((optimizer, rate), []).append(100 * float(row["validation"]))
+    columns = [(name, rate) for name in rates for rate in sorted(rates[name], key=float)]
+    table = [["network", "weights", *(f"{titles[name]} {rate}" for name, rate in columns)]]
+    for key, cells in lines.items():
+        means = {column: statistics.mean(cells[column]) for column in columns if column in cells}
+        best = {
+            name: max((v for c, v in means.items() if c[0] == name), default=0) for name in rates
+        }
+        texts = [f"{means[c]:.1f}" if c in means else "–" for c in columns]
+        bold = [means.get(c) == best[c[0]] for c in columns]
+        texts = [f"**{t}**" if strong else t for t, strong in zip(texts, bold, strict=True)]
+        table.append([*key, *texts])
+    return table
+
+
 def finetune_table(rows):
     total = max(int(row["epochs"]) for row in rows)
     measured = ("validation %, mean", "test %, mean", "lowest to highest")
@@ -203,6 +228,7 @@ TABLES = {
     "search": search_table,
     "finetune": finetune_table,
     "smoke": smoke_table,
+    "rates": rates_table,
 }
 
 

@@ -123,20 +123,6 @@ def test_fused_batch_norm_computes_what_keras_computes():
     np.testing.assert_allclose(fused(x, training=False), plain(x, training=False), atol=1e-5)
 
 
-def test_build_model_adds_the_l2_of_the_selected_weights_to_the_loss():
-    fields = {"weight_decay": 0.3, "weight_decay_kind": "weights"}
-    for name in ("ours-lenet300100-ns", "ours-lenet300100-gs", "ours-lenet300100-learned"):
-        recipe = dataclasses.replace(recipes.get_recipe(name), **fields)
-        model = networks.build_model(recipe, (4, 4, 1), 3)
-        # d/dw of half the decay times w^2 is what the l2 of an optimizer adds: the decay times w.
-        kernels = [keras.ops.convert_to_numpy(layer.kernel) for layer in model.layers[2:]]
-        expected = 0.15 * sum(np.square(kernel).sum() for kernel in kernels)
-        assert len(model.losses) == 3
-        assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
-        recipe = dataclasses.replace(recipe, weight_decay_kind="l2")
-        assert not networks.build_model(recipe, (4, 4, 1), 3).losses
-
-
 @pytest.mark.tensorflow
 def test_fused_batch_norm_has_the_gradient_of_keras():
     import tensorflow as tf

@@ -161,3 +161,19 @@ def test_what_is_no_results_file_is_refused(tmp_path, capsys):
     assert "there is no table sums" in error_of(capsys, "report", page, status=1)
     line = error_of(capsys, "report", tmp_path / "r.csv", "--check", status=2)
     assert "needs a Markdown file" in line
+
+
+def test_rates_are_means_over_the_seeds_and_the_best_of_a_row_is_bold(tmp_path, capsys):
+    settings = [
+        ("plain", "sgd", "0.1", "0.70"),
+        ("plain", "sgd", "0.03", "0.80"),
+        ("plain", "sgd", "0.03", "0.84"),
+        ("plain", "adam", "0.001", "0.75"),
+        ("paper", "sgd", "0.1", "0.60"),
+    ]
+    names = ("weights", "optimizer", "learning_rate", "validation")
+    rows = [dict(zip(names, setting, strict=True)) for setting in settings]
+    lines = lines_of(capsys, write(tmp_path / "r.csv", *rows), "--table", "rates")
+    assert lines[0] == "| network | weights | SGD 0.03 | SGD 0.1 | Adam 0.001 |"
+    assert lines[2] == "| lenet300100 | plain | **82.0** | 70.0 | **75.0** |"
+    assert lines[3] == "| lenet300100 | paper | – | **60.0** | – |"

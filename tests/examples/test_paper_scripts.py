@@ -14,7 +14,7 @@ import runs
 # The scripts train with tf.data and tf.distribute.
 pytestmark = pytest.mark.tensorflow
 
-HELPFUL = ["train", "finetune", "sweep", "tune", "compare", "plots", "report"]
+HELPFUL = ["train", "finetune", "sweep", "tune", "compare", "plots", "report", "learning_rates"]
 SLOT = [*DIGITS, "--num-values", "4"]
 
 
@@ -256,3 +256,21 @@ def test_help_says_what_a_script_does(script, capsys):
     assert run(script, "--help") == 0
     printed = capsys.readouterr().out
     assert f"python examples/paper/{script}.py" in printed and "Exit status" in printed
+
+
+def test_learning_rates_trains_each_setting_once(tmp_path, monkeypatch, capsys):
+    import learning_rates
+
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (60, 28, 28, 1), "uint8"), np.arange(60) % 10
+    np.savez(tmp_path / "mnist.npz", x_train=x, y_train=y, x_test=x[:9], y_test=y[:9])
+    for name, value in (("TRAIN", 40), ("VALIDATION", 20), ("EPOCHS", 1), ("BATCH", 20)):
+        monkeypatch.setattr(learning_rates, name, value)
+    monkeypatch.setattr(learning_rates, "RATES", {"sgd": (0.1,)})
+    flags = ["--networks", "mlp", "--data-dir", tmp_path, "--results", tmp_path / "r.csv"]
+    for again in (False, True):
+        assert run("learning_rates", *flags) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len([line for line in lines if line.startswith("mlp-")]) == 3 * (not again)
+        assert [line.split(" | ")[1] for line in lines[-5:-2]] == ["plain", "nearest", "paper"]
+    assert len(runs.read_rows(tmp_path / "r.csv")) == 3
