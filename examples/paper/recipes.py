@@ -233,9 +233,9 @@ def _ours(network, method, num_values, sharing):
         fields = _common(network) | _OURS_ON_CIFAR10
         if network == "vgg19":
             fields["epochs"] = 20
-    # The rate of the learned network, and of nearest scores too.
+    # Of the learned network, and of nearest scores too.
     learned_rate = 0.1 if network in ("lenet300100", "vgg19", "conv6bn") else 0.05
-    learned_decay = {"lenet300100": 1e-4, "conv6bn": 0.0}.get(network, 5e-4)
+    learned_decay = {"conv6bn": 0.0}.get(network, 5e-4)
     if method == "learned":
         fields |= {"learning_rate": learned_rate, "weight_decay": learned_decay}
     elif method == "ps":
@@ -249,12 +249,12 @@ def _ours(network, method, num_values, sharing):
             "network": 0.1,
         }[sharing]
     if method == "ns":
-        fields["learning_rate"] = learned_rate
-        if learned_decay:  # A decay of the scores would not move what is nearest.
-            fields |= {"weight_decay": learned_decay, "weight_decay_kind": "weights"}
-        # Few values are best where the weights are, many may reach further.
-        scale = {2: 1.2, 4: 1.5}.get(num_values, 2.0)
-        fields |= {"bank": "stratified_uniform", "bank_scale": scale}
+        rate, decay, scale = learned_rate, learned_decay, {2: 1.2, 4: 1.5}.get(num_values, 2.0)
+        if network == "lenet300100":
+            rate, decay, scale = _NEAREST_ON_MNIST.get(num_values, (rate, decay, scale))
+        fields |= {"learning_rate": rate, "bank": "stratified_uniform", "bank_scale": scale}
+        if decay:  # A decay of the scores would not move what is nearest.
+            fields |= {"weight_decay": decay, "weight_decay_kind": "weights"}
     elif method != "learned":
         # Large values win, and of many values the largest is larger: a narrower bank.
         narrow = round((8 / num_values) ** 0.25, 1)
@@ -272,6 +272,8 @@ _OURS_ON_CIFAR10 = {
     "averaging": 0.998,
     "dtype_policy": "mixed_bfloat16",
 }
+# Few values want small steps, and a bank that is as wide as the weights: learning rate, decay, scale of the bank.
+_NEAREST_ON_MNIST = {2: (0.05, 0.0, 1.2), 4: (0.05, 1e-4, 1.5), 8: (0.05, 5e-4, 1.5)}
 _FIELDS = {"paper": _paper, "author": _author, "ours": _ours}
 
 
