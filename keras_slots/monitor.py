@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import Any
 
@@ -67,8 +68,8 @@ class SelectionMonitor(keras.callbacks.Callback):
         self.histogram_freq = check_integer(histogram_freq, "histogram_freq", 2**31)
         if not self.histogram_freq:
             raise ValueError(
-                "`histogram_freq` must be a positive number of epochs. Received: histogram_freq=0. Leave `log_dir` "
-                "out for no histograms."
+                "`histogram_freq` must be a positive number of epochs. Received: histogram_freq=0. Leave "
+                "`log_dir` out for no histograms."
             )
         self._writer: Any = None if log_dir is None else _writer(log_dir)
         self._observers: dict[str, Observer] = {}
@@ -135,12 +136,8 @@ class SelectionMonitor(keras.callbacks.Callback):
 
 def _writer(log_dir: str | os.PathLike) -> Any:
     """A TensorFlow writer, as Keras' own TensorBoard callback has it on every backend."""
-    try:
-        import tensorboard.plugins.histogram.summary_v2  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            '`log_dir` needs TensorBoard: pip install "keras-slots[tensorboard]"'
-        ) from error
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ImportError('`log_dir` needs pip install "keras-slots[tensorboard]"')
     import tensorflow as tf
 
     return tf.summary.create_file_writer(os.fspath(log_dir))

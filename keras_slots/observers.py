@@ -1,8 +1,8 @@
 """What a kernel has selected so far, in numbers: read off in one compiled pass, without drawing its bank.
 
-A choice is counted as a *position*: how many values of its connection are smaller than the selected one. Where a
-lever climbs a staircase that is the number of the step, with nearest scores the index of the value itself. Training
-moves positions away from where the initial scores put them, which the seed tells, so only the distance is news.
+A choice is counted as a *position*: how many values of its connection are smaller than the selected one. For a
+lever that is the number of its step, for nearest scores the index of the value itself. Training moves positions
+away from where the initial scores put them. The seed tells that place, so only the distance is news.
 """
 
 from __future__ import annotations
@@ -71,6 +71,17 @@ class Observer:
         """Mean magnitude of all values."""
         sums, count = compiled(magnitudes)(self.kernel.bank), np.prod(self.kernel.bank.shape)
         return float(_wide(sums).sum() / count)
+
+    def sample(self) -> Array:
+        """Values of the bank, a million at most: as random as all others."""
+        bank = self.kernel.bank
+        if len(bank.shape) > 1:
+            bank = ops.reshape(bank, (-1, self.num_values))[: self._rows]
+        return keras.ops.convert_to_numpy(bank).reshape(-1)
+
+    @property
+    def _rows(self) -> int:
+        return min(self.size, max(1, _SAMPLED_VALUES // self.num_values))
 
     def reach(self) -> float:
         """Share of the values that greedy selection can still take: those on the upper envelope of their lines.
@@ -143,14 +154,17 @@ class _LeverObserver(Observer):
 
     @cached_property
     def available(self) -> float:
-        kernel = self.kernel
-        seed = from_words(keras.ops.convert_to_numpy(kernel._seed))
-        initial = replace(kernel.initial, seed=seed)
-        if kernel._lines:
+        if self.kernel._lines:
             return super().available
-        # Values are drawn independently of each other, so the first ones stand for all.
-        rows = initial.bank_rows(0, min(self.size, max(1, _SAMPLED_VALUES // self.num_values)))
-        return float(np.abs(rows.astype(kernel.variable_dtype).astype("float64")).mean())
+        return float(np.abs(self.sample().astype("float64")).mean())
+
+    def sample(self) -> Array:
+        kernel = self.kernel
+        if kernel._lines:
+            return super().sample()
+        seed = from_words(keras.ops.convert_to_numpy(kernel._seed))
+        rows = replace(kernel.initial, seed=seed).bank_rows(0, self._rows)
+        return rows.astype(kernel.variable_dtype).reshape(-1)
 
     def reach(self) -> float:
         return self._reach
@@ -197,6 +211,11 @@ class _NearestObserver(Observer):
     def available(self) -> float:
         # One value in each stratum, taken together uniform on [-b, b).
         return self.kernel.bank_initializer.bound(self.kernel.initial.fans) / 2
+
+    def sample(self) -> Array:
+        initial = self.kernel.initial
+        size = self.num_values, initial.fans, 0, self._rows
+        return self.kernel.bank_initializer.rows_of_words(self.kernel.words(), *size).reshape(-1)
 
     def reach(self) -> float:
         return 1.0

@@ -38,7 +38,7 @@ def summary_dict(model: keras.Model) -> dict[str, Any]:
         A dictionary of three entries.
 
         - `"kernels"`: for each kernel its `name`, `layer` (the class), `shape`, `connections`, `num_values`,
-          `selection`, `score_mode`, `scores`, `sharing`; `values_within_reach`, the mean number of its K values that
+          `selection`, `score_mode`, `scores`, `sharing`; `values_within_reach`, the mean number of K values that
           greedy selection can take; `choice_bits`, bits a connection, see `SelectionMonitor`; and bytes:
           `bank_bytes` of all values, `held_bytes` of what is in memory in their place (the bank, a staircase, or a
           seed), `trained_bytes` of scores or levers, `optimizer_bytes`, `materialized_bytes` of the plain kernel,
