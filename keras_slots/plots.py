@@ -25,13 +25,11 @@ def selected_values(
 ) -> Any:
     """Draws the density of the selected values of each kernel over that of the available ones.
 
-    Call it again with the figure that it returned to add a curve: the same layers at another epoch, say.
-
     Args:
         model: Built model with slot layers.
         label: Name of the curve in the legend.
         color: Colour of the curve; None takes the next one.
-        figure: Figure that an earlier call returned; None makes a new one, with the available values.
+        figure: Figure of an earlier call, which gets one more curve; None makes a new one.
 
     Returns:
         The figure, one picture for each kernel.
@@ -80,8 +78,7 @@ def selected_values(
     handles, labels = figure.axes[0].get_legend_handles_labels()
     for legend in list(figure.legends):
         legend.remove()
-    place = {"loc": "outside lower center", "ncols": min(6, len(labels)), "fontsize": "small"}
-    figure.legend(handles, labels, **place)
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize="small")
     return figure
 
 
