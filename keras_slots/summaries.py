@@ -234,7 +234,7 @@ def _tables(name: str, found: dict[str, Any]) -> list[Any]:
         )
         weights.add_row(row["name"], *(_size(row[key]) for key in _BYTES))
     weights.add_section()
-    for label, rows in (("plain weights", plain), ("total", [total])):
+    for label, rows in ([("plain weights", plain)] if plain else []) + [("total", [total])]:
         sums = (_sum(r[key] for r in rows if key in r) for key in _BYTES)
         weights.add_row(label, *(_size(x) if x != 0 else "" for x in sums))
     parts = [f"Model '{name}'{'' if differ else ': ' + settings.pop()}", choices, weights]

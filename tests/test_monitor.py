@@ -17,7 +17,10 @@ MODES = {
     "per_value_shared": {"score_mode": "per_value", "sharing": "layer"},
     "lever": {"score_mode": "per_connection"},
     "lever_drawn": {"score_mode": "per_connection", "selection": "probabilistic"},
-    "lever_keras": {"score_mode": "per_connection", "bank_initializer": "random_normal"},
+    "lever_keras": {
+        "score_mode": "per_connection",
+        "bank_initializer": keras.initializers.RandomNormal(0, 0.5),
+    },
     "rounded": {"score_mode": "per_connection", "score_initializer": "rounded"},
     "nearest": {"score_mode": "per_connection", **STRATIFIED},
 }
@@ -103,7 +106,7 @@ def expected(mode, states):
 @pytest.mark.parametrize("mode", MODES)
 def test_selection_monitor_counts_what_brute_force_counts(mode):
     model, recorder = tiny_model(**MODES[mode]), Recorder()
-    model.compile(keras.optimizers.SGD(0.3, momentum=0.9), "mse")
+    model.compile(keras.optimizers.SGD(0.5, momentum=0.9), "mse")
     callbacks = [SelectionMonitor(), recorder]
     history = model.fit(*tiny_data(), epochs=3, verbose=0, callbacks=callbacks).history
     assert sum(history["slots/changed"]) > 0 and history["slots/bits"][-1] > 0

@@ -84,7 +84,7 @@ def test_readme_load_model_needs_the_import(tmp_path):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("page", ["quickstart", "saving", "devices"])
+@pytest.mark.parametrize("page", ["quickstart", "saving", "devices", "monitoring"])
 def test_docs_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if page == "devices":
@@ -99,7 +99,14 @@ def test_docs_python_runs(page, tmp_path, monkeypatch):
         selected = model(x, training=False)
         np.testing.assert_array_equal(names["again"](x, training=False), selected)
         np.testing.assert_allclose(names["logits"], selected, rtol=1e-4, atol=1e-4)
-        assert written(tmp_path) == {"model.keras", "model.weights.h5", "selected"}
+        for name in ("of_litert", "of_onnx"):
+            np.testing.assert_allclose(names[name], selected, rtol=1e-4, atol=1e-4)
+        files = {"model.keras", "model.weights.h5", "selected", "model.tflite", "model.onnx"}
+        assert written(tmp_path) == files
+    elif page == "monitoring":
+        assert len(names["history"].history["slots/hidden/changed"]) == 10
+        assert names["sizes"]["materialized_bytes"] == 4 * 74 * 100
+        assert written(tmp_path) == {"logs", "changes.png", "values.png"}
     else:
         assert np.isfinite(names["model"].history.history["loss"]).all()
 
