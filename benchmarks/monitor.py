@@ -3,7 +3,7 @@
     python benchmarks/monitor.py --out FILE
 
 An epoch is that of the paper's MNIST: 51,000 images, batch 128, no validation. `ratio` is the median, over pairs
-of neighbouring epochs, of (with / without); `share` is the time spent in the callback itself as a share of the epoch
+of neighbouring epochs, of (with / without); `share` is the time spent in the callback itself over that of an epoch
 without it, which other programs on the machine disturb less. `setup` is the callback's `on_train_begin`, once a
 `fit`: it compiles. The images are random: what a step or a count costs does not depend on them.
 """

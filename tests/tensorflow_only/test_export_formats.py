@@ -11,6 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 import keras_slots
 from keras_slots import SlotDense, export_selected
 from slot_cases import compiled_model, numpy_of, small_data, small_model
+from strangers import SLOT_CLASSES
 
 FORMATS = ("litert", "onnx")
 every_format = pytest.mark.parametrize("format", FORMATS)
@@ -46,16 +47,26 @@ def all_kinds():
         keras_slots.SlotConv2DTranspose(4, 3, strides=2, padding="same"),
         keras.layers.Reshape((4, 8, 8, 4)),
         keras_slots.SlotConv3D(4, 2, padding="same"),
+        keras_slots.SlotConv3DTranspose(4, 2, padding="same"),
         keras.layers.Reshape((64, 16)),
         keras.layers.Dropout(0.5),
         keras_slots.SlotConv1D(8, 3, padding="causal"),
+        keras_slots.SlotDepthwiseConv1D(3),
         keras_slots.SlotConv1DTranspose(8, 3, strides=2),
+        keras_slots.SlotSeparableConv1D(8, 3),
         keras.layers.LayerNormalization(),
         keras_slots.SlotEinsumDense("abc,cd->abd", output_shape=(None, 8)),
     ):
         x = layer(x)
     x = keras_slots.SlotMultiHeadAttention(2, 4)(x, x)
+    x = keras_slots.SlotGroupQueryAttention(4, 4, 2)(x, x)
     return keras.Model(inputs, keras.layers.GlobalAveragePooling1D()(x))
+
+
+def test_all_kinds_has_every_slot_layer():
+    kinds = {type(layer) for layer in all_kinds()._flatten_layers()}
+    # `SlotConv2D` is in `small_model`, `SlotDense` in `lenet`.
+    assert set(SLOT_CLASSES.values()) - kinds == {keras_slots.SlotConv2D, SlotDense}
 
 
 @every_format
