@@ -29,22 +29,21 @@ _BYTES = {
 
 
 def summary_dict(model: keras.Model) -> dict[str, Any]:
-    """Returns what `summary` prints, as numbers.
+    """Returns what `summary` prints, as numbers; what is not known is None.
+
+    - `"kernels"`: for each kernel `name`, `layer` (its class), `shape`, `connections`, `num_values`, `selection`,
+      `score_mode`, `scores`, `sharing`; `values_within_reach`, the mean number of its K values that greedy
+      selection can take; `choice_bits`, bits a connection, see `SelectionMonitor`; and bytes: `bank_bytes` of all
+      values, `held_bytes` of what is in memory in their place (the bank, a staircase, or a seed), `trained_bytes`
+      of scores or levers, `optimizer_bytes`, `materialized_bytes` of the plain kernel, `choice_bytes`.
+    - `"plain"`: for each layer with other weights `name`, `weights`, how many are `trained`, and bytes as above.
+    - `"total"`: the sums; bytes include the plain weights.
 
     Args:
         model: Built model of any kind.
 
     Returns:
-        A dictionary of three entries.
-
-        - `"kernels"`: for each kernel its `name`, `layer` (the class), `shape`, `connections`, `num_values`,
-          `selection`, `score_mode`, `scores`, `sharing`; `values_within_reach`, the mean number of K values that
-          greedy selection can take; `choice_bits`, bits a connection, see `SelectionMonitor`; and bytes:
-          `bank_bytes` of all values, `held_bytes` of what is in memory in their place (the bank, a staircase, or a
-          seed), `trained_bytes` of scores or levers, `optimizer_bytes`, `materialized_bytes` of the plain kernel,
-          `choice_bytes`. What is not known is None.
-        - `"plain"`: for each layer with other weights its `name`, `weights`, `trained` and bytes as above.
-        - `"total"`: the sums; bytes include the plain weights.
+        A dictionary of `"kernels"` and `"plain"`, lists of dictionaries, and `"total"`, a dictionary.
 
     Raises:
         ValueError: If the model is not built.
