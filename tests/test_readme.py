@@ -231,6 +231,19 @@ def test_docs_memory_and_build_of_vgg19_are_those_of_the_committed_runs(page, va
     assert f"{seconds:.1f} s" in words or f"{seconds:.0f} s" in words
 
 
+def test_monitoring_costs_are_those_of_the_committed_run():
+    found = json.loads(text("benchmarks/results/monitor_lenet300100.json"))["rows"]
+    assert [row["variant"] for row in found] == [
+        f"{variant} K=8" for variant in ("per_connection", "per_value", "nearest")
+    ]
+    rows = table_rows("docs/monitoring.md")
+    shares = [f"{100 * row['share']:.2f} %" for row in found]
+    assert rows["share of the epoch spent in the callback"] == shares
+    setups = [f"{row['setup_seconds']:.1f}" for row in found]
+    assert rows["once in each `fit`, mostly to compile, s"] == setups
+    assert all(row["share"] <= 0.03 for row in found)
+
+
 @pytest.mark.parametrize("num_values", ["8", "64"])
 def test_readme_row_of_nearest_scores_is_that_of_the_committed_runs(num_values):
     row = table_rows("README.md")[f"nearest scores, stratified bank, K = {num_values}"]
