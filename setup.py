@@ -31,15 +31,16 @@ INSTALL_REQUIRES = [
     'keras>=3.14,<3.16; python_version >= "3.11"',
     "tensorflow>=2.20",
     "numpy>=1.26",
-    "rich>=13.0",  # Keras brings it.
+    "rich>=13.0",  # Keras brings it; 13.0 was tried on Python 3.11 alone.
 ]
 
 PLOTS = ["matplotlib>=3.8.4"]
 TENSORBOARD = ["tensorboard>=2.20"]  # TensorFlow 2.21 no longer brings it.
 TUNER = ["keras-tuner>=1.4.7", *TENSORBOARD]  # It imports tensorboard without declaring it.
 JAX = ["jax>=0.6"]
+# These lower bounds have wheels for Python 3.10 to 3.13, and were tried together on 3.11 alone.
 LITERT = ["ai-edge-litert>=2.1"]  # The interpreter; TensorFlow writes the files.
-# Writing needs the first two, running the last; the lower bounds are what all Pythons have wheels for.
+# Writing needs the first two, running the last.
 ONNX = ["onnx>=1.19", "tf2onnx>=1.17", "onnxruntime>=1.23"]
 EXAMPLES = [
     "tensorflow-datasets>=4.9.8",
