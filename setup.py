@@ -31,12 +31,17 @@ INSTALL_REQUIRES = [
     'keras>=3.14,<3.16; python_version >= "3.11"',
     "tensorflow>=2.20",
     "numpy>=1.26",
+    "rich>=13.0",  # Keras brings it; 13.0 was tried on Python 3.11 alone.
 ]
 
 PLOTS = ["matplotlib>=3.8.4"]
 TENSORBOARD = ["tensorboard>=2.20"]  # TensorFlow 2.21 no longer brings it.
 TUNER = ["keras-tuner>=1.4.7", *TENSORBOARD]  # It imports tensorboard without declaring it.
 JAX = ["jax>=0.6"]
+# These lower bounds have wheels for Python 3.10 to 3.13, and were tried together on 3.11 alone.
+LITERT = ["ai-edge-litert>=2.1"]  # The interpreter; TensorFlow writes the files.
+# Writing needs the first two, running the last.
+ONNX = ["onnx>=1.19", "tf2onnx>=1.17", "onnxruntime>=1.23"]
 EXAMPLES = [
     "tensorflow-datasets>=4.9.8",
     "importlib_resources>=6.0",  # tensorflow-datasets imports it without declaring it.
@@ -63,7 +68,7 @@ setup(
     version=read_version(),
     description="Slot machine networks for Keras: select among fixed random weights, train none",
     # On a package page, links into the repository would lead nowhere.
-    long_description=re.sub(r"\[([^]]+)\]\((?!http)[^)]+\)", r"\1", read("README.md")),
+    long_description=re.sub(r"!?\[([^]]+)\]\((?!http)[^)]+\)", r"\1", read("README.md")),
     long_description_content_type="text/markdown",
     author="The keras_slots authors",
     license="Apache-2.0",
@@ -93,9 +98,11 @@ setup(
         "examples": EXAMPLES,
         "gpu": ["tensorflow[and-cuda]>=2.20"],
         "jax": JAX,
+        "litert": LITERT,
+        "onnx": ONNX,
         "plots": PLOTS,
         "tensorboard": TENSORBOARD,
-        "test": sorted({*TEST, *EXAMPLES, *TUNER, *JAX}),
+        "test": sorted({*TEST, *EXAMPLES, *TUNER, *JAX, *LITERT, *ONNX}),
         "tuner": TUNER,
     },
     # A path, not an import hook: type checkers find the package after `pip install -e`.

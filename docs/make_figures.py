@@ -1,18 +1,27 @@
-"""Draws docs/staircase.png: the K lines of one connection, their upper envelope, and the selected value.
+"""Draws figures of the guides.
 
 python docs/make_figures.py
+
+docs/staircase.png        the K lines of one connection, their upper envelope, and the selected value
+docs/changes.png          the selections that change while a network learns scikit-learn's digits
+docs/selected_values.png  the values that it selects then
 """
 
 from pathlib import Path
 
+import keras
 import matplotlib.pyplot as plt
 import numpy as np
+from sklearn.datasets import load_digits
 
+from keras_slots import SelectionMonitor, SlotDense, plots
 from keras_slots.envelope import envelope
 
+HERE = Path(__file__).parent
 
-def main():
-    """Writes the figure beside this file."""
+
+def draw_staircase():
+    """One connection."""
     rng = np.random.default_rng(116)
     bank = rng.uniform(-1, 1, (8, 1))
     scores = rng.uniform(0, 0.1, (8, 1))
@@ -34,7 +43,36 @@ def main():
     below.set_xlabel("lever u")
     below.legend(loc="lower right")
     figure.suptitle("One connection with K = 8 values")
-    figure.savefig(Path(__file__).with_name("staircase.png"), dpi=110)
+    figure.savefig(HERE / "staircase.png", dpi=110)
+
+
+def draw_changes():
+    """Share of changed selections over 20 epochs, and the values selected at their end."""
+    keras.utils.set_random_seed(0)
+    x, y = load_digits(return_X_y=True)
+    slots = {"score_mode": "per_connection", "use_bias": False}
+    layers = [
+        SlotDense(100, activation="relu", name="hidden", **slots),
+        SlotDense(10, name="logits", **slots),
+    ]
+    model = keras.Sequential([keras.Input((64,)), *layers])
+    epochs, steps = 20, -(-len(x) // 32)
+    rate = keras.optimizers.schedules.CosineDecay(0.3, epochs * steps)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(rate, momentum=0.9), loss)
+    values = plots.selected_values(model, "selected, before training", "tab:gray")
+    history = model.fit(
+        (x / 16).astype("float32"), y, epochs=epochs, verbose=2, callbacks=[SelectionMonitor()]
+    )
+    plots.selected_values(model, "selected, after 20 epochs", "tab:blue", values)
+    values.savefig(HERE / "selected_values.png", dpi=90)
+    plots.changes(history).savefig(HERE / "changes.png", dpi=80)
+
+
+def main():
+    """Writes the figures beside this file."""
+    draw_staircase()
+    draw_changes()
 
 
 if __name__ == "__main__":

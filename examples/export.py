@@ -57,7 +57,7 @@ model.save(args.out / "model.keras")
 # To serve: the selected values alone.
 saved_model = export_selected(model, args.out / "selected", overwrite=True)
 
-# An ordinary Keras model, to save, to quantize, or to convert to LiteRT and ONNX with Keras' own means.
+# An ordinary Keras model, to save, to fine-tune or to quantize.
 plain = materialize(model)
 plain.save(args.out / "plain.keras")
 

@@ -25,6 +25,7 @@ from keras_slots.layers import (
     SlotSeparableConv1D,
     SlotSeparableConv2D,
 )
+from keras_slots.monitor import SelectionMonitor
 from keras_slots.registry import register_slot_layer
 from keras_slots.rounded import RoundedScores
 from keras_slots.scores import NearestScores
@@ -33,6 +34,7 @@ from keras_slots.sharing import ValueBank
 from keras_slots.slot_arguments import SlotArguments
 from keras_slots.slot_layer import SlotLayer
 from keras_slots.strata import StratifiedUniform
+from keras_slots.summaries import summary, summary_dict
 from keras_slots.transforms import materialize, slotify
 from keras_slots.version import __version__
 
@@ -43,6 +45,7 @@ __all__ = [
     "HeUniform",
     "NearestScores",
     "RoundedScores",
+    "SelectionMonitor",
     "SelectionRule",
     "SignedConstant",
     "SlotArguments",
@@ -69,4 +72,6 @@ __all__ = [
     "materialize",
     "register_slot_layer",
     "slotify",
+    "summary",
+    "summary_dict",
 ]

@@ -1,8 +1,10 @@
 """The selected network as a file that needs nothing of keras_slots."""
 
+import importlib.util
 import os
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 
 import keras
@@ -10,8 +12,11 @@ import keras
 from keras_slots.cloning import holds_assets
 from keras_slots.keras_internals import inner_layers
 from keras_slots.transforms import materialize
+from keras_slots.validation import check_choice
 
-FORMATS = ("tf_saved_model",)
+FORMATS = ("tf_saved_model", "litert", "onnx")
+# What a writer imports beside TensorFlow; the extra is called like the format.
+_PACKAGES = {"onnx": ("onnx", "tf2onnx")}
 
 
 def export_selected(
@@ -20,25 +25,31 @@ def export_selected(
     format: str = "tf_saved_model",
     overwrite: bool = False,
 ) -> Path:
-    """Writes the selected network as a TensorFlow SavedModel for serving.
+    """Writes the selected network for serving: as a TensorFlow SavedModel, or as a LiteRT or ONNX file.
 
-    The file holds the selected values and nothing else: no bank, no scores, no seed. Its signature
-    `serving_default` takes what `model` takes, with a free batch size, and returns what
-    `model(x, training=False)` returns.
+    The file holds the selected values and nothing else: no bank, no scores, no seed. It takes what `model` takes,
+    with a free batch size, and returns what `model(x, training=False)` returns. The signature of SavedModel and
+    LiteRT files is `serving_default`.
+
+    LiteRT and ONNX need a model that computes in float32. The LiteRT file uses LiteRT's own operations alone, so
+    that the plain interpreter runs it, and the ONNX file is checked with `onnx.checker`. A model that the format
+    cannot express is refused.
 
     Args:
         model: Functional or Sequential model with at least one slot layer, on the TensorFlow backend.
-        path: Folder to write. It appears whole or not at all.
-        format: `"tf_saved_model"`.
-        overwrite: Whether a folder that exists is replaced, once the new one is whole.
+        path: Folder (SavedModel) or file to write. It appears whole or not at all.
+        format: `"tf_saved_model"`; `"litert"`, a `.tflite` file for the extra `litert`; or `"onnx"`, which
+            needs the extra `onnx`.
+        overwrite: Whether a folder, or a file, that exists is replaced, once the new one is whole.
 
     Returns:
         The path that was written.
 
     Raises:
-        ValueError: If `format` is unknown, the backend is not TensorFlow, or `materialize(model)` refuses the
-            model.
-        FileExistsError: If `path` exists and `overwrite` is False, or `path` is no folder.
+        ValueError: If `format` is unknown, the backend is not TensorFlow, the format cannot express the model, or
+            `materialize(model)` refuses it.
+        ImportError: If the packages of the format are not installed.
+        FileExistsError: If `path` exists and `overwrite` is False, or `path` is of another kind.
         OSError: If `path` cannot be written.
 
     Example:
@@ -55,29 +66,45 @@ def export_selected(
     Reference:
         Aladago and Torresani, 2021, section 3: the trained network is the arg-max of every connection.
     """
-    if format not in FORMATS:
-        raise ValueError(f'`format` must be "tf_saved_model". Received: format={format!r}')
+    check_choice(format, "format", FORMATS)
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
-            "`export_selected` writes a SavedModel with the TensorFlow backend. Received: backend "
+            "`export_selected` writes with the TensorFlow backend. Received: backend "
             f"{keras.backend.backend()!r}. Save the model as a .keras file, and load and export it under "
             "KERAS_BACKEND=tensorflow."
         )
+    if not all(map(importlib.util.find_spec, _PACKAGES.get(format, ()))):
+        raise ImportError(f'`format="{format}"` needs pip install "keras-slots[{format}]"')
     path = Path(path)
+    kind, is_kind = (
+        ("folder", path.is_dir) if format == "tf_saved_model" else ("file", path.is_file)
+    )
     # `lexists` is False, not an error, where this process may not look.
-    if os.path.lexists(path) and not (overwrite and path.is_dir() and not path.is_symlink()):
+    if os.path.lexists(path) and not (overwrite and is_kind() and not path.is_symlink()):
         raise FileExistsError(
-            "`path` must not exist, so that no earlier export is lost, or be a folder to replace with "
+            f"`path` must not exist, so that no earlier export is lost, or be a {kind} to replace with "
             f"`overwrite=True`. Received: path='{path}', overwrite={overwrite}. Remove it or choose another."
         )
     plain = materialize(model, trainable=False)
+    if format != "tf_saved_model":
+        _check_float32(plain, format)
     temporary = _folder_beside(path)
     try:
-        _write_saved_model(plain, temporary / path.name)
+        _WRITERS[format](plain, temporary / path.name)
         _put(temporary / path.name, path, temporary / "replaced")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return path
+
+
+def _check_float32(model: keras.Model, format: str) -> None:
+    others = {x.name: x.compute_dtype for x in inner_layers(model) if x.compute_dtype != "float32"}
+    others.pop(model.name, None)
+    if others:
+        raise ValueError(
+            f"`model` must compute in float32 for format={format!r}. Received: the layers {others}. Build the "
+            'model once more with `keras.config.set_dtype_policy("float32")`, and give it the weights of this one.'
+        )
 
 
 def _folder_beside(path: Path) -> Path:
@@ -92,8 +119,8 @@ def _folder_beside(path: Path) -> Path:
 
 
 def _put(new: Path, path: Path, replaced: Path) -> None:
-    """Moves `new` to `path`, and what was there to `replaced`; back again if that fails."""
-    if not os.path.lexists(path):
+    """Moves `new` to `path`, and a folder that was there to `replaced`; back again if that fails."""
+    if not path.is_dir():
         os.replace(new, path)
         return
     os.replace(path, replaced)
@@ -112,11 +139,61 @@ def _write_saved_model(model: keras.Model, path: Path) -> None:
     for layer in inner_layers(model):
         if holds_assets(layer) and layer.built and not layer.variables:
             archive.track(layer)
+    archive.add_endpoint("serve", lambda inputs: model(inputs, training=False), _signature(model))
+    archive.write_out(str(path), verbose=False)
+
+
+def _write_litert(model: keras.Model, path: Path) -> None:
+    import tensorflow as tf
+
+    # Not `keras.Model.export`: it exists from Keras 3.13 on, and may write a file that needs TensorFlow to run.
+    saved_model = path.with_name("saved_model")
+    _write_saved_model(model, saved_model)
+    try:
+        content = tf.lite.TFLiteConverter.from_saved_model(str(saved_model)).convert()
+    except Exception as error:
+        operations = [x for x in str(error).splitlines() if x.startswith(("TF Select", "Custom"))]
+        raise _not_expressible(model, "LiteRT", "; ".join(operations) or error) from error
+    _write_synced(path, content)
+
+
+def _write_onnx(model: keras.Model, path: Path) -> None:
+    import onnx
+
+    unchecked = path.with_name("unchecked.onnx")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of packages that speak to each other about NumPy
+        try:
+            arguments = {"input_signature": _signature(model), "verbose": False}
+            model.export(str(unchecked), format="onnx", **arguments)
+            # The converter passes on what it does not know.
+            onnx.checker.check_model(str(unchecked), full_check=True)
+        except Exception as error:
+            raise _not_expressible(model, "ONNX", error) from error
+    _write_synced(path, unchecked.read_bytes())
+
+
+def _not_expressible(model: keras.Model, name: str, why: object) -> ValueError:
+    return ValueError(
+        f"`model` must hold operations that {name} has. Received: model '{model.name}'. The converter says: "
+        f'{str(why)[:300]}. Export it with format="tf_saved_model", or leave such layers out of the model.'
+    )
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+_WRITERS = {"tf_saved_model": _write_saved_model, "litert": _write_litert, "onnx": _write_onnx}
+
+
+def _signature(model: keras.Model) -> list:
     # A Sequential model has one input and does not count as called.
     inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    signature = keras.tree.map_structure(_free_batch, inputs)
-    archive.add_endpoint("serve", lambda inputs: model(inputs, training=False), [signature])
-    archive.write_out(str(path), verbose=False)
+    return [keras.tree.map_structure(_free_batch, inputs)]
 
 
 def _free_batch(tensor: keras.KerasTensor) -> keras.InputSpec:

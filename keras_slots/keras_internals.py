@@ -29,6 +29,11 @@ def inner_layers(layer: Any) -> list[keras.layers.Layer]:
     return layer._flatten_layers()
 
 
+def direct_layers(layer: Any) -> list[keras.layers.Layer]:
+    """The layers right inside a layer, in the order in which it holds them."""
+    return layer._flatten_layers(include_self=False, recursive=False)
+
+
 def current_pass(layer: Any) -> Any:
     """An object that stands for the outermost call in progress, or None outside of one.
 

@@ -56,14 +56,17 @@ class NearestKernel(SlotKernel):
         initial = self.initial
 
         def draw(words: np.ndarray) -> tuple[np.ndarray]:
-            number = from_words(words)
-            keys = np.array([number & 0xFFFFFFFF, number >> 32], "uint32")
+            keys = _keys(words)
             size = self.num_values, initial.fans, 0, initial.num_connections
             rows = self.bank_initializer.rows_of_words(keys, *size)
             return (rows.reshape(initial.bank_shape),)
 
         (values,) = from_host(draw, self._seed, (keras.KerasTensor(initial.bank_shape, "float32"),))
         return ops.cast(values, self.variable_dtype)
+
+    def words(self) -> np.ndarray:
+        """The two keys of the hash that the values are."""
+        return _keys(keras.ops.convert_to_numpy(self._seed))
 
     @property
     def scores(self) -> Tensor:
@@ -109,6 +112,11 @@ class Strata:
         """Their indices."""
         where = lever, remaining(decay), _hash_words(seed)
         return nearest_index_in_strata(*where, num_values=self.num_values, bound=self.bound)
+
+
+def _keys(words: np.ndarray) -> np.ndarray:
+    number = from_words(words)
+    return np.array([number & 0xFFFFFFFF, number >> 32], "uint32")
 
 
 def _hash_words(seed: Tensor) -> Tensor:

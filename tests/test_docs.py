@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_slots import SlotLayer, materialize, slotify
+from keras_slots import SelectionMonitor, SlotLayer, materialize, slotify, summary_dict
 from keras_slots.registry import SLOT_CLASSES
 from keras_slots.slot_layer import SCORE_MODES
 from slot_cases import numpy_of
@@ -61,6 +61,23 @@ def test_docs_extending_selection_rule_draws_by_its_temperature(extending, tmp_p
     assert abs(draws - expected) < 4 * 0.5 / np.sqrt(20 * 2000)
     loaded = round_trip(model, tmp_path, inputs())
     assert loaded.layers[0].selection == rule != extending["Gumbel"](temperature=1.0)
+
+
+def test_docs_extending_score_mode_is_monitored_and_summed_up(extending):
+    layer = extending["shared_fate"]
+    model = keras.Sequential([keras.Input((5,)), layer])
+    model.compile(keras.optimizers.SGD(3.0), "mse")
+    before = numpy_of(layer.kernel)
+    y, monitor = np.ones((8, 3), "float32"), SelectionMonitor()
+    history = model.fit(inputs(), y, verbose=0, callbacks=[monitor]).history
+    changed = (numpy_of(layer.kernel) != before).mean()
+    assert history["slots/changed"] == pytest.approx([changed]) and changed > 0
+    (row,) = summary_dict(model)["kernels"]
+    assert (row["score_mode"], row["trained_bytes"], row["choice_bits"]) == (
+        "per_output",
+        4 * 3 * 4,
+        None,
+    )
 
 
 @pytest.mark.parametrize("mode", ["per_value", "per_connection"])

@@ -41,6 +41,15 @@ def test_keras_internals_inner_layers_reach_through_layers_of_any_kind():
     assert any(layer is inner for layer in keras_internals.inner_layers(outer))
 
 
+def test_keras_internals_direct_layers_are_in_order_and_no_deeper():
+    names = ("first", "second", "third")
+    inner = keras.Sequential([keras.layers.Dense(2, name=name) for name in names], name="inner")
+    model = keras.Sequential([keras.Input((2,)), inner, keras.layers.ReLU(name="last")])
+    found = {layer.name for layer in keras_internals.direct_layers(model)}
+    assert {"inner", "last"} <= found and not found & set(names)
+    assert [x.name for x in keras_internals.direct_layers(inner) if x.name in names] == list(names)
+
+
 class Asking(keras.layers.Layer):
     """Notes in which pass it is called."""
 

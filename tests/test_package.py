@@ -23,6 +23,7 @@ PUBLIC_NAMES = {
     "HeUniform",
     "NearestScores",
     "RoundedScores",
+    "SelectionMonitor",
     "SelectionRule",
     "SignedConstant",
     "SlotArguments",
@@ -49,6 +50,8 @@ PUBLIC_NAMES = {
     "materialize",
     "register_slot_layer",
     "slotify",
+    "summary",
+    "summary_dict",
 }
 
 # Imports Keras, then keras_slots, and reports what only the second import did. Every write to the
@@ -178,7 +181,7 @@ def test_changelog_has_a_section_for_this_version():
 
 def test_test_extra_holds_what_the_examples_the_tuner_and_jax_need(metadata):
     extras = metadata["extras_require"]
-    for name in ("examples", "jax", "plots", "tensorboard", "tuner"):
+    for name in ("examples", "jax", "litert", "onnx", "plots", "tensorboard", "tuner"):
         assert set(extras[name]) <= set(extras["test"]), name
 
 

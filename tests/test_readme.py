@@ -84,7 +84,7 @@ def test_readme_load_model_needs_the_import(tmp_path):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("page", ["quickstart", "saving", "devices"])
+@pytest.mark.parametrize("page", ["quickstart", "saving", "devices", "monitoring"])
 def test_docs_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if page == "devices":
@@ -99,7 +99,14 @@ def test_docs_python_runs(page, tmp_path, monkeypatch):
         selected = model(x, training=False)
         np.testing.assert_array_equal(names["again"](x, training=False), selected)
         np.testing.assert_allclose(names["logits"], selected, rtol=1e-4, atol=1e-4)
-        assert written(tmp_path) == {"model.keras", "model.weights.h5", "selected"}
+        for name in ("of_litert", "of_onnx"):
+            np.testing.assert_allclose(names[name], selected, rtol=1e-4, atol=1e-4)
+        files = {"model.keras", "model.weights.h5", "selected", "model.tflite", "model.onnx"}
+        assert written(tmp_path) == files
+    elif page == "monitoring":
+        assert len(names["history"].history["slots/hidden/changed"]) == 10
+        assert names["sizes"]["materialized_bytes"] == 4 * 74 * 100
+        assert written(tmp_path) == {"logs", "changes.png", "values.png"}
     else:
         assert np.isfinite(names["model"].history.history["loss"]).all()
 
@@ -222,6 +229,19 @@ def test_docs_memory_and_build_of_vgg19_are_those_of_the_committed_runs(page, va
     assert f"{found['memory', variant]:,.0f} MiB" in words
     seconds = found["build", variant]
     assert f"{seconds:.1f} s" in words or f"{seconds:.0f} s" in words
+
+
+def test_monitoring_costs_are_those_of_the_committed_run():
+    found = json.loads(text("benchmarks/results/monitor_lenet300100.json"))["rows"]
+    assert [row["variant"] for row in found] == [
+        f"{variant} K=8" for variant in ("per_connection", "per_value", "nearest")
+    ]
+    rows = table_rows("docs/monitoring.md")
+    shares = [f"{100 * row['share']:.2f} %" for row in found]
+    assert rows["share of the epoch spent in the callback"] == shares
+    setups = [f"{row['setup_seconds']:.1f}" for row in found]
+    assert rows["once in each `fit`, mostly to compile, s"] == setups
+    assert all(row["share"] <= 0.03 for row in found)
 
 
 @pytest.mark.parametrize("num_values", ["8", "64"])

@@ -4,6 +4,7 @@
     python examples/paper/plots.py selections gs.csv ps.csv --out gs-ps.png
     python examples/paper/plots.py curves vgg19-ns vgg19-learned --out curves.png
     python examples/paper/plots.py weights runs/ours-lenet300100-gs-s0 --out weights.png
+    python examples/paper/plots.py first-layer runs/ours-lenet300100-gs-s0 --out first-layer.png
     python examples/paper/plots.py finetune runs/s0-finetuned runs/s1-finetuned --out finetune.png
 
 accuracy    test accuracy against K, greedy selection, with the learned baseline and the paper
@@ -11,6 +12,7 @@ selections  greedy against probabilistic selection
 curves      validation accuracy of runs, epoch by epoch, from their folders or history files
 weights     selected against available values, for each layer, at each epoch that the run kept
             (train.py --save-epochs 0,1,5,20)
+first-layer the first layer of LeNet as images, at each epoch that the run kept
 finetune    validation accuracy of the arms of finetune.py, over selection and weight epochs;
             of several folders (seeds) the mean, and a band from the lowest to the highest
 
@@ -18,8 +20,8 @@ Exit status: 0, 1 when a figure cannot be drawn, 2 for a wrong command line.
 """
 
 import csv
+import importlib.util
 import io
-import math
 import statistics
 import sys
 from pathlib import Path
@@ -52,7 +54,8 @@ def make_parser():
     for name in ("curves", "finetune"):
         part = figures.add_parser(name, help="from folders")
         part.add_argument("source", nargs="+", metavar="DIR")
-    figures.add_parser("weights", help="from a run folder").add_argument("source", metavar="RUN")
+    for name in ("weights", "first-layer"):
+        figures.add_parser(name, help="from a run folder").add_argument("source", metavar="RUN")
     for part in figures.choices.values():
         part.add_argument("--out", required=True, metavar="FILE", help=".png, .svg or .pdf")
     return parser
@@ -80,10 +83,10 @@ def wanted_rows(args, selections):
     return slots, [row for row in whole if row["method"] == "learned"]
 
 
-def draw_against_values(figure, args, tables):
+def draw_against_values(args, tables):
     """A curve for each kind of run, with bars from the lowest to the highest, and the paper's."""
     slots, learned = wanted_rows(args, tables)
-    axes = figure.subplots()
+    axes = new_axes()
     lines = [("runs", "K", "seeds", "test mean %", "paper %")]
     slots = [EARLIER | row for row in slots]
     marks = [name for name in MARKS if len({row.get(name) for row in slots}) > 1]
@@ -97,31 +100,18 @@ def draw_against_values(figure, args, tables):
         for rule, table in tables.items()
         if not args.dataset and args.network in table
     }
-    colors = {}
-    for index, ((label, rule), found) in enumerate(sorted(curves.items())):
-        # A line joins neighbours alone: where a K is missing, it breaks.
-        doubled = (2**i for i in range(int(math.log2(max(found)))))
-        ks = sorted({*found, *(k for k in doubled if k > min(found))})
-        cells = [found.get(k, [math.nan]) for k in ks]
-        means = [statistics.fmean(cell) for cell in cells]
-        bars = (
-            [mean - min(cell) for mean, cell in zip(means, cells, strict=True)],
-            [max(cell) - mean for mean, cell in zip(means, cells, strict=True)],
-        )
-        colors[rule] = f"C{index}"  # of several, the last: uniform scores, which the paper's are
-        style = {"marker": "o", "capsize": 3, "color": colors[rule]}
-        axes.errorbar(ks, means, bars, label=f"{label}, here", **style)
+    curves = dict(sorted(curves.items()))
+    library().accuracy_against_k(
+        {f"{label}, here": found for (label, _), found in curves.items()}, axes
+    )
+    # Of several curves of a rule the last: uniform scores, which the paper's are.
+    colors = {rule: f"C{index}" for index, (_, rule) in enumerate(curves)}
+    for (label, rule), found in curves.items():
         for k in sorted(found):
             paper = published.get(rule, {}).get(k)
-            lines.append(
-                (
-                    label,
-                    str(k),
-                    str(len(found[k])),
-                    statistics.fmean(found[k]) / 100,
-                    None if paper is None else paper / 100,
-                )
-            )
+            mean = statistics.fmean(found[k]) / 100
+            row = (label, str(k), str(len(found[k])), mean, None if paper is None else paper / 100)
+            lines.append(row)
     for index, (rule, table) in enumerate(sorted(published.items())):
         style = {"marker": "x", "ls": ":", "c": colors.get(rule, f"C{index}")}
         axes.plot(*zip(*table.items(), strict=True), label=f"{rule}, paper", **style)
@@ -131,27 +121,25 @@ def draw_against_values(figure, args, tables):
     if published and args.network in paper_numbers.LEARNED:
         mean = paper_numbers.LEARNED[args.network]
         axes.axhline(mean, color="0.2", lw=1.2, ls=(0, (1, 2)), label="learned, paper")
-    axes.set_xscale("log", base=2)
-    ticks = sorted({*paper_numbers.VALUES, *(int(row["num_values"]) for row in slots)})
+    ticks = sorted({*paper_numbers.VALUES, *(k for found in curves.values() for k in found)})
     axes.set_xticks(ticks, map(str, ticks))
-    title = TITLES[args.network]
-    axes.set(xlabel="K, values per connection", ylabel="test accuracy, %", title=title)
+    axes.set_title(TITLES[args.network])
     axes.legend(fontsize="small", ncols=2, loc="lower center")
-    return lines
+    return axes.figure, lines
 
 
-def draw_accuracy(figure, args):
-    return draw_against_values(figure, args, {"greedy": paper_numbers.GREEDY})
+def draw_accuracy(args):
+    return draw_against_values(args, {"greedy": paper_numbers.GREEDY})
 
 
-def draw_selections(figure, args):
+def draw_selections(args):
     tables = {"greedy": paper_numbers.GREEDY, "probabilistic": paper_numbers.PROBABILISTIC}
-    return draw_against_values(figure, args, tables)
+    return draw_against_values(args, tables)
 
 
-def draw_curves(figure, args):
+def draw_curves(args):
     """Validation accuracy after every epoch; a dot at the end."""
-    axes = figure.subplots()
+    axes = new_axes()
     lines = [("run", "epochs", "last validation %")]
     for source in args.source:
         path = Path(source)
@@ -168,51 +156,58 @@ def draw_curves(figure, args):
     axes.set(xlabel="epoch", ylabel="validation accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", loc="lower right")
-    return lines
+    return axes.figure, lines
 
 
-def draw_weights(figure, args):
-    """Densities of the values on offer and of those selected, a row a layer, a curve an epoch."""
+def draw_weights(args):
+    """Densities of the values on offer and of those selected, a picture a layer, a curve an epoch."""
     import matplotlib
-    import numpy as np
 
+    lines = [("layer", "epoch", "mean |selected| / mean |available|")]
+    figure = None
+    for share, epoch, model in kept_epochs(args.source):
+        color = matplotlib.colormaps["viridis_r"](0.15 + 0.85 * share)
+        figure = library().selected_values(model, f"selected, epoch {epoch}", color, figure)
+        lines += [(name, str(epoch), f"{ratio:.3f}") for name, ratio in magnitudes(model)]
+    return figure, [lines[0], *sorted(lines[1:], key=lambda line: line[0])]
+
+
+def draw_first_layer(args):
+    """Mean magnitude of each pixel and single units of the first layer, a row an epoch."""
+    models, lines = {}, [("epoch", "layer", "mean |selected| / mean |available|")]
+    for _, epoch, model in kept_epochs(args.source):
+        models[f"epoch {epoch}"] = model
+        name, ratio = next(magnitudes(model))
+        lines.append((str(epoch), name, f"{ratio:.3f}"))
+    height, width, *_ = model.input_shape[1:]
+    return library().first_layer(models, (height, width)), lines
+
+
+def magnitudes(model):
+    """Name of each kernel, and the mean magnitude of its selected values over that of all."""
+    from keras_slots.named_kernels import named_kernels
+    from keras_slots.observers import observer
+
+    for name, (_, kernel) in named_kernels(model).items():
+        seen = observer(kernel)
+        yield name, seen.look().magnitude / seen.available
+
+
+def kept_epochs(source):
+    """Share of the kept epochs so far, number of the epoch, and the model then."""
     training = cli.import_training()
-    folder = Path(args.source)
+    folder = Path(source)
     recipe, _ = training.recipe_of(folder)
     if recipe.method != "slot":
         raise RunError(f"{folder} holds a learned network, which selects nothing")
     epochs = sorted(int(file.stem[6:]) for file in folder.glob("state/epoch-*.npz"))
     if not epochs:
         raise RunError(f"{folder} kept no epochs; train with --save-epochs 0,1,5,{recipe.epochs}")
-    axes = None
-    lines = [("layer", "epoch", "mean |selected| / mean |available|")]
-    for number, epoch in enumerate(epochs):
-        _, model = training.load_model(folder, epoch)
-        layers = [layer for layer in model.layers if hasattr(layer, "bank")]
-        if axes is None:
-            columns = min(4, len(layers))
-            figure.set_size_inches(4 * columns, 3.2 * math.ceil(len(layers) / columns))
-            axes = figure.subplots(math.ceil(len(layers) / columns), columns, squeeze=False)
-        color = matplotlib.colormaps["viridis_r"](0.15 + 0.85 * (number + 1) / len(epochs))
-        for axis, layer in zip(axes.flat, layers, strict=False):
-            bank, kernel = np.asarray(layer.bank).ravel(), np.asarray(layer.kernel)
-            ratio = np.abs(kernel).mean() / np.abs(bank).mean()
-            lines.append((layer.name, str(epoch), f"{ratio:.3f}"))
-            edges = np.linspace(-np.abs(bank).max(), np.abs(bank).max(), 41)
-            if number == 0:
-                axis.hist(bank, edges, density=True, color="0.85", label="available")
-                title = f"{layer.name}: {' × '.join(str(size) for size in kernel.shape)}"
-                axis.set(title=title, xlabel="value", yticks=[])
-                axis.locator_params(axis="x", nbins=6)
-            density, _ = np.histogram(kernel, edges, density=True)
-            axis.stairs(density, edges, color=color, lw=1.4, label=f"selected, epoch {epoch}")
-    axes.flat[0].set_ylabel("density")
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize="small")
-    return [lines[0], *sorted(lines[1:], key=lambda line: line[0])]
+    for number, epoch in enumerate(epochs, 1):
+        yield number / len(epochs), epoch, training.load_model(folder, epoch)[1]
 
 
-def draw_finetune(figure, args):
+def draw_finetune(args):
     """Validation accuracy of every arm; fine-tuning starts with what the selected network has."""
     arms = {}
     for folder in args.source:
@@ -222,7 +217,7 @@ def draw_finetune(figure, args):
         for path in found:
             arms.setdefault(path.parent.name, []).append(read_json(path))
     longest = {name: max(len(run["history"]) for run in runs) for name, runs in arms.items()}
-    axes = figure.subplots()
+    axes = new_axes()
     lines = [("start", "selection epochs", "runs", "best validation %", "test %")]
     for name in sorted(arms, key=lambda arm: -longest[arm]):
         runs, offset = arms[name], max(longest.values()) - longest[name]
@@ -244,19 +239,31 @@ def draw_finetune(figure, args):
         lines.append((name, str(offset), str(len(runs)), *means))
     axes.set(xlabel="selection and weight epochs together", ylabel="validation accuracy, %")
     axes.legend(fontsize="small", loc="lower right")
-    return lines
+    return axes.figure, lines
+
+
+def new_axes():
+    """Axes on a figure of their own."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(7, 4.5), layout="constrained").subplots()
+
+
+def library():
+    """The figures of the library; with them comes Keras."""
+    cli.import_training()
+    from keras_slots import plots
+
+    return plots
 
 
 def main(argv=None):
     args = make_parser().parse_args(argv)
     if Path(args.out).suffix not in (".png", ".svg", ".pdf"):
         make_parser().error(f"--out must end in .png, .svg or .pdf. Received: {args.out}")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise RunError('plots.py needs pip install "keras-slots[plots]"') from error
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    table = globals()[f"draw_{args.figure}"](figure, args)
+    if importlib.util.find_spec("matplotlib") is None:
+        raise RunError('plots.py needs pip install "keras-slots[plots]"')
+    figure, table = globals()[f"draw_{args.figure.replace('-', '_')}"](args)
     picture = io.BytesIO()
     figure.savefig(picture, format=Path(args.out).suffix[1:], dpi=150)
     write_atomic(args.out, picture.getvalue())

@@ -1,5 +1,6 @@
 """Several devices select what one device selects; values can be spread over devices."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import split_process
-from keras_slots import SlotDense
+from keras_slots import SelectionMonitor, SlotDense
 from slot_cases import numpy_of
 
 VARIANTS = {"per_value": "greedy", "per_connection": "greedy", "probabilistic": "probabilistic"}
@@ -40,6 +41,29 @@ def test_fit_on_two_devices_selects_what_one_device_selects(strategy, variant):
     again, held = split_process.train(distribution, *case, units=16)
     assert len(held) == 2 and all(held)
     assert split_process.same(kernels, again)
+
+
+@pytest.mark.parametrize("mode", ["per_value", "per_connection"])
+@pytest.mark.parametrize("strategy", ["DataParallel", "ModelParallel"])
+def test_selection_monitor_counts_on_two_devices_what_it_counts_on_one(strategy, mode):
+    logs = []
+    for spread in (False, True):
+        scope = contextlib.nullcontext()
+        if spread and strategy == "DataParallel":
+            scope = keras.distribution.DataParallel(auto_shard_dataset=False).scope()
+        elif spread:
+            scope = split_process.split_over_all_devices().scope()
+        with scope:
+            model = split_process.network(mode, "greedy", units=16)
+            model.compile(keras.optimizers.SGD(0.1), "mse")
+            rng = np.random.default_rng(0)
+            x, y = rng.normal(size=(16, 4, 4, 4)), rng.normal(size=(16, 8))
+            arguments = {"batch_size": 8, "epochs": 2, "shuffle": False, "verbose": 0}
+            history = model.fit(x, y, **arguments, callbacks=[SelectionMonitor()]).history
+        logs.append({key: x for key, x in history.items() if key.startswith("slots/")})
+    assert logs[0]["slots/changed"][0] > 0
+    for key, numbers in logs[0].items():
+        assert logs[1][key] == pytest.approx(numbers), key
 
 
 def test_model_parallel_gives_each_of_four_devices_a_fourth_of_what_training_holds():

@@ -89,6 +89,16 @@ def test_size_says_when_a_network_does_not_fit(rows):
     assert rows("size.py", *flags)["per_value K=64"]["failed"] != 0
 
 
+def test_monitor_times_epochs_with_and_without_the_callback(rows):
+    flags = ("--variants", "nearest", "--num-values", "2", "--images", "256", "--rounds", "1")
+    (row,) = rows("monitor.py", *flags).values()
+    assert row["share"] == pytest.approx(
+        row["call_milliseconds"] / row["alone_milliseconds"], abs=1e-3
+    )
+    assert 0 < row["call_milliseconds"] < row["milliseconds"]
+    assert row["setup_seconds"] > 0
+
+
 def test_build_counts_what_is_kept_beside_the_bank():
     row = child("build.py", "build", "lenet300100", "per_value", 2)
     assert row["bank_mib"] == 4 * CONNECTIONS * 2 / 2**20

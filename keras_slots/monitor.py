@@ -1,0 +1,143 @@
+"""A callback that tells, epoch by epoch, what a slot machine selects."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_slots.choices import bits_per_choice
+from keras_slots.named_kernels import named_kernels
+from keras_slots.observers import Look, Observer, observer
+from keras_slots.validation import check_integer
+
+
+class SelectionMonitor(keras.callbacks.Callback):
+    """Adds to the logs of every epoch what the slot layers of a model have selected.
+
+    Four numbers for each kernel and for the network, n its connections, d the distance of a choice from the start:
+
+    - `changed`: share of the connections whose selected value is another one than an epoch before.
+    - `magnitude`: mean |selected value| / mean |available value|.
+    - `reach`: share of the n K values that greedy selection can ever take.
+    - `bits`: bits a connection that the choices need by now, `-sum_d p_d log2 p_d`; 0 before training.
+
+    They are called `slots/changed` for the network, its kernels weighted by their connections, and
+    `slots/hidden/changed` for the layer `hidden`. `docs/monitoring.md` says how each is computed.
+
+    Callbacks share one `logs` and are called in order, so list this one before those that are to see its numbers:
+    `EarlyStopping(monitor="slots/changed", mode="min")`, `CSVLogger`, `TensorBoard`. `History` always sees them.
+
+    Args:
+        per_layer: Whether the logs hold the numbers of each layer beside those of the network.
+        log_dir: Folder for TensorBoard histograms of each kernel: the selected values, and the distances from the
+            start. None writes none. Needs the extra `tensorboard`.
+        histogram_freq: Epochs from one histogram to the next.
+
+    Raises:
+        ValueError: If `histogram_freq` is no positive integer; from `fit`, if the model holds no slot layer.
+        ImportError: If `log_dir` is given and tensorboard is not installed.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from keras_slots import SelectionMonitor, SlotDense
+    >>> model = keras.Sequential([keras.Input((4,)), SlotDense(3, name="hidden"), SlotDense(1)])
+    >>> model.compile(keras.optimizers.SGD(0.1), "mse")
+    >>> x, y = np.ones((8, 4)), np.ones((8, 1))
+    >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=[SelectionMonitor()]).history
+    >>> len(history["slots/changed"]), 0 <= history["slots/hidden/changed"][0] <= 1
+    (2, True)
+
+    Source: the paper compares the magnitudes of selected and of available weights; the other numbers are ours.
+    """
+
+    def __init__(
+        self,
+        per_layer: bool = True,
+        log_dir: str | os.PathLike | None = None,
+        histogram_freq: int = 1,
+    ):
+        super().__init__()
+        self.per_layer = per_layer
+        self.log_dir = log_dir
+        self.histogram_freq = check_integer(histogram_freq, "histogram_freq", 2**31)
+        if not self.histogram_freq:
+            raise ValueError(
+                "`histogram_freq` must be a positive number of epochs. Received: histogram_freq=0. Leave "
+                "`log_dir` out for no histograms."
+            )
+        self._writer: Any = None if log_dir is None else _writer(log_dir)
+        self._observers: dict[str, Observer] = {}
+        self._last: dict[str, Look] = {}
+        self._start: dict[str, np.ndarray[Any, Any]] = {}
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        # `self.model` brings the state of JAX into the variables.
+        kernels = named_kernels(self.model)
+        if not kernels:
+            raise ValueError(
+                f"`SelectionMonitor` needs a model with slot layers. Received: model '{self.model.name}' with the "
+                f"layers {[layer.name for layer in self.model.layers]}. Leave the callback out."
+            )
+        self._observers = {name: observer(kernel) for name, (_, kernel) in kernels.items()}
+        self._last = {name: seen.look() for name, seen in self._observers.items()}
+        for name, seen in self._observers.items():
+            self._start[name] = self._last[name].positions if seen.start is None else seen.start
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        logs = {} if logs is None else logs
+        _ = self.model  # see above
+        found = {name: self._measure(name, seen) for name, seen in self._observers.items()}
+        sizes = [seen.size for seen in self._observers.values()]
+        for key in ("changed", "magnitude", "reach", "bits"):
+            # Of `reach` the values are counted, not the connections.
+            weights = sizes
+            if key == "reach":
+                weights = [seen.size * seen.num_values for seen in self._observers.values()]
+            logs[f"slots/{key}"] = float(
+                np.average([x[key] for x in found.values()], weights=weights)
+            )
+        if self.per_layer:
+            logs.update(
+                {f"slots/{n}/{key}": x for n, them in found.items() for key, x in them.items()}
+            )
+        if self._writer is not None and epoch % self.histogram_freq == 0:
+            self._write_histograms(epoch)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        if self._writer is not None:
+            self._writer.flush()
+
+    def _measure(self, name: str, seen: Observer) -> dict[str, float]:
+        last, now = self._last[name], seen.look()
+        self._last[name] = now
+        return {
+            "changed": float(np.mean(now.positions != last.positions)),
+            "magnitude": now.magnitude / seen.available,
+            "reach": seen.reach(),
+            "bits": bits_per_choice(now.positions, self._start[name], seen.num_values),
+        }
+
+    def _write_histograms(self, epoch: int) -> None:
+        import tensorflow as tf
+
+        with self._writer.as_default(step=epoch):
+            for name, seen in self._observers.items():
+                values = ops.convert_to_numpy(seen.kernel.select_greedily()).astype("float32")
+                moved = self._last[name].positions.astype("int32") - self._start[name]
+                tf.summary.histogram(f"slots/{name}/selected", values)
+                tf.summary.histogram(f"slots/{name}/moved", moved)
+
+
+def _writer(log_dir: str | os.PathLike) -> Any:
+    """A TensorFlow writer, as Keras' own TensorBoard callback has it on every backend."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ImportError('`log_dir` needs pip install "keras-slots[tensorboard]"')
+    import tensorflow as tf
+
+    return tf.summary.create_file_writer(os.fspath(log_dir))

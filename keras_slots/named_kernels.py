@@ -1,0 +1,57 @@
+"""The kernels of a model, each by a name of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from keras_slots.keras_internals import direct_layers
+from keras_slots.kernel import SlotKernel
+from keras_slots.slot_layer import SlotLayer
+
+
+def named_kernels(model: keras.layers.Layer) -> dict[str, tuple[SlotLayer, SlotKernel]]:
+    """All kernels of a model, at any depth, with the slot layers that own them, by names that no two share.
+
+    A kernel is called as its layer; one of several kernels of a layer `layer/kernel`. Where two layers of nested
+    models have one name, the names of the models come before it.
+
+    Raises:
+        ValueError: If a slot layer is not built.
+
+    Example:
+
+    >>> from keras_slots import SlotDense, SlotSeparableConv2D
+    >>> layers = [SlotSeparableConv2D(4, 3, name="conv"), SlotDense(2, name="logits")]
+    >>> list(named_kernels(keras.Sequential([keras.Input((8, 8, 3)), *layers])))
+    ['conv/depthwise_kernel', 'conv/pointwise_kernel', 'logits']
+    """
+    found = list(_slot_layers(model, (), set()))
+    names = [layer.name for _, layer in found]
+    kernels: dict[str, tuple[SlotLayer, SlotKernel]] = {}
+    for path, layer in found:
+        if not layer.built:
+            raise ValueError(
+                f"Layer '{layer.name}' is not built yet, so it holds no values. Call the model on an input, or "
+                "give it a `keras.Input`, first."
+            )
+        name = layer.name if names.count(layer.name) == 1 else "/".join((*path, layer.name))
+        parts = layer.slot_kernels
+        for part, kernel in parts.items():
+            kernels[name if len(parts) == 1 else f"{name}/{part}"] = layer, kernel
+    return kernels
+
+
+def _slot_layers(
+    layer: Any, path: tuple[str, ...], seen: set[int]
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for part in direct_layers(layer):
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, SlotLayer):
+            yield path, part  # not those inside it: it names their kernels
+        else:
+            yield from _slot_layers(part, (*path, part.name), seen)

@@ -1,0 +1,251 @@
+"""What a kernel has selected so far, in numbers: read off in one compiled pass, without drawing its bank.
+
+A choice is counted as a *position*: how many values of its connection are smaller than the selected one. For a
+lever that is the number of its step, for nearest scores the index of the value itself. Training moves positions
+away from where the initial scores put them. The seed tells that place, so only the distance is news.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property, singledispatch
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_slots.backend import compiled
+from keras_slots.choices import ByStrata, by_bank, by_steps, magnitudes, position_dtype
+from keras_slots.envelope import envelope
+from keras_slots.kernel import PerValueKernel, SlotKernel
+from keras_slots.lever import LeverKernel
+from keras_slots.nearest_kernel import NearestKernel, Strata
+from keras_slots.origin import from_words
+
+Tensor = Any
+Array = np.ndarray[Any, Any]
+
+_SAMPLED_VALUES = 2**20  # of which the mean magnitude is known to a thousandth
+_BLOCK_VALUES = 2**20  # drawn at once
+_SAMPLED_LINES = 2**15  # whose envelopes are computed in every epoch, in a few milliseconds
+_FEWEST_CONNECTIONS = 256
+
+
+class Look(NamedTuple):
+    """The choices of a kernel at one moment.
+
+    Attributes:
+        positions: Unsigned integers, one for each connection in C order.
+        magnitude: Mean magnitude of the selected values.
+    """
+
+    positions: Array
+    magnitude: float
+
+
+class Observer:
+    """Reads the choices of a kernel of any score mode, by its bank.
+
+    Args:
+        kernel: A built kernel.
+    """
+
+    def __init__(self, kernel: SlotKernel):
+        self.kernel = kernel
+        self.size = kernel.initial.num_connections
+        self.num_values = kernel.num_values
+
+    def look(self) -> Look:
+        """The choices of now."""
+        return self._as_look(*compiled(by_bank)(self.kernel.select_greedily(), self.kernel.bank))
+
+    @cached_property
+    def start(self) -> Array | None:
+        """The positions that the initial scores choose; None where no seed brings them back."""
+        return None
+
+    @cached_property
+    def available(self) -> float:
+        """Mean magnitude of all values."""
+        sums, count = compiled(magnitudes)(self.kernel.bank), np.prod(self.kernel.bank.shape)
+        return float(_wide(sums).sum() / count)
+
+    def sample(self) -> Array:
+        """Values of the bank, a million at most: as random as all others."""
+        bank = self.kernel.bank
+        if len(bank.shape) > 1:
+            bank = ops.reshape(bank, (-1, self.num_values))[: self._rows]
+        return keras.ops.convert_to_numpy(bank).reshape(-1)
+
+    @property
+    def _rows(self) -> int:
+        return min(self.size, max(1, _SAMPLED_VALUES // self.num_values))
+
+    def reach(self) -> float:
+        """Share of the values that greedy selection can still take: those on the upper envelope of their lines.
+
+        Scores on lines `s_k + w_k u` are what an optimizer makes that is linear in the gradients. Of more than
+        2**15 values a sample of connections, evenly spaced, tells.
+        """
+        k = self.num_values
+        count = min(self.size, max(_FEWEST_CONNECTIONS, _SAMPLED_LINES // k))
+        at = np.linspace(0, self.size - 1, count).astype("int32")
+        scores = _wide(ops.take(ops.reshape(self.kernel.scores, (-1, k)), at, axis=0))
+        bank = self.kernel.bank
+        if len(bank.shape) > 1:
+            bank = ops.take(ops.reshape(bank, (-1, k)), at, axis=0)
+        bank = np.broadcast_to(_wide(bank), scores.shape)
+        if not (np.isfinite(scores).all() and np.isfinite(bank).all()):
+            return float("nan")
+        thresholds, _ = envelope(bank, scores)
+        return float(((thresholds < np.inf).sum(axis=0) + 1).mean() / k)
+
+    def _as_look(self, positions: Tensor, sums: Tensor) -> Look:
+        flat = keras.ops.convert_to_numpy(positions).reshape(-1)
+        flat = flat.astype(position_dtype(self.num_values), copy=False)
+        return Look(flat, float(_wide(sums).sum() / self.size))
+
+
+class _PerValueObserver(Observer):
+    """Draws bank and initial scores once, some connections at a time, for the start."""
+
+    kernel: PerValueKernel
+
+    @cached_property
+    def start(self) -> Array | None:
+        initial = self.kernel.initial
+        if not initial.rebuildable:
+            return None
+        block = max(1, _BLOCK_VALUES // self.num_values)
+        found = np.empty(self.size, position_dtype(self.num_values))
+        for begin in range(0, self.size, block):
+            end = min(begin + block, self.size)
+            bank, scores = initial.rows(begin, end)
+            bank = bank.astype(self.kernel.variable_dtype)
+            if begin == 0 and not np.array_equal(bank, self._held(end)):
+                return None  # the weights of another seed were loaded
+            bank = np.broadcast_to(bank, scores.shape)
+            best = scores.astype(self.kernel.score_dtype).argmax(axis=-1)
+            value = np.take_along_axis(bank, best[:, None], axis=-1)
+            found[begin:end] = (bank < value).sum(axis=-1)
+        return found
+
+    def _held(self, end: int) -> Array:
+        bank = self.kernel.bank
+        if len(bank.shape) > 1:
+            bank = ops.reshape(bank, (-1, self.num_values))[:end]
+        return keras.ops.convert_to_numpy(bank)
+
+
+class _LeverObserver(Observer):
+    """Reads positions off the staircase, which says what is within reach, too."""
+
+    kernel: LeverKernel
+
+    def look(self) -> Look:
+        return self._look_at(self.kernel.select_greedily())
+
+    @cached_property
+    def start(self) -> Array | None:
+        lever = self.kernel.lever.value
+        return self._look_at(self.kernel.select_greedily(ops.zeros_like(lever))).positions
+
+    @cached_property
+    def available(self) -> float:
+        if self.kernel._lines:
+            return super().available
+        return float(np.abs(self.sample().astype("float64")).mean())
+
+    def sample(self) -> Array:
+        kernel = self.kernel
+        if kernel._lines:
+            return super().sample()
+        seed = from_words(keras.ops.convert_to_numpy(kernel._seed))
+        rows = replace(kernel.initial, seed=seed).bank_rows(0, self._rows)
+        return rows.astype(kernel.variable_dtype).reshape(-1)
+
+    def reach(self) -> float:
+        return self._reach
+
+    @cached_property
+    def _reach(self) -> float:
+        steps, *tall = (keras.ops.convert_to_numpy(v) for v in self._tables)
+        steps = steps.reshape(len(steps), -1)
+        higher = sum(int((b > a).sum()) for a, b in pairwise(steps))
+        if tall:
+            index, further = tall
+            walk = np.concatenate([steps[-1:, index].astype(further.dtype), further])
+            higher += int((walk[1:] > walk[:-1]).sum())
+        return (higher + self.size) / (self.size * self.num_values)
+
+    @property
+    def _tables(self) -> list[keras.Variable]:
+        """Steps, and of the tall connections their numbers and further steps."""
+        return [v for v in self.kernel._steps if v.name in ("steps", "tall_index", "tall_steps")]
+
+    def _look_at(self, kernel: Tensor) -> Look:
+        return self._as_look(*compiled(by_steps)(kernel, *self._tables))
+
+
+class _NearestObserver(Observer):
+    """Computes index and value together; every value is within reach."""
+
+    kernel: NearestKernel
+
+    def look(self) -> Look:
+        kernel = self.kernel
+        return self._look_at(kernel.lever, kernel._decay, kernel._seed)
+
+    @cached_property
+    def start(self) -> Array | None:
+        kernel = self.kernel
+        if not np.array_equal(keras.ops.convert_to_numpy(kernel._seed), kernel._first_seed()):
+            return None  # the weights of another seed were loaded
+        lever = kernel.initial.start().astype(kernel.score_dtype)
+        one = ops.ones((), kernel.score_dtype)
+        return self._look_at(lever, one, kernel._seed).positions
+
+    @cached_property
+    def available(self) -> float:
+        # One value in each stratum, taken together uniform on [-b, b).
+        return self.kernel.bank_initializer.bound(self.kernel.initial.fans) / 2
+
+    def sample(self) -> Array:
+        initial = self.kernel.initial
+        size = self.num_values, initial.fans, 0, self._rows
+        return self.kernel.bank_initializer.rows_of_words(self.kernel.words(), *size).reshape(-1)
+
+    def reach(self) -> float:
+        return 1.0
+
+    def _look_at(self, *where: Tensor) -> Look:
+        initial = self.kernel.initial
+        strata = Strata(self.num_values, self.kernel.bank_initializer.bound(initial.fans))
+        return self._as_look(*compiled(ByStrata(strata))(*where))
+
+
+def _wide(tensor: Tensor) -> Array:
+    return keras.ops.convert_to_numpy(tensor).astype("float64")
+
+
+@singledispatch
+def observer(kernel: SlotKernel) -> Observer:
+    """The observer of a kernel: that of its score mode, or one that reads the bank.
+
+    Example:
+
+    >>> from keras_slots import SlotDense
+    >>> layer = SlotDense(300, num_values=8, score_mode="per_connection", seed=0)
+    >>> layer.build((None, 784))
+    >>> seen = observer(layer.slot_kernel)
+    >>> bool((seen.look().positions == seen.start).all()), round(seen.reach() * 8, 1)
+    (True, 3.7)
+    """
+    return Observer(kernel)
+
+
+observer.register(PerValueKernel, _PerValueObserver)
+observer.register(LeverKernel, _LeverObserver)
+observer.register(NearestKernel, _NearestObserver)

@@ -1,0 +1,277 @@
+"""`summary`: what a model of slot layers selects from, and what it weighs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_slots.choices import bits_per_choice
+from keras_slots.kernel import SlotKernel
+from keras_slots.named_kernels import named_kernels
+from keras_slots.observers import observer
+from keras_slots.selection import serialize_rule
+from keras_slots.sharing import ValueBank
+from keras_slots.slot_layer import SlotLayer
+
+#: The columns in bytes, and what they are called when printed.
+_BYTES = {
+    "bank_bytes": "bank",
+    "held_bytes": "held",
+    "trained_bytes": "trained",
+    "optimizer_bytes": "optimizer",
+    "materialized_bytes": "materialized",
+    "choice_bytes": "choices",
+}
+
+
+def summary_dict(model: keras.Model) -> dict[str, Any]:
+    """Returns what `summary` prints, as numbers; what is not known is None.
+
+    - `"kernels"`: for each kernel `name`, `layer` (its class), `shape`, `connections`, `num_values`, `selection`,
+      `score_mode`, `scores`, `sharing`; `values_within_reach`, the mean number of its K values that greedy
+      selection can take; `choice_bits`, bits a connection, see `SelectionMonitor`; and bytes: `bank_bytes` of all
+      values, `held_bytes` of what is in memory in their place (the bank, a staircase, or a seed), `trained_bytes`
+      of scores or levers, `optimizer_bytes`, `materialized_bytes` of the plain kernel, `choice_bytes`.
+    - `"plain"`: for each layer with other weights `name`, `weights`, how many are `trained`, and bytes as above.
+    - `"total"`: the sums; bytes include the plain weights.
+
+    Args:
+        model: Built model of any kind.
+
+    Returns:
+        A dictionary of `"kernels"` and `"plain"`, lists of dictionaries, and `"total"`, a dictionary.
+
+    Raises:
+        ValueError: If the model is not built.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_slots import SlotDense, summary_dict
+    >>> found = summary_dict(keras.Sequential([keras.Input((784,)), SlotDense(300, seed=0)]))
+    >>> found["total"]["connections"], found["total"]["bank_bytes"], found["total"]["materialized_bytes"]
+    (235200, 7526400, 942000)
+    """
+    layers = [model, *model.layers] if isinstance(model, keras.Model) else [model]
+    unbuilt = [layer.name for layer in layers if not layer.built]
+    if unbuilt:
+        raise ValueError(
+            f"`model` must be built, for before that it has no kernels to tell of. Received: model '{model.name}' "
+            f"with {unbuilt} not built. Call it on an input first, or `model.build(input_shape)`."
+        )
+    kernels = named_kernels(model)
+    of_optimizer, shared = _optimizer_bytes(model)
+    rows = [
+        _kernel_row(name, layer, kernel, of_optimizer) for name, (layer, kernel) in kernels.items()
+    ]
+    ours = {id(v) for _, kernel in kernels.values() for v in kernel.variables}
+    plain = _plain_rows([v for v in model.weights if id(v) not in ours], of_optimizer)
+    total: dict[str, Any] = {"connections": sum(row["connections"] for row in rows)}
+    for key in _BYTES:
+        total[key] = _sum(row.get(key, 0) for row in (*rows, *plain))
+    if total["optimizer_bytes"] is not None:
+        total["optimizer_bytes"] += shared
+    return {"kernels": rows, "plain": plain, "total": total}
+
+
+def summary(model: keras.Model, print_fn: Callable[[str], Any] | None = None) -> None:
+    """Prints what each slot layer of a model selects from, and what it weighs.
+
+    `model.summary()` counts bank and scores, or lever and staircase, as parameters. This tells them apart: what is
+    fixed, what is trained, and what the network has once it is trained.
+
+    Args:
+        model: Built model of any kind.
+        print_fn: Takes the whole text, of 100 columns, in place of the terminal.
+
+    Raises:
+        ValueError: If the model is not built.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_slots import SlotDense, summary
+    >>> model = keras.Sequential([keras.Input((784,)), SlotDense(300, name="hidden", seed=0)])
+    >>> lines = []
+    >>> summary(model, print_fn=lines.append)
+    >>> "235,200" in lines[0]
+    True
+    """
+    from rich.console import Console
+
+    parts = _tables(model.name, summary_dict(model))
+    if print_fn is None:
+        Console().print(*parts, sep="\n")
+        return
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(*parts, sep="\n")
+    print_fn(capture.get())
+
+
+def _kernel_row(
+    name: str, layer: SlotLayer, kernel: SlotKernel, of_optimizer: dict[int, int] | None
+) -> dict[str, Any]:
+    seen, initial = observer(kernel), kernel.initial
+    trained = kernel.trained_variables()
+    held = [v for v in kernel.variables if id(v) not in {id(t) for t in trained}]
+    bits = None
+    if seen.start is not None:
+        bits = bits_per_choice(seen.look().positions, seen.start, seen.num_values)
+    itemsize = np.dtype(kernel.variable_dtype).itemsize
+    sharing = kernel.sharing
+    return {
+        "name": name,
+        "layer": type(layer).__name__,
+        "shape": initial.kernel_shape,
+        "connections": seen.size,
+        "num_values": seen.num_values,
+        "selection": _text(serialize_rule(kernel.rule), kernel.rule),
+        "score_mode": layer.score_mode,
+        "scores": type(kernel.score_initializer).__name__,
+        "sharing": "ValueBank" if isinstance(sharing, ValueBank) else sharing,
+        "values_within_reach": seen.reach() * seen.num_values,
+        "choice_bits": bits,
+        "bank_bytes": math.prod(initial.bank_shape) * itemsize,
+        "held_bytes": sum(map(_bytes, held)),
+        "trained_bytes": sum(map(_bytes, trained)),
+        "optimizer_bytes": _of(trained, of_optimizer),
+        "materialized_bytes": seen.size * itemsize,
+        "choice_bytes": None if bits is None else math.ceil(bits * seen.size / 8),
+    }
+
+
+def _text(name: Any, thing: Any) -> str:
+    return name if isinstance(name, str) else repr(thing)
+
+
+def _plain_rows(
+    weights: list[keras.Variable], of_optimizer: dict[int, int] | None
+) -> list[dict[str, Any]]:
+    """One row for each layer that owns weights beside kernels, in the order of the model."""
+    groups: dict[str, list[keras.Variable]] = {}
+    for variable in weights:
+        groups.setdefault(variable.path.rpartition("/")[0], []).append(variable)
+    return [
+        {
+            "name": name,
+            "weights": sum(math.prod(v.shape) for v in found),
+            "trained": sum(math.prod(v.shape) for v in found if v.trainable),
+            "trained_bytes": sum(_bytes(v) for v in found if v.trainable),
+            "optimizer_bytes": _of(found, of_optimizer),
+            "materialized_bytes": sum(map(_bytes, found)),
+        }
+        for name, found in groups.items()
+    ]
+
+
+def _optimizer_bytes(model: keras.Model) -> tuple[dict[int, int] | None, int]:
+    """Bytes of the optimizer for each trained variable, by its id, and of what belongs to none of them.
+
+    None when the model has no optimizer whose variables exist: Keras makes them in the first training step.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None or not optimizer.built:
+        return None, 0
+    found, shared = dict.fromkeys(map(id, model.trainable_variables), 0), 0
+    # Keras names the variables of an optimizer after those that they belong to.
+    prefixes = sorted(
+        ((v.path.replace("/", "_"), id(v)) for v in model.trainable_variables),
+        key=lambda pair: -len(pair[0]),
+    )
+    for variable in optimizer.variables:
+        owner = next(
+            (key for prefix, key in prefixes if variable.name.startswith(f"{prefix}_")), None
+        )
+        if owner is None:
+            shared += _bytes(variable)
+        else:
+            found[owner] += _bytes(variable)
+    return found, shared
+
+
+def _of(variables: Iterable[keras.Variable], of_optimizer: dict[int, int] | None) -> int | None:
+    if of_optimizer is None:
+        return None
+    return sum(of_optimizer.get(id(v), 0) for v in variables)
+
+
+def _bytes(variable: keras.Variable) -> int:
+    return math.prod(variable.shape) * np.dtype(variable.dtype).itemsize
+
+
+def _sum(numbers: Iterable[int | None]) -> int | None:
+    numbers = list(numbers)
+    return None if any(x is None for x in numbers) else sum(x for x in numbers if x is not None)
+
+
+def _tables(name: str, found: dict[str, Any]) -> list[Any]:
+    """The tables and lines of `summary`."""
+    kernels, plain, total = found["kernels"], found["plain"], found["total"]
+    if not kernels:
+        return [f"Model '{name}' holds no slot layer."]
+    settings = {_settings(row) for row in kernels}
+    differ = len(settings) > 1
+    choices = _table("kernel", "shape", "connections", "K", "in reach", "bits")
+    if differ:
+        choices.add_column("settings")
+    weights = _table("kernel", *_BYTES.values())
+    for row in kernels:
+        reach, bits = row["values_within_reach"], row["choice_bits"]
+        choices.add_row(
+            row["name"],
+            "×".join(map(str, row["shape"])),
+            f"{row['connections']:,}",
+            f"{row['num_values']:,}",
+            f"{reach:.1f}" if reach < 100 else f"{reach:,.0f}",
+            "–" if bits is None else f"{bits:.2f}",
+            *([_settings(row)] if differ else []),
+        )
+        weights.add_row(row["name"], *(_size(row[key]) for key in _BYTES))
+    weights.add_section()
+    for label, rows in ([("plain weights", plain)] if plain else []) + [("total", [total])]:
+        sums = (_sum(r[key] for r in rows if key in r) for key in _BYTES)
+        weights.add_row(label, *(_size(x) if x != 0 else "" for x in sums))
+    parts = [f"Model '{name}'{'' if differ else ': ' + settings.pop()}", choices, weights]
+    if plain:
+        stayed = _table("plain weights", "number", "trained", "size")
+        for row in plain:
+            numbers = (f"{row[key]:,}" for key in ("weights", "trained"))
+            stayed.add_row(row["name"], *numbers, _size(row["materialized_bytes"]))
+        parts.append(stayed)
+    return [*parts, _NOTE]
+
+
+def _settings(row: dict[str, Any]) -> str:
+    scores = f"{row['selection']}, {row['score_mode']}, {row['scores']}"
+    return scores if row["sharing"] == "connection" else f"{scores}, shared: {row['sharing']}"
+
+
+def _table(first: str, *headings: str) -> Any:
+    """A table without vertical lines: names on the left, numbers on the right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first, overflow="fold")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _size(number: int | None) -> str:
+    from rich.filesize import decimal
+
+    if number is None:
+        return "–"
+    return f"{number} B" if number < 1000 else decimal(number)
+
+
+_NOTE = """\
+in reach: values of a connection that greedy selection can ever take, on average.
+held: what is in memory for the bank; a staircase or a seed may stand for it.
+bits, choices: entropy of the choices as steps from where the initial scores begin."""

@@ -1,0 +1,276 @@
+"""SelectionMonitor against counts by brute force, and what it leaves alone."""
+
+import csv
+from itertools import pairwise
+
+import keras
+import numpy as np
+import pytest
+
+import keras_slots
+from keras_slots import SelectionMonitor, SlotDense
+from slot_cases import assert_same_weights, compiled_model, numpy_of, small_data, small_model
+
+STRATIFIED = {"score_initializer": "nearest", "bank_initializer": "stratified_uniform"}
+MODES = {
+    "per_value": {"score_mode": "per_value"},
+    "per_value_shared": {"score_mode": "per_value", "sharing": "layer"},
+    "lever": {"score_mode": "per_connection"},
+    "lever_drawn": {"score_mode": "per_connection", "selection": "probabilistic"},
+    "lever_keras": {
+        "score_mode": "per_connection",
+        "bank_initializer": keras.initializers.RandomNormal(0, 0.5),
+    },
+    "rounded": {"score_mode": "per_connection", "score_initializer": "rounded"},
+    "nearest": {"score_mode": "per_connection", **STRATIFIED},
+}
+
+
+def tiny_model(**arguments):
+    """Two layers, a seed each, and one odd K."""
+    arguments = {"seed": 4, "use_bias": False, **arguments}
+    layers = [
+        SlotDense(6, num_values=8, activation="tanh", name="hidden", **arguments),
+        SlotDense(3, num_values=5, name="logits", **{**arguments, "seed": 5}),
+    ]
+    return keras.Sequential([keras.Input((7,)), *layers])
+
+
+def tiny_data():
+    rng = np.random.default_rng(1)
+    return rng.normal(size=(32, 7)).astype("float32"), rng.normal(size=(32, 3)).astype("float32")
+
+
+def selectable(bank, scores):
+    """The values that win at some lever, by trying a lever between all neighbouring crossings of two lines."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        crossings = (scores[:, None] - scores) / (bank - bank[:, None])
+    at = np.unique(crossings[np.isfinite(crossings)])
+    levers = [at[0] - 1, *(at[:-1] + at[1:]) / 2, at[-1] + 1]
+    return np.unique([bank[np.argmax(scores + bank * u)] for u in levers])
+
+
+def entropy(moved):
+    _, counts = np.unique(moved, return_counts=True)
+    shares = counts / counts.sum()
+    return -(shares * np.log2(shares)).sum()
+
+
+class Recorder(keras.callbacks.Callback):
+    """Bank, scores and kernel of each layer, at the start and after each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = {"hidden": [], "logits": []}
+
+    def on_train_begin(self, logs=None):
+        self.record()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.record()
+
+    def record(self):
+        for layer in self.model.layers:
+            scores = numpy_of(layer.scores).astype("float64")
+            bank = np.broadcast_to(numpy_of(layer.bank).astype("float64"), scores.shape)
+            self.seen[layer.name].append((bank, scores, numpy_of(layer.kernel)))
+
+
+def expected(mode, states):
+    """The four numbers of every epoch of a kernel, from its banks, scores and kernels."""
+    bank, scores, first = states[0]
+    num_values = bank.shape[-1]
+    rows, lines = bank.reshape(-1, num_values), scores.reshape(-1, num_values)
+    reachable = [selectable(b, s) for b, s in zip(rows, lines, strict=True)]
+    values = reachable if mode not in ("per_value", "per_value_shared") else map(np.sort, rows)
+    values = [np.float32(v) for v in values]
+
+    def positions(kernel):
+        return np.array(
+            [np.searchsorted(v, w) for v, w in zip(values, kernel.ravel(), strict=True)]
+        )
+
+    found = []
+    for (_, _, last), (_, _, now) in pairwise(states):
+        found.append(
+            {
+                "changed": (last != now).mean(),
+                "magnitude": np.abs(now).mean(dtype="float64") / np.abs(rows).mean(),
+                "reach": np.mean([len(v) for v in reachable]) / num_values,
+                "bits": entropy(positions(now) - positions(first)),
+            }
+        )
+    return found
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_selection_monitor_counts_what_brute_force_counts(mode):
+    model, recorder = tiny_model(**MODES[mode]), Recorder()
+    model.compile(keras.optimizers.SGD(0.5, momentum=0.9), "mse")
+    callbacks = [SelectionMonitor(), recorder]
+    history = model.fit(*tiny_data(), epochs=3, verbose=0, callbacks=callbacks).history
+    assert sum(history["slots/changed"]) > 0 and history["slots/bits"][-1] > 0
+    by_layer = {name: expected(mode, states) for name, states in recorder.seen.items()}
+    for name, epochs in by_layer.items():
+        for key in ("changed", "reach", "bits", "magnitude"):
+            of_nearest = mode == "nearest" and key == "magnitude"
+            # The closed form is that of all connections together, the mean here of 42 and 18.
+            close = {"rel": 0.15 if of_nearest else 1e-5, "abs": 1e-7}
+            assert history[f"slots/{name}/{key}"] == pytest.approx(
+                [x[key] for x in epochs], **close
+            )
+    sizes = {"changed": (42, 18), "bits": (42, 18), "magnitude": (42, 18), "reach": (336, 90)}
+    for key, weights in sizes.items():
+        layers = [history[f"slots/{name}/{key}"] for name in by_layer]
+        means = np.average(layers, axis=0, weights=weights)
+        assert history[f"slots/{key}"] == pytest.approx(list(means))
+
+
+def test_selection_monitor_leaves_training_as_it_is():
+    trained = []
+    for callbacks in ([], [SelectionMonitor()]):
+        model = compiled_model(small_model(selection="probabilistic", score_mode="per_connection"))
+        keras.utils.set_random_seed(3)
+        model.fit(*small_data(), epochs=2, shuffle=False, verbose=0, callbacks=callbacks)
+        trained.append(model)
+    assert_same_weights(*trained)
+
+
+def test_selection_monitor_feeds_the_callbacks_after_it(tmp_path):
+    model = compiled_model(small_model(), keras.optimizers.SGD(0.0))
+    callbacks = [
+        SelectionMonitor(per_layer=False),
+        keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+        keras.callbacks.EarlyStopping("slots/changed", mode="min", patience=2),
+    ]
+    history = model.fit(*small_data(), epochs=9, verbose=0, callbacks=callbacks).history
+    assert history["slots/changed"] == [0.0] * 3 and history["slots/bits"] == [0.0] * 3
+    assert {key for key in history if key.startswith("slots/")} == {
+        f"slots/{key}" for key in ("changed", "magnitude", "reach", "bits")
+    }
+    with open(tmp_path / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["slots/magnitude"]) for row in rows] == history["slots/magnitude"]
+
+
+def test_selection_monitor_goes_on_from_where_the_seed_begins():
+    model = compiled_model(small_model(score_mode="per_connection"), keras.optimizers.SGD(0.5))
+    first = model.fit(*small_data(), epochs=4, verbose=0, callbacks=[SelectionMonitor()]).history
+    model.optimizer.learning_rate.assign(0.0)
+    more = model.fit(*small_data(), epochs=1, verbose=0, callbacks=[SelectionMonitor()]).history
+    assert more["slots/bits"][0] == first["slots/bits"][-1] > 0
+
+
+@pytest.mark.parametrize("mode", ["per_value", "nearest"])
+def test_selection_monitor_counts_from_the_weights_of_another_seed(mode, tmp_path):
+    other = tiny_model(**MODES[mode], seed=11)
+    other.save_weights(tmp_path / "w.weights.h5")
+    model = tiny_model(**MODES[mode])
+    model.load_weights(tmp_path / "w.weights.h5")
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    history = model.fit(*tiny_data(), verbose=0, callbacks=[SelectionMonitor()]).history
+    assert history["slots/bits"] == [0.0] and history["slots/changed"] == [0.0]
+
+
+def test_selection_monitor_knows_65536_values_without_drawing_them():
+    layer = SlotDense(8, num_values=2**16, score_mode="per_connection", **STRATIFIED, seed=0)
+    model = keras.Sequential([keras.Input((8,)), layer])
+    model.compile(keras.optimizers.SGD(0.05), "mse")
+    x = np.random.default_rng(0).normal(size=(32, 8))
+    start = numpy_of(layer.lever)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(layer.slot_kernel), "bank", property(lambda self: pytest.fail("drawn")))
+        history = model.fit(x, x, verbose=0, callbacks=[SelectionMonitor()]).history
+    bank = numpy_of(layer.bank)
+    moved = [np.abs(bank - u[..., None]).argmin(-1) for u in (numpy_of(layer.lever), start)]
+    assert history["slots/bits"] == pytest.approx([entropy(moved[0] - moved[1])])
+    assert history["slots/bits"][0] > 5 and history["slots/reach"] == [1.0]
+    ratio = np.abs(numpy_of(layer.kernel)).mean() / np.abs(bank).mean()
+    assert history["slots/magnitude"] == pytest.approx([ratio], rel=1e-4)
+
+
+def test_selection_monitor_outlives_scores_that_are_not_finite():
+    model = tiny_model()
+    model.compile(keras.optimizers.SGD(float("inf")), "mse")
+    history = model.fit(*tiny_data(), verbose=0, callbacks=[SelectionMonitor()]).history
+    assert np.isnan(history["slots/reach"]).all() and len(history["slots/changed"]) == 1
+
+
+def test_selection_monitor_refuses_a_model_without_slot_layers():
+    model = keras.Sequential([keras.Input((7,)), keras.layers.Dense(3, name="plain")])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"needs a model with slot layers.*'plain'"):
+        model.fit(*tiny_data(), verbose=0, callbacks=[SelectionMonitor()])
+
+
+def test_selection_monitor_refuses_bad_arguments(monkeypatch):
+    for bad in (0, -1, 1.5):
+        with pytest.raises(ValueError, match="`histogram_freq` must be"):
+            SelectionMonitor(histogram_freq=bad)
+    monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)
+    with pytest.raises(
+        ImportError, match=r'^`log_dir` needs pip install "keras-slots\[tensorboard\]"$'
+    ):
+        SelectionMonitor(log_dir="logs")
+
+
+@pytest.mark.tensorflow
+def test_selection_monitor_writes_histograms_every_second_epoch(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util import tensor_util
+
+    model = compiled_model(small_model())
+    monitor = SelectionMonitor(log_dir=tmp_path, histogram_freq=2)
+    model.fit(*small_data(), epochs=3, verbose=0, callbacks=[monitor])
+    events = EventAccumulator(str(tmp_path)).Reload()
+    names = {
+        f"slots/{layer}/{what}" for layer in ("conv", "logits") for what in ("selected", "moved")
+    }
+    assert set(events.Tags()["tensors"]) == names
+    for name, size in (("slots/conv/selected", 72), ("slots/logits/moved", 192)):
+        found = events.Tensors(name)
+        assert [event.step for event in found] == [0, 2]
+        left, right, count = tensor_util.make_ndarray(found[-1].tensor_proto).T
+        assert count.sum() == size and (left <= right).all()
+    kernel = numpy_of(model.get_layer("conv").kernel)
+    last = tensor_util.make_ndarray(events.Tensors("slots/conv/selected")[-1].tensor_proto)
+    assert (last[0, 0], last[-1, 1]) == pytest.approx((kernel.min(), kernel.max()))
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("mode", ["per_value", "lever"])
+def test_selection_monitor_counts_under_a_strategy_and_xla(mode):
+    from slot_cases import two_replicas
+
+    logs = []
+    for replicas, xla in ((False, False), (True, False), (False, True)):
+        scope = two_replicas().scope() if replicas else keras.name_scope("alone")
+        with scope:
+            model = tiny_model(**MODES[mode])
+            model.compile(keras.optimizers.SGD(0.05), "mse", jit_compile=xla)
+        arguments = {"epochs": 2, "shuffle": False, "batch_size": 16, "verbose": 0}
+        monitor = SelectionMonitor()
+        logs.append(model.fit(*tiny_data(), **arguments, callbacks=[monitor]).history)
+    assert sum(logs[0]["slots/changed"]) > 0
+    for other in logs[1:]:
+        for key in (key for key in logs[0] if key.startswith("slots/")):
+            # A choice near a tie may fall either way.
+            assert other[key] == pytest.approx(logs[0][key], abs=0.12), key
+
+
+def test_named_kernels_of_nested_wrapped_and_attention_layers_differ():
+    from keras_slots.named_kernels import named_kernels
+
+    inputs = keras.Input((4, 5))
+    wrapped = keras.layers.TimeDistributed(SlotDense(3, name="b"))
+    shared = keras.Sequential([SlotDense(3, name="a"), wrapped], name="inner")
+    x = keras_slots.SlotMultiHeadAttention(2, 3, name="attention")(shared(inputs), shared(inputs))
+    model = keras.Model(inputs, SlotDense(2, name="a")(x))
+    kernels = named_kernels(model)
+    assert set(kernels) == {
+        "inner/a",
+        "b",
+        *(f"attention/{part}/kernel" for part in ("query", "key", "value", "attention_output")),
+        "a",
+    }
+    assert kernels["a"][1] is model.layers[-1].slot_kernel

@@ -1,0 +1,132 @@
+"""`summary` against what NumPy, Keras and the materialized model say of the same network."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_slots import SlotConv2D, SlotDense, ValueBank, materialize, summary, summary_dict
+from slot_cases import compiled_model, numpy_of, small_data, small_model
+
+STRATIFIED = {"score_initializer": "nearest", "bank_initializer": "stratified_uniform"}
+MODES = {
+    "per_value": {"score_mode": "per_value"},
+    "lever": {"score_mode": "per_connection"},
+    "lever_drawn": {"score_mode": "per_connection", "selection": "probabilistic"},
+    "nearest": {"score_mode": "per_connection", **STRATIFIED},
+    "bfloat16": {"score_mode": "per_value", "dtype": "bfloat16"},
+}
+
+
+def nbytes(variables):
+    return sum(numpy_of(v).nbytes for v in variables)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_summary_counts_the_bytes_that_the_arrays_have(mode):
+    model = compiled_model(small_model(num_values=8, **MODES[mode]))
+    model.fit(*small_data(), verbose=0)
+    found = summary_dict(model)
+    total = found["total"]
+    for row, layer in zip(found["kernels"], (model.layers[1], model.layers[-1]), strict=True):
+        kernel = layer.slot_kernel
+        assert (row["name"], row["layer"]) == (layer.name, type(layer).__name__)
+        assert row["shape"] == tuple(layer.kernel.shape)
+        assert row["connections"] == numpy_of(layer.kernel).size
+        assert row["bank_bytes"] == numpy_of(layer.bank).nbytes
+        assert row["trained_bytes"] == nbytes(layer.slot_kernel.trainable_variables)
+        assert row["held_bytes"] == nbytes(kernel.non_trainable_variables)
+        assert row["optimizer_bytes"] == row["trained_bytes"]  # one momentum for each
+        assert row["materialized_bytes"] == numpy_of(layer.kernel).nbytes
+    assert total["connections"] == 72 + 192
+    assert total["trained_bytes"] == nbytes(model.trainable_variables)
+    assert total["optimizer_bytes"] == nbytes(model.optimizer.variables)
+    assert total["materialized_bytes"] == nbytes(materialize(model).weights)
+    plain = {row["name"]: (row["weights"], row["trained"]) for row in found["plain"]}
+    assert plain == {"conv": (4, 4), "norm": (16, 8), "logits": (3, 3)}
+
+
+def test_summary_tells_settings_reach_and_choices():
+    shared = ValueBank(4, bound=0.1, seed=0)
+    layers = [
+        SlotConv2D(8, 3, seed=0, name="conv", score_mode="per_connection", use_bias=False),
+        keras.layers.Flatten(),
+        SlotDense(40, num_values=4, seed=0, selection="probabilistic", sharing=shared, name="a"),
+        SlotDense(3, num_values=64, score_mode="per_connection", **STRATIFIED, name="b"),
+    ]
+    model = keras.Sequential([keras.Input((8, 8, 4)), *layers])
+    rows = {row["name"]: row for row in summary_dict(model)["kernels"]}
+    keys = ("num_values", "selection", "score_mode", "scores", "sharing")
+    assert {name: tuple(row[key] for key in keys) for name, row in rows.items()} == {
+        "conv": (8, "greedy", "per_connection", "UniformScores", "connection"),
+        "a": (4, "probabilistic", "per_value", "UniformScores", "ValueBank"),
+        "b": (64, "greedy", "per_connection", "NearestScores", "connection"),
+    }
+    # 3.70 of 8 and 2.84 of 4 uniform values, 2 percent of which are chance; all nearest ones.
+    assert rows["conv"]["values_within_reach"] == pytest.approx(3.70, abs=0.2)
+    assert rows["b"]["values_within_reach"] == 64
+    assert {row["choice_bits"] for row in rows.values()} == {0.0}
+    # One choice of all connections moved by one step: the entropy of one in n.
+    lever, n = model.get_layer("b").lever, 120
+    start = numpy_of(model.get_layer("b").selected_indices)
+    moved = np.array(numpy_of(lever))
+    moved[0, 0] += 0.6 if start[0, 0] < 32 else -0.6
+    lever.assign(moved)
+    row = summary_dict(model)["kernels"][-1]
+    share = 1 / n
+    bits = -share * np.log2(share) - (1 - share) * np.log2(1 - share)
+    assert row["choice_bits"] == pytest.approx(bits)
+    assert row["choice_bytes"] == int(np.ceil(bits * n / 8))
+
+
+def test_summary_knows_no_choices_where_no_seed_tells_the_start():
+    layer = SlotDense(3, bank_initializer="random_normal")
+    row = summary_dict(keras.Sequential([keras.Input((4,)), layer]))["kernels"][0]
+    assert row["choice_bits"] is None and row["choice_bytes"] is None
+
+
+def test_summary_prints_each_kernel_and_the_totals(capsys):
+    model = small_model(score_mode="per_connection")
+    text = []
+    assert summary(model, print_fn=text.append) is None
+    (text,) = text
+    assert "Model 'small': greedy, per_connection, UniformScores\n" in text
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    found = summary_dict(model)
+    row = found["kernels"][1]
+    assert f"logits 64×3 192 4 {row['values_within_reach']:.1f} 0.00" in lines
+    # 264 values and 8 + 4 + 3 + 8 plain weights; no optimizer yet.
+    assert "total 4.2 kB 7.4 kB 1.1 kB – 1.1 kB" in lines
+    assert found["total"]["bank_bytes"] == 4 * 4 * 264
+    assert "norm 16 8 64 B" in lines
+    summary(model)
+    printed = capsys.readouterr().out
+    assert [line.split() for line in printed.splitlines()[:4]] == [
+        line.split() for line in text.splitlines()[:4]
+    ]
+
+
+def test_summary_names_the_settings_of_each_kernel_where_they_differ():
+    layers = [
+        SlotDense(3, name="a"),
+        SlotDense(2, name="b", score_mode="per_connection", sharing="layer"),
+    ]
+    text = []
+    summary(keras.Sequential([keras.Input((4,)), *layers]), print_fn=text.append)
+    words = " ".join(text[0].split())
+    assert "0.00 greedy, per_value, UniformScores b 3×2" in words
+    assert "0.00 greedy, per_connection, UniformScores, shared: layer kernel" in words
+
+
+def test_summary_of_a_plain_model_says_so():
+    text = []
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)], name="plain")
+    summary(model, print_fn=text.append)
+    assert text == ["Model 'plain' holds no slot layer.\n"]
+    assert summary_dict(model)["total"]["materialized_bytes"] == 4 * 15
+
+
+def test_summary_refuses_a_model_that_is_not_built():
+    model = keras.Sequential([SlotDense(3, name="hidden")], name="model")
+    for function in (summary, summary_dict):
+        with pytest.raises(ValueError, match=r"`model` must be built.*'model' with .*'hidden'"):
+            function(model)
