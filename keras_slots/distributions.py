@@ -79,8 +79,11 @@ class Distribution:
         """
         seed = seed if self.seed is None else self.seed
         stream = self._stream if stream is None else stream
-        factor = self._factor(fans, _RMS_FACTORS[self.kind])
-        return draw(self.kind, seed, stream, count, start, factor)
+        return draw(self.kind, seed, stream, count, start, self.factor(fans))
+
+    def factor(self, fans: tuple[int, int]) -> float:
+        """Returns what the numbers of the stream are multiplied with, a number that float32 holds."""
+        return self._factor(fans, _RMS_FACTORS[self.kind])
 
     def rms(self, fans: tuple[int, int]) -> float:
         """Returns the root mean square of the values: their standard deviation, if centred.

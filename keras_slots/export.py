@@ -70,14 +70,18 @@ def export_selected(
             "`path` must not exist, so that no earlier export is lost, or be a folder to replace with "
             f"`overwrite=True`. Received: path='{path}', overwrite={overwrite}. Remove it or choose another."
         )
-    plain = materialize(model, trainable=False)
+    put_saved_model(materialize(model, trainable=False), path)
+    return path
+
+
+def put_saved_model(plain: keras.Model, path: Path) -> None:
+    """Writes a model without slot layers to a folder, which appears whole or not at all."""
     temporary = _folder_beside(path)
     try:
         _write_saved_model(plain, temporary / path.name)
         _put(temporary / path.name, path, temporary / "replaced")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return path
 
 
 def _folder_beside(path: Path) -> Path:

@@ -1,0 +1,152 @@
+"""Size of `.slots` files, and time and memory to pack and to unpack them.
+
+    python benchmarks/slots_file.py --networks lenet300100,vgg19 --variants per_connection,nearest --out FILE
+    python benchmarks/slots_file.py --model trained.keras --out FILE
+
+Without `--model` nothing is trained: each lever gets a normal random step, of `--step` times 0.3 for the paper's scores
+and of `--step` times the spread of the values for nearest scores. That is what makes the size, so sizes of such
+networks say nothing of trained ones; times and memory hardly depend on it. With `--model` a trained slot model is
+loaded and packed.
+
+`entropy` is that of the moves of a kernel, larger or smaller by how many of the values in order, each kernel's own
+distribution known: what a coder without contexts reaches. `pack_mib` and `unpack_mib` are the peak of resident memory
+above what the process held before; packing includes reading the result again. Each row is measured in processes of
+its own.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import networks
+import record
+from keras_slots import load_slots, save_slots
+from keras_slots.kernel import SlotKernel
+from keras_slots.keras_internals import inner_layers
+from keras_slots.slots.container import split
+
+COLUMNS = {
+    "file, kB": "{kilobytes:.1f}",
+    "bits/weight": "{bits:.3f}",
+    "entropy": "{entropy:.3f}",
+    "pack, s": "{pack_seconds:.1f}",
+    "unpack, s": "{unpack_seconds:.1f}",
+    "pack, MiB": "{pack_mib:.0f}",
+    "unpack, MiB": "{unpack_mib:.0f}",
+}
+
+
+def kernels(model):
+    return [layer for layer in inner_layers(model) if isinstance(layer, SlotKernel)]
+
+
+def move(model, size):
+    """Random steps of all levers."""
+    random = np.random.default_rng(0)
+    for kernel in kernels(model):
+        nearest = "Nearest" in type(kernel.score_initializer).__name__
+        unit = float(np.std(np.asarray(kernel.initial.bank_rows(0, 1000)))) if nearest else 0.3
+        lever = kernel.trained_variables()[0]
+        step = size * unit * random.standard_normal(lever.shape, "float32")
+        lever.assign(np.asarray(lever) + step)
+
+
+def entropy(model):
+    """Bits a weight of the moves, without contexts."""
+    bits, connections = 0.0, 0
+    for kernel in kernels(model):
+        initial, values = kernel.initial, np.asarray(kernel.select_greedily()).reshape(-1)
+        moves = []
+        for low in range(0, len(values), 2**18):
+            bank, scores = initial.rows(low, min(low + 2**18, len(values)))
+            at = np.arange(len(scores))
+            bank = np.broadcast_to(bank, scores.shape)
+            start = bank[at, scores.argmax(axis=1)]
+            end = values[low : low + 2**18]
+            ranks = [(bank < x[:, None]).sum(axis=1) for x in (start, end)]
+            moves.append(ranks[1] - ranks[0])
+        share = np.unique(np.concatenate(moves), return_counts=True)[1] / len(values)
+        bits -= len(values) * float((share * np.log2(share)).sum())
+        connections += len(values)
+    return bits / connections
+
+
+def pack(name, variant, num_values, path, args):
+    """Builds or loads a slot model and writes its file."""
+    if args.model:
+        model = keras.models.load_model(args.model, compile=False)
+    else:
+        keras.utils.set_random_seed(0)
+        model = networks.make(name, variant, num_values)
+        move(model, args.step)
+    row = {"entropy": entropy(model)}
+    base, began = record.peak_mib(), time.perf_counter()
+    save_slots(model, path)
+    row |= {"pack_seconds": time.perf_counter() - began, "pack_mib": record.peak_mib() - base}
+    records = split(Path(path).read_bytes())[1]
+    coded = [r for r in records if "kernel" in r.name]
+    connections = sum(r.size for r in coded)
+    return row | {
+        "kilobytes": Path(path).stat().st_size / 1e3,
+        "bits": 8 * sum(len(r.payload) for r in coded) / connections,
+        "connections": connections,
+        "forms": [r.form for r in coded],
+    }
+
+
+def unpack(path):
+    """Reads a file."""
+    np.asarray(keras.ops.zeros(1))
+    base, began = record.resident_mib(), time.perf_counter()
+    load_slots(path)
+    seconds = time.perf_counter() - began
+    return {"unpack_seconds": seconds, "unpack_mib": record.peak_mib() - base}
+
+
+def parse(argv=None):
+    parser = networks.parser(
+        __doc__, networks="lenet300100", variants="per_connection,nearest", num_values="8"
+    )
+    parser.add_argument("--model", type=Path, help="a .keras file of a slot model to pack instead")
+    parser.add_argument("--step", type=float, default=1.0, help="size of the random steps")
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def measure(task, args):
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "model.slots"))
+        flags = ["--step", str(args.step)]
+        flags += ["--model", str(args.model)] if args.model else []
+        row = record.fresh_process(["pack", *task, path], flags)
+        return row if "failed" in row else row | record.fresh_process(["unpack", path], flags)
+
+
+def main(argv=None):
+    args = parse(argv)
+    if args.child:
+        what, *task = args.child
+        print(json.dumps(pack(*task, args) if what == "pack" else unpack(*task)))
+        return
+    tasks = {}
+    if args.model:
+        tasks[args.model.stem] = (None, None, None)
+    else:
+        for name in args.networks:
+            labels = networks.labels(args.variants, args.num_values)
+            tasks |= {f"{name} {label}": (name, *task) for label, task in labels.items()}
+    rows = []
+    record.print_head("file of", COLUMNS)
+    for label, task in tasks.items():
+        rows.append({"variant": label, **measure(task, args)})
+        record.print_row(rows[-1], COLUMNS)
+    record.write(args, rows)
+
+
+if __name__ == "__main__":
+    main()
