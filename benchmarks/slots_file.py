@@ -3,15 +3,15 @@
     python benchmarks/slots_file.py --networks lenet300100,vgg19 --variants per_connection,nearest --out FILE
     python benchmarks/slots_file.py --model trained.keras --out FILE
 
-Without `--model` nothing is trained: each lever gets a normal random step, of `--step` times 0.3 for the paper's scores
-and of `--step` times the spread of the values for nearest scores. That is what makes the size, so sizes of such
-networks say nothing of trained ones; times and memory hardly depend on it. With `--model` a trained slot model is
-loaded and packed.
+Without `--model` nothing is trained: each lever gets a normal random step, of `--step` times 0.3 for the paper's
+scores and of `--step` times the spread of the values for nearest scores. That is what makes the size, so sizes of
+such networks say nothing of trained ones; times and memory hardly depend on it. With `--model` a trained slot
+model is loaded and packed.
 
 `entropy` is that of the moves of a kernel, larger or smaller by how many of the values in order, each kernel's own
-distribution known: what a coder without contexts reaches. `pack_mib` and `unpack_mib` are the peak of resident memory
-above what the process held before; packing includes reading the result again. Each row is measured in processes of
-its own.
+distribution known: what a coder without contexts reaches. `pack_mib` and `unpack_mib` are the peak of resident
+memory above what the process held before; packing includes reading the result again. Each row is measured in
+processes of its own.
 """
 
 import argparse
@@ -26,8 +26,8 @@ import numpy as np
 import networks
 import record
 from keras_slots import load_slots, save_slots
-from keras_slots.kernel import SlotKernel
 from keras_slots.keras_internals import inner_layers
+from keras_slots.kernel import SlotKernel
 from keras_slots.slots.container import split
 
 COLUMNS = {

@@ -27,7 +27,9 @@ typedef struct {
 typedef struct { uint32_t count; Weight *weights; } Slots;
 
 static const uint8_t item_size[13] = {4, 8, 2, 2, 1, 2, 4, 8, 1, 2, 4, 8, 1};
+#ifndef MOST_BYTES
 #define MOST_BYTES (UINT64_C(1) << 33) /* of all weights together */
+#endif
 
 /* ---- bytes ---- */
 typedef struct { const uint8_t *at; uint64_t left; int bad; } Bytes;
@@ -50,6 +52,7 @@ static float take_float(Bytes *b) {
     memcpy(&x, &bits, 4);
     return x;
 }
+static int is_factor(float x) { return x > 0 && x <= 3.4028234e38f; }
 static uint32_t float_bits(float x) { uint32_t bits; memcpy(&bits, &x, 4); return bits; }
 static uint32_t crc32_of(const uint8_t *p, uint64_t n) {
     uint32_t table[256], c = 0xFFFFFFFFu;
@@ -363,7 +366,7 @@ static Status decode_coded(Bytes *b, Values *v, Weight *w, float *out) {
     g.gain = take_float(b);
     g.start.seed = take_number(b, 8);
     if (g.start.kind > 3 || exponent > 200 || exponent < -200) goto done;
-    if (!(g.start.factor > 0 && g.start.factor <= 3.4028235e38f) || !(g.gain >= 0 && g.gain <= 3.4028235e38)) goto done;
+    if (!is_factor(g.start.factor) || (g.gain != 0 && !is_factor((float)g.gain))) goto done;
     if (g.form == 2 && (g.start.factor != 1 || g.gain != 0)) goto done;
     for (g.scale = 1; exponent > 0; exponent--) g.scale *= 2;
     for (; exponent < 0; exponent++) g.scale /= 2;
@@ -428,7 +431,7 @@ static Status decode_choices(Bytes *b, Weight *w) {
     v.stream.kind = v.kind;
     v.stream.factor = take_float(b);
     v.stream.seed = take_number(b, 8);
-    if (b->bad || v.kind > 5 || flags > 3 || !(v.stream.factor > 0 && v.stream.factor <= 3.4028235e38f)) return DAMAGED;
+    if (b->bad || v.kind > 5 || flags > 3 || !is_factor(v.stream.factor)) return DAMAGED;
     if (v.kind == 5) {
         if (!v.shared || b->left < 4 * (uint64_t)v.k) return DAMAGED;
         v.given = take(b, 4 * (uint64_t)v.k);

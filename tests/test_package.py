@@ -46,8 +46,10 @@ PUBLIC_NAMES = {
     "ValueBank",
     "__version__",
     "export_selected",
+    "load_slots",
     "materialize",
     "register_slot_layer",
+    "save_slots",
     "slotify",
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_slots.slots.model import Model
-from keras_slots.slots.rans import Decoder, Encoder
+from keras_slots.slots.rans import FULL, Decoder, Encoder
 from keras_slots.slots.stairs import NEVER, Stairs, Start, hull, nearest
 from keras_slots.slots.values import Values
 
@@ -75,12 +75,37 @@ def encode(
         progress: Is told the number of connections done, at times.
     """
     encoder = Encoder(coding.lanes)
+    lost = _put(index, values, coding, encoder.put, progress)
+    return encoder.words(), lost
+
+
+def cost(index: Array, values: Values, coding: Coding) -> float:
+    """About how many bits the choices would take."""
+    bits_of = -np.log2(np.arange(FULL + 1).clip(1) / FULL)
+    total = 0.0
+
+    def put(bits: Array, p: Array) -> None:
+        nonlocal total
+        total += float(bits_of[np.where(bits, p, FULL - p)].sum())
+
+    _put(index, values, coding, put, None)
+    return total
+
+
+def _put(
+    index: Array,
+    values: Values,
+    coding: Coding,
+    put: Callable[[Array, Array], None],
+    progress: Progress | None,
+) -> Array:
+    """Gives all decisions and their probabilities to `put`; returns the choices that no step leads to."""
     model = Model(coding.rows, coding.width, coding.offsets)
     lost: list[Array] = []
 
     def code(bits: Array | None, p: Array) -> Array:
         assert bits is not None
-        encoder.put(bits, p)
+        put(bits, p)
         return bits
 
     for low, high, stairs in coding.blocks(values):
@@ -90,14 +115,15 @@ def encode(
         model.code(stairs, high - low, moves, code)
         if progress:
             progress(last - first)
-    return encoder.words(), np.concatenate(lost)
+    return np.concatenate(lost)
 
 
 def decode(
     words: Array, values: Values, coding: Coding, progress: Progress | None = None
 ) -> tuple[Array, Array]:
-    """Returns the indices that `encode` was given, int32, but for those no step leads to, and their values,
-    float32.
+    """Returns the indices that `encode` was given, but for those no step leads to, and their values.
+
+    They are int32 and float32, of shape `(n,)`.
 
     Raises:
         ValueError: If the words are not of this kernel.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from keras_slots.random_streams import SCORE_STREAM, START_STREAM
 from keras_slots.rounded import RoundedScores
 from keras_slots.scores import NearestScores
 from keras_slots.sharing import ValueBank
-from keras_slots.slots.choices import BLOCK_VALUES, MOST_CODED, Coding, missed
+from keras_slots.slots.choices import BLOCK_VALUES, MOST_CODED, Coding, cost, missed
 from keras_slots.slots.stairs import Start
 from keras_slots.slots.values import KINDS, Stream, Values
 from keras_slots.strata import StratifiedUniform, strata_unit
@@ -26,6 +27,7 @@ Array = np.ndarray[Any, Any]
 _DRAWN = KINDS[:4]
 _MOST_OFFSETS = 64  # rows back that are tried
 _ALIKE = 0.05  # correlation from which rows count as alike
+_MOST_TRIED = 2**19  # connections up to which several ways are tried
 _PREDICTABLE = 64  # one choice in that many may be out of reach of the envelope
 
 
@@ -153,17 +155,26 @@ def coding_of(found: Found, values: Values, shape: tuple[int, ...]) -> Coding | 
     if k > MOST_CODED or width * k > 2**24:
         return None
     rows = n // width
-    offsets = _alike(found.shift.reshape(rows, width), _distances(shape, rows, width))
-    most = max(1, BLOCK_VALUES // (width * k))
-    group = min(max(1, n // (128 * width)), most, *offsets, 2**16 - 1)
-    lanes = 1 << min(9, max(0, (n // 8192).bit_length()))
-    while lanes > group * width:
-        lanes //= 2
     stairs = "hull" if found.hull else "nearest"
-    coding = Coding(stairs, found.start, rows, width, group, lanes, offsets)
+    coding = Coding(stairs, found.start, rows, width, 1, 1, ())
     if found.hull and not _within_reach(found, values, coding):
         coding = replace(coding, stairs="nearest")  # from zero: the start has a gain of 0
-    return coding
+    choices = _alike(found.shift.reshape(rows, width), _distances(shape, rows, width))
+    ways = [_grouped(coding, offsets, k) for offsets in choices]
+    if len(ways) == 1 or n > _MOST_TRIED:
+        return ways[0]
+    return min(ways, key=lambda way: cost(found.index, values, way))
+
+
+def _grouped(coding: Coding, offsets: tuple[int, ...], num_values: int) -> Coding:
+    """The coding with those offsets, about 128 groups of rows, and few lanes: each costs four bytes."""
+    n, width = coding.rows * coding.width, coding.width
+    most = max(1, BLOCK_VALUES // (width * num_values))
+    group = min(max(1, n // (128 * width)), most, *offsets, 2**16 - 1)
+    lanes = 1 << min(9, (n // 8192).bit_length())
+    while lanes > group * width:
+        lanes //= 2
+    return replace(coding, offsets=offsets, group=group, lanes=lanes)
 
 
 def _within_reach(found: Found, values: Values, coding: Coding) -> bool:
@@ -182,15 +193,21 @@ def _distances(shape: tuple[int, ...], rows: int, width: int) -> list[int]:
     return list(range(1, min(_MOST_OFFSETS, rows - 1) + 1))
 
 
-def _alike(shift: Array, distances: list[int]) -> tuple[int, ...]:
-    """The one or two distances at which rows are most alike, each more than the distances beside it."""
+def _alike(shift: Array, distances: list[int]) -> list[tuple[int, ...]]:
+    """The one or two distances whose rows, averaged, are most like a row, and the next best ones.
+
+    Of two, the correlation of a row with their sum is `(c_a + c_b) / sqrt(2 + 2 c_(a - b))`, with c the correlations
+    of rows at a distance: of the pixel to the left and that to the upper right each tells more beside the other than
+    that above would.
+    """
     energy = float(np.vdot(shift, shift))
     if not energy:
-        return ()
-    found = {d: float(np.vdot(shift[d:], shift[:-d])) / energy for d in distances}
-    peaks = [
-        d
-        for d, value in found.items()
-        if value > _ALIKE and value >= max(found.get(d - 1, -1.0), found.get(d + 1, -1.0))
-    ]
-    return tuple(sorted(sorted(peaks, key=lambda d: -found[d])[:2]))
+        return [()]
+    lags = {*distances, *(abs(a - b) for a, b in combinations(distances, 2))}
+    found = {d: float(np.vdot(shift[d:], shift[:-d])) / energy for d in lags}
+    sums: dict[tuple[int, ...], float] = {(d,): found[d] for d in distances}
+    for a, b in combinations(distances, 2):
+        spread = max(2 + 2 * found[abs(a - b)], 0.5)
+        sums[a, b] = (found[a] + found[b]) / math.sqrt(spread)
+    best = sorted((key for key in sums if sums[key] > _ALIKE), key=lambda key: -sums[key])
+    return best[:3] or [()]

@@ -97,9 +97,7 @@ def read_kernel(record: Record, progress: Progress | None = None) -> Array:
 
 
 def read_choices(record: Record, progress: Progress | None = None) -> tuple[Array, Array, int]:
-    """The chosen indices of a record, int32 of shape `(n,)`, their values, float32, and what the checksum must "
-    "be.
-    """
+    """The chosen indices of a record, int32 of shape `(n,)`, their values, float32, and their right checksum."""
     body = Bytes(record.payload, f"'{record.name}'")
     values = _values_from_bytes(body)
     (checksum,) = body.unpack("I")
