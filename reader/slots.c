@@ -216,10 +216,11 @@ static int decide(Coder *c, uint32_t lane, int64_t p) {
     c->state[lane] = x;
     return (int)bit;
 }
-static int size_class(int64_t x) {
-    int e = 0;
-    while (x >> (e + 1)) e++;
-    return 2 * e + (e ? (int)(x >> (e - 1) & 1) : 0);
+static int size_class(int64_t x) { /* the exponent and the first digit behind it of an IEEE double: exact below 2^53 */
+    double wide = (double)x;
+    uint64_t bits;
+    memcpy(&bits, &wide, 8);
+    return (int)(bits >> 51) - 2046;
 }
 static int64_t floor_divide(int64_t a, int64_t b) { return a / b - (a % b < 0); }
 static int least(int a, int b) { return a < b ? a : b; }
@@ -259,23 +260,24 @@ static void make_stairs(Group *g, Values *v, uint64_t first, uint32_t n) {
         g->stairs[i] = g->form == 2 ? hull(g->lines, v->k, step, far) : nearest(g->lines, v->k, target, step, far);
     }
 }
-static void expect(Group *g, uint64_t row, uint32_t n) {
-    for (uint32_t i = 0; i < n; i++) {
-        uint64_t r = row + i / g->width;
-        int64_t total = 0, moves = 0, count = 0;
+static void expect(Group *g, uint64_t row, uint32_t rows) {
+    for (uint32_t i = 0, n = 0; n < rows; n++) {
+        const int64_t *old[2];
+        int64_t moves = 0, count = 0;
         for (unsigned o = 0; o < g->offsets; o++) {
-            if (r < g->offset[o]) continue;
-            uint64_t old = (r - g->offset[o]) % g->kept;
-            total += g->levers[old * g->width + i % g->width];
-            moves += g->moves[old];
-            count++;
+            if (row + n < g->offset[o]) continue;
+            uint64_t before = (row + n - g->offset[o]) % g->kept;
+            old[count++] = g->levers + before * g->width;
+            moves += g->moves[before];
         }
-        if (!count) count = 1;
-        int64_t share = moves * 256 / (count * g->width);
+        int64_t share = count ? moves * 256 / (count * g->width) : 0;
         int activity = size_class(share < 1 ? 1 : share) - 8;
-        g->expected[i] = floor_divide(7 * total, 8 * count);
-        g->activity[i] = activity < 0 ? 0 : least(activity, 11);
-        g->low[i] = -NEVER; g->high[i] = NEVER; g->found[i] = 0;
+        for (uint32_t j = 0; j < g->width; j++, i++) {
+            int64_t total = (count > 0 ? old[0][j] : 0) + (count > 1 ? old[1][j] : 0);
+            g->expected[i] = floor_divide(7 * total, count > 1 ? 16 : 8);
+            g->activity[i] = activity < 0 ? 0 : least(activity, 11);
+            g->low[i] = -NEVER; g->high[i] = NEVER; g->found[i] = 0;
+        }
     }
 }
 static void decode_group(Group *g, Coder *c, uint32_t k, uint32_t n) {
@@ -313,28 +315,30 @@ static void decode_group(Group *g, Coder *c, uint32_t k, uint32_t n) {
         }
     }
 }
-static void finish_group(Group *g, uint32_t k, uint64_t row, uint32_t n, float *out) {
-    for (uint32_t i = 0; i < n; i++) {
-        uint64_t r = (row + i / g->width) % g->kept;
-        int64_t lever = g->expected[i] < g->low[i] ? g->low[i] : g->expected[i];
-        g->levers[r * g->width + i % g->width] = lever > g->high[i] ? g->high[i] : lever;
-        if (i % g->width == 0) g->moves[r] = 0;
-        g->moves[r] += abs(g->found[i]);
-        uint64_t base = (uint64_t)i * k;
-        uint32_t chosen = g->found[i] > 0   ? g->step[base + (uint32_t)g->found[i] - 1]
-                          : g->found[i] < 0 ? g->step[base + k - (uint32_t)-g->found[i]]
-                                            : g->stairs[i].begin;
-        out[i] = g->value[base + chosen];
+static void finish_group(Group *g, uint32_t k, uint64_t row, uint32_t rows, float *out) {
+    for (uint32_t i = 0, n = 0; n < rows; n++) {
+        uint64_t r = (row + n) % g->kept;
+        g->moves[r] = 0;
+        for (uint32_t j = 0; j < g->width; j++, i++) {
+            int64_t lever = g->expected[i] < g->low[i] ? g->low[i] : g->expected[i];
+            g->levers[r * g->width + j] = lever > g->high[i] ? g->high[i] : lever;
+            g->moves[r] += abs(g->found[i]);
+            uint64_t base = (uint64_t)i * k;
+            uint32_t chosen = g->found[i] > 0   ? g->step[base + (uint32_t)g->found[i] - 1]
+                              : g->found[i] < 0 ? g->step[base + k - (uint32_t)-g->found[i]]
+                                                : g->stairs[i].begin;
+            out[i] = g->value[base + chosen];
+        }
     }
 }
 
 static Status decode_rows(Group *g, Coder *c, Values *v, uint64_t rows, float *out) {
     for (uint64_t row = 0; row < rows; row += g->group) {
-        uint32_t n = (uint32_t)(rows - row < g->group ? rows - row : g->group) * g->width;
+        uint32_t count = (uint32_t)(rows - row < g->group ? rows - row : g->group), n = count * g->width;
         make_stairs(g, v, row * g->width, n);
-        expect(g, row, n);
+        expect(g, row, count);
         decode_group(g, c, v->k, n);
-        finish_group(g, v->k, row, n, out + row * g->width);
+        finish_group(g, v->k, row, count, out + row * g->width);
         if (c->words.bad) return DAMAGED;
     }
     for (uint32_t i = 0; i < c->lanes; i++) if (c->state[i] != 65536) return DAMAGED;

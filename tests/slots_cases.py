@@ -6,6 +6,8 @@ import os
 import shutil
 import struct
 import subprocess
+import tempfile
+import warnings
 import zlib
 from pathlib import Path
 
@@ -62,6 +64,18 @@ def moved(model, size=1.0, seed=0):
             if "bias" in variable.path or "batch" in variable.path:
                 variable.assign(random.normal(size=variable.shape))
     return model
+
+
+@functools.cache
+def saved(name):
+    """The file of a model with the kernels of that name, as bytes, and the weights that it stands for."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The kernel", UserWarning)
+        model = moved(conv_model() if name == "conv" else dense_model(**KERNELS[name][0]))
+        path = keras_slots.save_slots(model, Path(folder, "m.slots"))
+        plain = keras_slots.materialize(model)
+        weights = [(v.path, np.array(keras.ops.convert_to_numpy(v))) for v in plain.variables]
+        return path.read_bytes(), weights, plain.to_json()
 
 
 def dense_model(units=(24, 6), inputs=40, **slot_arguments):

@@ -29,6 +29,7 @@ from slots_cases import (
     dense_model,
     moved,
     plain_values,
+    saved,
     with_checksum,
 )
 
@@ -47,31 +48,33 @@ def assert_same_weights(a, b):
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.filterwarnings("ignore:The kernel:UserWarning")
 def test_load_slots_is_bitwise_what_materialize_gives(tmp_path, name):
-    arguments, form = KERNELS[name]
-    model = moved(dense_model(**arguments))
-    path = save_slots(model, tmp_path / "m.slots")
-    plain, loaded = materialize(model), load_slots(path)
-    assert_same_weights(loaded, plain)
-    assert forms(path)["dense0/kernel"] == form
-    assert loaded.to_json() == plain.to_json()
-
-
-@pytest.mark.parametrize("mode", ["per_value", "per_connection"])
-def test_load_slots_brings_back_biases_batch_norm_and_nested_models(tmp_path, mode):
-    model = moved(conv_model(score_mode=mode))
-    path = save_slots(model, tmp_path / "m.slots")
+    content, weights, config = saved(name)
+    path = tmp_path / "m.slots"
+    path.write_bytes(content)
     loaded = load_slots(path)
-    assert_same_weights(loaded, materialize(model))
+    for variable, (_, expected) in zip(loaded.variables, weights, strict=True):
+        got = numpy_of(variable)
+        assert got.dtype == expected.dtype and got.tobytes() == expected.tobytes()
+    assert forms(path)["dense0/kernel"] == KERNELS[name][1]
+    assert loaded.to_json() == config
+
+
+def test_load_slots_brings_back_biases_batch_norm_and_nested_models(tmp_path):
+    model = moved(conv_model())
+    path = save_slots(model, tmp_path / "m.slots")
+    loaded, plain = load_slots(path), materialize(model)
+    assert_same_weights(loaded, plain)
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
-    np.testing.assert_array_equal(numpy_of(loaded(x)), numpy_of(materialize(model)(x)))
+    np.testing.assert_array_equal(numpy_of(loaded(x)), numpy_of(plain(x)))
     assert forms(path)["conv/kernel"] == "hull"
     assert not [x for x in loaded.layers if isinstance(x, keras_slots.SlotLayer)]
+    text = json.dumps(split(path.read_bytes())[0])
+    assert "keras_slots" not in text and "Slot" not in text
 
 
 def test_save_slots_takes_the_seed_that_a_weights_file_has_brought(tmp_path):
-    for arguments in ({"score_mode": "per_connection"}, {**KERNELS["strata"][0]}):
+    for arguments in ({"score_mode": "per_connection"}, KERNELS["strata"][0]):
         other = moved(dense_model(**arguments))
         other.save_weights(tmp_path / "w.weights.h5")
         model = keras.Sequential(
@@ -83,7 +86,7 @@ def test_save_slots_takes_the_seed_that_a_weights_file_has_brought(tmp_path):
         assert "stored" not in {form for name, form in forms(path).items() if "kernel" in name}
 
 
-@pytest.mark.parametrize("policy", ["float64", "bfloat16", "float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("policy", ["float64", "bfloat16", "float16"])
 @pytest.mark.filterwarnings("ignore:The kernel:UserWarning")
 def test_load_slots_keeps_the_dtype(tmp_path, policy, x64):
     model = moved(dense_model(dtype=policy, score_mode="per_connection"))
@@ -102,7 +105,7 @@ def test_save_slots_holds_values_that_no_seed_brings_back_and_says_so(tmp_path):
 
 def test_save_slots_takes_less_than_the_entropy_of_the_moves(tmp_path):
     # Levers alike for neighbouring inputs, as those of neighbouring pixels are.
-    model = moved(dense_model((200,), 300, score_mode="per_connection", use_bias=False))
+    model = moved(dense_model((100,), 200, score_mode="per_connection", use_bias=False))
     path = save_slots(model, tmp_path / "m.slots")
     (record,) = split(path.read_bytes())[1]
     index, _, _ = read_choices(record)
@@ -267,7 +270,7 @@ def decode_all(content):
     return [array_of(r) if r.form == "stored" else read_kernel(r) for r in split(content)[1]]
 
 
-@settings(max_examples=400)
+@settings(max_examples=120)
 @given(st.data())
 def test_read_kernel_of_mutated_files_with_right_checksums_raises_value_errors_alone(content, data):
     new, first = bytearray(content), in_record(content) - 8
@@ -330,13 +333,6 @@ def test_load_slots_runs_no_code_of_a_file(tmp_path, content):
     )
     with pytest.raises(ValueError, match="describes a Dense, not a model"):
         load_slots(path)
-
-
-def test_load_slots_works_where_keras_knows_no_slot_layer(tmp_path):
-    model = moved(conv_model())
-    path = save_slots(model, tmp_path / "m.slots")
-    text = json.dumps(split(path.read_bytes())[0])
-    assert "keras_slots" not in text and "Slot" not in text
 
 
 # The pieces.
@@ -409,7 +405,7 @@ def test_size_class_counts_half_octaves():
 def test_rans_decoder_gives_back_every_block_at_about_the_entropy(lanes):
     random = np.random.default_rng(lanes)
     blocks = []
-    for size in (1, 3, 200, 64, 5000, 20000):
+    for size in (1, 3, 200, 64, 5000):
         p = random.integers(1, 4096, size)
         blocks.append((random.random(size) < p / 4096, p))
     encoder = Encoder(lanes)
@@ -495,12 +491,12 @@ def test_record_names_are_cut_to_what_fits():
 
 
 def test_main_packs_lists_unpacks_and_refuses(tmp_path, capsys):
-    model = moved(conv_model())
+    model = moved(dense_model(score_mode="per_connection"))
     model.save(tmp_path / "m.keras")
     assert main(["pack", str(tmp_path / "m.keras"), str(tmp_path / "m.slots")]) == 0
     assert main(["info", str(tmp_path / "m.slots")]) == 0
     out = capsys.readouterr().out
-    assert "conv/kernel" in out and "K = 8, uniform" in out and "format version 1" in out
+    assert "dense0/kernel" in out and "K = 8, uniform" in out and "format version 1" in out
     assert main(["unpack", str(tmp_path / "m.slots"), str(tmp_path / "plain.keras")]) == 0
     again, plain = keras.models.load_model(tmp_path / "plain.keras"), materialize(model)
     for a, b in zip(again.get_weights(), plain.get_weights(), strict=True):

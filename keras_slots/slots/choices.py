@@ -110,7 +110,7 @@ def _put(
 
     for low, high, stairs in coding.blocks(values):
         first, last = low * coding.width, high * coding.width
-        moves, missed = _moves(stairs, index[first:last])
+        moves, missed = moves_of(stairs, index[first:last])
         lost.append(first + missed)
         model.code(stairs, high - low, moves, code)
         if progress:
@@ -147,10 +147,10 @@ def missed(index: Array, values: Values, coding: Coding, rows: int) -> int:
     """How many choices of the first rows no step leads to."""
     last = rows * coding.width
     stairs = STAIRS[coding.stairs](values, coding.start, 0, last)
-    return len(_moves(stairs, index[:last])[1])
+    return len(moves_of(stairs, index[:last])[1])
 
 
-def _moves(stairs: Stairs, index: Array) -> tuple[Array, Array]:
+def moves_of(stairs: Stairs, index: Array) -> tuple[Array, Array]:
     """The moves that lead to the values of these choices, and where there are none."""
     selected = _take(stairs.rows, index)
     moves, known = np.zeros(len(index), "int64"), _take(stairs.rows, stairs.start) == selected

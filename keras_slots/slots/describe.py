@@ -196,9 +196,9 @@ def _distances(shape: tuple[int, ...], rows: int, width: int) -> list[int]:
 def _alike(shift: Array, distances: list[int]) -> list[tuple[int, ...]]:
     """The one or two distances whose rows, averaged, are most like a row, and the next best ones.
 
-    Of two, the correlation of a row with their sum is `(c_a + c_b) / sqrt(2 + 2 c_(a - b))`, with c the correlations
-    of rows at a distance: of the pixel to the left and that to the upper right each tells more beside the other than
-    that above would.
+    Of two, the correlation of a row with their sum is `(c_a + c_b) / sqrt(2 + 2 c_(a - b))`, with c the
+    correlations of rows at a distance: of the pixel to the left and that to the upper right each tells more beside
+    the other than that above would.
     """
     energy = float(np.vdot(shift, shift))
     if not energy:
