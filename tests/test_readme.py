@@ -99,7 +99,7 @@ def test_docs_python_runs(page, tmp_path, monkeypatch):
         selected = model(x, training=False)
         np.testing.assert_array_equal(names["again"](x, training=False), selected)
         np.testing.assert_allclose(names["logits"], selected, rtol=1e-4, atol=1e-4)
-        assert written(tmp_path) == {"model.keras", "model.weights.h5", "selected"}
+        assert written(tmp_path) == {"model.keras", "model.slots", "model.weights.h5", "selected"}
     else:
         assert np.isfinite(names["model"].history.history["loss"]).all()
 
@@ -222,6 +222,18 @@ def test_docs_memory_and_build_of_vgg19_are_those_of_the_committed_runs(page, va
     assert f"{found['memory', variant]:,.0f} MiB" in words
     seconds = found["build", variant]
     assert f"{seconds:.1f} s" in words or f"{seconds:.0f} s" in words
+
+
+def test_slots_format_sizes_are_those_of_the_committed_runs():
+    rows = table_rows("docs/slots_format.md")
+    files = json.loads(text("benchmarks/results/slots_file_lenet300100.json"))["rows"]
+    for row, scores in zip(files, ("gs`, the paper's", "ns`, nearest"), strict=True):
+        shown_row = rows[f"`ours-lenet300100-{scores} scores"]
+        figures = [row[key] for key in ("bits", "entropy", "row_entropy")]
+        assert shown_row[1:] == [f"{row['kilobytes']:.1f}", *(f"{x:.3f}" for x in figures)]
+    readme = " ".join(README.split())
+    accuracy, size, bits = rows["`ours-lenet300100-gs`, the paper's scores"][:3]
+    assert f"LeNet-300-100 at {accuracy} % takes {size} kB, {bits} bits a weight" in readme
 
 
 @pytest.mark.parametrize("num_values", ["8", "64"])

@@ -115,8 +115,6 @@ def load_slots(
 
     Example:
 
-    See `save_slots`:
-
     >>> import os, tempfile
     >>> import keras
     >>> from keras_slots import SlotDense, load_slots, save_slots
