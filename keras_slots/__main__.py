@@ -21,8 +21,9 @@ import keras
 from keras_slots.export import put_saved_model
 from keras_slots.keras_internals import inner_layers
 from keras_slots.kernel import SlotKernel
+from keras_slots.slots.atomic import check_path, write_file
 from keras_slots.slots.container import VERSION, join, split
-from keras_slots.slots.file import check_path, describe, rebuild, write_file
+from keras_slots.slots.file import describe, rebuild
 from keras_slots.slots.kernels import summary
 
 _BAR_AFTER = 3.0  # seconds
@@ -52,14 +53,16 @@ def info(path: Path) -> None:
     """Prints what a file holds, without decoding it."""
     content = path.read_bytes()
     architecture, records = split(content)
-    name = architecture.get("config", {}).get("name", "")
+    config = architecture.get("config")
+    name = config.get("name", "") if isinstance(config, dict) else ""
     rows = [("weight", "shape", "values", "choices", "bytes", "bits a weight")]
     for record in records:
         values, choices = summary(record)
         bits = 8 * len(record.payload) / max(record.size, 1)
         size = f"{len(record.payload):,}"
         shape = " x ".join(map(str, record.shape)) or "one number"
-        rows.append((record.name, shape, values, choices, size, f"{bits:.2f}"))
+        title = record.name if record.name.isprintable() else ascii(record.name)
+        rows.append((title, shape, values, choices, size, f"{bits:.2f}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))

@@ -127,7 +127,7 @@ class StratifiedUniform(Distribution):
         Raises:
             ValueError: if it is too large or too small for float32.
         """
-        return self._factor(fans, 3.0**0.5)
+        return self.factor(fans)
 
     def words(self, seed: int) -> Words:
         """Returns the two keys of the hash, uint32; `self.seed` replaces `seed` when it is set."""

@@ -103,6 +103,21 @@ def test_save_slots_holds_values_that_no_seed_brings_back_and_says_so(tmp_path):
         save_slots(model, tmp_path / "m.slots")
 
 
+def test_save_slots_warns_of_classes_that_keras_does_not_know_and_load_slots_takes_them(tmp_path):
+    class Own(keras.layers.ReLU):
+        pass
+
+    model = keras.Sequential([keras.Input((4,)), SlotDense(3), Own()])
+    with pytest.warns(UserWarning, match=r"classes that Keras does not know: \['Own'\]"):
+        path = save_slots(model, tmp_path / "m.slots")
+    with pytest.raises(ValueError, match="Could not locate class 'Own'(?s:.*)`custom_objects`"):
+        load_slots(path)
+    # Another class of the same configuration may stand in.
+    assert_same_weights(
+        load_slots(path, custom_objects={"Own": keras.layers.ReLU}), materialize(model)
+    )
+
+
 def test_save_slots_takes_less_than_the_entropy_of_the_moves(tmp_path):
     # Levers alike for neighbouring inputs, as those of neighbouring pixels are.
     model = moved(dense_model((100,), 200, score_mode="per_connection", use_bias=False))
@@ -180,7 +195,7 @@ def test_save_slots_leaves_the_old_file_when_a_step_fails(tmp_path, monkeypatch,
     def fails(*args):
         raise OSError("no space left")
 
-    monkeypatch.setattr(f"keras_slots.slots.file.os.{step}", fails)
+    monkeypatch.setattr(f"keras_slots.slots.atomic.os.{step}", fails)
     with pytest.raises(OSError, match="no space left"):
         save_slots(dense_model((3,)), path, overwrite=True)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
@@ -326,7 +341,7 @@ def test_load_slots_runs_no_code_of_a_file(tmp_path, content):
     architecture["config"]["layers"].append(config)
     path = tmp_path / "m.slots"
     path.write_bytes(join(architecture, records))
-    with pytest.raises(ValueError, match="Keras cannot make the model.*(?s:.*)unsafe|safe"):
+    with pytest.raises(ValueError, match="Keras cannot make the model.*`Lambda` layer.*disallowed"):
         load_slots(path)
     path.write_bytes(
         join({"class_name": "Dense", "config": {"units": 3}, "module": "keras.layers"}, [])

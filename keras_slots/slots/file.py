@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from keras_slots.cloning import holds_assets
 from keras_slots.keras_internals import inner_layers, shapes_alone
 from keras_slots.kernel import SlotKernel
 from keras_slots.slot_layer import SlotLayer
+from keras_slots.slots.atomic import check_path, write_file
 from keras_slots.slots.container import Record, array_of, join, split, stored
 from keras_slots.slots.describe import coding_of, find, values_of
 from keras_slots.slots.kernels import read_kernel, write_kernel
@@ -75,17 +74,6 @@ def save_slots(model: keras.Model, path: Path_, overwrite: bool = False) -> Path
     """
     path = check_path(path, overwrite)
     write_file(path, join(*describe(model)))
-    return path
-
-
-def check_path(path: Path_, overwrite: bool) -> Path:
-    """The path of a file that may be written."""
-    path = Path(path)
-    if os.path.lexists(path) and not (overwrite and path.is_file()):
-        raise FileExistsError(
-            "`path` must not exist, so that no earlier file is lost, or be a file to replace with "
-            f"`overwrite=True`. Received: path='{path}', overwrite={overwrite}. Remove it or choose another."
-        )
     return path
 
 
@@ -196,10 +184,13 @@ def _model(architecture: dict[str, Any], custom_objects: dict[str, Any] | None) 
             safe_mode=True,
         )
     except Exception as error:
-        # Keras raises all kinds of errors for a configuration that it cannot read.
+        # Keras raises all kinds of errors for a configuration that it cannot read; the first one says why.
+        cause: BaseException = error
+        while cause.__context__ is not None:
+            cause = cause.__context__
         raise ValueError(
-            f"Keras cannot make the model of the .slots file: {str(error)[:500]} Pass classes that it does not "
-            "know in `custom_objects`."
+            f"Keras cannot make the model of the .slots file: {str(cause)[:200]} ... Pass classes that it does "
+            "not know in `custom_objects`."
         ) from error
     if not isinstance(model, keras.Model):
         raise ValueError(
@@ -266,40 +257,3 @@ def _warn_of_strangers(plain: keras.Model) -> None:
 
 def _name(variable: Any) -> str:
     return "/".join(variable.path.split("/")[-2:])
-
-
-@contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[tuple[int, str]]:
-    """A new file on the file system of `path`, to be renamed when it is whole; gone if it is not."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise type(error)(
-            f"`path` must be a place where this process can write. Received: path='{path}' ({error.strerror})"
-        ) from error
-    try:
-        yield descriptor, name
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Puts a file in its place: a crash leaves the old one or the new one."""
-    with _temporary(path) as (descriptor, name):
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, path)
-    with contextlib.suppress(OSError):  # where folders cannot be synced
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
