@@ -33,6 +33,7 @@ from keras_slots.selection import SelectionRule
 from keras_slots.sharing import ValueBank
 from keras_slots.slot_arguments import SlotArguments
 from keras_slots.slot_layer import SlotLayer
+from keras_slots.slots.file import load_slots, save_slots
 from keras_slots.strata import StratifiedUniform
 from keras_slots.summaries import summary, summary_dict
 from keras_slots.transforms import materialize, slotify
@@ -69,8 +70,10 @@ __all__ = [
     "ValueBank",
     "__version__",
     "export_selected",
+    "load_slots",
     "materialize",
     "register_slot_layer",
+    "save_slots",
     "slotify",
     "summary",
     "summary_dict",

@@ -18,8 +18,7 @@ _SMALLEST = 2.0**-102
 _MODES = ("fan_in", "fan_out", "fan_avg")
 # Kind of `random_streams.draw` -> its factor for values of root mean square 1.
 _RMS_FACTORS = {
-    "uniform": math.sqrt(3.0),
-    "positive_uniform": math.sqrt(3.0),
+    **dict.fromkeys(("uniform", "positive_uniform", "stratified_uniform"), math.sqrt(3.0)),
     "truncated_normal": 1.0 / _TRUNCATED_STDDEV,
     "signed_constant": 1.0,
 }
@@ -79,8 +78,7 @@ class Distribution:
         """
         seed = seed if self.seed is None else self.seed
         stream = self._stream if stream is None else stream
-        factor = self._factor(fans, _RMS_FACTORS[self.kind])
-        return draw(self.kind, seed, stream, count, start, factor)
+        return draw(self.kind, seed, stream, count, start, self.factor(fans))
 
     def rms(self, fans: tuple[int, int]) -> float:
         """Returns the root mean square of the values: their standard deviation, if centred.
@@ -104,8 +102,9 @@ class Distribution:
         choices = {"fan_in": fans[0], "fan_out": fans[1], "fan_avg": (fans[0] + fans[1]) / 2.0}
         return self.scale * math.sqrt(self._variance / max(1.0, choices[self._mode]))
 
-    def _factor(self, fans: tuple[int, int], rms_factor: float) -> float:
-        factor = float(np.float32(min(rms_factor * self.rms(fans), 2.0**127)))
+    def factor(self, fans: tuple[int, int]) -> float:
+        """Returns what the numbers of the stream are multiplied with, a number that float32 holds."""
+        factor = float(np.float32(min(_RMS_FACTORS[self.kind] * self.rms(fans), 2.0**127)))
         if not _SMALLEST <= factor < 2.0**127:
             raise ValueError(
                 f"`scale` must give values that float32 can hold. Received: scale={self.scale!r} "

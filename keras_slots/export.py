@@ -88,13 +88,18 @@ def export_selected(
     plain = materialize(model, trainable=False)
     if format != "tf_saved_model":
         _check_float32(plain, format)
+    put_exported(plain, path, format)
+    return path
+
+
+def put_exported(plain: keras.Model, path: Path, format: str = "tf_saved_model") -> None:
+    """Writes a model without slot layers to a folder or file, which appears whole or not at all."""
     temporary = _folder_beside(path)
     try:
         _WRITERS[format](plain, temporary / path.name)
         _put(temporary / path.name, path, temporary / "replaced")
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return path
 
 
 def _check_float32(model: keras.Model, format: str) -> None:

@@ -4,9 +4,12 @@
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
+from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.layers.core.einsum_dense import _analyze_einsum_string
 
@@ -58,3 +61,15 @@ def asked_by_spectral_normalization() -> bool:
     """
     reader = sys._getframe(2).f_locals.get("self")
     return isinstance(reader, keras.layers.SpectralNormalization)
+
+
+@contextmanager
+def shapes_alone() -> Iterator[None]:
+    """Models that are built in this context have variables of known shape without values, which take no memory."""
+    name = "uninitialized_variables"  # Keras would give them values at the next occasion
+    before = list(global_state.get_global_attribute(name) or [])
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        global_state.set_global_attribute(name, before)

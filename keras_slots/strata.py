@@ -127,7 +127,7 @@ class StratifiedUniform(Distribution):
         Raises:
             ValueError: if it is too large or too small for float32.
         """
-        return self._factor(fans, 3.0**0.5)
+        return self.factor(fans)
 
     def words(self, seed: int) -> Words:
         """Returns the two keys of the hash, uint32; `self.seed` replaces `seed` when it is set."""
@@ -168,7 +168,7 @@ class StratifiedUniform(Distribution):
         for low in range(start, stop, block):
             connections = np.arange(low, min(low + block, stop), dtype=np.uint64).astype("uint32")
             part = values[low - start : low - start + len(connections)]
-            np.multiply(_positions(words, connections, num_values), unit, out=part)
+            np.multiply(positions(words, connections, num_values), unit, out=part)
         return values
 
     def sample(self, *args: Any, **kwargs: Any) -> Float32Array:
@@ -179,7 +179,7 @@ class StratifiedUniform(Distribution):
         )
 
 
-def _positions(words: Words, connections: Words, num_values: int) -> Float32Array:
+def positions(words: Words, connections: Words, num_values: int) -> Float32Array:
     """Centred positions of all values of the connections, exact in float32, of shape `(n, K)`."""
     bits = strata_bits(num_values)
     spread = np.arange((num_values + 1) // 2, dtype="uint32") * SPREAD

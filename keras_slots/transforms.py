@@ -121,6 +121,11 @@ def materialize(model: keras.Model, trainable: bool = True) -> keras.Model:
     >>> materialize(slot).get_layer("logits")
     <Dense name=logits, built=True>
     """
+    return materialized(model, trainable)[0]
+
+
+def materialized(model: keras.Model, trainable: bool = True) -> tuple[keras.Model, Pairs]:
+    """What `materialize` returns, and the pairs of old and new layer."""
 
     def convert(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, SlotLayer):
@@ -145,7 +150,7 @@ def materialize(model: keras.Model, trainable: bool = True) -> keras.Model:
             new.set_weights(_selected_weights(old))
         else:
             copy_state(old, new)
-    return new_model
+    return new_model, pairs
 
 
 def _same(layer: keras.layers.Layer) -> keras.layers.Layer:

@@ -80,3 +80,14 @@ def test_slot_layer_refuses_spectral_normalization_by_name():
     layer = keras.layers.SpectralNormalization(SlotDense(3, name="hidden"))
     with pytest.raises(ValueError, match="'hidden' cannot be wrapped in `SpectralNormalization`"):
         layer(np.ones((2, 4), "float32"))
+
+
+def test_shapes_alone_builds_models_whose_weights_take_no_memory():
+    with keras_internals.shapes_alone():
+        layer = keras.layers.Dense(2**30, use_bias=False)
+        layer.build((None, 2**20))  # 4 PiB
+    assert tuple(layer.variables[0].shape) == (2**20, 2**30)
+    # Nothing is left that Keras would give values to at the next occasion.
+    with keras.StatelessScope():
+        pass
+    del layer

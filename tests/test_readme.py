@@ -101,8 +101,8 @@ def test_docs_python_runs(page, tmp_path, monkeypatch):
         np.testing.assert_allclose(names["logits"], selected, rtol=1e-4, atol=1e-4)
         for name in ("of_litert", "of_onnx"):
             np.testing.assert_allclose(names[name], selected, rtol=1e-4, atol=1e-4)
-        files = {"model.keras", "model.weights.h5", "selected", "model.tflite", "model.onnx"}
-        assert written(tmp_path) == files
+        files = {"model.keras", "model.slots", "model.weights.h5", "model.tflite", "model.onnx"}
+        assert written(tmp_path) == {*files, "selected"}
     elif page == "monitoring":
         assert len(names["history"].history["slots/hidden/changed"]) == 10
         assert names["sizes"]["materialized_bytes"] == 4 * 74 * 100
@@ -242,6 +242,18 @@ def test_monitoring_costs_are_those_of_the_committed_run():
     setups = [f"{row['setup_seconds']:.1f}" for row in found]
     assert rows["once in each `fit`, mostly to compile, s"] == setups
     assert all(row["share"] <= 0.03 for row in found)
+
+
+def test_slots_format_sizes_are_those_of_the_committed_runs():
+    rows = table_rows("docs/slots_format.md")
+    files = json.loads(text("benchmarks/results/slots_file_lenet300100.json"))["rows"]
+    for row, scores in zip(files, ("gs`, the paper's", "ns`, nearest"), strict=True):
+        shown_row = rows[f"`ours-lenet300100-{scores} scores"]
+        figures = [row[key] for key in ("bits", "entropy", "row_entropy")]
+        assert shown_row[1:] == [f"{row['kilobytes']:.1f}", *(f"{x:.3f}" for x in figures)]
+    readme = " ".join(README.split())
+    accuracy, size, bits = rows["`ours-lenet300100-gs`, the paper's scores"][:3]
+    assert f"LeNet-300-100 at {accuracy} % takes {size} kB, {bits} bits a weight" in readme
 
 
 @pytest.mark.parametrize("num_values", ["8", "64"])

@@ -1,0 +1,247 @@
+"""The bytes of a `.slots` file: a header, the architecture, one record for each weight, and a checksum.
+
+Records lie behind each other without a table of offsets, so there can be no holes and no overlaps. Every size is
+checked against what is there before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+MAGIC = b"\x89SLOTS\r\n"
+VERSION = 1
+HEADER = struct.Struct("<8sIIQII")
+#: How a weight is held: as it is, or as choices that are packed or coded.
+FORMS = ("stored", "packed", "hull", "nearest")
+#: Dtypes by their number in the file.
+DTYPES = (
+    *("float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64"),
+    *("uint8", "uint16", "uint32", "uint64", "bool"),
+)
+MOST_TENSORS = 2**16
+MOST_ARCHITECTURE = 2**26  # bytes of JSON
+MOST_COMPRESSED = 2**24
+MOST_AXES = 8
+MOST_ELEMENTS = 2**32
+
+
+@dataclass(frozen=True)
+class Record:
+    """One weight of the model.
+
+    Attributes:
+        name: What it is called, for people.
+        shape: Its shape.
+        dtype: One of `DTYPES`.
+        form: One of `FORMS`.
+        payload: What it is made of.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    form: str
+    payload: Any
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weight once it is in memory."""
+        return self.size * itemsize(self.dtype)
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of one element."""
+    return int(
+        np.dtype(dtype).itemsize
+    )  # Keras has imported ml_dtypes, by which NumPy knows bfloat16
+
+
+def join(architecture: dict[str, Any], records: list[Record]) -> bytes:
+    """The bytes of a file."""
+    text = json.dumps(architecture, separators=(",", ":"), ensure_ascii=True).encode()
+    packed = zlib.compress(text, 9)
+    parts = [_joined(record) for record in records]
+    size = HEADER.size + len(packed) + sum(map(len, parts)) + 4
+    head = HEADER.pack(MAGIC, VERSION, len(records), size, len(packed), len(text))
+    content = b"".join([head, packed, *parts])
+    return content + struct.pack("<I", zlib.crc32(content))
+
+
+def _joined(record: Record) -> bytes:
+    name = record.name.encode()
+    name = name if len(name) < 256 else name[-255:].decode(errors="ignore").encode()
+    form, dtype = FORMS.index(record.form), DTYPES.index(record.dtype)
+    head = struct.pack("<BBBB", form, dtype, len(record.shape), len(name)) + name
+    head += struct.pack(f"<{len(record.shape)}I", *record.shape)
+    return struct.pack("<Q", len(head) + len(record.payload)) + head + bytes(record.payload)
+
+
+class Bytes:
+    """Reads numbers one after the other, and never beyond the end.
+
+    Args:
+        data: Bytes-like object.
+        what: What it is, for the error.
+    """
+
+    def __init__(self, data: Any, what: str):
+        self._data, self.what, self._at = memoryview(data), what, 0
+
+    @property
+    def left(self) -> int:
+        """Bytes that are left."""
+        return len(self._data) - self._at
+
+    def take(self, count: int) -> memoryview:
+        """The next bytes."""
+        if not 0 <= count <= self.left:
+            raise ValueError(
+                f"The .slots file is damaged: {self.what} needs {count} bytes where {self.left} are left. "
+                "Copy or write the file again."
+            )
+        self._at += count
+        return self._data[self._at - count : self._at]
+
+    def unpack(self, form: str) -> tuple[Any, ...]:
+        """The next numbers, by a format of `struct`, without the byte order."""
+        return struct.unpack(f"<{form}", self.take(struct.calcsize(f"<{form}")))
+
+
+def split(content: bytes) -> tuple[dict[str, Any], list[Record]]:
+    """The architecture and the records of a file; nothing is decoded yet.
+
+    Raises:
+        ValueError: If the bytes are not a whole, undamaged `.slots` file of this version.
+    """
+    count, compressed, uncompressed = _check_header(content)
+    if zlib.crc32(memoryview(content)[:-4]) != struct.unpack("<I", content[-4:])[0]:
+        raise ValueError(
+            "The .slots file is damaged: its checksum differs. Copy or write the file again."
+        )
+    if count > MOST_TENSORS or compressed > MOST_COMPRESSED or uncompressed > MOST_ARCHITECTURE:
+        raise ValueError(
+            f"The .slots file is damaged or hostile: its header is too large. Expected at most {MOST_TENSORS} "
+            f"weights and {MOST_COMPRESSED} bytes of architecture, {MOST_ARCHITECTURE} once decompressed. "
+            f"Received: {count}, {compressed} and {uncompressed}."
+        )
+    body = Bytes(memoryview(content)[HEADER.size : -4], "the file")
+    architecture = _architecture(body.take(compressed), uncompressed)
+    records = []
+    for number in range(count):
+        body.what = f"weight {number}"
+        (length,) = body.unpack("Q")
+        records.append(_record(Bytes(body.take(length), body.what)))
+    if body.left:
+        raise ValueError(
+            f"The .slots file is damaged: {body.left} bytes lie behind its last weight. Copy or write the file "
+            f"again."
+        )
+    return architecture, records
+
+
+def _check_header(content: bytes) -> tuple[int, int, int]:
+    if content[:8] != MAGIC[: len(content)] or not content:
+        raise ValueError(
+            f"`path` must be a .slots file, written by `keras_slots.save_slots`. Received: a file that begins "
+            f"with {content[:8]!r}."
+        )
+    if len(content) < HEADER.size + 4:
+        raise ValueError(
+            f"The .slots file is truncated: it has {len(content)} bytes, and not even its header is whole. "
+            "Copy or write the file again."
+        )
+    _, version, count, size, compressed, uncompressed = HEADER.unpack_from(content)
+    if version != VERSION:
+        raise ValueError(
+            f"The .slots file has the format version {version}, and this version of keras_slots reads {VERSION}. "
+            "Update keras_slots (`pip install -U keras-slots`)."
+        )
+    if size != len(content):
+        raise ValueError(
+            f"The .slots file is {'truncated' if size > len(content) else 'damaged'}: its header says {size} "
+            f"bytes. Received: {len(content)} bytes. Copy or write the file again."
+        )
+    return count, compressed, uncompressed
+
+
+def _architecture(packed: memoryview, size: int) -> dict[str, Any]:
+    unpacker = zlib.decompressobj()
+    try:
+        # One byte more than is said, to see whether there is more; never all that a bomb would give.
+        text = unpacker.decompress(packed, size + 1)
+        if len(text) != size or not unpacker.eof or unpacker.unused_data:
+            raise ValueError("another size than its header says")
+        architecture = json.loads(text)
+    except (zlib.error, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"The .slots file is damaged: its architecture cannot be read ({error}). Copy or write the file again."
+        ) from None
+    if not isinstance(architecture, dict) or not isinstance(architecture.get("class_name"), str):
+        raise ValueError(
+            "The .slots file is damaged: its architecture is not that of a Keras model. Write the file again."
+        )
+    return architecture
+
+
+def _record(body: Bytes) -> Record:
+    form, dtype, axes, length = body.unpack("BBBB")
+    if form >= len(FORMS) or dtype >= len(DTYPES) or axes > MOST_AXES:
+        raise ValueError(
+            f"The .slots file is damaged: {body.what} has form {form}, dtype {dtype} and {axes} axes, which this "
+            "version does not know. Copy or write the file again."
+        )
+    try:
+        name = bytes(body.take(length)).decode()
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"The .slots file is damaged: the name of {body.what} is not UTF-8. Write it again."
+        ) from None
+    shape = body.unpack(f"{axes}I")
+    record = Record(name, shape, DTYPES[dtype], FORMS[form], body.take(body.left))
+    if record.size > MOST_ELEMENTS:
+        raise ValueError(
+            f"The .slots file is damaged: {body.what} has the shape {shape}, beyond {MOST_ELEMENTS} elements. "
+            "Copy or write the file again."
+        )
+    if form == 0 and len(record.payload) != record.nbytes:
+        raise ValueError(
+            f"The .slots file is damaged: '{name}' has {len(record.payload)} bytes, but its shape {shape} and "
+            f"dtype {record.dtype} need {record.nbytes}. Copy or write the file again."
+        )
+    return record
+
+
+def stored(name: str, array: Array) -> Record:
+    """The record of a weight that is held as it is."""
+    shape, dtype = array.shape, str(array.dtype)
+    if dtype not in DTYPES:
+        raise ValueError(
+            f"The weight '{name}' has the dtype {dtype}, which a .slots file cannot hold. Expected one of "
+            f"{', '.join(DTYPES)}. Save `materialize(model)` as a .keras file instead."
+        )
+    return Record(name, shape, dtype, "stored", _little_endian(array).tobytes())
+
+
+def array_of(record: Record) -> Array:
+    """The weight of a stored record."""
+    array = np.frombuffer(record.payload, np.dtype(record.dtype)).reshape(record.shape)
+    return _little_endian(array)
+
+
+def _little_endian(array: Array) -> Array:
+    little = np.dtype("<u2").isnative
+    return array if little or array.dtype.itemsize == 1 else array.byteswap()

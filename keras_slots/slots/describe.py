@@ -1,0 +1,213 @@
+"""What a `.slots` file says about a kernel: where its values come from, and what predicts its choices."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from keras_slots.distributions import Distribution
+from keras_slots.kernel import SlotKernel
+from keras_slots.nearest_kernel import NearestKernel
+from keras_slots.origin import from_words
+from keras_slots.random_streams import SCORE_STREAM, START_STREAM
+from keras_slots.rounded import RoundedScores
+from keras_slots.scores import NearestScores
+from keras_slots.sharing import ValueBank
+from keras_slots.slots.choices import BLOCK_VALUES, MOST_CODED, Coding, cost, missed
+from keras_slots.slots.stairs import Start
+from keras_slots.slots.values import KINDS, Stream, Values
+from keras_slots.strata import StratifiedUniform, strata_unit
+
+Array = np.ndarray[Any, Any]
+
+_DRAWN = KINDS[:4]
+_MOST_OFFSETS = 64  # rows back that are tried
+_ALIKE = 0.05  # correlation from which rows count as alike
+_MOST_TRIED = 2**19  # connections up to which several ways are tried
+_PREDICTABLE = 64  # one choice in that many may be out of reach of the envelope
+
+
+def values_of(kernel: SlotKernel) -> Values | None:
+    """The values of a kernel, or None where no few numbers bring them back."""
+    initial, k = kernel.initial, kernel.num_values
+    if k == 1 or kernel.variable_dtype == "float16":
+        return None
+    rounded = initial.rounded or kernel.variable_dtype == "bfloat16"
+    bank, seed = initial.bank_initializer, _seed(kernel)
+    if isinstance(initial.sharing, ValueBank):
+        given = np.asarray(initial.sharing.values, "float32")
+        return Values(k, "given", shared=True, rounded=rounded, given=given)
+    if isinstance(bank, StratifiedUniform):
+        low, high = _strata_keys(kernel, bank)
+        unit = float(strata_unit(k, bank.bound(initial.fans)))
+        return Values(k, "strata", high << 32 | low, unit, initial.shared, rounded)
+    if isinstance(bank, Distribution) and bank.kind in _DRAWN:
+        seed = seed if bank.seed is None else bank.seed
+        return Values(k, bank.kind, seed, bank.factor(initial.fans), initial.shared, rounded)
+    if initial.shared:
+        given = np.asarray(kernel.bank, "float32")
+        return Values(k, "given", shared=True, rounded=rounded, given=given)
+    return None
+
+
+def _seed(kernel: SlotKernel) -> int:
+    """The seed of the stream: a kernel that keeps no bank has it as a variable, which a file may have changed."""
+    held = kernel.saved_state().get("seed")
+    if held is None or _keeps_strata_keys(kernel):
+        return kernel.initial.seed
+    return from_words(np.asarray(held))
+
+
+def _keeps_strata_keys(kernel: SlotKernel) -> bool:
+    return isinstance(kernel, NearestKernel)
+
+
+def _strata_keys(kernel: SlotKernel, bank: StratifiedUniform) -> tuple[int, int]:
+    if _keeps_strata_keys(kernel):
+        both = from_words(np.asarray(kernel.saved_state()["seed"]))
+        return both & 0xFFFFFFFF, both >> 32
+    low, high = bank.words(_seed(kernel))
+    return int(low), int(high)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The choices of a kernel, and what is known of them.
+
+    Attributes:
+        index: int64 of shape `(n,)`.
+        shift: How far each value is from that of the start, float32.
+        start: Where connections start, of the envelope if `hull`.
+        hull: Whether the envelope of the scores predicts the choices.
+    """
+
+    index: Array
+    shift: Array
+    start: Start
+    hull: bool
+
+
+def find(kernel: SlotKernel, values: Values, selected: Array) -> Found | None:
+    """The choices that give the selected values, bit for bit; None where a value is not among those described.
+
+    Args:
+        kernel: The kernel.
+        values: `values_of(kernel)`.
+        selected: Its selected values, float32 of shape `(n,)`.
+    """
+    stream, hull = _start_stream(kernel)
+    n, k = len(selected), values.num_values
+    index, begin, largest = np.empty(n, "int64"), np.zeros(n, "float32"), 0.0
+    block = max(1, 4 * BLOCK_VALUES // k)
+    for low in range(0, n, block):
+        high = min(low + block, n)
+        rows = np.ascontiguousarray(values.rows(low, high))
+        same = rows.view("uint32") == selected[low:high, None].view("uint32")
+        index[low:high] = same.argmax(axis=1)
+        if not same.any(axis=1).all():
+            return None
+        largest = max(largest, float(np.abs(rows).max(initial=0)))
+        if stream and hull:
+            scores = stream.draw((high - low) * k, low * k).reshape(-1, k).argmax(axis=1)
+            begin[low:high] = np.take_along_axis(rows, scores[:, None], axis=1)[:, 0]
+        elif stream:
+            begin[low:high] = stream.draw(high - low, low)
+    exponent = 24 - math.frexp(largest)[1] if largest else 0
+    exponent = min(max(exponent, -200), 200)
+    if stream is None:
+        return Found(index, selected, Start(exponent, Stream("uniform", 0, 0, 1.0)), False)
+    if hull:
+        return Found(index, selected - begin, Start(exponent, stream), True)
+    # A weight that decays ends near a share of w0: the one that fits best.
+    wide = begin.astype("float64")
+    share = float(wide @ selected) / max(float(wide @ wide), 1e-300)
+    gain = float(np.float32(min(max(share, 0.0), 4.0) * 2.0**exponent))
+    start = Start(exponent, stream, gain)
+    return Found(index, selected - np.float32(share) * begin, start, False)
+
+
+def _start_stream(kernel: SlotKernel) -> tuple[Stream | None, bool]:
+    """The stream of the initial scores and True, of w0 and False, or None and False."""
+    initial, scores = kernel.initial, kernel.initial.score_initializer
+    nearest = isinstance(scores, NearestScores)
+    drawn = initial.drawn_scores
+    if not isinstance(drawn, Distribution) or drawn.kind not in _DRAWN:
+        return None, False
+    seed = _seed(kernel) if drawn.seed is None else drawn.seed
+    if nearest:
+        return Stream(drawn.kind, seed, START_STREAM, drawn.factor(initial.fans)), False
+    assert scores is drawn or isinstance(scores, RoundedScores)
+    return Stream(drawn.kind, seed, SCORE_STREAM, 1.0), True
+
+
+def coding_of(found: Found, values: Values, shape: tuple[int, ...]) -> Coding | None:
+    """How to code the choices of a kernel; None where that never pays."""
+    n, k = len(found.index), values.num_values
+    width = 1
+    for axis, size in enumerate(reversed(shape)):
+        if width >= 16 and axis:
+            break
+        width *= size
+    if k > MOST_CODED or width * k > 2**24:
+        return None
+    rows = n // width
+    stairs = "hull" if found.hull else "nearest"
+    coding = Coding(stairs, found.start, rows, width, 1, 1, ())
+    if found.hull and not _within_reach(found, values, coding):
+        coding = replace(coding, stairs="nearest")  # from zero: the start has a gain of 0
+    choices = _alike(found.shift.reshape(rows, width), _distances(shape, rows, width))
+    ways = [_grouped(coding, offsets, k) for offsets in choices]
+    if len(ways) == 1 or n > _MOST_TRIED:
+        return ways[0]
+    return min(ways, key=lambda way: cost(found.index, values, way))
+
+
+def _grouped(coding: Coding, offsets: tuple[int, ...], num_values: int) -> Coding:
+    """The coding with those offsets, about 128 groups of rows, and few lanes: each costs four bytes."""
+    n, width = coding.rows * coding.width, coding.width
+    most = max(1, BLOCK_VALUES // (width * num_values))
+    group = min(max(1, n // (128 * width)), most, *offsets, 2**16 - 1)
+    lanes = 1 << min(9, (n // 8192).bit_length())
+    while lanes > group * width:
+        lanes //= 2
+    return replace(coding, offsets=offsets, group=group, lanes=lanes)
+
+
+def _within_reach(found: Found, values: Values, coding: Coding) -> bool:
+    """Whether the envelope leads to nearly all choices, judged by the first connections."""
+    rows = min(coding.rows, max(1, 2**15 // coding.width))
+    count = missed(found.index, values, coding, rows)
+    return count * _PREDICTABLE <= rows * coding.width
+
+
+def _distances(shape: tuple[int, ...], rows: int, width: int) -> list[int]:
+    """How far apart rows may lie that are alike."""
+    if len(shape) > 2 and width == shape[-1]:
+        # The same input channel at the neighbouring place of a convolution, in each direction.
+        steps = [math.prod(shape[axis:-1]) for axis in range(1, len(shape) - 1)]
+        return [step for step in steps if step < rows]
+    return list(range(1, min(_MOST_OFFSETS, rows - 1) + 1))
+
+
+def _alike(shift: Array, distances: list[int]) -> list[tuple[int, ...]]:
+    """The one or two distances whose rows, averaged, are most like a row, and the next best ones.
+
+    Of two, the correlation of a row with their sum is `(c_a + c_b) / sqrt(2 + 2 c_(a - b))`, with c the
+    correlations of rows at a distance: of the pixel to the left and that to the upper right each tells more beside
+    the other than that above would.
+    """
+    energy = float(np.vdot(shift, shift))
+    if not energy:
+        return [()]
+    lags = {*distances, *(abs(a - b) for a, b in combinations(distances, 2))}
+    found = {d: float(np.vdot(shift[d:], shift[:-d])) / energy for d in lags}
+    sums: dict[tuple[int, ...], float] = {(d,): found[d] for d in distances}
+    for a, b in combinations(distances, 2):
+        spread = max(2 + 2 * found[abs(a - b)], 0.5)
+        sums[a, b] = (found[a] + found[b]) / math.sqrt(spread)
+    best = sorted((key for key in sums if sums[key] > _ALIKE), key=lambda key: -sums[key])
+    return best[:3] or [()]

@@ -1,0 +1,259 @@
+"""`save_slots` writes the selected network as choices, `load_slots` makes a plain Keras model of them."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_slots.cloning import holds_assets
+from keras_slots.keras_internals import inner_layers, shapes_alone
+from keras_slots.kernel import SlotKernel
+from keras_slots.slot_layer import SlotLayer
+from keras_slots.slots.atomic import check_path, write_file
+from keras_slots.slots.container import Record, array_of, join, split, stored
+from keras_slots.slots.describe import coding_of, find, values_of
+from keras_slots.slots.kernels import read_kernel, write_kernel
+from keras_slots.transforms import materialized
+
+Array = np.ndarray[Any, Any]
+Path_ = str | os.PathLike
+#: Is told a number of connections that are done, at times.
+Progress = Callable[[int], None]
+
+
+def save_slots(model: keras.Model, path: Path_, overwrite: bool = False) -> Path:
+    """Writes the selected network as a `.slots` file: seeds, and about one bit for each connection.
+
+    The file holds the architecture, the seed and the distribution of each bank, the choice of each connection, and
+    all other weights (biases, batch normalization) as they are. Choices are coded by what a decoder can predict:
+    how far each lever had to go for the next value, and what levers nearby did. What is written is read again and
+    compared before the file takes its place. `docs/slots_format.md` describes each byte; `reader/slots.c` reads
+    it.
+
+    A kernel whose values no seed of keras_slots brings back (a Keras initializer, half precision, values that were
+    replaced) is held as its selected values, with a warning.
+
+    Args:
+        model: Functional or Sequential model with at least one slot layer.
+        path: File to write. It appears whole or not at all.
+        overwrite: Whether a file that exists is replaced, once the new one is whole.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        ValueError: If `materialize(model)` refuses the model (subclassed, not built, without slot layers, scores
+            that are not finite), or a layer holds a vocabulary.
+        FileExistsError: If `path` exists and `overwrite` is False, or `path` is no file.
+        OSError: If `path` cannot be written.
+
+    Warns:
+        UserWarning: If a kernel is held as its selected values.
+
+    Example:
+
+    >>> import os, tempfile
+    >>> import keras
+    >>> from keras_slots import SlotDense, load_slots, materialize, save_slots
+    >>> model = keras.Sequential([keras.Input((64,)), SlotDense(300), SlotDense(10)])
+    >>> path = save_slots(model, os.path.join(tempfile.mkdtemp(), "model.slots"))
+    >>> bool((load_slots(path).get_weights()[0] == materialize(model).get_weights()[0]).all())
+    True
+    >>> path.stat().st_size < 12_000  # 89 kB in float32
+    True
+
+    Reference:
+        Aladago and Torresani, 2021, section 3: the trained network is one choice for each connection.
+    """
+    path = check_path(path, overwrite)
+    write_file(path, join(*describe(model)))
+    return path
+
+
+def load_slots(
+    path: Path_,
+    *,
+    custom_objects: dict[str, Any] | None = None,
+    max_bytes: int = 2**33,
+) -> keras.Model:
+    """Reads a `.slots` file into a plain Keras model, bitwise equal to `materialize` of the one that was saved.
+
+    The file is data: no code of it runs, and it is checked as a whole before anything is made of it. All layers
+    must be known to Keras, as for a `.keras` file; slot layers are not needed.
+
+    Args:
+        path: A file of `save_slots`.
+        custom_objects: Classes and functions by name, for layers that Keras does not know.
+        max_bytes: The most that the weights may take in memory.
+
+    Returns:
+        A model that is not compiled, and needs nothing of keras_slots.
+
+    Raises:
+        ValueError: If the file is no whole, undamaged `.slots` file of a version this one knows, if its weights
+            are not those of its architecture, or take more than `max_bytes`.
+        OSError: If the file cannot be read.
+
+    Example:
+
+    >>> import os, tempfile
+    >>> import keras
+    >>> from keras_slots import SlotDense, load_slots, save_slots
+    >>> model = keras.Sequential([keras.Input((4,)), SlotDense(3, name="logits")])
+    >>> path = save_slots(model, os.path.join(tempfile.mkdtemp(), "model.slots"))
+    >>> load_slots(path).get_layer("logits")
+    <Dense name=logits, built=True>
+    """
+    return rebuild(*split(Path(path).read_bytes()), custom_objects, max_bytes)
+
+
+def describe(
+    model: keras.Model, progress: Progress | None = None
+) -> tuple[dict[str, Any], list[Record]]:
+    """The architecture and the records of the selected network."""
+    plain, pairs = materialized(model)
+    kernels: dict[int, tuple[SlotKernel, str]] = {}
+    for old, new in pairs:
+        for layer in inner_layers(new):
+            if holds_assets(layer) and not layer.variables:
+                raise ValueError(
+                    f"Layer '{layer.name}' holds a vocabulary, which a .slots file does not. Take it out of the "
+                    "model and save it apart, or save `materialize(model)` as a .keras file."
+                )
+        if isinstance(old, SlotLayer):
+            for kernel, variable in zip(_kernels(old), new.weights, strict=True):
+                if kernel is not None:
+                    kernels[id(variable)] = kernel, f"{old.name}/{variable.name}"
+    _warn_of_strangers(plain)
+    records = []
+    for variable in plain.variables:
+        array = np.array(keras.ops.convert_to_numpy(variable))
+        if id(variable) in kernels:
+            kernel, name = kernels[id(variable)]
+            records.append(_kernel_record(kernel, name, array, progress))
+        else:
+            records.append(stored(_name(variable), array))
+    return keras.saving.serialize_keras_object(plain), records
+
+
+def weight(record: Record, progress: Progress | None = None) -> Array:
+    """The weight of a record."""
+    if record.form == "stored":
+        return array_of(record)
+    return read_kernel(record, progress).astype(record.dtype)
+
+
+def rebuild(
+    architecture: dict[str, Any],
+    records: list[Record],
+    custom_objects: dict[str, Any] | None = None,
+    max_bytes: int = 2**33,
+    progress: Progress | None = None,
+) -> keras.Model:
+    """The model of an architecture with the weights of the records."""
+    needed = sum(record.nbytes for record in records)
+    if needed > max_bytes:
+        raise ValueError(
+            f"The weights of the .slots file take {needed} bytes in memory, more than `max_bytes`. Received: "
+            f"max_bytes={max_bytes}. Pass a larger one if you trust the file."
+        )
+    with shapes_alone():  # what an architecture asks for is not believed
+        _check_fit(_model(architecture, custom_objects), records)
+    model = _model(architecture, custom_objects)
+    for variable, record in zip(model.variables, records, strict=True):
+        variable.assign(weight(record, progress))
+    for layer in inner_layers(model):
+        if hasattr(layer, "finalize_state"):
+            # Normalization and its kin compute with what they derive from their weights.
+            layer.finalize_state()
+    return model
+
+
+def _model(architecture: dict[str, Any], custom_objects: dict[str, Any] | None) -> keras.Model:
+    try:
+        model = keras.saving.deserialize_keras_object(
+            copy.deepcopy(architecture),  # Keras empties what it reads
+            custom_objects=custom_objects,
+            safe_mode=True,
+        )
+    except Exception as error:
+        # Keras raises all kinds of errors for a configuration that it cannot read; the first one says why.
+        cause: BaseException = error
+        while cause.__context__ is not None:
+            cause = cause.__context__
+        raise ValueError(
+            f"Keras cannot make the model of the .slots file: {str(cause)[:200]} ... Pass classes that it does "
+            "not know in `custom_objects`."
+        ) from error
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"The .slots file is damaged: it describes a {type(model).__name__}, not a model. Write it again."
+        )
+    return model
+
+
+def _check_fit(model: keras.Model, records: list[Record]) -> None:
+    expected = [(tuple(v.shape), keras.backend.standardize_dtype(v.dtype)) for v in model.variables]
+    received = [(record.shape, record.dtype) for record in records]
+    if expected != received:
+        different = [i for i, (a, b) in enumerate(zip(expected, received, strict=False)) if a != b]
+        first = f": {expected[different[0]]} and {received[different[0]]}" if different else ""
+        raise ValueError(
+            f"The .slots file is damaged: its architecture has {len(expected)} weights and the file "
+            f"{len(received)}, which differ{first}. Write the file again."
+        )
+
+
+def _kernels(layer: Any) -> list[SlotKernel | None]:
+    """For each weight of the materialized layer the kernel that it is selected by; see `selected_weights`."""
+    parts = list(vars(layer).values())
+    found: list[SlotKernel | None] = [p for p in parts if isinstance(p, SlotKernel)]
+    if getattr(layer, "bias", None) is not None:
+        found.append(None)
+    return [*found, *(k for p in parts if isinstance(p, SlotLayer) for k in _kernels(p))]
+
+
+def _kernel_record(
+    kernel: SlotKernel, name: str, array: Array, progress: Progress | None
+) -> Record:
+    values = values_of(kernel)
+    found = None
+    if values is not None:
+        found = find(kernel, values, array.reshape(-1).astype("float32"))
+    if values is None or found is None:
+        if kernel.num_values > 1:
+            warnings.warn(
+                f"The kernel '{name}' is held as its selected values, {array.dtype.itemsize} bytes for each "
+                "connection: no seed brings its values back. Build the layer with a `bank_initializer` of "
+                "keras_slots, such as 'glorot_uniform', and a dtype policy other than float16.",
+                stacklevel=4,
+            )
+        return stored(name, array)
+    coding = coding_of(found, values, array.shape)
+    return write_kernel(name, array, found.index, values, coding, progress)
+
+
+def _warn_of_strangers(plain: keras.Model) -> None:
+    """Says which layers a reader must have the classes of."""
+    strange = {
+        type(layer).__name__
+        for layer in inner_layers(plain)
+        if not type(layer).__module__.startswith("keras.")
+    }
+    if strange:
+        warnings.warn(
+            f"The model has layers of classes that Keras does not know: {sorted(strange)}. The file can be loaded "
+            "where they are registered, or with `load_slots(path, custom_objects={name: class})`.",
+            stacklevel=4,
+        )
+
+
+def _name(variable: Any) -> str:
+    return "/".join(variable.path.split("/")[-2:])

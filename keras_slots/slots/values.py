@@ -1,0 +1,98 @@
+"""The values of a kernel as a `.slots` file describes them: a few numbers from which all K of them follow.
+
+`reader/slots.c` computes the same in C. So everything here is integer arithmetic and single correctly rounded
+operations on floats: the file must mean the same numbers for ever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_slots.random_streams import draw
+from keras_slots.rounded import DTYPE
+from keras_slots.strata import positions
+
+Array = np.ndarray[Any, Any]
+
+#: Kinds of values by their number in the file. The first four are those of `random_streams.draw`.
+KINDS = ("uniform", "positive_uniform", "truncated_normal", "signed_constant", "strata", "given")
+STRATA, GIVEN = KINDS.index("strata"), KINDS.index("given")
+#: Values are compared as integers, whose magnitudes stay below it.
+LARGEST = 2**24
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Numbers of a Philox stream, one or K for each connection.
+
+    Attributes:
+        kind: One of the first four of `KINDS`.
+        seed: First word of the key.
+        stream: Second word of the key.
+        factor: float32 that multiplies them.
+    """
+
+    kind: str
+    seed: int
+    stream: int
+    factor: float
+
+    def draw(self, count: int, start: int) -> Array:
+        """The elements `[start, start + count)`, float32."""
+        return draw(self.kind, self.seed, self.stream, count, start, self.factor)
+
+
+@dataclass(frozen=True)
+class Values:
+    """All values of a kernel.
+
+    Attributes:
+        num_values: K.
+        kind: One of `KINDS`.
+        seed: Seed of the bank's stream; of strata the two keys of the hash, `key0 + 2**32 * key1`.
+        factor: float32: what multiplies the drawn numbers, or the distance of two positions of strata.
+        shared: Whether all connections have the values of the first.
+        rounded: Whether values are rounded to bfloat16.
+        given: float32 array of K values, of the kind `"given"` alone.
+    """
+
+    num_values: int
+    kind: str
+    seed: int = 0
+    factor: float = 1.0
+    shared: bool = False
+    rounded: bool = False
+    given: Array | None = None
+
+    def rows(self, start: int, stop: int) -> Array:
+        """The values of the connections `start` to `stop - 1`, float32 of shape `(stop - start, K)`."""
+        first, last = (0, 1) if self.shared else (start, stop)
+        k = self.num_values
+        if self.given is not None:
+            values = self.given[None]
+        elif self.kind == "strata":
+            keys = np.array([self.seed & 0xFFFFFFFF, self.seed >> 32], "uint32")
+            connections = np.arange(first, last, dtype=np.uint64).astype("uint32")
+            values = positions(keys, connections, k) * np.float32(self.factor)
+        else:
+            values = Stream(self.kind, self.seed, 0, self.factor).draw(
+                (last - first) * k, first * k
+            )
+        values = values.reshape(-1, k)
+        if self.rounded:
+            values = values.astype(DTYPE).astype("float32")
+        return np.broadcast_to(values, (stop - start, k)) if self.shared else values
+
+    def take(self, index: Array, start: int) -> Array:
+        """The values that `index` chooses at the connections from `start` on."""
+        rows = self.rows(start, start + len(index))
+        return np.take_along_axis(rows, index[:, None].astype("int64"), axis=1)[:, 0]
+
+
+def to_integers(values: Array, exponent: int) -> Array:
+    """`trunc(values * 2**exponent)`, cut at `LARGEST`: exact in float64, int64."""
+    wide = np.multiply(values, 2.0**exponent, dtype="float64")
+    return np.clip(np.trunc(wide, out=wide), -LARGEST, LARGEST, out=wide).astype("int64")

@@ -1,0 +1,556 @@
+"""`.slots` files: what is saved comes back bit for bit, and everything else is refused."""
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import keras_slots
+from keras_slots import SlotDense, load_slots, materialize, save_slots
+from keras_slots.__main__ import main
+from keras_slots.slots import container
+from keras_slots.slots.choices import Coding, decode, encode, pack, unpack
+from keras_slots.slots.container import Record, array_of, join, split, stored
+from keras_slots.slots.kernels import read_choices, read_kernel, write_kernel
+from keras_slots.slots.model import size_class
+from keras_slots.slots.rans import Decoder, Encoder
+from keras_slots.slots.stairs import NEVER, Start, hull, nearest
+from keras_slots.slots.values import Stream, Values
+from slot_cases import numpy_of
+from slots_cases import (
+    KERNELS,
+    conv_model,
+    dense_model,
+    moved,
+    plain_values,
+    saved,
+    with_checksum,
+)
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def forms(path):
+    return {record.name: record.form for record in split(path.read_bytes())[1]}
+
+
+def assert_same_weights(a, b):
+    assert len(a.variables) == len(b.variables)
+    for x, y in zip(a.variables, b.variables, strict=True):
+        x, y = numpy_of(x), numpy_of(y)
+        assert x.dtype == y.dtype and x.tobytes() == y.tobytes()
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_load_slots_is_bitwise_what_materialize_gives(tmp_path, name):
+    content, weights, config = saved(name)
+    path = tmp_path / "m.slots"
+    path.write_bytes(content)
+    loaded = load_slots(path)
+    for variable, (_, expected) in zip(loaded.variables, weights, strict=True):
+        got = numpy_of(variable)
+        assert got.dtype == expected.dtype and got.tobytes() == expected.tobytes()
+    assert forms(path)["dense0/kernel"] == KERNELS[name][1]
+    assert loaded.to_json() == config
+
+
+def test_load_slots_brings_back_biases_batch_norm_and_nested_models(tmp_path):
+    model = moved(conv_model())
+    path = save_slots(model, tmp_path / "m.slots")
+    loaded, plain = load_slots(path), materialize(model)
+    assert_same_weights(loaded, plain)
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    np.testing.assert_array_equal(numpy_of(loaded(x)), numpy_of(plain(x)))
+    assert forms(path)["conv/kernel"] == "hull"
+    assert not [x for x in loaded.layers if isinstance(x, keras_slots.SlotLayer)]
+    text = json.dumps(split(path.read_bytes())[0])
+    assert "keras_slots" not in text and "Slot" not in text
+
+
+def test_save_slots_takes_the_seed_that_a_weights_file_has_brought(tmp_path):
+    for arguments in ({"score_mode": "per_connection"}, KERNELS["strata"][0]):
+        other = moved(dense_model(**arguments))
+        other.save_weights(tmp_path / "w.weights.h5")
+        model = keras.Sequential(
+            [keras.Input((40,)), SlotDense(24, **arguments), SlotDense(6, **arguments)]
+        )
+        model.load_weights(tmp_path / "w.weights.h5")
+        path = save_slots(model, tmp_path / "m.slots", overwrite=True)
+        assert_same_weights(load_slots(path), materialize(other))
+        assert "stored" not in {form for name, form in forms(path).items() if "kernel" in name}
+
+
+@pytest.mark.parametrize("policy", ["float64", "bfloat16", "float16"])
+@pytest.mark.filterwarnings("ignore:The kernel:UserWarning")
+def test_load_slots_keeps_the_dtype(tmp_path, policy, x64):
+    model = moved(dense_model(dtype=policy, score_mode="per_connection"))
+    path = save_slots(model, tmp_path / "m.slots")
+    assert_same_weights(load_slots(path), materialize(model))
+    assert forms(path)["dense0/kernel"] == ("stored" if policy == "float16" else "hull")
+
+
+def test_save_slots_holds_values_that_no_seed_brings_back_and_says_so(tmp_path):
+    model = dense_model((6,), bank_initializer=keras.initializers.RandomNormal(seed=1))
+    with pytest.warns(
+        UserWarning, match="'dense0/kernel' is held as its selected values.*bank_initializer"
+    ):
+        save_slots(model, tmp_path / "m.slots")
+
+
+def test_save_slots_warns_of_classes_that_keras_does_not_know_and_load_slots_takes_them(tmp_path):
+    class Own(keras.layers.ReLU):
+        pass
+
+    model = keras.Sequential([keras.Input((4,)), SlotDense(3), Own()])
+    with pytest.warns(UserWarning, match=r"classes that Keras does not know: \['Own'\]"):
+        path = save_slots(model, tmp_path / "m.slots")
+    with pytest.raises(ValueError, match="Could not locate class 'Own'(?s:.*)`custom_objects`"):
+        load_slots(path)
+    # Another class of the same configuration may stand in.
+    assert_same_weights(
+        load_slots(path, custom_objects={"Own": keras.layers.ReLU}), materialize(model)
+    )
+
+
+def test_save_slots_takes_less_than_the_entropy_of_the_moves(tmp_path):
+    # Levers alike for neighbouring inputs, as those of neighbouring pixels are.
+    model = moved(dense_model((100,), 200, score_mode="per_connection", use_bias=False))
+    path = save_slots(model, tmp_path / "m.slots")
+    (record,) = split(path.read_bytes())[1]
+    index, _, _ = read_choices(record)
+    initial = model.layers[0].slot_kernel.initial
+    start = initial.scores().reshape(-1, 8).argmax(1)
+    rank = initial.bank().reshape(-1, 8).argsort(axis=1).argsort(axis=1)
+    at = np.arange(len(index))
+    step = rank[at, index] - rank[at, start]
+    share = np.unique(step, return_counts=True)[1] / len(step)
+    entropy = -(share * np.log2(share)).sum()
+    assert 8 * len(record.payload) / len(index) < 0.8 * entropy
+
+
+def test_save_slots_of_scores_off_the_line_falls_back_to_less_than_packed_and_a_head(tmp_path):
+    model = dense_model((32,), 32, num_values=8, use_bias=False)
+    scores = model.layers[0].scores
+    scores.assign(np.random.default_rng(0).normal(size=scores.shape))
+    path = save_slots(model, tmp_path / "m.slots")
+    assert_same_weights(load_slots(path), materialize(model))
+    (record,) = split(path.read_bytes())[1]
+    assert len(record.payload) <= 32 * 32 * 3 / 8 + 20
+
+
+# What is refused.
+
+
+def test_save_slots_refuses_what_materialize_refuses_and_leaves_nothing(tmp_path):
+    class Own(keras.Model):
+        pass
+
+    unbuilt = keras.Sequential([SlotDense(3)])
+    plain = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    poisoned = dense_model(score_mode="per_connection")
+    poisoned.layers[1].lever.assign(np.full(poisoned.layers[1].lever.shape, np.nan))
+    for model, text in (
+        (Own(), "takes Functional and Sequential models"),
+        (unbuilt, "is not built yet"),
+        (plain, "holds no slot layer"),
+        (poisoned, "lever of layer 'dense1' holds NaN or infinity"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            save_slots(model, tmp_path / "m.slots")
+    assert not list(tmp_path.iterdir())
+
+
+def test_save_slots_refuses_a_vocabulary(tmp_path):
+    words = keras.Input((1,), dtype="string")
+    lookup = keras.layers.StringLookup(output_mode="one_hot", vocabulary=["a", "b"])
+    model = keras.Model(words, SlotDense(3)(lookup(words)))
+    with pytest.raises(ValueError, match="'string_lookup.*' holds a vocabulary"):
+        save_slots(model, tmp_path / "m.slots")
+
+
+def test_save_slots_keeps_what_exists_unless_told_otherwise(tmp_path):
+    path = tmp_path / "m.slots"
+    path.write_text("precious")
+    with pytest.raises(FileExistsError, match="overwrite=False"):
+        save_slots(dense_model(), path)
+    assert path.read_text() == "precious"
+    save_slots(dense_model(), path, overwrite=True)
+    assert load_slots(path).name == "small"
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        save_slots(dense_model(), tmp_path / "folder", overwrite=True)
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace", "chmod"])
+def test_save_slots_leaves_the_old_file_when_a_step_fails(tmp_path, monkeypatch, step):
+    path = save_slots(dense_model(), tmp_path / "m.slots")
+    before = path.read_bytes()
+
+    def fails(*args):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(f"keras_slots.slots.atomic.os.{step}", fails)
+    with pytest.raises(OSError, match="no space left"):
+        save_slots(dense_model((3,)), path, overwrite=True)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_save_slots_names_a_path_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="`path` must be a place where this process can write"):
+        save_slots(dense_model(), tmp_path / "file" / "m.slots")
+
+
+# Damage.
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    model = moved(dense_model((24, 4), 40, score_mode="per_connection"))
+    return save_slots(model, tmp_path_factory.mktemp("slots") / "m.slots").read_bytes()
+
+
+def changed(content, at, form, *numbers):
+    new = bytearray(content)
+    struct.pack_into(f"<{form}", new, at, *numbers)
+    return with_checksum(new)
+
+
+def in_record(content, number=0):
+    """Where record `number` begins, behind its length."""
+    at = container.HEADER.size + struct.unpack_from("<I", content, 24)[0]
+    for _ in range(number):
+        at += 8 + struct.unpack_from("<Q", content, at)[0]
+    return at + 8
+
+
+DAMAGE = {
+    "empty": (lambda c: b"", r"must be a \.slots file"),
+    "foreign": (lambda c: b"PK\3\4" + c[4:], r"must be a \.slots file"),
+    "header_cut": (lambda c: c[:20], "truncated: it has 20 bytes"),
+    "truncated": (lambda c: c[:-9], r"truncated: its header says \d+ bytes"),
+    "longer": (lambda c: c + b"\0", "damaged: its header says"),
+    "future": (lambda c: changed(c, 8, "I", 2), "format version 2.*Update keras_slots"),
+    "flipped": (lambda c: c[:99] + bytes([c[99] ^ 4]) + c[100:], "its checksum differs"),
+    "header_too_large": (lambda c: changed(c, 24, "I", 2**25), "its header is too large"),
+    "bomb": (lambda c: changed(c, 28, "I", 2**27), "its header is too large"),
+    "architecture_size": (lambda c: changed(c, 28, "I", 17), "architecture cannot be read"),
+    "too_few_weights": (lambda c: changed(c, 12, "I", 3), "bytes lie behind its last weight"),
+    "too_many_weights": (lambda c: changed(c, 12, "I", 5), "weight 4 needs 8 bytes where 0"),
+    "record_length": (lambda c: changed(c, in_record(c) - 8, "Q", 2**60), "weight 0 needs"),
+    "form": (lambda c: changed(c, in_record(c), "B", 9), "has form 9"),
+    "dtype": (lambda c: changed(c, in_record(c) + 1, "B", 99), "dtype 99"),
+    "axes": (lambda c: changed(c, in_record(c) + 2, "B", 200), "200 axes"),
+    "shape": (lambda c: changed(c, in_record(c) + 17, "I", 17), "cannot be read|which differ"),
+    "huge": (lambda c: changed(c, in_record(c) + 17, "II", 2**31, 2**31), r"beyond \d+ elements"),
+    "bias_shape": (lambda c: changed(c, in_record(c, 1) + 15, "I", 13), "need 52"),
+}
+
+
+def test_damage_cases_know_where_the_fields_are(content):
+    at = in_record(content)
+    assert struct.unpack_from("<BBBB", content, at) == (2, 0, 2, 13)
+    assert content[at + 4 : at + 17] == b"dense0/kernel"
+    assert struct.unpack_from("<II", content, at + 17) == (40, 24)
+    assert struct.unpack_from("<I", content, in_record(content, 1) + 15) == (24,)
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_load_slots_names_the_damage(tmp_path, content, name):
+    damage, text = DAMAGE[name]
+    path = tmp_path / "m.slots"
+    path.write_bytes(damage(content))
+    with pytest.raises(ValueError, match=text):
+        load_slots(path)
+
+
+def test_load_slots_refuses_every_truncation_and_every_flipped_bit(content):
+    for end in range(len(content)):
+        with pytest.raises(ValueError, match=r"\.slots file"):
+            split(content[:end])
+    for bit in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ValueError, match=r"\.slots file"):
+            split(bytes(flipped))
+
+
+def decode_all(content):
+    return [array_of(r) if r.form == "stored" else read_kernel(r) for r in split(content)[1]]
+
+
+@settings(max_examples=120)
+@given(st.data())
+def test_read_kernel_of_mutated_files_with_right_checksums_raises_value_errors_alone(content, data):
+    new, first = bytearray(content), in_record(content) - 8
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(first, len(new) - 5))
+        new[at] = data.draw(st.sampled_from([0, 1, 127, 128, 255, new[at] ^ 1, new[at] ^ 16]))
+    records = given_or_refused(lambda: split(with_checksum(new))[1]) or []
+    # A shape is compared with the architecture before a kernel is decoded.
+    for record in (r for r in records if r.size <= 4096 and r.form != "stored"):
+        given_or_refused(lambda record=record: read_kernel(record))
+
+
+def given_or_refused(function):
+    """What a function returns, or None if it says that the file is damaged."""
+    try:
+        return function()
+    except ValueError as error:
+        if "damaged" not in str(error):
+            raise
+        return None
+
+
+def test_load_slots_compares_shapes_before_it_decodes_or_allocates(tmp_path, monkeypatch, content):
+    architecture, records = split(content)
+    other = dense_model((24, 5), 40, score_mode="per_connection")
+    wrong = keras.saving.serialize_keras_object(materialize(other))
+    path = tmp_path / "m.slots"
+    path.write_bytes(join(wrong, records))
+    monkeypatch.setattr("keras_slots.slots.file.read_kernel", None)
+    with pytest.raises(ValueError, match=r"which differ: .*\(24, 5\).*\(24, 4\)"):
+        load_slots(path)
+    path.write_bytes(join(architecture, records[:-1]))
+    with pytest.raises(ValueError, match="its architecture has 4 weights and the file 3"):
+        load_slots(path)
+    huge = json.loads(json.dumps(architecture).replace('"units": 4', f'"units": {2**26}'))
+    path.write_bytes(join(huge, records))
+    with pytest.raises(ValueError, match="which differ"):
+        load_slots(path)
+
+
+def test_load_slots_refuses_more_memory_than_allowed(tmp_path, content):
+    path = tmp_path / "m.slots"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="take 4336 bytes in memory, more than `max_bytes`"):
+        load_slots(path, max_bytes=4335)
+    assert load_slots(path, max_bytes=4336).name == "small"
+
+
+def test_load_slots_runs_no_code_of_a_file(tmp_path, content):
+    architecture, records = split(content)
+    function = keras.layers.Lambda(lambda x: x)
+    config = keras.saving.serialize_keras_object(function)
+    architecture["config"]["layers"].append(config)
+    path = tmp_path / "m.slots"
+    path.write_bytes(join(architecture, records))
+    with pytest.raises(ValueError, match="Keras cannot make the model.*`Lambda` layer.*disallowed"):
+        load_slots(path)
+    path.write_bytes(
+        join({"class_name": "Dense", "config": {"units": 3}, "module": "keras.layers"}, [])
+    )
+    with pytest.raises(ValueError, match="describes a Dense, not a model"):
+        load_slots(path)
+
+
+# The pieces.
+
+
+@pytest.mark.parametrize(
+    "name", ["lever", "strata_16", "odd", "constant", "rounded", "layer", "bank"]
+)
+def test_values_rows_are_those_of_the_specification_in_plain_python(name):
+    from keras_slots.slots.describe import values_of
+
+    kernel = dense_model(**KERNELS[name][0]).layers[0].slot_kernel
+    values = values_of(kernel)
+    expected = plain_values(values, 7, 40)
+    np.testing.assert_array_equal(values.rows(7, 40), expected)
+    np.testing.assert_array_equal(values.take(np.full(3, 1), 8), expected[1:4, 1])
+    bank = np.broadcast_to(numpy_of(kernel.bank), kernel.initial.score_shape).reshape(
+        -1, values.num_values
+    )
+    np.testing.assert_array_equal(bank[7:40], expected)
+
+
+def test_hull_leads_where_levers_lead():
+    values = Values(6, "uniform", seed=1, factor=0.5)
+    stream = Stream("positive_uniform", 1, 1, 1.0)
+    stairs = hull(values, Start(24, stream), 0, 300)
+    bank = values.rows(0, 300).astype("float64")
+    scores = stream.draw(1800, 0).reshape(300, 6).astype("float64")
+    unit = 2.0**16 * 2.0**23 / 2.0**24  # of a threshold, in units of score per value
+    for sign, side in ((1, 0), (-1, 1)):
+        for c in range(300):
+            reached = [stairs.start[c]]
+            for step, far in zip(stairs.steps[side], stairs.thresholds[side], strict=True):
+                if far[c] == NEVER:
+                    continue
+                below, above = (
+                    (scores[c] + sign * bank[c] * (far[c] + d) / unit).argmax() for d in (-1, 2)
+                )
+                assert (below, above) == (reached[-1], step[c])
+                reached.append(step[c])
+            assert reached[-1] == (sign * bank[c]).argmax()
+
+
+def test_nearest_leads_to_every_value_in_order():
+    values = Values(5, "truncated_normal", seed=3, factor=0.25)
+    start = Start(24, Stream("uniform", 3, 4, 0.3), 2.0**24)
+    stairs = nearest(values, start, 10, 60)
+    bank, w0 = values.rows(10, 60).astype("float64"), start.stream.draw(50, 10).astype("float64")
+    for c in range(50):
+        order = bank[c].argsort()
+        down = [
+            s[c] for s, t in zip(stairs.steps[1], stairs.thresholds[1], strict=True) if t[c] < NEVER
+        ]
+        up = [
+            s[c] for s, t in zip(stairs.steps[0], stairs.thresholds[0], strict=True) if t[c] < NEVER
+        ]
+        assert [*reversed(down), stairs.start[c], *up] == order.tolist()
+        assert stairs.start[c] == np.abs(bank[c] - w0[c]).argmin()
+        for far, value in zip(stairs.thresholds[0], up, strict=False):
+            middle = (bank[c][value] + bank[c][order[order.tolist().index(value) - 1]]) / 2
+            assert abs(far[c] / 2**25 - (middle - w0[c])) < 1e-6
+
+
+def test_size_class_counts_half_octaves():
+    x = np.array([1, 2, 3, 4, 5, 6, 7, 8, 2**40, 3 * 2**39, 2**53 - 1])
+    assert size_class(x).tolist() == [0, 2, 3, 4, 4, 5, 5, 6, 80, 81, 105]
+
+
+@pytest.mark.parametrize("lanes", [1, 4, 64])
+def test_rans_decoder_gives_back_every_block_at_about_the_entropy(lanes):
+    random = np.random.default_rng(lanes)
+    blocks = []
+    for size in (1, 3, 200, 64, 5000):
+        p = random.integers(1, 4096, size)
+        blocks.append((random.random(size) < p / 4096, p))
+    encoder = Encoder(lanes)
+    for bits, p in blocks:
+        encoder.put(bits, p)
+    words = encoder.words()
+    decoder = Decoder(lanes, words)
+    for bits, p in blocks:
+        np.testing.assert_array_equal(decoder.take(p), bits)
+    decoder.check_end()
+    share = np.concatenate([np.where(bits, p, 4096 - p) for bits, p in blocks]) / 4096
+    assert 16 * len(words) < -np.log2(share).sum() * 1.002 + 32 * lanes + 16
+    with pytest.raises(ValueError, match=r"end too early|do not end where they must"):
+        take_all(Decoder(lanes, words[:-1]), blocks)
+    with pytest.raises(ValueError, match="do not end where they must"):
+        take_all(Decoder(lanes, np.append(words, np.uint16(0))), blocks)
+
+
+def take_all(decoder, blocks):
+    for _, p in blocks:
+        decoder.take(p)
+    decoder.check_end()
+
+
+@pytest.mark.parametrize("stairs", ["hull", "nearest"])
+@pytest.mark.parametrize(("group", "offsets"), [(1, (1, 7)), (4, (5,)), (16, ()), (60, ())])
+def test_decode_gives_back_any_choices_whatever_the_rows_alike(stairs, group, offsets):
+    values = Values(7, "uniform", seed=9, factor=0.5)
+    kind, stream = ("positive_uniform", 1) if stairs == "hull" else ("uniform", 4)
+    start = Start(24, Stream(kind, 9, stream, 1.0), 0.0 if stairs == "hull" else 2.0**22)
+    coding = Coding(stairs, start, 60, 9, group, 4, offsets)
+    index = np.random.default_rng(0).integers(0, 7, 540)
+    words, lost = encode(index, values, coding)
+    back, chosen = decode(words, values, coding)
+    np.testing.assert_array_equal(chosen, values.take(back, 0))
+    reached = np.setdiff1d(np.arange(540), lost)
+    np.testing.assert_array_equal(back[reached], index[reached])
+    assert (len(lost) == 0) == (stairs == "nearest")
+
+
+@pytest.mark.parametrize("k", [2, 3, 8, 300, 65536])
+def test_unpack_gives_back_what_pack_took(k):
+    index = np.append(np.random.default_rng(k).integers(0, k, 77), k - 1).astype("int32")
+    packed = pack(index, k)
+    np.testing.assert_array_equal(unpack(packed, 78, k), index)
+    wrong = bytearray(packed)
+    wrong[-1] |= 0x80
+    if 78 * (k - 1).bit_length() % 8:
+        with pytest.raises(ValueError, match="do not exist"):
+            unpack(wrong, 78, k)
+
+
+def test_write_kernel_packs_what_does_not_come_back(monkeypatch):
+    values = Values(4, "uniform", seed=2, factor=1.0)
+    start = Start(23, Stream("positive_uniform", 2, 1, 1.0))
+    coding = Coding("hull", start, 40, 25, 4, 1, ())
+    index = start.stream.draw(4000, 0).reshape(-1, 4).argmax(axis=1)
+    selected = values.take(index, 0).reshape(40, 25)
+    assert write_kernel("k", selected, index, values, coding).form == "hull"
+    monkeypatch.setattr(
+        "keras_slots.slots.kernels.decode", lambda *a: (index, 0 * index.astype("float32"))
+    )
+    record = write_kernel("k", selected, index, values, coding)
+    assert record.form == "packed"
+    np.testing.assert_array_equal(read_kernel(record), selected)
+
+
+def test_stored_arrays_of_every_dtype_come_back():
+    for dtype in container.DTYPES:
+        array = np.arange(6).reshape(2, 3).astype(dtype)
+        (back,) = (array_of(r) for r in split(join({"class_name": "x"}, [stored("a", array)]))[1])
+        assert back.dtype == array.dtype and back.tobytes() == array.tobytes()
+    with pytest.raises(ValueError, match="dtype complex64, which a .slots file cannot hold"):
+        stored("a", np.zeros(2, "complex64"))
+
+
+def test_record_names_are_cut_to_what_fits():
+    record = Record("ä" * 300, (), "int8", "stored", b"\1")
+    assert split(join({"class_name": "x"}, [record]))[1][0].name == "ä" * 127
+
+
+# The command line, and files of old versions.
+
+
+def test_main_packs_lists_unpacks_and_refuses(tmp_path, capsys):
+    model = moved(dense_model(score_mode="per_connection"))
+    model.save(tmp_path / "m.keras")
+    assert main(["pack", str(tmp_path / "m.keras"), str(tmp_path / "m.slots")]) == 0
+    assert main(["info", str(tmp_path / "m.slots")]) == 0
+    out = capsys.readouterr().out
+    assert "dense0/kernel" in out and "K = 8, uniform" in out and "format version 1" in out
+    assert main(["unpack", str(tmp_path / "m.slots"), str(tmp_path / "plain.keras")]) == 0
+    again, plain = keras.models.load_model(tmp_path / "plain.keras"), materialize(model)
+    for a, b in zip(again.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert main(["unpack", str(tmp_path / "m.slots"), str(tmp_path / "plain.h5")]) == 1
+    assert main(["pack", str(tmp_path / "m.keras"), str(tmp_path / "m.slots")]) == 1
+    (tmp_path / "m.slots").write_bytes(b"nothing of this kind")
+    assert main(["info", str(tmp_path / "m.slots")]) == 1
+    err = capsys.readouterr().err
+    assert (
+        "must end in .keras" in err
+        and "`path` must not exist" in err
+        and "must be a .slots file" in err
+    )
+    with pytest.raises(SystemExit, match="2"):
+        main(["pack"])
+
+
+@pytest.mark.tensorflow
+def test_main_exports_a_saved_model(tmp_path):
+    import tensorflow as tf
+
+    model = moved(dense_model(score_mode="per_connection"))
+    path = save_slots(model, tmp_path / "m.slots")
+    assert main(["export", str(path), str(tmp_path / "served")]) == 0
+    x = np.random.default_rng(0).normal(size=(3, 40)).astype("float32")
+    serve = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
+    (y,) = serve(tf.constant(x)).values()
+    np.testing.assert_allclose(y, numpy_of(model(x)), rtol=1e-5, atol=1e-6)
+    assert main(["export", str(path), str(tmp_path / "served")]) == 1
+
+
+def test_load_slots_reads_the_file_of_format_version_1():
+    path = FIXTURES / "v1.slots"
+    model = load_slots(path)
+    arrays = [numpy_of(v) for v in model.variables]
+    checksum = zlib.crc32(b"".join(a.astype("<f4").tobytes() for a in arrays))
+    expected = json.loads((FIXTURES / "v1.json").read_text())
+    assert [list(a.shape) for a in arrays] == expected["shapes"]
+    assert [r.form for r in split(path.read_bytes())[1]] == expected["forms"]
+    assert {"stored", "packed", "hull", "nearest"} <= set(expected["forms"])
+    assert checksum == expected["crc32"]
