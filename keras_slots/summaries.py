@@ -16,6 +16,7 @@ from keras_slots.observers import observer
 from keras_slots.selection import serialize_rule
 from keras_slots.sharing import ValueBank
 from keras_slots.slot_layer import SlotLayer
+from keras_slots.slots.file import sizes
 
 #: The columns in bytes, and what they are called when printed.
 _BYTES = {
@@ -25,28 +26,32 @@ _BYTES = {
     "optimizer_bytes": "optimizer",
     "materialized_bytes": "materialized",
     "choice_bytes": "choices",
+    "slots_bytes": "in .slots",
 }
 
 
-def summary_dict(model: keras.Model) -> dict[str, Any]:
+def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]:
     """Returns what `summary` prints, as numbers; what is not known is None.
 
     - `"kernels"`: for each kernel `name`, `layer` (its class), `shape`, `connections`, `num_values`, `selection`,
       `score_mode`, `scores`, `sharing`; `values_within_reach`, the mean number of its K values that greedy
       selection can take; `choice_bits`, bits a connection, see `SelectionMonitor`; and bytes: `bank_bytes` of all
       values, `held_bytes` of what is in memory in their place (the bank, a staircase, or a seed), `trained_bytes`
-      of scores or levers, `optimizer_bytes`, `materialized_bytes` of the plain kernel, `choice_bytes`.
+      of scores or levers, `optimizer_bytes`, `materialized_bytes` of the plain kernel, `choice_bytes`, and
+      `slots_bytes` in a file of `save_slots`.
     - `"plain"`: for each layer with other weights `name`, `weights`, how many are `trained`, and bytes as above.
     - `"total"`: the sums; bytes include the plain weights.
 
     Args:
         model: Built model of any kind.
+        slots_file: Whether to code the choices as `save_slots` does, which takes a few seconds for a million
+            connections, to tell the bytes of that file; the total holds the whole of it.
 
     Returns:
         A dictionary of `"kernels"` and `"plain"`, lists of dictionaries, and `"total"`, a dictionary.
 
     Raises:
-        ValueError: If the model is not built.
+        ValueError: If the model is not built; with `slots_file`, if `save_slots` refuses it.
 
     Example:
 
@@ -65,9 +70,11 @@ def summary_dict(model: keras.Model) -> dict[str, Any]:
         )
     kernels = named_kernels(model)
     of_optimizer, shared = _optimizer_bytes(model)
-    rows = [
-        _kernel_row(name, layer, kernel, of_optimizer) for name, (layer, kernel) in kernels.items()
-    ]
+    in_file, whole_file = sizes(model) if slots_file else ({}, None)
+    rows = []
+    for name, (layer, kernel) in kernels.items():
+        row = _kernel_row(name, layer, kernel, of_optimizer)
+        rows.append({**row, "slots_bytes": in_file.get(id(kernel))})
     ours = {id(v) for _, kernel in kernels.values() for v in kernel.variables}
     plain = _plain_rows([v for v in model.weights if id(v) not in ours], of_optimizer)
     total: dict[str, Any] = {"connections": sum(row["connections"] for row in rows)}
@@ -75,10 +82,15 @@ def summary_dict(model: keras.Model) -> dict[str, Any]:
         total[key] = _sum(row.get(key, 0) for row in (*rows, *plain))
     if total["optimizer_bytes"] is not None:
         total["optimizer_bytes"] += shared
+    total["slots_bytes"] = whole_file
     return {"kernels": rows, "plain": plain, "total": total}
 
 
-def summary(model: keras.Model, print_fn: Callable[[str], Any] | None = None) -> None:
+def summary(
+    model: keras.Model,
+    print_fn: Callable[[str], Any] | None = None,
+    slots_file: bool = False,
+) -> None:
     """Prints what each slot layer of a model selects from, and what it weighs.
 
     `model.summary()` counts bank and scores, or lever and staircase, as parameters. This tells them apart: what is
@@ -87,9 +99,10 @@ def summary(model: keras.Model, print_fn: Callable[[str], Any] | None = None) ->
     Args:
         model: Built model of any kind.
         print_fn: Takes the whole text, of 100 columns, in place of the terminal.
+        slots_file: Whether to add the bytes of a file of `save_slots`; see `summary_dict`.
 
     Raises:
-        ValueError: If the model is not built.
+        ValueError: If the model is not built; with `slots_file`, if `save_slots` refuses it.
 
     Example:
 
@@ -103,7 +116,7 @@ def summary(model: keras.Model, print_fn: Callable[[str], Any] | None = None) ->
     """
     from rich.console import Console
 
-    parts = _tables(model.name, summary_dict(model))
+    parts = _tables(model.name, summary_dict(model, slots_file))
     if print_fn is None:
         Console().print(*parts, sep="\n")
         return
@@ -219,7 +232,8 @@ def _tables(name: str, found: dict[str, Any]) -> list[Any]:
     choices = _table("kernel", "shape", "connections", "K", "in reach", "bits")
     if differ:
         choices.add_column("settings")
-    weights = _table("kernel", *_BYTES.values())
+    columns = [key for key in _BYTES if key != "slots_bytes" or total[key] is not None]
+    weights = _table("kernel", *(_BYTES[key] for key in columns))
     for row in kernels:
         reach, bits = row["values_within_reach"], row["choice_bits"]
         choices.add_row(
@@ -231,10 +245,10 @@ def _tables(name: str, found: dict[str, Any]) -> list[Any]:
             "–" if bits is None else f"{bits:.2f}",
             *([_settings(row)] if differ else []),
         )
-        weights.add_row(row["name"], *(_size(row[key]) for key in _BYTES))
+        weights.add_row(row["name"], *(_size(row[key]) for key in columns))
     weights.add_section()
     for label, rows in ([("plain weights", plain)] if plain else []) + [("total", [total])]:
-        sums = (_sum(r[key] for r in rows if key in r) for key in _BYTES)
+        sums = (_sum(r[key] for r in rows if key in r) for key in columns)
         weights.add_row(label, *(_size(x) if x != 0 else "" for x in sums))
     parts = [f"Model '{name}'{'' if differ else ': ' + settings.pop()}", choices, weights]
     if plain:

@@ -4,7 +4,16 @@ import keras
 import numpy as np
 import pytest
 
-from keras_slots import SlotConv2D, SlotDense, ValueBank, materialize, summary, summary_dict
+from keras_slots import (
+    SlotConv2D,
+    SlotDense,
+    ValueBank,
+    materialize,
+    save_slots,
+    summary,
+    summary_dict,
+)
+from keras_slots.slots.container import split
 from slot_cases import compiled_model, numpy_of, small_data, small_model
 
 STRATIFIED = {"score_initializer": "nearest", "bank_initializer": "stratified_uniform"}
@@ -130,3 +139,18 @@ def test_summary_refuses_a_model_that_is_not_built():
     for function in (summary, summary_dict):
         with pytest.raises(ValueError, match=r"`model` must be built.*'model' with .*'hidden'"):
             function(model)
+
+
+@pytest.mark.parametrize("mode", ["lever", "nearest"])
+def test_summary_tells_the_bytes_of_the_slots_file(mode, tmp_path):
+    model = small_model(num_values=8, **MODES[mode])
+    path = save_slots(model, tmp_path / "model.slots")
+    found = summary_dict(model, slots_file=True)
+    assert found["total"]["slots_bytes"] == path.stat().st_size
+    _, records = split(path.read_bytes())
+    sizes = [row["slots_bytes"] for row in found["kernels"]]
+    assert sizes == [len(r.payload) for r in records if r.form != "stored"] and len(sizes) == 2
+    printed = []
+    summary(model, printed.append, slots_file=True)
+    assert "in .slots" in printed[0] and f"{path.stat().st_size / 1000:.1f} kB" in printed[0]
+    assert summary_dict(model)["total"]["slots_bytes"] is None

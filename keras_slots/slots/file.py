@@ -118,6 +118,22 @@ def describe(
     model: keras.Model, progress: Progress | None = None
 ) -> tuple[dict[str, Any], list[Record]]:
     """The architecture and the records of the selected network."""
+    plain, records = _described(model, progress)
+    return keras.saving.serialize_keras_object(plain), [record for record, _ in records]
+
+
+def sizes(model: keras.Model) -> tuple[dict[int, int], int]:
+    """Bytes that each kernel, by its `id`, takes in a file, and those of the whole file."""
+    plain, records = _described(model, None)
+    file = join(keras.saving.serialize_keras_object(plain), [record for record, _ in records])
+    kernels = {id(kernel): len(record.payload) for record, kernel in records if kernel is not None}
+    return kernels, len(file)
+
+
+def _described(
+    model: keras.Model, progress: Progress | None
+) -> tuple[keras.Model, list[tuple[Record, SlotKernel | None]]]:
+    """The materialized model, and for each of its weights the record and the kernel that selects it."""
     plain, pairs = materialized(model)
     kernels: dict[int, tuple[SlotKernel, str]] = {}
     for old, new in pairs:
@@ -132,15 +148,15 @@ def describe(
                 if kernel is not None:
                     kernels[id(variable)] = kernel, f"{old.name}/{variable.name}"
     _warn_of_strangers(plain)
-    records = []
+    records: list[tuple[Record, SlotKernel | None]] = []
     for variable in plain.variables:
         array = np.array(keras.ops.convert_to_numpy(variable))
         if id(variable) in kernels:
             kernel, name = kernels[id(variable)]
-            records.append(_kernel_record(kernel, name, array, progress))
+            records.append((_kernel_record(kernel, name, array, progress), kernel))
         else:
-            records.append(stored(_name(variable), array))
-    return keras.saving.serialize_keras_object(plain), records
+            records.append((stored(_name(variable), array), None))
+    return plain, records
 
 
 def weight(record: Record, progress: Progress | None = None) -> Array:
