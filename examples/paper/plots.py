@@ -115,9 +115,13 @@ def draw_against_values(args, tables):
     for index, (rule, table) in enumerate(sorted(published.items())):
         style = {"marker": "x", "ls": ":", "c": colors.get(rule, f"C{index}")}
         axes.plot(*zip(*table.items(), strict=True), label=f"{rule}, paper", **style)
-    if learned:
-        mean = statistics.fmean(100 * float(row["test_best"]) for row in learned)
-        axes.axhline(mean, color="0.2", lw=1.2, label="learned, here")
+    baselines = {}
+    for row in learned:
+        baselines.setdefault(float(row["weight_decay"]), []).append(100 * float(row["test_best"]))
+    for index, (decay, accuracies) in enumerate(sorted(baselines.items(), reverse=True)):
+        label = f"learned, decay {decay:g}" if len(baselines) > 1 else "learned"
+        style = {"color": "0.2", "lw": 1.2, "ls": ("-", "--", "-.")[index % 3]}
+        axes.axhline(statistics.fmean(accuracies), label=f"{label}, here", **style)
     if published and args.network in paper_numbers.LEARNED:
         mean = paper_numbers.LEARNED[args.network]
         axes.axhline(mean, color="0.2", lw=1.2, ls=(0, (1, 2)), label="learned, paper")
