@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 import sys
+from pathlib import Path
 
 from recipes import Options, Recipe, get_recipe, make_recipe
 
@@ -29,8 +30,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def command_line(name, words):
-    """The command that repeats a run, without the place of its data."""
+    """The command that repeats a run, without the places of this machine."""
     words = [str(word) for word in words]
+    words = [Path(word).name if Path(word).is_absolute() else word for word in words]
     for index, word in enumerate(words[:-1]):
         if word == "--data-dir":
             words[index + 1] = "DIR"

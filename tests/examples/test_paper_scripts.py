@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from example_scripts import DIGITS, error_of, run
 
+import cli
 import recipes
 import runs
 
@@ -274,3 +275,9 @@ def test_learning_rates_trains_each_setting_once(tmp_path, monkeypatch, capsys):
         assert len([line for line in lines if line.startswith("mlp-")]) == 3 * (not again)
         assert [line.split(" | ")[1] for line in lines[-5:-2]] == ["plain", "nearest", "paper"]
     assert len(runs.read_rows(tmp_path / "r.csv")) == 3
+
+
+def test_the_command_of_a_results_row_names_no_place_of_the_machine():
+    words = ["/runs/a", "--data-dir", "data", "--results", "/tmp/x/r.csv", "--seeds", 2]
+    expected = "python examples/paper/sweep.py a --data-dir DIR --results r.csv --seeds 2"
+    assert cli.command_line("sweep.py", words) == expected
