@@ -88,7 +88,9 @@ def test_site_api_examples_are_code(api):
     assert "<blockquote>" not in api and "Example:" not in api
 
 
-@pytest.mark.parametrize("page", ["index", "examples", "paper", "benchmarks", "changelog"])
+@pytest.mark.parametrize(
+    "page", ["index", "examples", "paper", "benchmarks", "changelog", "security"]
+)
 def test_site_has_the_pages_that_stand_elsewhere(site, page):
     text = (site / f"{page}.html").read_text(encoding="utf-8")
     assert len(re.findall(r"<h1", text)) == 1
