@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_slots.equality import EqualByConfig
 from keras_slots.random_streams import BANK_STREAM, SCORE_STREAM, Float32Array, draw
 from keras_slots.validation import check_choice, check_positive, check_seed
 
@@ -24,7 +25,7 @@ _RMS_FACTORS = {
 }
 
 
-class Distribution:
+class Distribution(EqualByConfig):
     """Base of the distributions of banks and scores; use one of its subclasses.
 
     A distribution holds no state: its values are a function of (seed, index, distribution, fans).
@@ -120,14 +121,6 @@ class Distribution:
     def from_config(cls, config: dict[str, Any]) -> Distribution:
         """Returns the distribution that `get_config` described."""
         return cls(**config)
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return NotImplemented
-        return self.get_config() == other.get_config()
-
-    def __hash__(self) -> int:
-        return hash((type(self), tuple(self.get_config().items())))
 
     def __repr__(self) -> str:
         config = {key: value for key, value in self.get_config().items() if value is not None}

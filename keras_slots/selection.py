@@ -3,12 +3,14 @@
 No layer and no variable in sight. K, the number of values of a connection, is always the last axis.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from itertools import accumulate
 from typing import Any
 
 import keras
 from keras import ops
+
+from keras_slots.equality import EqualByConfig
 
 Tensor = Any
 
@@ -20,7 +22,7 @@ _MAX_UNROLLED_LOOKUP = 16
 _MAX_UNROLLED_SUM = 64
 
 
-class SelectionRule(ABC):
+class SelectionRule(EqualByConfig):
     """How a training call picks one value of each connection: the base of `Greedy`, `Probabilistic` and your own.
 
     Pass an object of a subclass as `selection`. The rule acts in training calls only: inference, `materialize` and
@@ -71,14 +73,6 @@ class SelectionRule(ABC):
     def from_config(cls, config: dict[str, Any]) -> "SelectionRule":
         """Returns the rule that `get_config` described."""
         return cls(**config)
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return NotImplemented
-        return self.get_config() == other.get_config()
-
-    def __hash__(self) -> int:
-        return hash((type(self), repr(sorted(self.get_config().items()))))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.get_config().items())})"
