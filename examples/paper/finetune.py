@@ -89,7 +89,8 @@ def train_arm(args, state, recipe, folder, source):
         return training.train(recipe, options)
 
     def selected_network(*_):
-        return materialize(training.load_model(args.run, state)[1], trainable=True)
+        plain = materialize(training.load_model(args.run, state)[1], trainable=True)
+        return training.networks.without_penalty(plain)
 
     origin = f"{source}/{state}"
     return training.train(recipe, options, make_model=selected_network, origin=origin)

@@ -281,6 +281,14 @@ def build_model(recipe, input_shape, num_classes):
     return network(slots)
 
 
+def without_penalty(model):
+    """The model, with the weight decay of its recipe taken off its kernels: another recipe brings its own."""
+    for layer in model.layers:
+        if getattr(layer, "kernel_regularizer", None) is not None:
+            layer.kernel_regularizer = layer.kernel.regularizer = None
+    return model
+
+
 def _distribution(recipe):
     import keras_slots
 

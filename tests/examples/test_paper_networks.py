@@ -9,6 +9,7 @@ import pytest
 
 import networks
 import recipes
+from keras_slots import materialize
 
 CIFAR = (32, 32, 3)
 
@@ -111,6 +112,15 @@ def test_build_model_adds_the_l2_of_the_selected_weights_to_the_loss():
         assert not networks.build_model(recipe, (4, 4, 1), 3).losses
 
 
+def test_without_penalty_leaves_a_selected_network_to_the_decay_of_another_recipe():
+    slot = networks.build_model(recipes.get_recipe("ours-lenet300100-ns"), (4, 4, 1), 3)
+    plain = materialize(slot, trainable=True)
+    assert len(plain.losses) == 3
+    assert not networks.without_penalty(plain).losses
+    for one, other in zip(slot.layers[2:], plain.layers[2:], strict=True):
+        np.testing.assert_array_equal(one.kernel, other.kernel)
+
+
 @pytest.mark.tensorflow
 def test_fused_batch_norm_computes_what_keras_computes():
     x = np.random.default_rng(0).normal(2.0, 3.0, (8, 4, 4, 5)).astype("float32")
@@ -139,10 +149,7 @@ def test_fused_batch_norm_has_the_gradient_of_keras():
 
 
 def test_logits_are_computed_in_full_precision_under_a_mixed_policy():
-    try:
-        keras.config.set_dtype_policy("mixed_bfloat16")
-        model = networks.build("lenet300100", (4, 4, 1), 3)
-    finally:
-        keras.config.set_dtype_policy("float32")
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = networks.build("lenet300100", (4, 4, 1), 3)
     assert model.get_layer("dense2").compute_dtype == "bfloat16"
     assert model.output.dtype == model.get_layer("dense3").compute_dtype == "float32"
