@@ -11,6 +11,7 @@ import keras
 
 from keras_slots.cloning import holds_assets
 from keras_slots.keras_internals import inner_layers
+from keras_slots.slots.atomic import write_file
 from keras_slots.transforms import materialize
 from keras_slots.validation import check_choice
 
@@ -159,7 +160,7 @@ def _write_litert(model: keras.Model, path: Path) -> None:
     except Exception as error:
         operations = [x for x in str(error).splitlines() if x.startswith(("TF Select", "Custom"))]
         raise _not_expressible(model, "LiteRT", "; ".join(operations) or error) from error
-    _write_synced(path, content)
+    write_file(path, content)
 
 
 def _write_onnx(model: keras.Model, path: Path) -> None:
@@ -175,7 +176,7 @@ def _write_onnx(model: keras.Model, path: Path) -> None:
             onnx.checker.check_model(str(unchecked), full_check=True)
         except Exception as error:
             raise _not_expressible(model, "ONNX", error) from error
-    _write_synced(path, unchecked.read_bytes())
+    write_file(path, unchecked.read_bytes())
 
 
 def _not_expressible(model: keras.Model, name: str, why: object) -> ValueError:
@@ -183,13 +184,6 @@ def _not_expressible(model: keras.Model, name: str, why: object) -> ValueError:
         f"`model` must hold operations that {name} has. Received: model '{model.name}'. The converter says: "
         f'{str(why)[:300]}. Export it with format="tf_saved_model", or leave such layers out of the model.'
     )
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 _WRITERS = {"tf_saved_model": _write_saved_model, "litert": _write_litert, "onnx": _write_onnx}

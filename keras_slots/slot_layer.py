@@ -213,17 +213,23 @@ class SlotLayer(SelectedKernel):
             "it on an input."
         )
 
-    def selected_weights(self) -> list[np.ndarray]:
-        """The weights of the materialized layer: selected values for kernels, all others as they are.
-
-        In the order in which the Keras layer holds them.
-        """
-        kernels = [p for p in vars(self).values() if isinstance(p, SlotKernel)]
-        inner = [p for p in vars(self).values() if isinstance(p, SlotLayer)]
-        weights = [keras.ops.convert_to_numpy(kernel.select()) for kernel in kernels]
+    def weight_sources(self) -> list[SlotKernel | keras.Variable]:
+        """What each weight of the materialized layer comes from, in the order of the Keras layer."""
+        parts = list(vars(self).values())
+        sources: list[SlotKernel | keras.Variable] = [p for p in parts if isinstance(p, SlotKernel)]
         if getattr(self, "bias", None) is not None:
-            weights.append(keras.ops.convert_to_numpy(self.bias))
-        return [*weights, *(w for layer in inner for w in layer.selected_weights())]
+            sources.append(self.bias)
+        return [
+            *sources,
+            *(x for p in parts if isinstance(p, SlotLayer) for x in p.weight_sources()),
+        ]
+
+    def selected_weights(self) -> list[np.ndarray]:
+        """The weights of the materialized layer: selected values for kernels, all others as they are."""
+        return [
+            keras.ops.convert_to_numpy(x.select() if isinstance(x, SlotKernel) else x)
+            for x in self.weight_sources()
+        ]
 
     # Configuration.
 

@@ -24,8 +24,6 @@ from runs import append_row, read_rows
 from sources import check_source, read_arrays
 
 RATES = {"sgd": (0.003, 0.01, 0.03, 0.1, 0.3), "adam": (0.0003, 0.001, 0.003, 0.01, 0.03)}
-#: Name -> what is trained, and what it is trained on.
-NETWORKS = {"mlp": "mnist", "attention": "mnist", "cnn": "cifar10_16x16"}
 WEIGHTS = ("plain", "nearest", "paper")
 SLOTTED = ("Dense", "Conv2D", "MultiHeadAttention")
 KEY = ("network", "weights", "optimizer", "learning_rate", "seed")
@@ -79,9 +77,17 @@ def cnn(shape):
     return Model(image, layers.Dense(10, name="logits")(layers.Flatten()(x)))
 
 
+#: Name -> what is trained, and what it is trained on.
+NETWORKS = {
+    "mlp": (mlp, "mnist"),
+    "attention": (attention, "mnist"),
+    "cnn": (cnn, "cifar10_16x16"),
+}
+
+
 def images(network, data_dir, seed):
     """Training and validation images, from -1 to 1, and their labels."""
-    x, y, _, _ = read_arrays(NETWORKS[network], data_dir)
+    x, y, _, _ = read_arrays(NETWORKS[network][1], data_dir)
     chosen = np.random.default_rng(seed).permutation(len(x))[: TRAIN + VALIDATION]
     x = x[chosen].astype("float32") / 127.5 - 1.0
     return x[:TRAIN], y[chosen[:TRAIN]], x[TRAIN:], y[chosen[TRAIN:]]
@@ -91,7 +97,7 @@ def make_model(network, shape, weights, seed):
     """The network with that kind of weights; its last layer stays plain."""
     from keras_slots import StratifiedUniform, slotify
 
-    model = BUILDERS[network](shape)
+    model = NETWORKS[network][0](shape)
     if weights == "plain":
         return model
     scores = {}
@@ -129,7 +135,7 @@ def train(network, weights, optimizer, learning_rate, seed, data_dir):
 def main(argv=None):
     args = make_parser().parse_args(argv)
     for network in args.networks:
-        check_source(NETWORKS[network], args.data_dir)
+        check_source(NETWORKS[network][1], args.data_dir)
     settings = [
         (network, weights, optimizer, rate)
         for network in args.networks
@@ -152,8 +158,6 @@ def main(argv=None):
     print(f"\n{markdown(args.results, 'rates')}", end="")
     return 0
 
-
-BUILDERS = {"mlp": mlp, "attention": attention, "cnn": cnn}
 
 if __name__ == "__main__":
     sys.exit(cli.guarded(main, "learning_rates.py"))

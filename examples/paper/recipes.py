@@ -235,7 +235,7 @@ def _ours(network, method, num_values, sharing):
             fields["epochs"] = 20
     # Of the learned network, and of nearest scores too.
     learned_rate = 0.1 if network in ("lenet300100", "vgg19", "conv6bn") else 0.05
-    learned_decay = {"conv6bn": 0.0}.get(network, 5e-4)
+    learned_decay = 0.0 if network == "conv6bn" else 5e-4
     if method == "learned":
         fields |= {"learning_rate": learned_rate, "weight_decay": learned_decay}
     elif method == "ps":

@@ -57,21 +57,14 @@ def values_of(kernel: SlotKernel) -> Values | None:
 def _seed(kernel: SlotKernel) -> int:
     """The seed of the stream: a kernel that keeps no bank has it as a variable, which a file may have changed."""
     held = kernel.saved_state().get("seed")
-    if held is None or _keeps_strata_keys(kernel):
+    if held is None or isinstance(kernel, NearestKernel):  # which keeps the keys of its hash
         return kernel.initial.seed
     return from_words(np.asarray(held))
 
 
-def _keeps_strata_keys(kernel: SlotKernel) -> bool:
-    return isinstance(kernel, NearestKernel)
-
-
 def _strata_keys(kernel: SlotKernel, bank: StratifiedUniform) -> tuple[int, int]:
-    if _keeps_strata_keys(kernel):
-        both = from_words(np.asarray(kernel.saved_state()["seed"]))
-        return both & 0xFFFFFFFF, both >> 32
-    low, high = bank.words(_seed(kernel))
-    return int(low), int(high)
+    keys = kernel.words() if isinstance(kernel, NearestKernel) else bank.words(_seed(kernel))
+    return int(keys[0]), int(keys[1])
 
 
 @dataclass(frozen=True)

@@ -144,9 +144,9 @@ def _described(
                     "model and save it apart, or save `materialize(model)` as a .keras file."
                 )
         if isinstance(old, SlotLayer):
-            for kernel, variable in zip(_kernels(old), new.weights, strict=True):
-                if kernel is not None:
-                    kernels[id(variable)] = kernel, f"{old.name}/{variable.name}"
+            for source, variable in zip(old.weight_sources(), new.weights, strict=True):
+                if isinstance(source, SlotKernel):
+                    kernels[id(variable)] = source, f"{old.name}/{variable.name}"
     _warn_of_strangers(plain)
     records: list[tuple[Record, SlotKernel | None]] = []
     for variable in plain.variables:
@@ -225,15 +225,6 @@ def _check_fit(model: keras.Model, records: list[Record]) -> None:
             f"The .slots file is damaged: its architecture has {len(expected)} weights and the file "
             f"{len(received)}, which differ{first}. Write the file again."
         )
-
-
-def _kernels(layer: Any) -> list[SlotKernel | None]:
-    """For each weight of the materialized layer the kernel that it is selected by; see `selected_weights`."""
-    parts = list(vars(layer).values())
-    found: list[SlotKernel | None] = [p for p in parts if isinstance(p, SlotKernel)]
-    if getattr(layer, "bias", None) is not None:
-        found.append(None)
-    return [*found, *(k for p in parts if isinstance(p, SlotLayer) for k in _kernels(p))]
 
 
 def _kernel_record(

@@ -25,7 +25,6 @@ def double_precision():
     jax.config.update("jax_enable_x64", True)
     keras.config.set_dtype_policy("float64")
     yield
-    keras.config.set_dtype_policy("float32")
     jax.config.update("jax_enable_x64", False)
 
 
