@@ -1,7 +1,7 @@
 """The paper's CONV-6 on CIFAR-10: six convolutions and three dense layers of selected weights.
 
 Needs pip install "keras-slots[examples]"; CIFAR-10 comes from tensorflow-datasets.
-Takes about TIME on two cores.
+Takes half an hour to an hour on two cores, by the processor.
 
     python examples/conv6_cifar10.py --data-dir DIR              # where tensorflow-datasets keeps it
     python examples/conv6_cifar10.py --data-dir DIR --learned    # the same network, ordinary weights

@@ -4,7 +4,7 @@ Twenty million connections with eight fixed random values each; MirroredStrategy
 every device. Without a GPU the strategy has one device, and the run takes hours.
 
 Needs pip install "keras-slots[examples]", TensorFlow; CIFAR-10 comes from tensorflow-datasets.
-Takes TIME an epoch on two cores, with --small seconds.
+Takes five to eight minutes an epoch on two cores, with --small seconds.
 
     python examples/vgg19_cifar10.py --data-dir DIR    # where tensorflow-datasets keeps CIFAR-10
     python examples/vgg19_cifar10.py --small           # an eighth of the filters, digits, offline

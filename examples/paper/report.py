@@ -15,7 +15,7 @@ word before the file chooses the columns:
 
 cells     test accuracy over the seeds of each cell, beside the paper's
 seeds     test accuracy of each seed, a row for each cell
-runs      long runs one by one: last epoch, mirror images, averaged weights, hours
+runs      long runs one by one: last epoch, mirror images, averaged weights, minutes
 finetune  the arms of finetune.py
 search    validation accuracy of every run, with the fields that a search for recipes varies
 smoke     runs cut short by --limit-steps: what was run, and no accuracy
@@ -130,20 +130,20 @@ def seeds_table(rows):
 
 def runs_table(rows):
     measured = ("validation %", "test %", "with mirror images", "averaged weights", "paper %")
-    table = [["network", "weights", "K", "epochs", "seed", *measured, "hours", "processor hours"]]
+    table = [["network", "weights", "K", "epochs", "seed", *measured, "minutes", "processor minutes"]]
     for row in sorted(rows, key=lambda row: (row["network"], row["method"] == "learned")):
         learned = row["method"] == "learned"
         kind = "learned" if learned else f"selected, {SCORES[row['scores']]}"
         paper = paper_of(row)
         shares = [row[name] for name in ("val_last", "test_last", "test_mirror", "test_averaged")]
-        hours = [f"{float(row[n]) / 3600:.1f}" for n in ("seconds_total", "cpu_seconds_total")]
+        minutes = [f"{float(row[n]) / 60:.0f}" for n in ("seconds_total", "cpu_seconds_total")]
         table.append(
             [
                 *(row["network"], kind, "–" if learned else row["num_values"]),
                 *(row["epochs_done"], row["seed"]),
                 *(f"{100 * float(share):.2f}" if share else "–" for share in shares),
                 "–" if paper is None else f"{100 * paper:.1f}",
-                *hours,
+                *minutes,
             ]
         )
     return table
@@ -199,13 +199,16 @@ def rates_table(rows):
 def finetune_table(rows):
     total = max(int(row["epochs"]) for row in rows)
     measured = ("validation %, mean", "test %, mean", "lowest to highest")
-    table = [["start", "selection epochs", "weight epochs", "seeds", *measured]]
-    for cell in reversed(grouped(rows, ("epochs", "name"))):
+    networks = differing(rows, ("network",))
+    table = [[*networks, "start", "selection epochs", "weight epochs", "runs", *measured]]
+    cells = grouped(rows, (*networks, "epochs", "name"))
+    for cell in sorted(cells, key=lambda c: (c[0]["network"], -int(c[0]["epochs"]))):
         tests, epochs = percents(cell, "test_best"), int(cell[0]["epochs"])
         start = cell[0]["name"].removeprefix("finetune-")
         start = "scratch" if start == "scratch" else "selected weights"
         validation = f"{statistics.mean(percents(cell, 'val_best')):.2f}"
-        row = [start, str(total - epochs), str(epochs), str(len(cell)), validation]
+        row = [*(cell[0][name] for name in networks), start]
+        row += [str(total - epochs), str(epochs), str(len(cell)), validation]
         table.append([*row, f"{statistics.mean(tests):.2f}", span(tests)])
     return table
 

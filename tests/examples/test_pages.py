@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pages import EXAMPLES, run_page
 
-from keras_slots import SlotLayer
+from keras_slots import SlotLayer, load_slots
 from slot_cases import give_two_replicas
 
 PAGES = sorted(EXAMPLES.glob("*.py"))
@@ -79,6 +79,22 @@ def test_conv6_page_trains_nine_layers_of_one_kind(monkeypatch, kind):
     slots = [layer for layer in names["model"].layers if isinstance(layer, SlotLayer)]
     assert len(slots) == (9 if kind == "selected" else 0)
     assert names["accuracy"] > 0.2
+
+
+@pytest.mark.tensorflow
+def test_cifar10_in_an_hour_page_writes_a_file_that_predicts_the_same(monkeypatch, tmp_path):
+    file = tmp_path / "small.slots"
+    names = run_page(monkeypatch, "cifar10_in_an_hour", "--small", "--out", file)
+    assert names["accuracy"] > 0.8
+    # What the first layer gives of its patches has variance 1 in every direction that the images have.
+    (filters,) = names["whiten"].get_weights()
+    outputs = names["patches"].transpose(0, 1, 2, 4, 5, 3).reshape(-1, 12) @ filters.reshape(12, 24)
+    shares = names["variances"] / (names["variances"] + 5e-4)
+    np.testing.assert_allclose(np.var(outputs, axis=0), np.tile(shares, 2), atol=0.01)
+    assert not names["whiten"].trainable_weights
+    plain = load_slots(file)
+    assert not any(isinstance(layer, SlotLayer) for layer in plain.layers)
+    np.testing.assert_array_equal(plain.predict(names["x_test"], verbose=0), names["logits"])
 
 
 @pytest.mark.tensorflow
