@@ -118,7 +118,7 @@ def test_long_runs_stand_one_by_one_with_mirror_images_and_averages(tmp_path, ca
     learned = row | {"method": "learned", "test_last": "0.93", "test_mirror": ""}
     lines = lines_of(capsys, write(tmp_path / "r.csv", learned, row), "--table", "runs")
     start = "| vgg19 | selected, nearest scores | 8 | 20 | 0 |"
-    assert lines[2] == f"{start} 92.00 | 91.50 | 91.80 | 91.66 | 91.0 | 2.0 | 2.5 |"
+    assert lines[2] == f"{start} 92.00 | 91.50 | 91.80 | 91.66 | 91.0 | 120 | 150 |"
     assert lines[3].startswith("| vgg19 | learned | – | 20 | 0 | 92.00 | 93.00 | – | 91.66 | – |")
 
 
