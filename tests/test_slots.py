@@ -95,6 +95,46 @@ def test_load_slots_keeps_the_dtype(tmp_path, policy, x64):
     assert forms(path)["dense0/kernel"] == ("stored" if policy == "float16" else "hull")
 
 
+def integers_as(path, dtype, change=lambda array: array):
+    """The `.slots` file with its integers, the state of dropout, in another type."""
+    architecture, records = split(path.read_bytes())
+    assert any(record.dtype in ("int64", "uint32") for record in records)
+    records = [
+        stored(record.name, change(array_of(record)).astype(dtype))
+        if record.dtype in ("int64", "uint32")
+        else record
+        for record in records
+    ]
+    path.write_bytes(join(architecture, records))
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint32"])
+def test_load_slots_reads_the_random_state_that_another_backend_wrote(tmp_path, dtype):
+    model = conv_model()
+    path = save_slots(model, tmp_path / "m.slots")
+    integers_as(path, dtype)
+    for one, other in zip(load_slots(path).variables, materialize(model).variables, strict=True):
+        np.testing.assert_array_equal(numpy_of(one), numpy_of(other))
+        assert one.dtype == other.dtype
+
+
+def test_load_slots_refuses_integers_that_its_variable_cannot_hold(tmp_path):
+    path = save_slots(conv_model(), tmp_path / "m.slots")
+    integers_as(path, "uint64", lambda array: array.astype("uint64") + np.uint64(2**63))
+    with pytest.raises(ValueError, match="cannot. Load the file on the backend that wrote it"):
+        load_slots(path)
+
+
+def test_load_slots_refuses_integers_where_the_architecture_has_floats(tmp_path):
+    path = save_slots(conv_model(), tmp_path / "m.slots")
+    architecture, records = split(path.read_bytes())
+    i = next(i for i, record in enumerate(records) if record.dtype == "float32")
+    records[i] = stored("wrong", np.zeros(records[i].shape, "int32"))
+    path.write_bytes(join(architecture, records))
+    with pytest.raises(ValueError, match="which differ"):
+        load_slots(path)
+
+
 def test_save_slots_holds_values_that_no_seed_brings_back_and_says_so(tmp_path):
     model = dense_model((6,), bank_initializer=keras.initializers.RandomNormal(seed=1))
     with pytest.warns(

@@ -26,6 +26,8 @@ Array = np.ndarray[Any, Any]
 Path_ = str | os.PathLike
 #: Is told a number of connections that are done, at times.
 Progress = Callable[[int], None]
+#: The state of a random generator, such as dropout has, is int64 on TensorFlow and uint32 on JAX.
+_INTEGERS = {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 
 
 def save_slots(model: keras.Model, path: Path_, overwrite: bool = False) -> Path:
@@ -184,7 +186,7 @@ def rebuild(
         _check_fit(_model(architecture, custom_objects), records)
     model = _model(architecture, custom_objects)
     for variable, record in zip(model.variables, records, strict=True):
-        variable.assign(weight(record, progress))
+        variable.assign(_fitting(weight(record, progress), variable, record.name))
     for layer in inner_layers(model):
         if hasattr(layer, "finalize_state"):
             # Normalization and its kin compute with what they derive from their weights.
@@ -218,13 +220,30 @@ def _model(architecture: dict[str, Any], custom_objects: dict[str, Any] | None) 
 def _check_fit(model: keras.Model, records: list[Record]) -> None:
     expected = [(tuple(v.shape), keras.backend.standardize_dtype(v.dtype)) for v in model.variables]
     received = [(record.shape, record.dtype) for record in records]
-    if expected != received:
-        different = [i for i, (a, b) in enumerate(zip(expected, received, strict=False)) if a != b]
+    different = [
+        i
+        for i, ((shape, dtype), (shape_here, dtype_here)) in enumerate(
+            zip(expected, received, strict=False)
+        )
+        if shape != shape_here or (dtype != dtype_here and not {dtype, dtype_here} <= _INTEGERS)
+    ]
+    if different or len(expected) != len(received):
         first = f": {expected[different[0]]} and {received[different[0]]}" if different else ""
         raise ValueError(
             f"The .slots file is damaged: its architecture has {len(expected)} weights and the file "
             f"{len(received)}, which differ{first}. Write the file again."
         )
+
+
+def _fitting(array: Array, variable: keras.Variable, name: str) -> Array:
+    """The array in the dtype of its variable, which for integers may be another than that of the file."""
+    here = array.astype(keras.backend.standardize_dtype(variable.dtype))
+    if array.dtype.kind in "iu" and (here != array).any():
+        raise ValueError(
+            f"The weight '{name}' of the .slots file holds integers that {here.dtype} cannot. Load the file "
+            "on the backend that wrote it."
+        )
+    return here
 
 
 def _kernel_record(
