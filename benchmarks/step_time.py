@@ -76,7 +76,9 @@ class DeviceLoop:
         import jax
 
         self.steps, self.trained = args.steps, networks.count(model.trainable_variables)
-        optimizer = keras.optimizers.SGD(0.01, momentum=0.9)  # deep networks leave for infinity at 0.1
+        optimizer = keras.optimizers.SGD(
+            0.01, momentum=0.9
+        )  # deep networks leave for infinity at 0.1
         optimizer.build(model.trainable_variables)
         rng = np.random.default_rng(0)
         shape = (BATCHES, args.batch_size)

@@ -130,7 +130,9 @@ def seeds_table(rows):
 
 def runs_table(rows):
     measured = ("validation %", "test %", "with mirror images", "averaged weights", "paper %")
-    table = [["network", "weights", "K", "epochs", "seed", *measured, "minutes", "processor minutes"]]
+    table = [
+        ["network", "weights", "K", "epochs", "seed", *measured, "minutes", "processor minutes"]
+    ]
     for row in sorted(rows, key=lambda row: (row["network"], row["method"] == "learned")):
         learned = row["method"] == "learned"
         kind = "learned" if learned else f"selected, {SCORES[row['scores']]}"
