@@ -38,8 +38,14 @@ TITLES = {
     "conv6bn": "Six convolutions with batch norm on CIFAR-10 at 16x16",
 }
 # What tells one curve from another; those that differ are named in the legend.
-EARLIER = {"scores": "uniform"}  # what files say that were written before there was a choice
-MARKS = ("selection", "scores", "sharing", "score_mode", "epochs", "dtype_policy")
+EARLIER = {
+    "scores": "uniform",
+    "move_penalty": "0.0",
+}  # what files say that were written before there was a choice
+MARKS = (
+    *("selection", "scores", "sharing", "score_mode", "epochs", "dtype_policy"),
+    "move_penalty",
+)
 
 
 def make_parser():

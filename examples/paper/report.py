@@ -37,8 +37,9 @@ from runs import RunError, read_rows, write_atomic
 # What tells one cell from another; a column for each that differs within a file.
 MARKS = (
     *("network", "method", "selection", "scores", "sharing", "score_mode", "epochs", "num_values"),
+    "move_penalty",
 )
-TITLES = {"num_values": "K", "score_mode": "score mode"}
+TITLES = {"num_values": "K", "score_mode": "score mode", "move_penalty": "penalty of moves"}
 BLOCK = re.compile(r"(<!-- report: (\w+) (\S+) -->\n).*?(<!-- /report -->)", re.DOTALL)
 
 

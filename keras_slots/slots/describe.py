@@ -56,8 +56,10 @@ def values_of(kernel: SlotKernel) -> Values | None:
 
 def _seed(kernel: SlotKernel) -> int:
     """The seed of the stream: a kernel that keeps no bank has it as a variable, which a file may have changed."""
+    if isinstance(kernel, NearestKernel):  # which keeps the keys of its hash too
+        return kernel.held().seed
     held = kernel.saved_state().get("seed")
-    if held is None or isinstance(kernel, NearestKernel):  # which keeps the keys of its hash
+    if held is None:
         return kernel.initial.seed
     return from_words(np.asarray(held))
 
