@@ -100,7 +100,7 @@ class LeverKernel(SlotKernel):
         return greedy_index(ops.where(is_selected, scores, float("-inf")))
 
     def moves(self, trained: Tensor) -> Tensor:
-        return trained  # at a lever of 0 the initial scores decide
+        return ops.convert_to_tensor(trained)  # at a lever of 0 the initial scores decide
 
     def trained_variables(self) -> list[keras.Variable]:
         return [self._lever, self._decay]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
+from keras import ops
 
 if TYPE_CHECKING:
     from keras_slots.kernel import SlotKernel
@@ -25,7 +26,10 @@ class OnKernel(keras.regularizers.Regularizer):
         if kernel.regularizer is not None:
             losses.append(kernel.regularizer(kernel.select_greedily(trained)))
         if kernel.move_regularizer is not None:
-            losses.append(kernel.move_regularizer(kernel.moves(trained)))
+            moves = kernel.moves(trained)
+            # On JAX abs has a slope of 1 at 0: what has not moved, for its input is always 0, would be pushed.
+            moves = ops.where(moves == 0, ops.stop_gradient(moves), moves)
+            losses.append(kernel.move_regularizer(moves))
         return losses[0] if len(losses) == 1 else sum(losses)
 
 
