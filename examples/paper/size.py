@@ -64,7 +64,7 @@ def packed(model):
 def size_row(folder, args):
     """The row of a run folder: its recipe, accuracy and bytes."""
     training = cli.import_training()
-    from keeper import versions
+    from keeper import processor, versions
 
     recipe, known = training.recipe_of(folder)
     row = {"run_id": f"{known['run_id']}-{args.state}", "state": args.state}
@@ -84,7 +84,7 @@ def size_row(folder, args):
         found = images and plain.evaluate(images, verbose=0, return_dict=True)
         row[split] = found and float(found["accuracy"])
     row |= {"bytes": size, "bits": round(bits, 4), "kept": round(kept_share(model), 4)}
-    row |= versions()
+    row |= versions() | {"devices": 1, "device": processor()}
     append_row(args.out, row)
     return row
 
