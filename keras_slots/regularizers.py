@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
-from keras import ops
+
+from keras_slots.backend import at_rest
 
 if TYPE_CHECKING:
     from keras_slots.kernel import SlotKernel
@@ -26,10 +27,8 @@ class OnKernel(keras.regularizers.Regularizer):
         if kernel.regularizer is not None:
             losses.append(kernel.regularizer(kernel.select_greedily(trained)))
         if kernel.move_regularizer is not None:
-            moves = kernel.moves(trained)
-            # On JAX abs has a slope of 1 at 0: what has not moved, for its input is always 0, would be pushed.
-            moves = ops.where(moves == 0, ops.stop_gradient(moves), moves)
-            losses.append(kernel.move_regularizer(moves))
+            # What has not moved, for example because its input is always 0, is not pushed.
+            losses.append(kernel.move_regularizer(at_rest(kernel.moves(trained))))
         return losses[0] if len(losses) == 1 else sum(losses)
 
 
