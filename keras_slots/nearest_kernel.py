@@ -105,12 +105,14 @@ class NearestKernel(SlotKernel):
 
     def saved_state(self) -> dict[str, Any]:
         state = {"lever": self._lever, "decay": self._decay, "seed": self._seed}
+        if self.move_regularizer is not None and not self.initial.rebuildable:
+            state["start"] = self._start
         return {**state, "origin": origin_of(self.initial)}
 
     def load_state(self, given: dict[str, np.ndarray]) -> None:
         check_origin(given["origin"], self.initial, self.path)
         super().load_state(given)
-        if self.move_regularizer is not None:
+        if self.move_regularizer is not None and self.initial.rebuildable:
             self._start.assign(self.held().start())
 
 

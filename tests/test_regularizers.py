@@ -272,6 +272,20 @@ def test_weights_files_fill_a_layer_with_or_without_a_move_regularizer(
         assert float(loaded.losses[0]) == pytest.approx(0.01 * 0.25 * 20, rel=1e-5)
 
 
+def test_move_regularizer_finds_a_start_of_a_keras_initializer_in_the_weights_file(tmp_path):
+    scores = keras_slots.NearestScores(keras.initializers.RandomNormal(0, 0.1))
+
+    def model(seed):
+        slots = {**STRATA, "score_initializer": scores, "move_regularizer": L1(0.5), "seed": seed}
+        return built(SlotDense(4, num_values=4, score_mode="per_connection", **slots))
+
+    saved, loaded = model(1), model(2)
+    saved.save_weights(tmp_path / "w.weights.h5")
+    assert float(loaded.layers[0].lever[0, 0]) != float(saved.layers[0].lever[0, 0])
+    loaded.load_weights(tmp_path / "w.weights.h5")
+    assert float(loaded.losses[0]) == 0.0
+
+
 def test_slotify_gives_and_materialize_takes_the_move_regularizer():
     plain = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4), keras.layers.Dense(2)])
     slot = slotify(plain, 4, score_mode="per_connection", move_regularizer=L1(0.5), seed=1)
