@@ -18,6 +18,7 @@ from keras_slots.banks import InitialValues
 from keras_slots.initializers import compute_fans
 from keras_slots.keras_internals import current_pass
 from keras_slots.random_streams import derive_seed
+from keras_slots.regularizers import OnKernel
 from keras_slots.sampler import Sampler
 from keras_slots.selection import Greedy, SelectionRule, greedy_index, lookup
 
@@ -27,17 +28,6 @@ if TYPE_CHECKING:
     from keras.layers import Layer as _Layer
 else:
     _Layer = keras.layers.Layer
-
-
-class OnSelected(keras.regularizers.Regularizer):
-    """The regularizer of a kernel, on the values that are selected in place of what is trained."""
-
-    def __init__(self, kernel: "SlotKernel"):
-        self.kernel = kernel
-
-    def __call__(self, trained: Tensor) -> Tensor:
-        assert self.kernel.regularizer is not None
-        return self.kernel.regularizer(self.kernel.select_greedily(trained))
 
 
 class SlotKernel(_Layer, ABC):
@@ -52,8 +42,12 @@ class SlotKernel(_Layer, ABC):
         seed: Integer that bank, scores and sampler come from.
         fans: `(fan_in, fan_out)` of the kernel; None: by Keras' rule from its shape.
         regularizer: Keras regularizer of the greedily selected values, or None.
+        move_regularizer: Keras regularizer of `moves`, or None.
         **kwargs: `name`, `dtype` and `trainable`, as of every Keras layer.
     """
+
+    #: Whether `moves` tells how far each connection is from its start, so that a regularizer can act on it.
+    measures_moves = False
 
     def __init__(
         self,
@@ -66,6 +60,7 @@ class SlotKernel(_Layer, ABC):
         seed: int,
         fans: tuple[int, int] | None = None,
         regularizer: Callable | None = None,
+        move_regularizer: Callable | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -77,6 +72,7 @@ class SlotKernel(_Layer, ABC):
         self.seed = seed
         self.fans = fans
         self.regularizer = regularizer
+        self.move_regularizer = move_regularizer
         #: Set by the layer that owns this kernel: it has refused the file that is being loaded.
         self.owner_refused = False
         # In half precision most updates would be lost: 1e-4 vanishes beside a score of 0.1.
@@ -135,6 +131,10 @@ class SlotKernel(_Layer, ABC):
     def saved_state(self) -> dict[str, Any]:
         """Variables and arrays, by name, that a file must hold to bring this kernel back."""
 
+    def moves(self, trained: Tensor) -> Tensor:
+        """How far each connection is from its start, `kernel_shape`, where `measures_moves` is True."""
+        raise NotImplementedError
+
     # The same for all.
 
     def select(self, training: bool | None = False) -> Tensor:
@@ -169,8 +169,9 @@ class SlotKernel(_Layer, ABC):
             values: A function, because Keras calls it later when the layer is built in a stateless scope.
             dtype: Dtype of the variable.
             trainable: Whether training moves it.
-            regularized: Whether the regularizer of the kernel hangs on it.
+            regularized: Whether the regularizers of the kernel hang on it.
         """
+        regularized = regularized and (self.regularizer or self.move_regularizer) is not None
         return self.add_weight(
             name=name,
             shape=shape,
@@ -178,7 +179,7 @@ class SlotKernel(_Layer, ABC):
             dtype=dtype,
             trainable=trainable,
             autocast=False,
-            regularizer=OnSelected(self) if regularized and self.regularizer else None,
+            regularizer=OnKernel(self) if regularized else None,
         )
 
     def save_own_variables(self, store: Any) -> None:

@@ -26,6 +26,8 @@ class LeverKernel(SlotKernel):
     the seed brings it back. Backward `d u[c] = d kernel[c]`.
     """
 
+    measures_moves = True
+
     def add_variables(self, initial: InitialValues) -> None:
         shape, dtype = initial.kernel_shape, self.score_dtype
         self._lever = self.add_values(
@@ -96,6 +98,9 @@ class LeverKernel(SlotKernel):
         scores = score_lines(self._lever, self._decay, initial_scores, bank)
         is_selected = ops.equal(bank, self.select_greedily()[..., None])
         return greedy_index(ops.where(is_selected, scores, float("-inf")))
+
+    def moves(self, trained: Tensor) -> Tensor:
+        return ops.convert_to_tensor(trained)  # at a lever of 0 the initial scores decide
 
     def trained_variables(self) -> list[keras.Variable]:
         return [self._lever, self._decay]

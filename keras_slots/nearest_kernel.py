@@ -1,6 +1,6 @@
 """One lever a connection, nearest scores and a bank in strata: selection that does not know K."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -30,6 +30,8 @@ class NearestKernel(SlotKernel):
     and the seed is kept.
     """
 
+    measures_moves = True
+
     def add_variables(self, initial: InitialValues) -> None:
         shape, dtype = initial.kernel_shape, self.score_dtype
         self._lever = self.add_values(
@@ -37,14 +39,19 @@ class NearestKernel(SlotKernel):
         )
         # Trainable with a gradient of zero: the optimizer's own weight decay keeps it right.
         self._decay = self.add_values("decay", (), lambda: np.ones(()), dtype, trainable=True)
-        self._seed = self.add_values("seed", (4,), self._first_seed, "int32")
+        # The keys of the hash, and the seed that they and w0 come from.
+        self._seed = self.add_values("seed", (8,), self._first_seed, "int32")
+        if self.move_regularizer is not None:
+            # Kept: a draw of w0 in every step would cost more than the step.
+            self._start = self.add_values("start", shape, initial.start, dtype)
         strata = Strata(self.num_values, self.bank_initializer.bound(initial.fans))
         self._greedy = straight_through(strata.nearest, lever_gradient)
         self._index = compiled(strata.nearest_index)
 
     def _first_seed(self) -> np.ndarray:
         low, high = self.bank_initializer.words(self.initial.seed)
-        return to_words(int(high) << 32 | int(low))
+        keys = to_words(int(high) << 32 | int(low))
+        return np.concatenate([keys, to_words(self.initial.seed)])
 
     @property
     def lever(self) -> keras.Variable:
@@ -63,6 +70,11 @@ class NearestKernel(SlotKernel):
 
         (values,) = from_host(draw, self._seed, (keras.KerasTensor(initial.bank_shape, "float32"),))
         return ops.cast(values, self.variable_dtype)
+
+    def held(self) -> InitialValues:
+        """What the levers started from: another seed than `initial` has where the weights of one were loaded."""
+        words = keras.ops.convert_to_numpy(self._seed)
+        return replace(self.initial, seed=from_words(words[4:]))
 
     def words(self) -> np.ndarray:
         """The two keys of the hash that the values are."""
@@ -83,16 +95,25 @@ class NearestKernel(SlotKernel):
     def selected_indices(self) -> Tensor:
         return self._index(self._lever, self._decay, self._seed)
 
+    def moves(self, trained: Tensor) -> Tensor:
+        # The lever u of `LeverKernel`. No gradient for the decay, which the optimizer alone moves.
+        start = ops.stop_gradient(remaining(self._decay)) * self._start.value
+        return ops.convert_to_tensor(trained) - start
+
     def trained_variables(self) -> list[keras.Variable]:
         return [self._lever, self._decay]
 
     def saved_state(self) -> dict[str, Any]:
         state = {"lever": self._lever, "decay": self._decay, "seed": self._seed}
+        if self.move_regularizer is not None and not self.initial.rebuildable:
+            state["start"] = self._start
         return {**state, "origin": origin_of(self.initial)}
 
     def load_state(self, given: dict[str, np.ndarray]) -> None:
         check_origin(given["origin"], self.initial, self.path)
         super().load_state(given)
+        if self.move_regularizer is not None and self.initial.rebuildable:
+            self._start.assign(self.held().start())
 
 
 @dataclass(frozen=True)
@@ -115,12 +136,12 @@ class Strata:
 
 
 def _keys(words: np.ndarray) -> np.ndarray:
-    number = from_words(words)
+    number = from_words(words[:4])
     return np.array([number & 0xFFFFFFFF, number >> 32], "uint32")
 
 
 def _hash_words(seed: Tensor) -> Tensor:
-    """The two words of the hash, of the four of 16 bits that the variable holds."""
+    """The two words of the hash, of the first four of 16 bits that the variable holds."""
     parts = ops.cast(ops.convert_to_tensor(seed), "uint32")
     high, low = (
         ops.bitwise_or(ops.left_shift(parts[i], np.uint32(16)), parts[i + 1]) for i in (0, 2)

@@ -201,9 +201,7 @@ class _NearestObserver(Observer):
     @cached_property
     def start(self) -> Array | None:
         kernel = self.kernel
-        if not np.array_equal(keras.ops.convert_to_numpy(kernel._seed), kernel._first_seed()):
-            return None  # the weights of another seed were loaded
-        lever = kernel.initial.start().astype(kernel.score_dtype)
+        lever = kernel.held().start().astype(kernel.score_dtype)
         one = ops.ones((), kernel.score_dtype)
         return self._look_at(lever, one, kernel._seed).positions
 

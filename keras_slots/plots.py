@@ -200,14 +200,14 @@ def accuracy_against_size(
             f"{{'K = 8': [(83_000, 98.8)]}}. Received: curves={curves!r}"
         )
     ax = _new_axes() if ax is None else ax
-    from matplotlib.ticker import EngFormatter
+    from matplotlib.ticker import EngFormatter, LogLocator
 
     for label, curve in points.items():
         ax.plot(*zip(*curve, strict=True), marker="o", label=label)
-    ax.set_xscale("log")
+    ax.set(xscale="log", xlabel="size of the file", ylabel="test accuracy, %")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter(EngFormatter(unit="B"))
     ax.xaxis.set_minor_formatter("")
-    ax.set(xlabel="size of the file", ylabel="test accuracy, %")
     ax.grid(alpha=0.3)
     ax.legend(fontsize="small", loc="lower right")
     return ax.figure

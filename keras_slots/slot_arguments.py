@@ -31,6 +31,10 @@ class SlotArguments(TypedDict, total=False):
         sharing: `"connection"`, the default: each connection has its own values; `"layer"`: one set of K values
             for each kernel of the layer; a `keras_slots.ValueBank`: that set, which may be handed to several
             layers.
+        move_regularizer: Keras regularizer of how far each connection has moved from its start, for a smaller
+            `.slots` file. It acts on the lever u: `keras.regularizers.L1(c)` adds `c * sum(abs(u))` to the loss,
+            and `c * sign(u)` to the gradient. With nearest scores u is the distance of the trained weight from
+            its start w0. Only with `score_mode="per_connection"`. None: no such loss.
         seed: Integer that fixes bank, scores and sampling. None draws one, so that
             `keras.utils.set_random_seed` governs it.
         name: As of every Keras layer.
@@ -51,6 +55,7 @@ class SlotArguments(TypedDict, total=False):
     bank_initializer: Any
     score_initializer: Any
     sharing: Any
+    move_regularizer: Any
     seed: int | None
     name: str | None
     dtype: Any

@@ -13,6 +13,7 @@ from keras_slots.kernel import COSTLY, PerValueKernel, SlotKernel
 from keras_slots.nearest_kernel import per_connection_kernel
 from keras_slots.random_streams import derive_seed, draw_seed
 from keras_slots.refusals import SelectedKernel
+from keras_slots.regularizers import get_move_regularizer
 from keras_slots.selection import get_rule, serialize_rule
 from keras_slots.sharing import ValueBank, check_sharing
 from keras_slots.validation import check_choice, check_num_values, check_seed
@@ -53,6 +54,7 @@ class SlotLayer(SelectedKernel):
         bank_initializer: Any = None,
         score_initializer: Any = None,
         sharing: Any = "connection",
+        move_regularizer: Any = None,
         seed: int | None = None,
         **kwargs: Any,
     ):
@@ -66,6 +68,8 @@ class SlotLayer(SelectedKernel):
             None if bank_initializer is None else initializers.get(bank_initializer)
         )
         self.score_initializer = initializers.get_scores(score_initializer)
+        make_kernel = SCORE_MODES[self.score_mode]
+        self.move_regularizer = get_move_regularizer(move_regularizer, score_mode, make_kernel)
         self.seed = None if seed is None else check_seed(seed)
         self._seed = draw_seed() if self.seed is None else self.seed
 
@@ -116,6 +120,7 @@ class SlotLayer(SelectedKernel):
             seed=self._seed if first else derive_seed(self._seed, argument),
             fans=fans,
             regularizer=getattr(self, f"{argument}_regularizer"),
+            move_regularizer=self.move_regularizer,
             name=name or ("kernel" if argument == "kernel" else f"{argument}_kernel"),
             dtype=self.dtype_policy,
             trainable=self.trainable,
@@ -243,6 +248,7 @@ class SlotLayer(SelectedKernel):
             bank_initializer=initializers.serialize(self.bank_initializer),
             score_initializer=initializers.serialize(self.score_initializer),
             sharing=initializers.serialize(self.sharing) if shared else self.sharing,
+            move_regularizer=keras.regularizers.serialize(self.move_regularizer),
             seed=self.seed,
         )
         return config

@@ -13,6 +13,7 @@ from keras_slots.choices import bits_per_choice
 from keras_slots.kernel import SlotKernel
 from keras_slots.named_kernels import named_kernels
 from keras_slots.observers import observer
+from keras_slots.regularizers import regularizer_text
 from keras_slots.selection import serialize_rule
 from keras_slots.sharing import ValueBank
 from keras_slots.slot_layer import SlotLayer
@@ -34,11 +35,11 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
     """Returns what `summary` prints, as numbers; what is not known is None.
 
     - `"kernels"`: for each kernel `name`, `layer` (its class), `shape`, `connections`, `num_values`, `selection`,
-      `score_mode`, `scores`, `sharing`; `values_within_reach`, the mean number of its K values that greedy
-      selection can take; `choice_bits`, bits a connection, see `SelectionMonitor`; and bytes: `bank_bytes` of all
-      values, `held_bytes` of what is in memory in their place (the bank, a staircase, or a seed), `trained_bytes`
-      of scores or levers, `optimizer_bytes`, `materialized_bytes` of the plain kernel, `choice_bytes`, and
-      `slots_bytes` in a file of `save_slots`.
+      `score_mode`, `scores`, `sharing`, `move_regularizer`; `values_within_reach`, the mean number of its K values
+      that greedy selection can take; `choice_bits`, bits a connection, see `SelectionMonitor`; and bytes:
+      `bank_bytes` of all values, `held_bytes` of what is in memory in their place (the bank, a staircase, or a
+      seed), `trained_bytes` of scores or levers, `optimizer_bytes`, `materialized_bytes` of the plain kernel,
+      `choice_bytes`, and `slots_bytes` in a file of `save_slots`.
     - `"plain"`: for each layer with other weights `name`, `weights`, how many are `trained`, and bytes as above.
     - `"total"`: the sums; bytes include the plain weights.
 
@@ -147,6 +148,7 @@ def _kernel_row(
         "score_mode": layer.score_mode,
         "scores": type(kernel.score_initializer).__name__,
         "sharing": "ValueBank" if isinstance(sharing, ValueBank) else sharing,
+        "move_regularizer": regularizer_text(kernel.move_regularizer),
         "values_within_reach": seen.reach() * seen.num_values,
         "choice_bits": bits,
         "bank_bytes": math.prod(initial.bank_shape) * itemsize,
@@ -261,8 +263,10 @@ def _tables(name: str, found: dict[str, Any]) -> list[Any]:
 
 
 def _settings(row: dict[str, Any]) -> str:
-    scores = f"{row['selection']}, {row['score_mode']}, {row['scores']}"
-    return scores if row["sharing"] == "connection" else f"{scores}, shared: {row['sharing']}"
+    settings = [row["selection"], row["score_mode"], row["scores"]]
+    settings += [f"shared: {row['sharing']}"] if row["sharing"] != "connection" else []
+    settings += [f"moves: {row['move_regularizer']}"] if row["move_regularizer"] else []
+    return ", ".join(settings)
 
 
 def _table(first: str, *headings: str) -> Any:

@@ -52,6 +52,7 @@ SLOT_ARGUMENTS = (
     "bank_initializer",
     "score_initializer",
     "sharing",
+    "move_regularizer",
     "seed",
 )
 

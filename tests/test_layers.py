@@ -118,6 +118,7 @@ def test_signature_has_the_arguments_of_the_keras_layer_first_and_ours_keyword_o
         "bank_initializer": None,
         "score_initializer": None,
         "sharing": "connection",
+        "move_regularizer": None,
         "seed": None,
     }
 

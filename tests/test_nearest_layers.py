@@ -163,7 +163,7 @@ def test_nearest_lever_model_takes_the_weights_of_another_seed(tmp_path, how):
 def test_nearest_kernel_holds_a_lever_a_decay_and_a_seed_at_any_number_of_values():
     layer = SlotDense(10, num_values=65_536, score_mode="per_connection", use_bias=False, **NEAREST)
     layer.build((None, 20))
-    assert sorted(tuple(v.shape) for v in layer.weights) == [(), (4,), (20, 10)]
+    assert sorted(tuple(v.shape) for v in layer.weights) == [(), (8,), (20, 10)]
     # Two neighbours are at most two of the equal parts apart.
     part = 2 * np.sqrt(6 / 30) / 65_536
     assert np.abs(numpy_of(layer.kernel) - numpy_of(layer.lever)).max() <= part

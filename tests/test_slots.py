@@ -84,6 +84,10 @@ def test_save_slots_takes_the_seed_that_a_weights_file_has_brought(tmp_path):
         path = save_slots(model, tmp_path / "m.slots", overwrite=True)
         assert_same_weights(load_slots(path), materialize(other))
         assert "stored" not in {form for name, form in forms(path).items() if "kernel" in name}
+        # The choices count from where the other one started.
+        files = path, save_slots(other, tmp_path / "other.slots", overwrite=True)
+        ours, its = ([r.payload for r in split(file.read_bytes())[1]] for file in files)
+        assert ours == its
 
 
 @pytest.mark.parametrize("policy", ["float64", "bfloat16", "float16"])
@@ -172,6 +176,26 @@ def test_save_slots_takes_less_than_the_entropy_of_the_moves(tmp_path):
     share = np.unique(step, return_counts=True)[1] / len(step)
     entropy = -(share * np.log2(share)).sum()
     assert 8 * len(record.payload) / len(index) < 0.8 * entropy
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0, 1.75])
+@pytest.mark.parametrize("num_values", [2, 3, 8])
+def test_save_slots_of_nearest_scores_that_select_by_a_share_of_their_start_costs_nothing(
+    tmp_path, num_values, share
+):
+    # Nothing but the share is news, and the writer finds it, however wide the values are.
+    layer = SlotDense(
+        100,
+        num_values=num_values,
+        score_mode="per_connection",
+        score_initializer="nearest",
+        bank_initializer=keras_slots.StratifiedUniform(2.0),
+        use_bias=False,
+    )
+    model = keras.Sequential([keras.Input((200,)), layer])
+    layer.lever.assign(np.float32(share) * numpy_of(layer.lever))
+    (record,) = split(save_slots(model, tmp_path / "m.slots").read_bytes())[1]
+    assert record.form == "nearest" and len(record.payload) < 250  # of 20,000 connections
 
 
 def test_save_slots_of_scores_off_the_line_falls_back_to_less_than_packed_and_a_head(tmp_path):

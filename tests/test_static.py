@@ -23,6 +23,7 @@ DEFAULTS = {
     "bank_initializer": None,
     "score_initializer": None,
     "sharing": "connection",
+    "move_regularizer": None,
     "seed": None,
 }
 #: Arguments of Keras that make no sense for a kernel that is selected: accepted by name only to be refused.

@@ -33,7 +33,7 @@ SHARED = (
 # What is over once the values are selected.
 SELECTION = (
     *("num_values", "selection", "score_mode", "sharing"),
-    *("bank", "bank_scale", "score_scale", "dense_score_scale"),
+    *("bank", "bank_scale", "score_scale", "dense_score_scale", "move_penalty"),
 )
 
 

@@ -277,6 +277,9 @@ def build_model(recipe, input_shape, num_classes):
         selection=recipe.selection,
         score_mode=recipe.score_mode,
         kernel_regularizer=penalty,
+        move_regularizer=keras.regularizers.L1(recipe.move_penalty)
+        if recipe.move_penalty
+        else None,
         **values,
     )
     return network(slots)

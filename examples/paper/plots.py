@@ -2,6 +2,7 @@
 
     python examples/paper/plots.py accuracy runs/results.csv --out accuracy.png
     python examples/paper/plots.py selections gs.csv ps.csv --out gs-ps.png
+    python examples/paper/plots.py sizes sizes.csv --out sizes.png
     python examples/paper/plots.py curves vgg19-ns vgg19-learned --out curves.png
     python examples/paper/plots.py weights runs/ours-lenet300100-gs-s0 --out weights.png
     python examples/paper/plots.py first-layer runs/ours-lenet300100-gs-s0 --out first-layer.png
@@ -9,6 +10,8 @@
 
 accuracy    test accuracy against K, greedy selection, with the learned baseline and the paper
 selections  greedy against probabilistic selection
+sizes       test accuracy against the bytes of a .slots file, a point for each penalty of moves, the mean over
+            the seeds, from the rows of size.py
 curves      validation accuracy of runs, epoch by epoch, from their folders or history files
 weights     selected against available values, for each layer, at each epoch that the run kept
             (train.py --save-epochs 0,1,5,20)
@@ -28,6 +31,7 @@ from pathlib import Path
 
 import cli
 import paper_numbers
+import report
 from recipes import KINDS, NETWORKS
 from runs import RunError, read_json, read_rows, write_atomic
 
@@ -38,8 +42,14 @@ TITLES = {
     "conv6bn": "Six convolutions with batch norm on CIFAR-10 at 16x16",
 }
 # What tells one curve from another; those that differ are named in the legend.
-EARLIER = {"scores": "uniform"}  # what files say that were written before there was a choice
-MARKS = ("selection", "scores", "sharing", "score_mode", "epochs", "dtype_policy")
+EARLIER = {
+    "scores": "uniform",
+    "move_penalty": "0.0",
+}  # what files say that were written before there was a choice
+MARKS = (
+    *("selection", "scores", "sharing", "score_mode", "epochs", "dtype_policy"),
+    "move_penalty",
+)
 
 
 def make_parser():
@@ -51,6 +61,8 @@ def make_parser():
         part.add_argument("--network", choices=NETWORKS, default="lenet300100")
         part.add_argument("--kind", choices=KINDS, default="ours", help="kind of the recipes")
         part.add_argument("--dataset", help="(default: the paper's for that network)")
+    part = figures.add_parser("sizes", help="from the rows of size.py")
+    part.add_argument("source", nargs="+", metavar="SIZES")
     for name in ("curves", "finetune"):
         part = figures.add_parser(name, help="from folders")
         part.add_argument("source", nargs="+", metavar="DIR")
@@ -139,6 +151,33 @@ def draw_accuracy(args):
 def draw_selections(args):
     tables = {"greedy": paper_numbers.GREEDY, "probabilistic": paper_numbers.PROBABILISTIC}
     return draw_against_values(args, tables)
+
+
+def draw_sizes(args):
+    """A curve for each kind of scores and K, from the files of the strongest penalty to those of none."""
+    rows = [row for source in args.source for row in read_rows(source) if row.get("bytes")]
+    if not rows:
+        raise RunError(f"{', '.join(args.source)} has no rows of size.py; pack some runs first")
+    kinds = {}
+    for row in sorted(rows, key=lambda r: (r["network"], r["scores"], int(r["num_values"]))):
+        kinds.setdefault((row["network"], row["scores"], row["num_values"]), []).append(row)
+    cells = {}
+    for (network, scores, k), kind in kinds.items():
+        # What differs in more than penalty and seed is another curve.
+        marks = report.differing(kind, report.SIZED)
+        parts = [network] * (len({key[0] for key in kinds}) > 1) + [scores, f"K = {k}"]
+        for row in kind:
+            label = ", ".join(
+                [*parts, *(f"{name.replace('_', ' ')} {row[name]}" for name in marks)]
+            )
+            cells.setdefault(label, {}).setdefault(float(row["move_penalty"]), []).append(row)
+    curves, lines = {}, [("files", "penalty", "seeds", "bytes, mean", "test mean %")]
+    for label, curve in cells.items():
+        for penalty, cell in sorted(curve.items()):
+            size, test = (statistics.fmean(float(r[n]) for r in cell) for n in ("bytes", "test"))
+            curves.setdefault(label, []).append((size, 100 * test))
+            lines.append((label, f"{penalty:g}", str(len(cell)), f"{size:.0f}", test))
+    return library().accuracy_against_size(curves, new_axes()), lines
 
 
 def draw_curves(args):

@@ -100,6 +100,11 @@ class Recipe:
         "l2: added to the gradient; decoupled: shrinks by lr·decay; weights: l2 of the selected ones",
         ("l2", "decoupled", "weights"),
     )
+    move_penalty: float = setting(
+        0.0,
+        "c: adds c * sum(abs(u)) to the loss, u how far levers moved; 0: none",
+        check=NOT_NEGATIVE,
+    )
     schedule: str = setting("cosine", "learning-rate schedule", SCHEDULES)
     schedule_epoch: int = setting(
         0, "end of the rise (one_cycle; 0: a fifth), first restart or tenfold drop (step)"
@@ -130,6 +135,8 @@ class Recipe:
             self._refuse("schedule_epoch", f"at least 1 for schedule={self.schedule}")
         if not 0 <= self.schedule_epoch < self.epochs and self.schedule == "one_cycle":
             self._refuse("schedule_epoch", "0 or more and below `epochs` for schedule=one_cycle")
+        if self.move_penalty and (self.method, self.score_mode) == ("slot", "per_value"):
+            self._refuse("move_penalty", "0 for score_mode=per_value, which has no levers")
 
     def _refuse(self, name, expected):
         raise ValueError(f"`{name}` must be {expected}. Received: {name}={getattr(self, name)}")

@@ -20,6 +20,7 @@ finetune  the arms of finetune.py
 search    validation accuracy of every run, with the fields that a search for recipes varies
 smoke     runs cut short by --limit-steps: what was run, and no accuracy
 rates     the runs of learning_rates.py: validation accuracy at each rate, the best of a row in bold
+sizes     the runs that size.py packed: bytes and test accuracy of each file, means over the seeds
 
 Exit status: 0, 1 when a table cannot be made or --check found another, 2 for a wrong command line.
 """
@@ -37,8 +38,11 @@ from runs import RunError, read_rows, write_atomic
 # What tells one cell from another; a column for each that differs within a file.
 MARKS = (
     *("network", "method", "selection", "scores", "sharing", "score_mode", "epochs", "num_values"),
+    "move_penalty",
 )
-TITLES = {"num_values": "K", "score_mode": "score mode"}
+# The same of the files that size.py packed, beside K and penalty.
+SIZED = ("network", "scores", "bank_scale", "learning_rate", "weight_decay", "epochs", "state")
+TITLES = {"num_values": "K", "score_mode": "score mode", "move_penalty": "penalty of moves"}
 BLOCK = re.compile(r"(<!-- report: (\w+) (\S+) -->\n).*?(<!-- /report -->)", re.DOTALL)
 
 
@@ -215,6 +219,31 @@ def finetune_table(rows):
     return table
 
 
+def sizes_table(rows):
+    names = [*differing(rows, SIZED), "num_values", "move_penalty"]
+    measured = (
+        "file, kB",
+        "bits a weight",
+        "kept %",
+        "validation %",
+        "test %",
+        "lowest to highest",
+    )
+    titles = [TITLES.get(name, name.replace("_", " ")) for name in names]
+    table = [[*titles, "seeds", *measured]]
+    for cell in grouped([row | {"method": "slot"} for row in rows], names):
+        marks = [cell[0][name] for name in names[:-1]] + [f"{float(cell[0]['move_penalty']):g}"]
+        kilobytes, bits = (statistics.mean(float(r[n]) for r in cell) for n in ("bytes", "bits"))
+        kept, validation, test = (
+            statistics.mean(percents(cell, name)) if all(row[name] for row in cell) else None
+            for name in ("kept", "validation", "test")
+        )
+        shares = ["–" if x is None else f"{x:.2f}" for x in (validation, test)]
+        sizes = [f"{kilobytes / 1000:.1f}", f"{bits:.3f}", f"{kept:.1f}"]
+        table.append([*marks, str(len(cell)), *sizes, *shares, span(percents(cell, "test"))])
+    return table
+
+
 def smoke_table(rows):
     table = [["network", "method", "K", "connections", "batch", "steps", "seconds"]]
     for row in rows:
@@ -234,6 +263,7 @@ TABLES = {
     "finetune": finetune_table,
     "smoke": smoke_table,
     "rates": rates_table,
+    "sizes": sizes_table,
 }
 
 

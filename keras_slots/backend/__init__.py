@@ -1,7 +1,7 @@
 """What differs between the Keras backends.
 
-Each module has the same functions: `straight_through`, `compiled`, `initializer` and `from_host`. This one
-re-exports those of the backend that Keras runs on.
+Each module has the same functions: `straight_through`, `compiled`, `initializer`, `from_host` and `at_rest`. This
+one re-exports those of the backend that Keras runs on.
 """
 
 import keras
@@ -9,9 +9,21 @@ import keras
 _BACKEND = keras.backend.backend()
 
 if _BACKEND == "tensorflow":
-    from keras_slots.backend.tensorflow import compiled, from_host, initializer, straight_through
+    from keras_slots.backend.tensorflow import (
+        at_rest,
+        compiled,
+        from_host,
+        initializer,
+        straight_through,
+    )
 elif _BACKEND == "jax":
-    from keras_slots.backend.jax import compiled, from_host, initializer, straight_through
+    from keras_slots.backend.jax import (
+        at_rest,
+        compiled,
+        from_host,
+        initializer,
+        straight_through,
+    )
 else:
     raise ImportError(
         "keras_slots runs on the Keras backends 'tensorflow' and 'jax'. "
@@ -19,4 +31,4 @@ else:
         "Set the environment variable KERAS_BACKEND to one of these before importing keras."
     )
 
-__all__ = ["compiled", "from_host", "initializer", "straight_through"]
+__all__ = ["at_rest", "compiled", "from_host", "initializer", "straight_through"]

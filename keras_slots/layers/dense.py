@@ -44,8 +44,8 @@ class SlotDense(SlotLayer, keras.layers.Dense):
         kernel_constraint: Must be None: the values are fixed.
         bias_constraint: Acts on the bias.
         **kwargs: The slot arguments `num_values`, `selection`, `score_mode`, `bank_initializer`,
-            `score_initializer`, `sharing` and `seed`, see `keras_slots.SlotArguments`; `name`, `dtype` and
-            `trainable`.
+            `score_initializer`, `sharing`, `move_regularizer` and `seed`, see `keras_slots.SlotArguments`; `name`,
+            `dtype` and `trainable`.
 
     Input shape:
         `(batch, ..., input_dim)`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -29,6 +30,7 @@ _MOST_OFFSETS = 64  # rows back that are tried
 _ALIKE = 0.05  # correlation from which rows count as alike
 _MOST_TRIED = 2**19  # connections up to which several ways are tried
 _PREDICTABLE = 64  # one choice in that many may be out of reach of the envelope
+_LARGEST_SHARE, _SHARES = 4, 256  # of w0 that are tried: up to the first, that many to 1
 
 
 def values_of(kernel: SlotKernel) -> Values | None:
@@ -56,8 +58,10 @@ def values_of(kernel: SlotKernel) -> Values | None:
 
 def _seed(kernel: SlotKernel) -> int:
     """The seed of the stream: a kernel that keeps no bank has it as a variable, which a file may have changed."""
+    if isinstance(kernel, NearestKernel):  # which keeps the keys of its hash too
+        return kernel.held().seed
     held = kernel.saved_state().get("seed")
-    if held is None or isinstance(kernel, NearestKernel):  # which keeps the keys of its hash
+    if held is None:
         return kernel.initial.seed
     return from_words(np.asarray(held))
 
@@ -94,6 +98,7 @@ def find(kernel: SlotKernel, values: Values, selected: Array) -> Found | None:
     """
     stream, hull = _start_stream(kernel)
     n, k = len(selected), values.num_values
+    staying = np.zeros(_LARGEST_SHARE * _SHARES + 2, "int64")
     index, begin, largest = np.empty(n, "int64"), np.zeros(n, "float32"), 0.0
     block = max(1, 4 * BLOCK_VALUES // k)
     for low in range(0, n, block):
@@ -109,18 +114,45 @@ def find(kernel: SlotKernel, values: Values, selected: Array) -> Found | None:
             begin[low:high] = np.take_along_axis(rows, scores[:, None], axis=1)[:, 0]
         elif stream:
             begin[low:high] = stream.draw(high - low, low)
+            staying += _staying(rows, selected[low:high], begin[low:high])
     exponent = 24 - math.frexp(largest)[1] if largest else 0
     exponent = min(max(exponent, -200), 200)
     if stream is None:
         return Found(index, selected, Start(exponent, Stream("uniform", 0, 0, 1.0)), False)
     if hull:
         return Found(index, selected - begin, Start(exponent, stream), True)
-    # A weight that decays ends near a share of w0: the one that fits best.
-    wide = begin.astype("float64")
-    share = float(wide @ selected) / max(float(wide @ wide), 1e-300)
-    gain = float(np.float32(min(max(share, 0.0), 4.0) * 2.0**exponent))
-    start = Start(exponent, stream, gain)
+    share = _share_of_start(begin.astype("float64"), selected, np.cumsum(staying))
+    start = Start(exponent, stream, float(np.float32(share * 2.0**exponent)))
     return Found(index, selected - np.float32(share) * begin, start, False)
+
+
+def _share_of_start(w0: Array, selected: Array, stay: Array) -> float:
+    """The share of w0 near which weights ended: decay, or rounding to few values, makes it another one than 1.
+
+    Where most connections stay, that for which the most do; where most move, that of the least squares.
+    """
+    best = int(stay.argmax())
+    if 2 * stay[best] >= len(w0):
+        return best / _SHARES
+    return min(max(float(w0 @ selected) / max(float(w0 @ w0), 1e-300), 0.0), float(_LARGEST_SHARE))
+
+
+def _staying(rows: Array, selected: Array, w0: Array) -> Array:
+    """How many connections more than with the share before select the value nearest to a share of w0.
+
+    The shares are i / 256, for i from 0 to 1024. A connection selects its value from one share to another: where
+    `share * w0` lies between the midpoints to the neighbouring values.
+    """
+    value = selected.astype("float64")
+    above = np.where(rows > selected[:, None], rows, np.inf).min(axis=1)
+    below = np.where(rows < selected[:, None], rows, -np.inf).max(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ends = [(value + other) / 2 / w0 * _SHARES for other in (below, above)]
+    most = _LARGEST_SHARE * _SHARES
+    first = np.ceil(np.clip(np.fmin(*ends), 0, most + 1)).astype("int64")
+    last = np.floor(np.clip(np.fmax(*ends), -1, most)).astype("int64") + 1
+    count = partial(np.bincount, minlength=most + 2)
+    return count(first) - count(np.maximum(first, last))
 
 
 def _start_stream(kernel: SlotKernel) -> tuple[Stream | None, bool]:

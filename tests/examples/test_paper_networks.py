@@ -121,6 +121,19 @@ def test_without_penalty_leaves_a_selected_network_to_the_decay_of_another_recip
         np.testing.assert_array_equal(one.kernel, other.kernel)
 
 
+def test_build_model_adds_the_penalty_of_moves_and_a_selected_network_has_none():
+    for name in ("ours-lenet300100-ns-k4", "ours-lenet300100-gs"):
+        recipe = dataclasses.replace(recipes.get_recipe(name), move_penalty=0.25, weight_decay=0.0)
+        model = networks.build_model(recipe, (4, 4, 1), 3)
+        assert [float(loss) for loss in model.losses] == [0.0, 0.0, 0.0]
+        for layer in model.layers[2:]:
+            layer.lever.assign(layer.lever + 0.5)
+        sizes = [16 * 300, 300 * 100, 100 * 3]
+        expected = [0.25 * 0.5 * size for size in sizes]
+        assert [float(loss) for loss in model.losses] == pytest.approx(expected, rel=1e-5)
+        assert not networks.without_penalty(materialize(model, trainable=True)).losses
+
+
 @pytest.mark.tensorflow
 def test_fused_batch_norm_computes_what_keras_computes():
     x = np.random.default_rng(0).normal(2.0, 3.0, (8, 4, 4, 5)).astype("float32")

@@ -34,6 +34,15 @@ def test_an_unknown_recipe_is_answered_with_near_names():
         recipes.get_recipe("ours-lenet300100-g")
 
 
+def test_a_penalty_of_moves_needs_levers_and_no_named_recipe_has_one():
+    assert all(recipe.move_penalty == 0.0 for recipe in recipes.RECIPES.values())
+    paper = recipes.get_recipe("paper-lenet300100-gs")
+    with pytest.raises(ValueError, match="`move_penalty` must be 0 for score_mode=per_value"):
+        dataclasses.replace(paper, move_penalty=1e-5)
+    for other in ({"score_mode": "per_connection"}, {"method": "learned"}):
+        assert dataclasses.replace(paper, move_penalty=1e-5, **other).move_penalty == 1e-5
+
+
 def test_our_bank_narrows_as_the_values_get_more():
     scales = [recipes.make_recipe("ours", "lenet300100", "gs", k).bank_scale for k in (2, 8, 64)]
     assert scales == [1.4, 1.0, 0.7]

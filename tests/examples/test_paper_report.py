@@ -163,6 +163,27 @@ def test_what_is_no_results_file_is_refused(tmp_path, capsys):
     assert "needs a Markdown file" in line
 
 
+def test_sizes_are_means_over_the_seeds_of_each_penalty(tmp_path, capsys):
+    packed = {"scores": "nearest", "kept": "0.9", "validation": "0.98"}
+
+    def row(penalty, seed, size, bits, test):
+        names = ("move_penalty", "seed", "bytes", "bits", "test")
+        return packed | dict(zip(names, (penalty, seed, size, bits, test), strict=True))
+
+    path = write(
+        tmp_path / "r.csv",
+        row("1e-05", "0", "20000", "0.5", "0.982"),
+        row("0.0", "0", "30000", "0.9", "0.983"),
+        row("1e-05", "1", "21000", "0.6", "0.984"),
+    )
+    lines = lines_of(capsys, path, "--table", "sizes")
+    assert lines[0].startswith(
+        "| K | penalty of moves | seeds | file, kB | bits a weight | kept % |"
+    )
+    assert lines[2] == "| 8 | 0 | 1 | 30.0 | 0.900 | 90.0 | 98.00 | 98.30 | – |"
+    assert lines[3] == "| 8 | 1e-05 | 2 | 20.5 | 0.550 | 90.0 | 98.00 | 98.30 | 98.20 to 98.40 |"
+
+
 def test_rates_are_means_over_the_seeds_and_the_best_of_a_row_is_bold(tmp_path, capsys):
     settings = [
         ("plain", "sgd", "0.1", "0.70"),

@@ -15,7 +15,10 @@ import runs
 # The scripts train with tf.data and tf.distribute.
 pytestmark = pytest.mark.tensorflow
 
-HELPFUL = ["train", "finetune", "sweep", "tune", "compare", "plots", "report", "learning_rates"]
+HELPFUL = [
+    *("train", "finetune", "sweep", "tune", "compare", "plots", "report", "learning_rates"),
+    "size",
+]
 SLOT = [*DIGITS, "--num-values", "4"]
 
 
@@ -225,6 +228,63 @@ def test_plots_keep_runs_apart_that_differ_in_more_than_the_seed(tmp_path, capsy
         ["per_value", "2", "1", "80.00"],
         ["per_value", "8", "1", "80.00"],
     ]
+
+
+def test_size_tells_what_the_unpacked_file_of_a_run_reaches(selected, tmp_path, capsys):
+    import training
+    from keras_slots import save_slots
+
+    out = tmp_path / "sizes.csv"
+    assert run("size", selected, "--state", "last", "--out", out) == 0
+    printed = capsys.readouterr().out.splitlines()
+    (row,), (trained,) = runs.read_rows(out), runs.read_rows(selected.parent / "results.csv")
+    assert float(row["test"]) == pytest.approx(float(trained["test_last"]), abs=1e-6)
+    assert float(row["validation"]) == pytest.approx(float(trained["val_last"]), abs=1e-6)
+    assert (row["num_values"], row["scores"], row["move_penalty"]) == ("4", "uniform", "0.0")
+    _, model = training.load_model(selected, "last")
+    path = save_slots(model, tmp_path / "m.slots")
+    assert int(row["bytes"]) == path.stat().st_size
+    _, before = training.load_model(selected, 0)
+    pairs = list(zip(model.layers[2:], before.layers[2:], strict=True))
+    same = sum(np.sum(np.asarray(a.kernel) == np.asarray(b.kernel)) for a, b in pairs)
+    total = sum(np.asarray(a.kernel).size for a, _ in pairs)
+    assert float(row["kept"]) == pytest.approx(same / total, abs=1e-4)
+    # All but the architecture, in bits.
+    assert 0 < float(row["bits"]) < 8 * int(row["bytes"]) / total
+    assert printed[1].split()[-3:] == [row["bytes"], row["bits"], f"{100 * same / total:.2f}"]
+    # Once packed is enough, and what is no run does not keep the others from being packed.
+    assert run("size", tmp_path, selected, "--state", "last", "--out", out) == 1
+    told = capsys.readouterr()
+    assert told.out.splitlines() == printed and "is not a run folder" in told.err
+    assert runs.read_rows(out) == [row]
+
+
+def test_plots_sizes_draws_a_curve_for_each_kind_of_values(tmp_path, capsys):
+    def row(k, penalty, seed, size, test, **more):
+        fields = {"num_values": k, "move_penalty": penalty, "seed": seed, "bytes": size}
+        named = {"network": "lenet300100", "scores": "nearest", "state": "best"}
+        return named | fields | {"test": test} | {"bank_scale": 1.0} | more
+
+    rows = [
+        row(8, 0.0, 0, 40_000, 0.99),
+        row(8, 1e-5, 0, 30_000, 0.98),
+        row(8, 1e-5, 1, 20_000, 0.97),
+        row(4, 0.0, 0, 25_000, 0.96),
+        row(4, 0.0, 1, 26_000, 0.95, bank_scale=1.5),
+    ]
+    runs.write_csv(tmp_path / "sizes.csv", rows)
+    assert run("plots", "sizes", tmp_path / "sizes.csv", "--out", tmp_path / "s.svg") == 0
+    table = [line.split("  ") for line in capsys.readouterr().out.splitlines()[1:-1]]
+    assert [[cell.strip() for cell in line if cell] for line in table] == [
+        ["nearest, K = 4, bank scale 1.0", "0", "1", "25000", "96.00"],
+        ["nearest, K = 4, bank scale 1.5", "0", "1", "26000", "95.00"],
+        ["nearest, K = 8", "0", "1", "40000", "99.00"],
+        ["nearest, K = 8", "1e-05", "2", "25000", "97.50"],
+    ]
+    line = error_of(
+        capsys, "plots", "sizes", tmp_path / "none.csv", "--out", tmp_path / "x.png", status=1
+    )
+    assert "has no rows of size.py" in line
 
 
 def test_plots_curves_shows_validation_accuracy_of_each_epoch(selected, tmp_path, capsys):

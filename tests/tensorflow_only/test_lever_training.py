@@ -9,8 +9,8 @@ from keras_slots import SlotDense, export_selected, materialize
 from slot_cases import two_replicas
 
 
-def network(selection="greedy", seed=1):
-    slot = {"score_mode": "per_connection", "use_bias": False, "selection": selection}
+def network(selection="greedy", seed=1, **slot):
+    slot |= {"score_mode": "per_connection", "use_bias": False, "selection": selection}
     model = keras.Sequential(
         [
             keras.Input((12,)),
@@ -32,11 +32,18 @@ def batches():
     return tf.data.Dataset.from_tensor_slices(data()).batch(16, drop_remainder=True)
 
 
-def test_mirrored_strategy_trains_levers_to_the_selections_of_one_device():
-    alone = network()
+PENALTY = {"move_regularizer": keras.regularizers.L1(1e-3)}
+NEAREST = {"score_initializer": "nearest", "bank_initializer": "stratified_uniform"}
+
+
+@pytest.mark.parametrize(
+    "slot", [{}, PENALTY, PENALTY | NEAREST], ids=["plain", "penalty", "penalty, nearest"]
+)
+def test_mirrored_strategy_trains_levers_to_the_selections_of_one_device(slot):
+    alone = network(**slot)
     alone.fit(batches(), epochs=4, verbose=0)
     with two_replicas().scope():
-        mirrored = network()
+        mirrored = network(**slot)
     mirrored.fit(batches(), epochs=4, verbose=0)
     for a, b in zip(alone.layers, mirrored.layers, strict=True):
         np.testing.assert_allclose(a.lever.numpy(), b.lever.numpy(), atol=1e-5)
@@ -77,7 +84,7 @@ def test_checkpoint_of_tensorflow_brings_levers_back(tmp_path):
 
 
 def test_export_selected_serves_what_the_lever_model_predicts(tmp_path):
-    model = network()
+    model = network(move_regularizer="l1")
     model.fit(batches(), epochs=1, verbose=0)
     x, _ = data()
     serve = tf.saved_model.load(export_selected(model, tmp_path / "e")).signatures

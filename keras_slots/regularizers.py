@@ -1,0 +1,88 @@
+"""The regularizers of a kernel: they act on what it selects, and on how far it has moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from keras_slots.backend import at_rest
+
+if TYPE_CHECKING:
+    from keras_slots.kernel import SlotKernel
+
+Tensor = Any
+
+
+class OnKernel(keras.regularizers.Regularizer):
+    """Hangs on the trained variable of a kernel, and adds up the regularizers of its values and of its moves."""
+
+    def __init__(self, kernel: SlotKernel):
+        self.kernel = kernel
+
+    def __call__(self, trained: Tensor) -> Tensor:
+        kernel = self.kernel
+        losses = []
+        if kernel.regularizer is not None:
+            losses.append(kernel.regularizer(kernel.select_greedily(trained)))
+        if kernel.move_regularizer is not None:
+            # What has not moved, for example because its input is always 0, is not pushed.
+            losses.append(kernel.move_regularizer(at_rest(kernel.moves(trained))))
+        return losses[0] if len(losses) == 1 else sum(losses)
+
+
+def get_move_regularizer(
+    identifier: Any, score_mode: str, make_kernel: Callable[..., SlotKernel]
+) -> Callable[[Tensor], Tensor] | None:
+    """Returns the regularizer of the moves of a kernel.
+
+    Args:
+        identifier: Keras regularizer, its name or its serialized form, or a function of a tensor; None for none.
+        score_mode: Name of the score mode.
+        make_kernel: What makes the kernel of that mode.
+
+    Raises:
+        ValueError: If the identifier is unknown, or the kernels of that mode have no one move a connection.
+
+    Example:
+
+    >>> from keras_slots.lever import LeverKernel
+    >>> regularizer_text(get_move_regularizer("l1", "per_connection", LeverKernel))
+    'L1(l1=0.01)'
+    """
+    if identifier is None:
+        return None
+    try:
+        found = keras.regularizers.get(identifier)
+    except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
+        raise ValueError(
+            "`move_regularizer` must be a Keras regularizer, its name, or None. Received: "
+            f"move_regularizer={identifier!r}. Pass for example move_regularizer=keras.regularizers.L1(1e-5)."
+        ) from error
+    if not getattr(make_kernel, "measures_moves", True):
+        raise ValueError(
+            f'`move_regularizer` must be None for score_mode="{score_mode}", whose connections have no one number '
+            f"that tells how far they moved. Received: move_regularizer={regularizer_text(found)}. Pass "
+            'score_mode="per_connection" with it, which selects the same values, or leave it out.'
+        )
+    return found
+
+
+def regularizer_text(regularizer: Any) -> str | None:
+    """A regularizer in a few characters; Keras shows where in memory it is.
+
+    Example:
+
+    >>> regularizer_text(keras.regularizers.L1L2(1e-5, 0.5))
+    'L1L2(l1=1e-05, l2=0.5)'
+    """
+    if regularizer is None:
+        return None
+    if not hasattr(regularizer, "get_config"):
+        return str(getattr(regularizer, "__name__", regularizer))
+    numbers = (
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value!r}"
+        for name, value in regularizer.get_config().items()
+    )
+    return f"{type(regularizer).__name__}({', '.join(numbers)})"
