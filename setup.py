@@ -71,6 +71,7 @@ setup(
     long_description=re.sub(r"!?\[([^]]+)\]\((?!http)[^)]+\)", r"\1", read("README.md")),
     long_description_content_type="text/markdown",
     author="The keras_slots authors",
+    project_urls={"Paper": "https://arxiv.org/abs/2101.06475"},
     license="Apache-2.0",
     license_files=["LICENSE"],
     keywords=["keras", "tensorflow", "jax", "slot machines", "random weights", "deep learning"],
