@@ -38,9 +38,9 @@ class NearestKernel(SlotKernel):
         # Trainable with a gradient of zero: the optimizer's own weight decay keeps it right.
         self._decay = self.add_values("decay", (), lambda: np.ones(()), dtype, trainable=True)
         self._seed = self.add_values("seed", (4,), self._first_seed, "int32")
-        strata = Strata(self.num_values, self.bank_initializer.bound(initial.fans))
-        self._greedy = straight_through(strata.nearest, lever_gradient)
-        self._index = compiled(strata.nearest_index)
+        where = self.num_values, self.bank_initializer.bound(initial.fans)
+        self._greedy = straight_through(NearestValue(*where), lever_gradient)
+        self._index = compiled(NearestIndex(*where))
 
     def _first_seed(self) -> np.ndarray:
         low, high = self.bank_initializer.words(self.initial.seed)
@@ -97,7 +97,7 @@ class NearestKernel(SlotKernel):
 
 @dataclass(frozen=True)
 class Strata:
-    """Where the values of a kernel lie; equal for equal ones, so that layers share what is compiled."""
+    """Where the values of a kernel lie."""
 
     num_values: int
     bound: float
@@ -112,6 +112,23 @@ class Strata:
         """Their indices."""
         where = lever, remaining(decay), _hash_words(seed)
         return nearest_index_in_strata(*where, num_values=self.num_values, bound=self.bound)
+
+
+class NearestValue(Strata):
+    """`Strata.nearest` as a function that equals those of equal strata, so that layers share what is compiled.
+
+    Methods of two equal objects are not equal.
+    """
+
+    def __call__(self, lever: Tensor, decay: Tensor, seed: Tensor) -> Tensor:
+        return self.nearest(lever, decay, seed)
+
+
+class NearestIndex(Strata):
+    """`Strata.nearest_index` in the same way."""
+
+    def __call__(self, lever: Tensor, decay: Tensor, seed: Tensor) -> Tensor:
+        return self.nearest_index(lever, decay, seed)
 
 
 def _keys(words: np.ndarray) -> np.ndarray:
