@@ -1,0 +1,100 @@
+"""The scorecard: planted bugs, kills, load and hostile files, on both backends.
+
+    python tests/soak/run.py [--quick] [--parts mutants kills load hostile] [--out scorecard.json]
+
+Takes hours; --quick takes minutes, with fewer tries. Each part runs in a process of its own; what it says on the
+way goes to stderr. Exit status: 0 if every figure is held, else 1.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from scorecard import ROOT, say
+
+BACKENDS = ("tensorflow", "jax")
+PARTS = ("mutants", "kills", "load", "hostile")
+#: What depends on no backend runs on one.
+ONCE = {"hostile": ("tensorflow",)}
+
+
+def run(part, backend, quick):
+    """The rows of one part on one backend; a part that broke down is a row that is not held."""
+    words = [sys.executable, str(Path(__file__).with_name(f"{part}.py"))] + ["--quick"] * quick
+    environment = os.environ | {
+        "KERAS_BACKEND": backend,
+        "PYTHONPATH": str(ROOT),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    began = time.monotonic()
+    done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"part"')]
+    expected = 0 if all(row["held"] for row in rows) else 1
+    if done.returncode != expected or not rows:
+        name = f"{part} broke down, status {done.returncode}"
+        rows.append({"part": part, "name": name, "backend": backend, "held": False})
+    say(f"--- {part} on {backend}: {time.monotonic() - began:.0f} s")
+    return rows
+
+
+def table(rows):
+    """The scorecard as lines of text."""
+    for row in rows:
+        tries = f"{row['survived']:,} / {row['tried']:,}" if row.get("tried") is not None else ""
+        facts = ", ".join(f"{name} {value}" for name, value in row.get("measured", {}).items())
+        mark = "held " if row["held"] else "SHORT"
+        figure = f"({row['figure']})" if "figure" in row else ""
+        yield " ".join(
+            f"{mark} {row['backend']:10} {row['name']}: {tries} {facts} {figure}".split()
+        )
+
+
+def machine():
+    """The kind of processor and its number of cores."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return f"{line.partition(':')[2].strip()}, {os.cpu_count()} cores"
+    return f"{platform.machine()}, {os.cpu_count()} cores"
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer tries")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
+    parser.add_argument("--backends", nargs="*", choices=BACKENDS, default=BACKENDS)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where the rows go, as JSON")
+    args = parser.parse_args(argv)
+    rows = []
+    for part in args.parts:
+        for backend in args.backends:
+            if backend in ONCE.get(part, BACKENDS):
+                more = run(part, backend, args.quick)
+                print("\n".join(table(more)), flush=True)
+                rows += more
+    short = [row for row in rows if not row["held"]]
+    print("\n".join(["", *table(rows), f"{len(rows) - len(short)} of {len(rows)} figures held"]))
+    if args.out:
+        names = ("keras", "tensorflow", "jax", "numpy")
+        flags = [] if not args.quick else ["--quick"]
+        flags += [] if tuple(args.parts) == PARTS else ["--parts", *args.parts]
+        flags += [] if tuple(args.backends) == BACKENDS else ["--backends", *args.backends]
+        result = {
+            "command": " ".join(["python tests/soak/run.py", *flags]),
+            "machine": machine(),
+            "versions": {"python": platform.python_version()} | {n: version(n) for n in names},
+            "rows": rows,
+        }
+        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0 if not short else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
