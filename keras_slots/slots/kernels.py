@@ -182,7 +182,10 @@ def _coding_from_bytes(
     width, group, lanes, number = body.unpack("IHBB")
     k, n = values.num_values, record.size
     if number > 2 or lanes > _MOST_LANES or not 0 < width <= n or n % width or not group:
-        raise _damaged(body, f"rows of {width}, {group} at once, {2**lanes} lanes")
+        raise _damaged(
+            body,
+            f"rows of {width}, {group} at once, {2**lanes} lanes, {number} rows looked back at",
+        )
     offsets = body.unpack(f"{number}I")
     rows = n // width
     if not 2 <= k <= MOST_CODED or width * k > _MOST_ROW_VALUES or n > 2**32 - 1:

@@ -59,7 +59,7 @@ MUTANTS = (
         "slot_layer.py",
         'return config and {**config, "seed": self._seed}',
         "return config",
-        of("saving", "lever"),
+        "tests/test_slots.py -k 'saved_and_loaded'",
     ),
     M(
         "the second kernel takes the seed of the first",
