@@ -140,7 +140,7 @@ def _npz(path):
             if "jpeg_train" in file.files:
                 arrays = [array for split in ("train", "test") for array in _decoded(file, split)]
             else:
-                arrays = [file[name] for name in NAMES]
+                arrays = [np.asarray(file[name]) for name in NAMES]
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} must be a .npz file with {', '.join(NAMES)}: {error}") from error
     for name, array in zip(NAMES, arrays, strict=True):

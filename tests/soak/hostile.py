@@ -93,7 +93,7 @@ def changed(quick):
 
     files = list(_files().values())
     random = np.random.default_rng(0)
-    tried = 2000 if quick else 20_000
+    tried = 1000 if quick else 10_000
     survived = refused = slow = 0
     slowest = largest = 0.0
     for number in range(tried):
@@ -137,7 +137,7 @@ def _loaded(files, random, quick):
     """The same through `load_slots`, Keras and all."""
     from keras_slots import load_slots
 
-    tried, survived, refused = (50 if quick else 1000), 0, 0
+    tried, survived, refused = (50 if quick else 500), 0, 0
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "m.slots")
         for number in range(tried):

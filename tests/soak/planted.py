@@ -39,6 +39,11 @@ def of(*names):
     return " ".join(f"tests/test_{name}.py" for name in names)
 
 
+def one(name, words):
+    """Arguments of pytest: the tests of a file whose name holds the words."""
+    return f"tests/test_{name}.py -k '{words}'"
+
+
 def contract(rows="dense", check=""):
     """Arguments of pytest: the rows of the contract whose name holds the words."""
     return f"tests/test_contract.py -k '{rows} and contract{check and f' and {check}'}'"
@@ -66,7 +71,7 @@ MUTANTS = (
         "slot_layer.py",
         "seed=self._seed if first else derive_seed(self._seed, argument),",
         "seed=self._seed,",
-        of("layers", "strangers_draws", "strangers_weights", "initializers"),
+        contract("separable2d", "seed"),
     ),
     M(
         "bank and scores from one stream",
@@ -115,7 +120,7 @@ MUTANTS = (
         "banks.py",
         '"seed" in config and config["seed"] is None',
         "False",
-        of("banks", "initializers", "layers", "strangers_draws"),
+        one("banks", "Keras or unseeded"),
     ),
     M(
         "projections of attention share one seed",
@@ -129,7 +134,7 @@ MUTANTS = (
         "transforms.py",
         'arguments["seed"] = derive_seed(seed, layer.name) % slot_class.seed_limit',
         'arguments["seed"] = seed',
-        of("transforms", "strangers_slotify"),
+        one("transforms", "seed_gives_layers"),
     ),
     # Fans and distributions.
     M(
@@ -144,14 +149,14 @@ MUTANTS = (
         "initializers.py",
         "return shape[-2] * receptive_field, shape[-1] * receptive_field",
         "return shape[-1] * receptive_field, shape[-2] * receptive_field",
-        of("initializers"),
+        one("initializers", "fans"),
     ),
     M(
         "einsum counts all axes of its kernel as inputs",
         "layers/dense.py",
         "if axis in output:",
         "if False:",
-        of("layers"),
+        one("layers", "glorot_bound"),
     ),
     M(
         "glorot with the bound of the paper's text",
@@ -173,7 +178,7 @@ MUTANTS = (
         "selection.py",
         "higher = scores[..., k] > best",
         "higher = scores[..., k] >= best",
-        of("selection"),
+        one("selection", "tie"),
     ),
     M(
         "the lowest score wins",
@@ -187,28 +192,28 @@ MUTANTS = (
         "selection.py",
         'constant_values=float("-inf")',
         "constant_values=0.0",
-        of("selection"),
+        one("selection", "never_takes_padding"),
     ),
     M(
         "the block of the tournament counts one short",
         "selection.py",
         "return block * _RADIX + lookup(within, block)",
         "return block * (_RADIX - 1) + lookup(within, block)",
-        of("selection"),
+        one("selection", "numpys_argmax"),
     ),
     M(
         "softmax without the maximum taken off",
         "selection.py",
         "weights = ops.exp(scores - ops.max(scores, axis=-1, keepdims=True))",
         "weights = ops.exp(scores)",
-        of("selection"),
+        one("selection", "overflows"),
     ),
     M(
         "a draw of exactly the boundary falls below",
         "selection.py",
         'index = index + ops.cast(passed <= target, "int32")',
         'index = index + ops.cast(passed < target, "int32")',
-        of("selection"),
+        one("selection", "ends_of_the_unit or probability_zero"),
     ),
     M(
         "training is greedy",
@@ -229,7 +234,7 @@ MUTANTS = (
         "kernel.py",
         "if self.random_shape is None:\n            return self.select_by_rule()",
         "if self.random_shape is None:\n            return self.select_greedily()",
-        of("rules"),
+        one("rules", "own_in_training"),
     ),
     M(
         "the sampler stands still",
@@ -243,7 +248,7 @@ MUTANTS = (
         "sampler.py",
         "if self._again:",
         "if False:",
-        of("strangers_draws"),
+        one("strangers_draws", "training_call"),
     ),
     # Gradients.
     M(
@@ -279,7 +284,7 @@ MUTANTS = (
         "backend/tensorflow.py",
         "upstream = tf.cast(tf.convert_to_tensor(upstream), arrays[0].dtype)",
         "upstream = tf.cast(upstream, arrays[0].dtype)",
-        of("strangers_graphs", "strangers_training"),
+        one("strangers_graphs", "sparse or gather"),
         ("tensorflow",),
     ),
     M(
@@ -287,7 +292,7 @@ MUTANTS = (
         "backend/jax.py",
         "gradients = gradient(upstream.astype(arrays[0].dtype), *arrays)",
         "gradients = gradient(upstream, *arrays)",
-        "tests/test_gradients.py tests/test_contract.py -k 'gradient'",
+        one("gradients", "mixed"),
         ("jax",),
     ),
     M(
@@ -304,7 +309,7 @@ MUTANTS = (
         "lever.py",
         "value = ops.where(lever > thresholds[h], steps[h], value)",
         "value = ops.where(lever >= thresholds[h], steps[h], value)",
-        of("selection"),
+        one("selection", "climb_by_hand"),
     ),
     M(
         "thresholds do not decay",
@@ -318,14 +323,14 @@ MUTANTS = (
         "lever.py",
         "return ops.where(decay == 0, ops.ones_like(decay), decay)",
         "return decay",
-        of("strangers_optimizers", "lever"),
+        one("strangers_optimizers", "initial_scores_without"),
     ),
     M(
         "tall connections end early",
         "lever.py",
         "found = _climb_on(tall_lever, decay * tall_thresholds, found, tall_steps)",
         "found = _climb_on(tall_lever, decay * tall_thresholds[:0], found, tall_steps)",
-        of("staircase", "lever", "capacity"),
+        one("staircase", "default_size or stored"),
     ),
     M(
         "the staircase is not rebuilt for another seed",
@@ -339,35 +344,35 @@ MUTANTS = (
         "lever.py",
         "check_origin(origin, self.initial, self.path)",
         "pass",
-        of("lever"),
+        one("lever", "another_origin"),
     ),
     M(
         "the origin forgets the score initializer",
         "origin.py",
         "serialize(initial.score_initializer),",
         "None,",
-        of("lever", "strangers_weights", "nearest_layers", "rounded", "saving"),
+        one("bad_input", "files"),
     ),
     M(
         "rounded thresholds go to the nearest number",
         "staircase.py",
         "np.where(rounded > thresholds, lower, rounded)",
         "rounded",
-        of("staircase"),
+        one("staircase", "float32"),
     ),
     M(
         "unused levels of a staircase hold zeros",
         "staircase.py",
         "self.thresholds[have:, columns] = _largest(held.dtype)",
         "self.thresholds[have:, columns] = 0",
-        of("staircase"),
+        one("staircase", "nobody_needs or random_levers"),
     ),
     M(
         "a shared bank is drawn anew for each connection",
         "banks.py",
         "stop = 1 if self.shared else self.num_connections",
         "stop = self.num_connections",
-        of("banks", "sharing", "layers"),
+        one("layers", "sharing"),
     ),
     # Nearest scores.
     M(
@@ -375,14 +380,14 @@ MUTANTS = (
         "nearest.py",
         "target > ops.cast(below + above, dtype)",
         "target >= ops.cast(below + above, dtype)",
-        of("nearest"),
+        one("nearest", "ties"),
     ),
     M(
         "the start of nearest scores is half",
         "scores.py",
         "return bank * start[..., None] - bank * bank / 2.0",
         "return bank * start[..., None] - bank * bank",
-        of("nearest", "nearest_layers"),
+        one("nearest_layers", "serve_every_layer"),
     ),
     M(
         "the nearest lever starts at zero",
@@ -403,7 +408,7 @@ MUTANTS = (
         "strata.py",
         "return xp.bitwise_xor(mix(counter, xp), words[1])",
         "return mix(counter, xp)",
-        of("strata", "nearest"),
+        one("strata", "documented_hash or golden"),
     ),
     # Saving.
     M(
@@ -425,21 +430,21 @@ MUTANTS = (
         "kernel.py",
         "if shape != received:",
         "if False:",
-        of("saving"),
+        one("saving", "does_not_fit"),
     ),
     M(
         "a layer that refused a file lets its kernel load",
         "slot_layer.py",
         "kernel.owner_refused = not fits",
         "kernel.owner_refused = False",
-        of("saving"),
+        one("saving", "does_not_fit"),
     ),
     M(
         "weights keep what they share with a deleted model",
         "cloning.py",
         "return np.array(keras.ops.convert_to_numpy(variable))",
         "return variable",
-        of("transforms", "strangers_models"),
+        one("transforms", "leaves_its_input or copied or keeps"),
     ),
     # Dtypes and training.
     M(
@@ -482,28 +487,28 @@ MUTANTS = (
         "kernel.py",
         "return self.kernel.regularizer(self.kernel.select_greedily(trained))",
         "return self.kernel.regularizer(trained)",
-        of("layers"),
+        one("layers", "regularizer"),
     ),
     M(
         "a frozen layer has a trained kernel",
         "slot_layer.py",
         "trainable=self.trainable,\n        )",
         "trainable=True,\n        )",
-        of("layers", "transforms", "strangers_weights", "strangers_training"),
+        one("strangers_models", "frozen"),
     ),
     M(
         "a bias is forgotten in channels-first order",
         "layers/channels.py",
         "shape = (1, *ones, channels) if last else (1, channels, *ones)",
         "shape = (1, *ones, channels)",
-        of("layers"),
+        one("layers", "channels_first"),
     ),
     M(
         "groups are ignored",
         "layers/convolution.py",
         "inside = channels and channels // self.groups",
         "inside = channels",
-        of("layers"),
+        one("layers", "groups"),
     ),
     # Transforms and files.
     M(
@@ -525,14 +530,14 @@ MUTANTS = (
         "transforms.py",
         '"trainable": trainable and config["trainable"]',
         '"trainable": trainable',
-        of("transforms"),
+        one("strangers_models", "frozen"),
     ),
     M(
         "a subclass with a call of its own is materialized",
         "transforms.py",
         'for method in ("build", "call"):',
         "for method in ():",
-        of("transforms", "strangers_models", "strangers_weights"),
+        one("strangers_weights", "call_of_its_own"),
     ),
     M(
         "the checksum of a .slots file is not read",
@@ -574,14 +579,14 @@ MUTANTS = (
         "slots/kernels.py",
         "if _checksum(chosen) != checksum:",
         "if False:",
-        of("slots"),
+        one("slots", "damage"),
     ),
     M(
         "shapes of a file are believed",
         "slots/file.py",
         "if expected != received:",
         "if False:",
-        of("slots"),
+        one("slots", "compares_shapes"),
     ),
     M(
         "max_bytes is not heeded",
@@ -595,6 +600,6 @@ MUTANTS = (
         "slots/container.py",
         "text = unpacker.decompress(packed, size + 1)",
         "text = unpacker.decompress(packed)",
-        of("slots"),
+        one("slots", "damage or bomb"),
     ),
 )

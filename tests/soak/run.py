@@ -3,7 +3,8 @@
     python tests/soak/run.py [--quick] [--parts mutants kills load hostile] [--out scorecard.json]
 
 Takes hours; --quick takes minutes, with fewer tries. Each part runs in a process of its own; what it says on the
-way goes to stderr. Exit status: 0 if every figure is held, else 1.
+way goes to stderr. A file that is there keeps the rows of parts that do not run again. Exit status: 0 if every
+figure is held, else 1.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def main(argv=None):
     parser.add_argument("--quick", action="store_true", help="fewer tries")
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--backends", nargs="*", choices=BACKENDS, default=BACKENDS)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="where the rows go, as JSON")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="file for the rows, JSON")
     args = parser.parse_args(argv)
     rows = []
     for part in args.parts:
@@ -79,21 +80,29 @@ def main(argv=None):
                 more = run(part, backend, args.quick)
                 print("\n".join(table(more)), flush=True)
                 rows += more
+        if args.out:
+            write(args.out, rows, args)
     short = [row for row in rows if not row["held"]]
     print("\n".join(["", *table(rows), f"{len(rows) - len(short)} of {len(rows)} figures held"]))
-    if args.out:
-        names = ("keras", "tensorflow", "jax", "numpy")
-        flags = [] if not args.quick else ["--quick"]
-        flags += [] if tuple(args.parts) == PARTS else ["--parts", *args.parts]
-        flags += [] if tuple(args.backends) == BACKENDS else ["--backends", *args.backends]
-        result = {
-            "command": " ".join(["python tests/soak/run.py", *flags]),
-            "machine": machine(),
-            "versions": {"python": platform.python_version()} | {n: version(n) for n in names},
-            "rows": rows,
-        }
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0 if not short else 1
+
+
+def write(path, rows, args):
+    """Writes the rows, and keeps those that the file has of parts that this command does not run."""
+    kept = []
+    if path.exists():
+        ours = {(row["part"], row["backend"]) for row in rows}
+        kept = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        kept = [row for row in kept if (row["part"], row["backend"]) not in ours]
+    order = {part: number for number, part in enumerate(PARTS)}
+    result = {
+        "command": " ".join(["python tests/soak/run.py", *["--quick"] * args.quick]),
+        "machine": machine(),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("keras", "tensorflow", "jax", "numpy")},
+        "rows": sorted(kept + rows, key=lambda row: (order[row["part"]], row["backend"])),
+    }
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
