@@ -109,6 +109,20 @@ def test_score_gradient_of_a_mixed_policy_is_the_half_precision_upstream_times_t
     )
 
 
+@pytest.mark.parametrize("policy", ["bfloat16", "float16"])
+@pytest.mark.parametrize("mode", ["per_value", "per_connection"])
+def test_gradient_of_a_half_precision_policy_is_single_for_scores_and_levers(policy, mode):
+    layer, x, upstream = integer_problem("dense", dtype=policy, score_mode=mode)
+    _, ours = gradients(layer, x, upstream, "eager")
+    _, plain = gradients(plain_twin(layer, x), x, upstream, "eager")
+    name = "scores" if mode == "per_value" else "lever"
+    assert ours[name].dtype == "float32"
+    expected = plain["kernel"].astype("float32")
+    if mode == "per_value":
+        expected = expected[..., None] * numpy_of(ops.cast(layer.bank, "float32"))
+    np.testing.assert_array_equal(ours[name], expected)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_kernel_regularizer_reaches_the_scores_through_the_selected_values(mode):
     layer, _ = case("dense", kernel_regularizer=keras.regularizers.L2(0.5), num_values=3)

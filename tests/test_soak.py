@@ -14,6 +14,7 @@ ROOT = SOAK.parent.parent
 sys.path.append(str(SOAK))
 
 from planted import MUTANTS, Mutant  # noqa: E402
+from run import markdown  # noqa: E402
 
 
 def rows_of(script, *flags):
@@ -55,3 +56,13 @@ def test_writers_leave_the_old_or_the_new_file_after_a_crash_at_any_step():
 def test_writers_name_a_full_disk_and_a_read_only_folder_and_leave_the_old_file():
     rows = rows_of("hostile.py", "--quick", "--only", "places")
     assert len(rows) == 2 and all(row["held"] and row["tried"] >= 8 for row in rows.values()), rows
+
+
+def test_docs_reliability_shows_the_scorecard_as_it_was_written():
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    card = json.loads((ROOT / "docs" / "results" / "scorecard.json").read_text(encoding="utf-8"))
+    assert "\n".join(markdown(card["rows"])) in page
+    assert card["machine"] in page
+    assert all(version in page for version in card["versions"].values())
+    short = [row["name"] for row in card["rows"] if not row["held"]]
+    assert page.count("**short**") == len(short) + 1  # and where it says what that means

@@ -93,7 +93,7 @@ def changed(quick):
 
     files = list(_files().values())
     random = np.random.default_rng(0)
-    tried = 1000 if quick else 10_000
+    tried = 1000 if quick else 5000
     survived = refused = slow = 0
     slowest = largest = 0.0
     for number in range(tried):

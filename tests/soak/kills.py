@@ -51,6 +51,7 @@ def kill(process, state, rng, in_save):
     left = rng.randint(1, 5)  # a random one of the next writes
     moment = None
     while process.poll() is None:
+        time.sleep(0.0002)
         now = set(state.iterdir()) if state.exists() else set()
         new = {path for path in now - seen if path.name.endswith(".tmp")}
         seen |= new

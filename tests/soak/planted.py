@@ -280,11 +280,11 @@ MUTANTS = (
         contract("dense-greedy-per_connection", "gradient"),
     ),
     M(
-        "sparse gradients are not made dense",
+        "upstream stays in half precision on TensorFlow",
         "backend/tensorflow.py",
         "upstream = tf.cast(tf.convert_to_tensor(upstream), arrays[0].dtype)",
-        "upstream = tf.cast(upstream, arrays[0].dtype)",
-        one("strangers_graphs", "sparse or gather"),
+        "upstream = tf.convert_to_tensor(upstream)",
+        one("gradients", "half_precision_policy"),
         ("tensorflow",),
     ),
     M(
@@ -292,7 +292,7 @@ MUTANTS = (
         "backend/jax.py",
         "gradients = gradient(upstream.astype(arrays[0].dtype), *arrays)",
         "gradients = gradient(upstream, *arrays)",
-        one("gradients", "mixed"),
+        one("gradients", "half_precision_policy"),
         ("jax",),
     ),
     M(

@@ -56,6 +56,30 @@ def table(rows):
         )
 
 
+def markdown(rows):
+    """The scorecard as a table of a page."""
+    yield "| | backend | held | survived / tried | measured | figure |"
+    yield "|---|---|---|---|---|---|"
+    for row in rows:
+        tries = f"{row['survived']:,} / {row['tried']:,}" if row.get("tried") is not None else ""
+        facts = "; ".join(f"{_words(k)} {_shown(v)}" for k, v in row.get("measured", {}).items())
+        mark = "yes" if row["held"] else "**short**"
+        figure = row.get("figure", "")
+        yield f"| {row['name']} | {row['backend']} | {mark} | {tries} | {facts} | {figure} |"
+
+
+def _words(name):
+    return name.replace("_", " ")
+
+
+def _shown(value):
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def machine():
     """The kind of processor and its number of cores."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -72,7 +96,13 @@ def main(argv=None):
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--backends", nargs="*", choices=BACKENDS, default=BACKENDS)
     parser.add_argument("--out", type=Path, metavar="FILE", help="file for the rows, JSON")
+    parser.add_argument(
+        "--show", type=Path, metavar="FILE", help="print the rows of a file as Markdown"
+    )
     args = parser.parse_args(argv)
+    if args.show:
+        print("\n".join(markdown(json.loads(args.show.read_text(encoding="utf-8"))["rows"])))
+        return 0
     rows = []
     for part in args.parts:
         for backend in args.backends:
