@@ -61,16 +61,22 @@ def every_row():
     return [Row(*values) for values in itertools.product(*FACTORS.values())]
 
 
-def quick_rows():
-    """A dense layer in rows in which every two values of two factors meet, and every layer in several of them."""
-    wanted = [row for row in every_row() if row.layer == "dense"]
+def rows_of_all_pairs(wanted=None):
+    """A few rows out of the wanted ones (None: all) in which every two values of two factors meet."""
+    wanted = every_row() if wanted is None else wanted
     rows, missing = [], {pair for row in wanted for pair in _pairs(row)}
     while missing:
         rows.append(max(wanted, key=lambda row: len(missing & _pairs(row))))
         missing -= _pairs(rows[-1])
+    return rows
+
+
+def quick_rows():
+    """All pairs for a dense layer, and every other layer in some rows."""
+    dense = rows_of_all_pairs([row for row in every_row() if row.layer == "dense"])
     # Nearest scores over strata compile for seconds in each shape: tests/test_nearest_layers.py has them all.
     others = [Row(*v) for v in zip(*_turns(), strict=True)]
-    return [*rows, *others, Row("conv2d", scores="nearest", run="compiled")]
+    return [*dense, *others, Row("conv2d", scores="nearest", run="compiled")]
 
 
 def _turns():

@@ -330,7 +330,7 @@ MUTANTS = (
         "lever.py",
         "found = _climb_on(tall_lever, decay * tall_thresholds, found, tall_steps)",
         "found = _climb_on(tall_lever, decay * tall_thresholds[:0], found, tall_steps)",
-        one("staircase", "default_size or stored"),
+        one("lever", "never_falls"),
     ),
     M(
         "the staircase is not rebuilt for another seed",
