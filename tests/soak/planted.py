@@ -430,14 +430,14 @@ MUTANTS = (
         "kernel.py",
         "if shape != received:",
         "if False:",
-        one("saving", "does_not_fit"),
+        one("saving", "do_not_fit"),
     ),
     M(
         "a layer that refused a file lets its kernel load",
         "slot_layer.py",
         "kernel.owner_refused = not fits",
         "kernel.owner_refused = False",
-        one("saving", "does_not_fit"),
+        one("saving", "do_not_fit"),
     ),
     M(
         "weights keep what they share with a deleted model",
