@@ -13,6 +13,7 @@ Needs pip install "keras-slots[examples]". Takes seconds on two cores, on scikit
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow starts
@@ -29,9 +30,7 @@ EPOCHS, BATCH_SIZE = 12, 32
 parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
 )
-parser.add_argument(
-    "--out", type=Path, default=Path("resume-output"), help="(default: %(default)s)"
-)
+parser.add_argument("--out", type=Path, default=Path("resume-output"))
 args = parser.parse_args()
 args.out.mkdir(parents=True, exist_ok=True)
 state = args.out / "state.keras"
@@ -64,6 +63,8 @@ class Batches(keras.utils.PyDataset):
 
 class SaveWhole(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
+        if not all(np.isfinite(x).all() for x in (logs["loss"], *self.model.get_weights())):
+            sys.exit(f"NaN or infinity in epoch {epoch + 1}: {state} keeps the last good epoch")
         unfinished = args.out / "unfinished.keras"
         self.model.save(unfinished)
         with unfinished.open("rb") as file:

@@ -11,7 +11,7 @@ import keras
 
 from keras_slots.cloning import holds_assets
 from keras_slots.keras_internals import inner_layers
-from keras_slots.slots.atomic import write_file
+from keras_slots.slots.atomic import no_place, write_file
 from keras_slots.transforms import materialize
 from keras_slots.validation import check_choice
 
@@ -95,10 +95,17 @@ def export_selected(
 
 def put_exported(plain: keras.Model, path: Path, format: str = "tf_saved_model") -> None:
     """Writes a model without slot layers to a folder or file, which appears whole or not at all."""
+    import tensorflow as tf
+
     temporary = _folder_beside(path)
     try:
         _WRITERS[format](plain, temporary / path.name)
         _put(temporary / path.name, path, temporary / "replaced")
+    except OSError as error:
+        raise no_place(path, error) from error
+    except tf.errors.OpError as error:
+        # TensorFlow has its own errors for a full disk and for rights that are missing.
+        raise no_place(path, OSError(str(error.message))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -119,9 +126,7 @@ def _folder_beside(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
-        raise type(error)(
-            f"`path` must be a place where this process can write. Received: path='{path}' ({error.strerror})"
-        ) from error
+        raise no_place(path, error) from error
 
 
 def _put(new: Path, path: Path, replaced: Path) -> None:

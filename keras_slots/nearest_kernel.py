@@ -44,9 +44,9 @@ class NearestKernel(SlotKernel):
         if self.move_regularizer is not None:
             # Kept: a draw of w0 in every step would cost more than the step.
             self._start = self.add_values("start", shape, initial.start, dtype)
-        strata = Strata(self.num_values, self.bank_initializer.bound(initial.fans))
-        self._greedy = straight_through(strata.nearest, lever_gradient)
-        self._index = compiled(strata.nearest_index)
+        where = self.num_values, self.bank_initializer.bound(initial.fans)
+        self._greedy = straight_through(NearestValue(*where), lever_gradient)
+        self._index = compiled(NearestIndex(*where))
 
     def _first_seed(self) -> np.ndarray:
         low, high = self.bank_initializer.words(self.initial.seed)
@@ -118,7 +118,7 @@ class NearestKernel(SlotKernel):
 
 @dataclass(frozen=True)
 class Strata:
-    """Where the values of a kernel lie; equal for equal ones, so that layers share what is compiled."""
+    """Where the values of a kernel lie."""
 
     num_values: int
     bound: float
@@ -133,6 +133,23 @@ class Strata:
         """Their indices."""
         where = lever, remaining(decay), _hash_words(seed)
         return nearest_index_in_strata(*where, num_values=self.num_values, bound=self.bound)
+
+
+class NearestValue(Strata):
+    """`Strata.nearest` as a function that equals those of equal strata, so that layers share what is compiled.
+
+    Methods of two equal objects are not equal.
+    """
+
+    def __call__(self, lever: Tensor, decay: Tensor, seed: Tensor) -> Tensor:
+        return self.nearest(lever, decay, seed)
+
+
+class NearestIndex(Strata):
+    """`Strata.nearest_index` in the same way."""
+
+    def __call__(self, lever: Tensor, decay: Tensor, seed: Tensor) -> Tensor:
+        return self.nearest_index(lever, decay, seed)
 
 
 def _keys(words: np.ndarray) -> np.ndarray:

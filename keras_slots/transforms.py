@@ -190,8 +190,9 @@ def _selected_weights(layer: Any) -> list[np.ndarray]:
             f"Layer '{layer.name}' is not built yet, so nothing is selected. Call the model on an input first."
         )
     for kernel in layer.slot_kernels.values():
-        trained = {v.name: v for v in kernel.trained_variables()}
-        for name, value in {**trained, "kernel": kernel.select()}.items():
+        # Nothing that holds numbers is left out: a bank can be overwritten, or come from a damaged file.
+        held = {v.name: v for v in kernel.variables if "float" in v.dtype}
+        for name, value in {**held, "kernel": kernel.select()}.items():
             if not bool(ops.all(ops.isfinite(value))):
                 raise ValueError(
                     f"The {name} of layer '{layer.name}' holds NaN or infinity, so its selection means nothing. "

@@ -24,6 +24,15 @@ KINDS = {
         keras_slots.SlotDense,
         {"score_mode": "per_connection"},
     ),
+    "nearest": (
+        keras_slots.SlotConv2D,
+        keras_slots.SlotDense,
+        {
+            "score_mode": "per_connection",
+            "score_initializer": "nearest",
+            "bank_initializer": "stratified_uniform",
+        },
+    ),
 }
 
 

@@ -45,6 +45,7 @@ CASES = {
     ),
 }
 NAMES = tuple(CASES)
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 SLOT_ARGUMENTS = (
     "num_values",
     "selection",
@@ -92,6 +93,55 @@ def greedy_kernel(bank, scores):
 
 def numpy_of(tensor):
     return keras.ops.convert_to_numpy(tensor)
+
+
+def gradients(layer, x, upstream, mode, by_id=False):
+    """Output, and the gradient of sum(output * upstream) for each trainable variable, by name or by `id`.
+
+    `x` is the input of the layer, or a tuple of its inputs.
+    """
+    run = _tensorflow_gradients if ON_TENSORFLOW else _jax_gradients
+    y, values = run(layer, x if isinstance(x, tuple) else (x,), upstream, mode)
+    paths = [v.path.removeprefix(f"{layer.path}/") for v in layer.trainable_variables]
+    # "kernel/scores" is "scores" in layers with one kernel.
+    names = [path.removeprefix("kernel/") for path in paths]
+    keys = [id(v) for v in layer.trainable_variables] if by_id else names
+    values = [None if g is None else numpy_of(g) for g in values]
+    return numpy_of(y), dict(zip(keys, values, strict=True))
+
+
+def _tensorflow_gradients(layer, inputs, upstream, mode):
+    import tensorflow as tf
+
+    def function(inputs, upstream):
+        with tf.GradientTape() as tape:
+            y = layer(*inputs, training=True)
+            total = tf.reduce_sum(y * tf.cast(upstream, y.dtype))
+        return y, tape.gradient(total, [v.value for v in layer.trainable_variables])
+
+    if mode != "eager":
+        function = tf.function(function, jit_compile=mode == "xla")
+    return function(tuple(map(tf.constant, inputs)), tf.constant(upstream))
+
+
+def _jax_gradients(layer, inputs, upstream, mode):
+    import jax
+
+    training = {"training": True} if hasattr(layer, "num_values") else {}
+    fixed = [(v, v.value) for v in layer.non_trainable_variables]
+
+    def total(trainable):
+        moved = zip(layer.trainable_variables, trainable, strict=True)
+        # Not `stateless_call` of a layer, which casts nothing to the compute dtype.
+        with keras.StatelessScope(state_mapping=[*moved, *fixed]):
+            y = layer(*inputs, **training)
+        return (y * upstream.astype(y.dtype)).sum(), y
+
+    function = jax.grad(total, has_aux=True)
+    if mode != "eager":
+        function = jax.jit(function)
+    values, y = function([v.value for v in layer.trainable_variables])
+    return y, values
 
 
 def small_model(seed=0, selection="greedy", num_values=4, **slot_arguments):

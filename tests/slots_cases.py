@@ -172,5 +172,9 @@ def compile_program(folder, source, *flags):
 
 def run_program(program, *arguments):
     return subprocess.run(
-        [program, *map(str, arguments)], capture_output=True, text=True, timeout=300
+        [program, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        errors="backslashreplace",
+        timeout=300,
     )

@@ -9,51 +9,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from slot_cases import NAMES, case, numpy_of, plain_twin
+from slot_cases import NAMES, ON_TENSORFLOW, case, gradients, numpy_of, plain_twin
 
-ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 MODES = ("eager", "tf.function", "xla") if ON_TENSORFLOW else ("eager", "jit")
-
-
-def gradients(layer, x, upstream, mode):
-    """Output, and the gradient of sum(output * upstream) for each trainable variable, by name."""
-    run = _tensorflow_gradients if ON_TENSORFLOW else _jax_gradients
-    y, values = run(layer, x, upstream, mode)
-    paths = [v.path.removeprefix(f"{layer.path}/") for v in layer.trainable_variables]
-    # "kernel/scores" is "scores" in layers with one kernel.
-    names = [path.removeprefix("kernel/") for path in paths]
-    return numpy_of(y), {name: numpy_of(g) for name, g in zip(names, values, strict=True)}
-
-
-def _tensorflow_gradients(layer, x, upstream, mode):
-    import tensorflow as tf
-
-    def function(x, upstream):
-        with tf.GradientTape() as tape:
-            y = layer(x, training=True)
-            total = tf.reduce_sum(y * tf.cast(upstream, y.dtype))
-        return y, tape.gradient(total, [v.value for v in layer.trainable_variables])
-
-    if mode != "eager":
-        function = tf.function(function, jit_compile=mode == "xla")
-    return function(tf.constant(x), tf.constant(upstream))
-
-
-def _jax_gradients(layer, x, upstream, mode):
-    import jax
-
-    fixed = [v.value for v in layer.non_trainable_variables]
-    training = {"training": True} if hasattr(layer, "num_values") else {}
-
-    def total(trainable):
-        y, _ = layer.stateless_call(trainable, fixed, x, **training)
-        return (y * upstream.astype(y.dtype)).sum(), y
-
-    function = jax.grad(total, has_aux=True)
-    if mode != "eager":
-        function = jax.jit(function)
-    values, y = function([v.value for v in layer.trainable_variables])
-    return y, values
 
 
 def integers(shape, seed):
@@ -149,6 +107,20 @@ def test_score_gradient_of_a_mixed_policy_is_the_half_precision_upstream_times_t
     np.testing.assert_array_equal(
         ours["scores"], plain["kernel"].astype("float32")[..., None] * numpy_of(layer.bank)
     )
+
+
+@pytest.mark.parametrize("policy", ["bfloat16", "float16"])
+@pytest.mark.parametrize("mode", ["per_value", "per_connection"])
+def test_gradient_of_a_half_precision_policy_is_single_for_scores_and_levers(policy, mode):
+    layer, x, upstream = integer_problem("dense", dtype=policy, score_mode=mode)
+    _, ours = gradients(layer, x, upstream, "eager")
+    _, plain = gradients(plain_twin(layer, x), x, upstream, "eager")
+    name = "scores" if mode == "per_value" else "lever"
+    assert ours[name].dtype == "float32"
+    expected = plain["kernel"].astype("float32")
+    if mode == "per_value":
+        expected = expected[..., None] * numpy_of(ops.cast(layer.bank, "float32"))
+    np.testing.assert_array_equal(ours[name], expected)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -183,16 +183,6 @@ def test_seed_gives_one_bank_and_other_seeds_give_others():
     assert not np.any(banks[0] == banks[2])
 
 
-def test_seed_of_none_is_governed_by_set_random_seed():
-    def draw():
-        keras.utils.set_random_seed(5)
-        layers = [case("dense", seed=None)[0] for _ in range(2)]
-        return [numpy_of(x) for layer in layers for x in (layer.bank, layer.scores)]
-
-    for first, again in zip(draw(), draw(), strict=True):
-        np.testing.assert_array_equal(first, again)
-
-
 def test_seed_of_none_gives_twenty_equal_layers_unrelated_numbers():
     numbers = []
     for _ in range(20):
@@ -319,20 +309,6 @@ def test_slot_dense_passes_a_mask_on():
     np.testing.assert_allclose(cut, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_call_takes_any_batch_size(name):
-    layer, x = case(name)
-    inputs = keras.Input(x.shape[1:])
-    outputs = layer(inputs)
-    assert outputs.shape[0] is None
-    model = keras.Model(inputs, outputs)
-    for count in (1, 5):
-        many = np.repeat(x[:1], count, axis=0)
-        y = model.predict(many, verbose=0)
-        assert y.shape == (count, *outputs.shape[1:][: y.ndim - 1]) or None in outputs.shape[1:]
-        np.testing.assert_allclose(y[0], y[-1], rtol=1e-6, atol=1e-6)
-
-
 def test_slot_dense_used_twice_selects_one_kernel():
     layer, x = case("dense", units=5)
     inputs = keras.Input((5,))
@@ -357,17 +333,6 @@ def test_depthwise_regularizer_adds_a_loss_on_the_selected_values():
     layer(x)
     expected = 0.5 * np.square(numpy_of(layer.kernel)).sum()
     np.testing.assert_allclose([numpy_of(loss) for loss in layer.losses], [expected], rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_trainable_variables_are_scores_and_bias_and_never_the_bank(name):
-    layer, _ = case(name)
-    names = {"scores", "bias"} if layer.bias is not None else {"scores"}
-    for trainable in (True, False, True):
-        layer.trainable = trainable
-        assert {v.name for v in layer.trainable_variables} == (names if trainable else set())
-        assert "bank" in {v.name for v in layer.non_trainable_variables}
-    assert layer.count_params() == sum(int(np.prod(v.shape)) for v in layer.weights)
 
 
 def test_fit_moves_scores_and_no_bit_of_the_bank():

@@ -139,6 +139,24 @@ def test_load_slots_refuses_integers_where_the_architecture_has_floats(tmp_path)
         load_slots(path)
 
 
+def test_save_slots_of_an_unseeded_model_that_was_saved_and_loaded_knows_its_seed(tmp_path):
+    model = keras.Sequential([keras.Input((30,)), SlotDense(20, name="dense0", use_bias=False)])
+    model.save(tmp_path / "m.keras")
+    keras.utils.set_random_seed(99)
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    path = save_slots(loaded, tmp_path / "m.slots")
+    assert forms(path)["dense0/kernel"] == "hull"
+    assert path.read_bytes() == save_slots(model, tmp_path / "n.slots").read_bytes()
+
+
+def test_save_slots_writes_the_same_bytes_each_time(tmp_path):
+    model = moved(
+        conv_model()
+    )  # with dropout, whose random state Keras gives a new number in each copy
+    files = [save_slots(model, tmp_path / f"{n}.slots").read_bytes() for n in range(2)]
+    assert files[0] == files[1]
+
+
 def test_save_slots_holds_values_that_no_seed_brings_back_and_says_so(tmp_path):
     model = dense_model((6,), bank_initializer=keras.initializers.RandomNormal(seed=1))
     with pytest.warns(
@@ -317,12 +335,99 @@ DAMAGE = {
 }
 
 
+def fields(content):
+    """Where the parts of the first kernel begin: its values, its coding, the start of its connections."""
+    values = in_record(content) + 25
+    coding = values + 20
+    return {"": 0, "record": in_record(content), "values": values, "coding": coding} | {
+        "start": coding + 8 + 4 * content[coding + 7]
+    }
+
+
+CANNOT = "'dense0/kernel' cannot be read. Received: "
+ENDS = f"{CANNOT}coded choices that end"
+OTHER = "its architecture has 4 weights and the file 4, which differ"
+#: Name -> part, distance from its beginning, format, number that is put there, words of the refusal.
+FIELDS = {
+    "magic": ("", 0, "B", 0, r"must be a \.slots file"),
+    "version_0": ("", 8, "I", 0, "format version 0"),
+    "version_max": ("", 8, "I", 2**32 - 1, "format version 4294967295"),
+    "count_0": ("", 12, "I", 0, "bytes lie behind its last weight"),
+    "count_max": ("", 12, "I", 2**32 - 1, "header is too large.*Received: 4294967295"),
+    "compressed_0": ("", 24, "I", 0, "architecture cannot be read"),
+    "compressed_more": ("", 24, "I", 2**12, "the file needs 4096 bytes where"),
+    "uncompressed_0": ("", 28, "I", 0, "architecture cannot be read"),
+    "uncompressed_max": ("", 28, "I", 2**32 - 1, "header is too large"),
+    "record_0": ("record", -8, "Q", 0, "weight 0 needs 4 bytes where 0 are left"),
+    "record_less": ("record", -8, "Q", 20, "weight 0 needs 8 bytes where 3 are left"),
+    "record_max": ("record", -8, "Q", 2**64 - 1, "weight 0 needs 18446744073709551615 bytes"),
+    "form_stored": ("record", 0, "B", 0, "but its shape .* and dtype float32 need 3840"),
+    "form_packed": ("record", 0, "B", 1, f"{CANNOT}its packed choices have another size"),
+    "form_nearest": ("record", 0, "B", 3, ENDS),
+    "form_max": ("record", 0, "B", 255, "has form 255"),
+    "dtype_int8": ("record", 1, "B", 4, OTHER),
+    "axes_0": ("record", 2, "B", 0, OTHER),
+    "axes_3": ("record", 2, "B", 3, OTHER),
+    "name_length_0": ("record", 3, "B", 0, r"beyond \d+ elements"),
+    "name_length_max": ("record", 3, "B", 255, "weight 0 needs 255 bytes"),
+    "name_bytes": ("record", 4, "B", 255, "the name of weight 0 is not UTF-8"),
+    "shape_0": ("record", 17, "I", 0, OTHER),
+    "shape_1": ("record", 21, "I", 1, OTHER),
+    "kind_max": ("values", 0, "B", 255, f"{CANNOT}values of kind 255"),
+    "kind_given": ("values", 0, "B", 5, f"{CANNOT}given values that are not"),
+    "flags_unknown": ("values", 1, "B", 4, f"{CANNOT}values of kind 0 with flags 4"),
+    "flags_shared": ("values", 1, "B", 1, ENDS),
+    "k_less": ("values", 2, "H", 6, ENDS),
+    "k_1": ("values", 2, "H", 0, f"{CANNOT}1 values of each of 24"),
+    "k_max": ("values", 2, "H", 65_535, f"{CANNOT}65536 values of each"),
+    "factor_0": ("values", 4, "f", 0.0, f"{CANNOT}.*factor 0.0"),
+    "factor_negative": ("values", 4, "f", -1.0, f"{CANNOT}.*factor -1.0"),
+    "factor_nan": ("values", 4, "f", float("nan"), f"{CANNOT}.*factor nan"),
+    "factor_infinite": ("values", 4, "f", float("inf"), f"{CANNOT}.*factor inf"),
+    "factor_other": ("values", 4, "f", 0.5, ENDS),
+    "seed": ("values", 8, "Q", 12_345, ENDS),
+    "values_checksum": ("values", 16, "I", 0, "has other values than were saved"),
+    "width_0": ("coding", 0, "I", 0, f"{CANNOT}rows of 0"),
+    "width_max": ("coding", 0, "I", 2**32 - 1, f"{CANNOT}rows of 4294967295"),
+    "width_odd": ("coding", 0, "I", 7, f"{CANNOT}rows of 7"),
+    "group_0": ("coding", 4, "H", 0, f"{CANNOT}rows of 24, 0 at once"),
+    "lanes_most": ("coding", 6, "B", 10, f"{CANNOT}.*1024 lanes"),
+    "lanes_many": ("coding", 6, "B", 9, f"{CANNOT}.*512 lanes"),
+    "back_3": ("coding", 7, "B", 3, f"{CANNOT}.*3 rows looked back at"),
+    "back_0_rows": ("coding", 8, "I", 0, rf"{CANNOT}rows \(0, \d+\) back"),
+    "back_max_rows": ("coding", 8, "I", 2**32 - 1, rf"{CANNOT}rows \(4294967295, \d+\) back"),
+    "start_kind": ("start", 0, "B", 9, f"{CANNOT}a start of kind 9"),
+    "start_stream": ("start", 1, "B", 200, ENDS),
+    "exponent": ("start", 2, "h", 201, f"{CANNOT}a start of kind 1, exponent 201"),
+    "start_factor_0": ("start", 4, "f", 0.0, f"{CANNOT}a start .* 0.0, 0.0"),
+    "start_factor_2": ("start", 4, "f", 2.0, f"{CANNOT}a start .* 2.0, 0.0"),
+    "gain": ("start", 8, "f", 1.0, f"{CANNOT}a start .* 1.0, 1.0"),
+    "gain_nan": ("start", 8, "f", float("nan"), f"{CANNOT}a start .* 1.0, nan"),
+    "start_seed": ("start", 12, "Q", 99, ENDS),
+    "lost_1": ("start", 20, "I", 1, f"{CANNOT}.*1 single choices in"),
+    "lost_max": ("start", 20, "I", 2**32 - 1, f"{CANNOT}.*4294967295 single choices"),
+    "words_less": ("start", 24, "I", 1, f"{CANNOT}1 words and 0 single choices"),
+    "words_max": ("start", 24, "I", 2**32 - 1, f"{CANNOT}4294967295 words"),
+}
+
+
+def _in_field(part, distance, form, number):
+    return lambda content: changed(content, fields(content)[part] + distance, form, number)
+
+
+DAMAGE |= {name: (_in_field(*where), text) for name, (*where, text) in FIELDS.items()}
+
+
 def test_damage_cases_know_where_the_fields_are(content):
     at = in_record(content)
     assert struct.unpack_from("<BBBB", content, at) == (2, 0, 2, 13)
     assert content[at + 4 : at + 17] == b"dense0/kernel"
     assert struct.unpack_from("<II", content, at + 17) == (40, 24)
     assert struct.unpack_from("<I", content, in_record(content, 1) + 15) == (24,)
+    values, start = fields(content)["values"], fields(content)["start"]
+    seed, bound = 11, np.float32(np.sqrt(6 / 64))
+    assert struct.unpack_from("<BBHfQ", content, values) == (0, 0, 7, bound, seed)
+    assert struct.unpack_from("<BBhffQ", content, start)[-1] == seed
 
 
 @pytest.mark.parametrize("name", DAMAGE)

@@ -32,6 +32,13 @@ STATUS = {
     "header_too_large": 8,
     "bomb": 8,
     "architecture_size": 0,  # what is in there concerns Keras alone
+    "uncompressed_0": 0,
+    "uncompressed_max": 8,
+    "magic": 4,
+    "version_0": 6,
+    "version_max": 6,
+    "count_max": 8,
+    "name_bytes": 0,  # a name is for people
 }
 
 

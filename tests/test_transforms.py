@@ -230,7 +230,7 @@ def test_materialize_refuses_selected_values_that_are_not_finite_naming_the_laye
     model = small_model()
     layer = model.get_layer("conv")
     layer.bank.assign(np.full(layer.bank.shape, np.nan))
-    with pytest.raises(ValueError, match="The kernel of layer 'conv' holds NaN or infinity"):
+    with pytest.raises(ValueError, match="The bank of layer 'conv' holds NaN or infinity"):
         materialize(model)
 
 

@@ -167,8 +167,17 @@ def save_state(path, model, bank=0, optimizer=True, **extra):
     """Writes the changing variables of model and optimizer, and JSON values in `extra`.
 
     `bank` is the model's `bank_checksum`, which the caller computes once.
+
+    Raises:
+        RunError: a variable holds NaN or infinity, or the file cannot be written.
     """
     arrays = {name: np.asarray(variable) for name, variable in _groups(model, optimizer)}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise RunError(
+                f"{name} holds NaN or infinity, so {path} is not written and keeps its last good state; "
+                "lower --learning-rate"
+            )
     arrays["extra"] = np.frombuffer(json.dumps(extra | {"bank": bank}).encode(), np.uint8)
     write_atomic(path, lambda file: np.savez(file, **arrays))
 

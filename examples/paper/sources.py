@@ -140,7 +140,7 @@ def _npz(path):
             if "jpeg_train" in file.files:
                 arrays = [array for split in ("train", "test") for array in _decoded(file, split)]
             else:
-                arrays = [file[name] for name in NAMES]
+                arrays = [np.asarray(file[name]) for name in NAMES]
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} must be a .npz file with {', '.join(NAMES)}: {error}") from error
     for name, array in zip(NAMES, arrays, strict=True):
@@ -149,9 +149,24 @@ def _npz(path):
                 f"{name} in {path} must be uint8 images (count, height, width[, channels]). "
                 f"Received: {array.dtype} of shape {array.shape}"
             )
+        # Labels of another form, say ten numbers for each image, must not be read as more labels.
+        wrong = array.dtype.kind not in "iu" or array.size != len(array) or array.min(initial=0) < 0
+        if name.startswith("y") and wrong:
+            raise DataError(
+                f"{name} in {path} must be whole numbers from 0 on, one for each image. Received: "
+                f"{array.dtype} of shape {array.shape}"
+            )
     x, y, x_test, y_test = arrays
     if len(x) != len(y) or len(x_test) != len(y_test):
-        raise DataError(f"{path} must hold one label for each image")
+        raise DataError(
+            f"{path} must hold one label for each image. Received: {len(y)} labels for {len(x)} images to "
+            f"train on, {len(y_test)} for {len(x_test)} to test"
+        )
+    if x.shape[1:] != x_test.shape[1:] or not x.size or not x_test.size:
+        raise DataError(
+            f"x_train and x_test in {path} must hold images of one shape. Received: shapes {x.shape} and "
+            f"{x_test.shape}"
+        )
     images = [array[..., None] if array.ndim == 3 else array for array in (x, x_test)]
     return images[0], y.astype("int32").ravel(), images[1], y_test.astype("int32").ravel()
 

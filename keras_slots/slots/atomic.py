@@ -27,15 +27,27 @@ def _temporary(path: Path) -> Iterator[tuple[int, str]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
-        raise type(error)(
-            f"`path` must be a place where this process can write. Received: path='{path}' ({error.strerror})"
-        ) from error
+        raise no_place(path, error) from error
     try:
         yield descriptor, name
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(name)
+        if isinstance(error, OSError):
+            raise no_place(path, error) from error
         raise
+
+
+def no_place(path: Path, error: OSError) -> OSError:
+    """The error of a path that cannot be written, with the path in it."""
+    if isinstance(
+        error.__cause__, OSError
+    ):  # of a file inside a folder that was to take that place
+        error = error.__cause__
+    return type(error)(
+        f"`path` must be a place where this process can write. Received: path='{path}' "
+        f"({error.strerror or error}). Nothing was changed. Choose another place, or make room."
+    )
 
 
 def write_file(path: Path, content: bytes) -> None:

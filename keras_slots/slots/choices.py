@@ -199,5 +199,5 @@ def unpack(packed: Any, count: int, num_values: int) -> Array:
     table = flat[: count * bits].reshape(count, bits)
     index = table.astype("int32") @ (1 << np.arange(bits, dtype="int32"))
     if flat[count * bits :].any() or (count and index.max(initial=0) >= num_values):
-        raise ValueError("The packed choices name values that do not exist: they are damaged.")
+        raise ValueError("packed choices of values that do not exist")
     return index

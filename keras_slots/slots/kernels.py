@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -106,14 +107,22 @@ def read_choices(record: Record, progress: Progress | None = None) -> tuple[Arra
     if record.form == "packed":
         if values.num_values == 1 or body.left != packed_size(record.size, values.num_values):
             raise _damaged(body, "its packed choices have another size than its shape")
-        index = unpack(body.take(body.left), record.size, values.num_values)
+        index = _decoded(body, unpack, body.take(body.left), record.size, values.num_values)
         return index, _values_at(index, values), checksum
     coding, lost, lost_index, words = _coding_from_bytes(body, record, values)
-    index, chosen = decode(words, values, coding, progress)
+    index, chosen = _decoded(body, decode, words, values, coding, progress)
     index[lost] = lost_index
     for at in lost:
         chosen[at] = values.take(index[at : at + 1], int(at))[0]
     return index, chosen, checksum
+
+
+def _decoded(body: Bytes, decoder: Callable[..., Any], *arguments: Any) -> Any:
+    """What a decoder returns; its complaints with the name of the weight."""
+    try:
+        return decoder(*arguments)
+    except ValueError as error:
+        raise _damaged(body, str(error)) from None
 
 
 def _values_at(index: Array, values: Values) -> Array:
@@ -173,7 +182,10 @@ def _coding_from_bytes(
     width, group, lanes, number = body.unpack("IHBB")
     k, n = values.num_values, record.size
     if number > 2 or lanes > _MOST_LANES or not 0 < width <= n or n % width or not group:
-        raise _damaged(body, f"rows of {width}, {group} at once, {2**lanes} lanes")
+        raise _damaged(
+            body,
+            f"rows of {width}, {group} at once, {2**lanes} lanes, {number} rows looked back at",
+        )
     offsets = body.unpack(f"{number}I")
     rows = n // width
     if not 2 <= k <= MOST_CODED or width * k > _MOST_ROW_VALUES or n > 2**32 - 1:

@@ -106,9 +106,7 @@ class Decoder:
     def check_end(self) -> None:
         """Raises a `ValueError` if words are left or the states are not those of the beginning."""
         if self._at != self._left or (self._state != _LOWEST).any():
-            raise ValueError(
-                "The coded choices do not end where they must: they are damaged, or not of this kernel."
-            )
+            raise ValueError("coded choices that do not end where they must")
 
 
-_ENDED = "The coded choices end too early: they are damaged, or not of this kernel."
+_ENDED = "coded choices that end too early"

@@ -174,6 +174,27 @@ def test_resume_page_ends_after_kills_as_if_there_had_been_none(monkeypatch, tmp
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
+@pytest.mark.tensorflow
+def test_resume_page_saves_nothing_of_an_epoch_with_nan(monkeypatch, tmp_path):
+    import sklearn.datasets
+
+    monkeypatch.setattr(keras.Model, "fit", _stopped_after(2, keras.Model.fit))
+    run_page(monkeypatch, "resume", "--out", tmp_path)
+    before = (tmp_path / "state.keras").read_bytes()
+    monkeypatch.undo()
+    x, y = sklearn.datasets.load_digits(return_X_y=True)
+    x[:, 20] = np.nan
+    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda return_X_y: (x, y))
+    with pytest.raises(SystemExit, match="NaN or infinity in epoch 3.*keeps the last good epoch"):
+        run_page(monkeypatch, "resume", "--out", tmp_path)
+    assert (tmp_path / "state.keras").read_bytes() == before
+    assert [x.name for x in tmp_path.iterdir()] == ["state.keras"]
+
+
+def _stopped_after(epochs, fit):
+    return lambda self, *args, **settings: fit(self, *args, **settings | {"epochs": epochs})
+
+
 @pytest.mark.jax
 def test_several_hosts_page_selects_with_two_processes_what_one_selects(tmp_path):
     with socket.socket() as listener:

@@ -195,24 +195,3 @@ def test_cifar10_16x16_holds_the_means_of_four_pixels(tmp_path):
     assert x.shape == x_test.shape == (1, 16, 16, 3) and x.dtype == np.uint8
     assert (x.sum(), x[0, 0, 1, 1], x_test[0, 15, 1, 1]) == (26, 26, 26)
     assert (y.tolist(), y_test.tolist()) == ([1], [2])
-
-
-def test_a_wrong_file_is_named(tmp_path):
-    path = tmp_path / "x.npz"
-    path.write_bytes(b"not a zip file")
-    for dataset in ("npz", "mnist"):
-        with pytest.raises(DataError, match=r"must be a folder or a .npz file with x_train, y_tr"):
-            read_arrays(dataset, path)
-    np.savez(path, x_train=np.zeros(3))
-    with pytest.raises(DataError, match=r"must be a .npz file with x_train, y_train.*y_train"):
-        read_arrays("npz", path)
-    image = np.zeros((4, 3, 3))
-    path = tmp_path / "y.npz"
-    np.savez(path, x_train=image, y_train=[0] * 4, x_test=image, y_test=[0] * 4)
-    with pytest.raises(DataError, match=r"must be uint8 images.*float64"):
-        read_arrays("npz", path)
-
-
-def test_fewer_images_than_one_batch_are_refused(tmp_path):
-    with pytest.raises(DataError, match="fewer than one batch of 64: lower --batch-size"):
-        data.load("npz", numbered(tmp_path), batch_size=64)

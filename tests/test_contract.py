@@ -1,0 +1,37 @@
+"""Every slot layer keeps the contract of tests/contract.py."""
+
+import pytest
+
+from broken_layers import BROKEN
+from contract import CHECKS, Maker, quick_rows, rows_of_all_pairs
+
+QUICK = quick_rows()
+
+
+@pytest.fixture
+def make(row, request):
+    if row.policy == "float64":
+        request.getfixturevalue("x64")
+    return Maker(row)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("row", QUICK, ids=str)
+def test_slot_layer_keeps_the_contract(make, check, tmp_path):
+    CHECKS[check](make, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", [x for x in rows_of_all_pairs() if x not in QUICK], ids=str)
+def test_slot_layer_keeps_the_contract_in_all_pairs_of_factors(make, tmp_path):
+    for check in CHECKS.values():
+        check(make, tmp_path)
+
+
+@pytest.mark.parametrize("bug", BROKEN, ids=lambda bug: bug.__name__)
+def test_contract_rejects_a_layer_with_the_bug_and_for_that_reason(bug, tmp_path, monkeypatch):
+    row, check, words = BROKEN[bug]
+    CHECKS[check](Maker(row), tmp_path)
+    bug(monkeypatch)
+    with pytest.raises(AssertionError, match=words):
+        CHECKS[check](Maker(row), tmp_path)
