@@ -100,8 +100,7 @@ def export(source: Path, path: Path, overwrite: bool) -> None:
             f"A SavedModel needs the TensorFlow backend. Received: backend {keras.backend.backend()!r}. Set "
             "KERAS_BACKEND=tensorflow."
         )
-    if path.exists() and not (overwrite and path.is_dir()):
-        raise FileExistsError(f"{path} exists. Remove it, or replace a folder with --overwrite.")
+    check_path(path, overwrite, folder=True)
     put_exported(_load(source), path)
     _say(f"{path}")
 

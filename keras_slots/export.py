@@ -11,7 +11,7 @@ import keras
 
 from keras_slots.cloning import holds_assets
 from keras_slots.keras_internals import inner_layers
-from keras_slots.slots.atomic import no_place, write_file
+from keras_slots.slots.atomic import check_path, no_place, write_file
 from keras_slots.transforms import materialize
 from keras_slots.validation import check_choice
 
@@ -76,16 +76,7 @@ def export_selected(
         )
     if not all(map(importlib.util.find_spec, _PACKAGES.get(format, ()))):
         raise ImportError(f'`format="{format}"` needs pip install "keras-slots[{format}]"')
-    path = Path(path)
-    kind, is_kind = (
-        ("folder", path.is_dir) if format == "tf_saved_model" else ("file", path.is_file)
-    )
-    # `lexists` is False, not an error, where this process may not look.
-    if os.path.lexists(path) and not (overwrite and is_kind() and not path.is_symlink()):
-        raise FileExistsError(
-            f"`path` must not exist, so that no earlier export is lost, or be a {kind} to replace with "
-            f"`overwrite=True`. Received: path='{path}', overwrite={overwrite}. Remove it or choose another."
-        )
+    path = check_path(path, overwrite, folder=format == "tf_saved_model")
     plain = materialize(model, trainable=False)
     if format != "tf_saved_model":
         _check_float32(plain, format)

@@ -17,12 +17,12 @@ import numpy as np
 from keras import ops
 
 from keras_slots.backend import compiled
-from keras_slots.choices import ByStrata, by_bank, by_steps, magnitudes, position_dtype
 from keras_slots.envelope import envelope
 from keras_slots.kernel import PerValueKernel, SlotKernel
 from keras_slots.lever import LeverKernel
 from keras_slots.nearest_kernel import NearestKernel, Strata
 from keras_slots.origin import from_words
+from keras_slots.positions import ByStrata, by_bank, by_steps, magnitudes, position_dtype
 
 Tensor = Any
 Array = np.ndarray[Any, Any]

@@ -210,7 +210,7 @@ class Own(keras.Model):
 
 
 PLACE = "`path` must be a place where this process can write. Received: path="
-FREE = "`path` must not exist, so that no earlier file is lost.*Remove it or choose another"
+FREE = "`path` must not exist, so that nothing earlier is lost.*Remove it or choose another"
 OTHERS = "were trained with another `num_values`, `bank_initializer`, `score_initializer` or"
 LEVER = {"score_mode": "per_connection"}
 FILES = [

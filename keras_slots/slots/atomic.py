@@ -9,12 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def check_path(path: str | os.PathLike, overwrite: bool) -> Path:
-    """The path of a file that may be written."""
+def check_path(path: str | os.PathLike, overwrite: bool, folder: bool = False) -> Path:
+    """The path of a file, or a folder, that may be written."""
     path = Path(path)
-    if os.path.lexists(path) and not (overwrite and path.is_file()):
+    # `lexists` is False, not an error, where this process may not look.
+    if os.path.lexists(path) and not (
+        overwrite and not path.is_symlink() and (path.is_dir() if folder else path.is_file())
+    ):
+        kind = "folder" if folder else "file"
         raise FileExistsError(
-            "`path` must not exist, so that no earlier file is lost, or be a file to replace with "
+            f"`path` must not exist, so that nothing earlier is lost, or be a {kind} to replace with "
             f"`overwrite=True`. Received: path='{path}', overwrite={overwrite}. Remove it or choose another."
         )
     return path
