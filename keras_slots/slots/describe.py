@@ -80,12 +80,14 @@ class Found:
         shift: How far each value is from that of the start, float32.
         start: Where connections start, of the envelope if `hull`.
         hull: Whether the envelope of the scores predicts the choices.
+        other: The same with another start, which may cost less.
     """
 
     index: Array
     shift: Array
     start: Start
     hull: bool
+    other: Found | None = None
 
 
 def find(kernel: SlotKernel, values: Values, selected: Array) -> Found | None:
@@ -121,20 +123,23 @@ def find(kernel: SlotKernel, values: Values, selected: Array) -> Found | None:
         return Found(index, selected, Start(exponent, Stream("uniform", 0, 0, 1.0)), False)
     if hull:
         return Found(index, selected - begin, Start(exponent, stream), True)
-    share = _share_of_start(begin.astype("float64"), selected, np.cumsum(staying))
-    start = Start(exponent, stream, float(np.float32(share * 2.0**exponent)))
-    return Found(index, selected - np.float32(share) * begin, start, False)
+    found = None
+    for share in _shares_of_start(begin.astype("float64"), selected, np.cumsum(staying)):
+        start = Start(exponent, stream, float(np.float32(share * 2.0**exponent)))
+        found = Found(index, selected - np.float32(share) * begin, start, False, found)
+    return found
 
 
-def _share_of_start(w0: Array, selected: Array, stay: Array) -> float:
-    """The share of w0 near which weights ended: decay, or rounding to few values, makes it another one than 1.
+def _shares_of_start(w0: Array, selected: Array, stay: Array) -> list[float]:
+    """Shares of w0 near which weights ended: decay, or rounding to few values, makes it another one than 1.
 
-    Where most connections stay, that for which the most do; where most move, that of the least squares.
+    That of the least squares, and that for which the most connections stay; the better guess is the last.
     """
-    best = int(stay.argmax())
-    if 2 * stay[best] >= len(w0):
-        return best / _SHARES
-    return min(max(float(w0 @ selected) / max(float(w0 @ w0), 1e-300), 0.0), float(_LARGEST_SHARE))
+    most = int(stay.argmax())
+    shares = [float(w0 @ selected) / max(float(w0 @ w0), 1e-300), most / _SHARES]
+    if 2 * stay[most] < len(w0):
+        shares.reverse()
+    return [min(max(share, 0.0), float(_LARGEST_SHARE)) for share in shares]
 
 
 def _staying(rows: Array, selected: Array, w0: Array) -> Array:
@@ -186,6 +191,8 @@ def coding_of(found: Found, values: Values, shape: tuple[int, ...]) -> Coding | 
         coding = replace(coding, stairs="nearest")  # from zero: the start has a gain of 0
     choices = _alike(found.shift.reshape(rows, width), _distances(shape, rows, width))
     ways = [_grouped(coding, offsets, k) for offsets in choices]
+    if n <= _MOST_TRIED and found.other:
+        ways += [w for w in (coding_of(found.other, values, shape),) if w]
     if len(ways) == 1 or n > _MOST_TRIED:
         return ways[0]
     return min(ways, key=lambda way: cost(found.index, values, way))
