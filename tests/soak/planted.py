@@ -484,9 +484,9 @@ MUTANTS = (
     ),
     M(
         "a regularizer acts on the scores",
-        "kernel.py",
-        "return self.kernel.regularizer(self.kernel.select_greedily(trained))",
-        "return self.kernel.regularizer(trained)",
+        "regularizers.py",
+        "kernel.regularizer(kernel.select_greedily(trained))",
+        "kernel.regularizer(trained)",
         one("layers", "regularizer"),
     ),
     M(
@@ -584,7 +584,7 @@ MUTANTS = (
     M(
         "shapes of a file are believed",
         "slots/file.py",
-        "if expected != received:",
+        "if different or len(expected) != len(received):",
         "if False:",
         one("slots", "compares_shapes"),
     ),
