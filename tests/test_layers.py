@@ -233,9 +233,11 @@ def test_scores_stay_in_single_precision_under_half_precision_policies(policy, s
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_call_under_a_mixed_policy_computes_what_the_plain_layer_does(policy):
-    layer, x = case("dense", dtype=policy)
+@pytest.mark.parametrize("name", NAMES)
+def test_call_under_a_mixed_policy_computes_what_the_plain_layer_does(name, policy):
+    layer, x = case(name, dtype=policy)
     y, plain = layer(x), plain_twin(layer, x)(x)
+    assert y.dtype == plain.dtype
     np.testing.assert_array_equal(
         numpy_of(ops.cast(y, "float32")), numpy_of(ops.cast(plain, "float32"))
     )

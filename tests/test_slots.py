@@ -2,6 +2,7 @@
 
 import json
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -493,6 +494,17 @@ def test_load_slots_compares_shapes_before_it_decodes_or_allocates(tmp_path, mon
     path.write_bytes(join(huge, records))
     with pytest.raises(ValueError, match="which differ"):
         load_slots(path)
+
+
+def test_split_unpacks_no_more_of_an_architecture_than_its_header_says():
+    bomb = zlib.compress(bytes(2**26))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="another size than its header says"):
+            container._architecture(memoryview(bomb), 100)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
 
 
 def test_load_slots_refuses_more_memory_than_allowed(tmp_path, content):

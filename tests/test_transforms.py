@@ -304,3 +304,16 @@ def test_plain_class_of_every_slot_layer_is_its_keras_layer():
 def test_materialize_refuses_an_unbuilt_model():
     with pytest.raises(ValueError, match="is not built yet, so nothing is selected"):
         materialize(keras.Sequential([SlotConv2D(2, 3)]))
+
+
+def test_materialize_gives_weights_that_share_no_memory_with_the_slot_model():
+    # On JAX, training one model would delete an array that both hold.
+    model = small_model()
+    model.build((None, *model.input_shape[1:]))
+    held = [variable.value for variable in model.variables]
+    plain = materialize(model, trainable=True)
+    assert not any(variable.value is value for variable in plain.variables for value in held)
+    for variable in plain.variables:
+        variable.assign(variable + 1)
+    for variable, value in zip(model.variables, held, strict=True):
+        np.testing.assert_array_equal(numpy_of(variable), numpy_of(value))

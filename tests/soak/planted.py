@@ -444,7 +444,8 @@ MUTANTS = (
         "cloning.py",
         "return np.array(keras.ops.convert_to_numpy(variable))",
         "return variable",
-        one("transforms", "leaves_its_input or copied or keeps"),
+        one("transforms", "share_no_memory"),
+        ("jax",),  # TensorFlow copies what is assigned
     ),
     # Dtypes and training.
     M(
@@ -473,7 +474,7 @@ MUTANTS = (
         "layers/convolution.py",
         "kernel = ops.cast(self.slot_kernel.select(training), self.compute_dtype)",
         "kernel = self.slot_kernel.select(training)",
-        contract("conv2d", "call") + " tests/test_keras_contract.py",
+        one("layers", "mixed_policy"),
     ),
     M(
         "training is not passed to the kernel",
@@ -490,11 +491,11 @@ MUTANTS = (
         one("layers", "regularizer"),
     ),
     M(
-        "a frozen layer has a trained kernel",
-        "slot_layer.py",
-        "trainable=self.trainable,\n        )",
-        "trainable=True,\n        )",
-        one("strangers_models", "frozen"),
+        "the penalty of moves acts on the weights",
+        "regularizers.py",
+        "at_rest(kernel.moves(trained))",
+        "at_rest(trained)",
+        one("regularizers", "nearest"),
     ),
     M(
         "a bias is forgotten in channels-first order",
@@ -502,6 +503,7 @@ MUTANTS = (
         "shape = (1, *ones, channels) if last else (1, channels, *ones)",
         "shape = (1, *ones, channels)",
         one("layers", "channels_first"),
+        ("jax",),  # TensorFlow convolves channels last alone on a processor
     ),
     M(
         "groups are ignored",
@@ -600,6 +602,6 @@ MUTANTS = (
         "slots/container.py",
         "text = unpacker.decompress(packed, size + 1)",
         "text = unpacker.decompress(packed)",
-        one("slots", "damage or bomb"),
+        one("slots", "unpacks_no_more"),
     ),
 )
