@@ -124,7 +124,8 @@ def find(kernel: SlotKernel, values: Values, selected: Array) -> Found | None:
     if hull:
         return Found(index, selected - begin, Start(exponent, stream), True)
     found = None
-    for share in _shares_of_start(begin.astype("float64"), selected, np.cumsum(staying)):
+    shares = _shares_of_start(begin.astype("float64"), selected, np.cumsum(staying))
+    for share in shares if n <= _MOST_TRIED else shares[-1:]:
         start = Start(exponent, stream, float(np.float32(share * 2.0**exponent)))
         found = Found(index, selected - np.float32(share) * begin, start, False, found)
     return found
@@ -191,8 +192,8 @@ def coding_of(found: Found, values: Values, shape: tuple[int, ...]) -> Coding | 
         coding = replace(coding, stairs="nearest")  # from zero: the start has a gain of 0
     choices = _alike(found.shift.reshape(rows, width), _distances(shape, rows, width))
     ways = [_grouped(coding, offsets, k) for offsets in choices]
-    if n <= _MOST_TRIED and found.other:
-        ways += [w for w in (coding_of(found.other, values, shape),) if w]
+    if found.other and (way := coding_of(found.other, values, shape)):
+        ways.append(way)
     if len(ways) == 1 or n > _MOST_TRIED:
         return ways[0]
     return min(ways, key=lambda way: cost(found.index, values, way))
