@@ -4,7 +4,7 @@ The paper's CONV-2 twice: some epochs of selection and then ordinary training of
 and ordinary training from scratch for as many epochs together.
 
 Needs pip install "keras-slots[examples]"; CIFAR-10 comes from tensorflow-datasets.
-Takes TIME on two cores, with --small a minute.
+Takes about 40 minutes on two cores, with --small a minute.
 
     python examples/finetune.py --data-dir DIR    # where tensorflow-datasets keeps CIFAR-10
     python examples/finetune.py --small           # scikit-learn's digits: offline

@@ -3,7 +3,7 @@
 `slotify` puts a slot layer in the place of every Dense and convolution layer; batch norms and biases stay as
 they are and train beside the selection. `materialize` turns the result into an ordinary model again.
 
-Needs pip install "keras-slots[examples]". Takes TIME on two cores, on scikit-learn's digits, offline.
+Needs pip install "keras-slots[examples]". Takes half a minute on two cores, on scikit-learn's digits, offline.
 
     python examples/slotify_a_model.py
 """

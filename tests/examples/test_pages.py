@@ -39,6 +39,7 @@ def test_page_is_short_stands_alone_and_says_what_it_needs(page):
     first = ast.get_docstring(tree)
     assert f"python examples/{page.stem}.py" in first
     assert "two cores" in first
+    assert "TIME" not in first, "the time is still to be measured"
     if page.stem != "several_hosts_jax":
         assert text.index("TF_CPP_MIN_LOG_LEVEL") < text.index("import keras")
 
