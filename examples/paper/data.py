@@ -23,14 +23,15 @@ NORMALISATION = {
     "mnist": ((0.1307,), (0.3081,)),
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
 }
-# Name -> largest move in pixels, flips, border.
+# Name -> largest move in pixels, flips, border, side of the hole in pixels.
 CHANGES = {
-    "none": (0, None, None),
-    "flip": (0, "random", None),
-    "crop_flip": (4, "random", "constant"),
-    "shift1": (1, None, "constant"),
-    "shift": (2, None, "constant"),
-    "translate_altflip": (4, "alternating", "reflect"),
+    "none": (0, None, None, 0),
+    "flip": (0, "random", None, 0),
+    "crop_flip": (4, "random", "constant", 0),
+    "shift1": (1, None, "constant", 0),
+    "shift": (2, None, "constant", 0),
+    "translate_altflip": (4, "alternating", "reflect", 0),
+    "translate_altflip_cutout": (4, "alternating", "reflect", 8),
 }
 _EVALUATION_BATCH = 1000
 _THREADS = max(2, (os.cpu_count() or 2) // 2)
@@ -68,7 +69,8 @@ def split(
         batch_size: images in a training batch; the last incomplete batch is dropped.
         augment: a name out of `CHANGES`: "flip" mirrors every second image; "crop_flip" also moves by up
             to 4 pixels; "shift1" and "shift" move by up to 1 and 2; "translate_altflip" moves by up to 4
-            pixels and mirrors each image in every second epoch.
+            pixels and mirrors each image in every second epoch; "translate_altflip_cutout" also paints
+            a square of 8 by 8 pixels in the mean colour, anywhere, part of it outside at the border.
         split_seed: seed of the train/validation split.
 
     Returns:
@@ -205,11 +207,12 @@ class _Kept(keras.utils.PyDataset):
 
 
 def gatherer(x, augment, seed):
-    """A function from (rows, epoch, step) to the images of those rows, moved and flipped at random."""
+    """A function from (rows, epoch, step) to the images of those rows, changed at random."""
     if augment == "none":
         return lambda rows, epoch, step: x[rows]
-    reach, flips, border = CHANGES[augment]
+    reach, flips, border, hole = CHANGES[augment]
     count, height, width, channels = x.shape
+    paint = np.round(x.mean(axis=(0, 1, 2))).astype(x.dtype) if hole else None
     tall, wide = height + 2 * reach, width + 2 * reach
     if reach:
         x = np.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)), border)
@@ -220,8 +223,8 @@ def gatherer(x, augment, seed):
         mirrored_first = stateless.uniform((count,), (seed, _FIRST_FLIPS)) < 0.5
 
     def take(rows, epoch, step):
-        draws = stateless.uniform((3, len(rows)), (seed, step))
-        move_y, move_x = np.floor(draws[1:] * np.float32(2 * reach + 1)).astype(int)
+        draws = stateless.uniform((5 if hole else 3, len(rows)), (seed, step))
+        move_y, move_x = np.floor(draws[1:3] * np.float32(2 * reach + 1)).astype(int)
         corner = (rows * tall + move_y) * wide + move_x
         picked = starts[corner[:, None] + wide * np.arange(height)]
         picked = picked.reshape(-1, height, width, channels)
@@ -229,9 +232,18 @@ def gatherer(x, augment, seed):
             odd = epoch % 2 == 1
             flipped = draws[0] < 0.5 if flips == "random" else mirrored_first[rows] ^ odd
             picked[flipped] = picked[flipped, :, ::-1]
+        if hole:
+            sizes = zip(draws[3:], (height, width), strict=True)
+            in_y, in_x = (_near(np.floor(u * np.float32(n + 1)), n, hole) for u, n in sizes)
+            picked[in_y[:, :, None] & in_x[:, None, :]] = paint
         return picked
 
     return take
+
+
+def _near(edges, size, hole):
+    """Which of `size` pixels lie within `hole` around each edge, one of the `size + 1` between them."""
+    return np.abs(np.arange(size) + 0.5 - edges[:, None]) < hole / 2
 
 
 def _measure(images):

@@ -47,7 +47,10 @@ BANKS = (
 )
 SCORES = ("uniform", "nearest")
 SCHEDULES = ("constant", "cosine", "one_cycle", "warm_restarts", "step")
-AUGMENTATIONS = ("none", "flip", "crop_flip", "translate_altflip", "shift1", "shift")
+AUGMENTATIONS = (
+    *("none", "flip", "crop_flip", "shift1", "shift"),
+    *("translate_altflip", "translate_altflip_cutout"),
+)
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
 
 # What a number must be, in words, and the test of it.
@@ -259,6 +262,8 @@ def _ours(network, method, num_values, sharing):
         rate, decay, scale = learned_rate, learned_decay, {2: 1.2, 4: 1.5}.get(num_values, 2.0)
         if network == "lenet300100":
             rate, decay, scale = _NEAREST_ON_MNIST.get(num_values, (rate, decay, scale))
+        elif network == "vgg19" and num_values == 8:
+            rate, scale = 0.05, 1.0
         fields |= {"learning_rate": rate, "bank": "stratified_uniform", "bank_scale": scale}
         if decay:  # A decay of the scores would not move what is nearest.
             fields |= {"weight_decay": decay, "weight_decay_kind": "weights"}

@@ -134,10 +134,12 @@ def seeds_table(rows):
 
 def runs_table(rows):
     measured = ("validation %", "test %", "with mirror images", "averaged weights", "paper %")
-    table = [
-        ["network", "weights", "K", "epochs", "seed", *measured, "minutes", "processor minutes"]
-    ]
-    for row in sorted(rows, key=lambda row: (row["network"], row["method"] == "learned")):
+    names = differing(rows, ("train_images",))
+    first = ["network", "weights", "K", *(name.replace("train_", "") for name in names), "epochs"]
+    table = [[*first, "seed", *measured, "minutes", "processor minutes"]]
+    for row in sorted(
+        rows, key=lambda row: (row["network"], row["method"] == "learned", int(row["num_values"]))
+    ):
         learned = row["method"] == "learned"
         kind = "learned" if learned else f"selected, {SCORES[row['scores']]}"
         paper = paper_of(row)
@@ -146,6 +148,7 @@ def runs_table(rows):
         table.append(
             [
                 *(row["network"], kind, "–" if learned else row["num_values"]),
+                *(f"{int(row[name]):,}" for name in names),
                 *(row["epochs_done"], row["seed"]),
                 *(f"{100 * float(share):.2f}" if share else "–" for share in shares),
                 "–" if paper is None else f"{100 * paper:.1f}",

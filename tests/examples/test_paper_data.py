@@ -114,6 +114,24 @@ def test_alternating_flips_mirror_each_image_in_every_second_epoch():
     assert np.array_equal(left[0], ~left[1]) and 15 < left[0].sum() < 45
 
 
+def test_cutout_paints_one_square_in_the_mean_colour_and_changes_nothing_else():
+    x = np.random.default_rng(0).integers(0, 256, (40, 32, 20, 3), "uint8")
+    names = "translate_altflip", "translate_altflip_cutout"
+    whole, cut = (data.gatherer(x, name, 0)(np.arange(40), 3, 7) for name in names)
+    places = set()
+    for before, after in zip(whole, cut, strict=True):
+        changed = (before != after).any(axis=-1)
+        rows, columns = (np.flatnonzero(changed.any(axis=axis)) for axis in (1, 0))
+        square = np.ix_(range(rows[0], rows[-1] + 1), range(columns[0], columns[-1] + 1))
+        assert (after[square] == np.round(x.mean(axis=(0, 1, 2)))).all()
+        for side, found in ((32, rows), (20, columns)):
+            assert len(found) == 8 or (
+                4 <= len(found) < 8 and {found[0], found[-1]} & {0, side - 1}
+            )
+        places.add((rows[0], columns[0]))
+    assert len(places) > 30
+
+
 @pytest.mark.parametrize("replicas", [1, 2, 3])
 def test_evaluation_batches_are_even_and_weigh_every_image_once(tmp_path, replicas, monkeypatch):
     monkeypatch.setattr(data, "_EVALUATION_BATCH", 3)
