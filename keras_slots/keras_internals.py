@@ -64,12 +64,27 @@ def asked_by_spectral_normalization() -> bool:
 
 
 @contextmanager
-def shapes_alone() -> Iterator[None]:
-    """Models that are built in this context have variables of known shape without values, which take no memory."""
+def shapes_alone() -> Iterator[list[keras.Variable]]:
+    """Models that are built in this context have variables of known shape without values, which take no memory.
+
+    Gives a list that holds these variables when the context ends; `give_value` gives each its value.
+    """
     name = "uninitialized_variables"  # Keras would give them values at the next occasion
     before = list(global_state.get_global_attribute(name) or [])
+    created: list[keras.Variable] = []
     try:
         with keras.StatelessScope(initialize_variables=False):
-            yield
+            yield created
     finally:
+        created += (global_state.get_global_attribute(name) or [])[len(before) :]
         global_state.set_global_attribute(name, before)
+
+
+def give_value(variable: Any, array: Any = None) -> None:
+    """Gives a variable of `shapes_alone` its first value: the array, or what its initializer says.
+
+    Of large weights there is then one copy, never beside one that nobody asked for.
+    """
+    if array is not None:
+        variable._initializer = lambda shape, dtype: keras.ops.convert_to_tensor(array, dtype)
+    variable._deferred_initialize()

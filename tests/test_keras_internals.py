@@ -91,3 +91,20 @@ def test_shapes_alone_builds_models_whose_weights_take_no_memory():
     with keras.StatelessScope():
         pass
     del layer
+
+
+def test_give_value_gives_variables_of_shapes_alone_an_array_or_what_their_initializer_says():
+    before = keras.layers.Dense(2)
+    with keras_internals.shapes_alone() as created:
+        layer = keras.layers.Dense(3, bias_initializer="ones")
+        layer.build((None, 2))
+    before.build((None, 2))  # of another layer, with values of its own
+    assert [id(v) for v in created] == [id(v) for v in layer.variables]
+    kernel = np.arange(6, dtype="float32").reshape(2, 3)
+    keras_internals.give_value(layer.kernel, kernel)
+    keras_internals.give_value(layer.bias)
+    np.testing.assert_array_equal(layer.get_weights()[0], kernel)
+    np.testing.assert_array_equal(layer.get_weights()[1], [1, 1, 1])
+    np.testing.assert_array_equal(layer(np.ones((1, 2), "float32")), [[4, 6, 8]])
+    layer.kernel.assign(kernel + 1)
+    np.testing.assert_array_equal(layer.get_weights()[0], kernel + 1)

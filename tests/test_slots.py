@@ -507,6 +507,48 @@ def test_split_unpacks_no_more_of_an_architecture_than_its_header_says():
         tracemalloc.stop()
 
 
+def test_load_slots_never_draws_the_weights_that_a_file_holds(tmp_path, monkeypatch):
+    path, expected = save_slots(dense_model(), tmp_path / "m.slots"), materialize(dense_model())
+    monkeypatch.setattr(keras.initializers.GlorotUniform, "__call__", None)
+    assert_same_weights(load_slots(path), expected)
+
+
+def test_load_slots_gives_a_model_that_trains_and_saves(tmp_path):
+    model = load_slots(save_slots(conv_model(), tmp_path / "m.slots"))
+    before = model.get_weights()
+    model.compile("sgd", "mse")
+    model.fit(np.ones((4, 8, 8, 3), "float32"), np.ones((4, 5), "float32"), verbose=0)
+    assert not any(map(np.array_equal, before[:1], model.get_weights()))
+    model.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    for a, b in zip(
+        again.weights, model.weights, strict=True
+    ):  # not the state of dropout, which Keras leaves out
+        np.testing.assert_array_equal(numpy_of(a), numpy_of(b))
+
+
+class Hidden(keras.layers.Layer):
+    """Adds a variable that Keras does not know as a weight."""
+
+    def build(self, shape):
+        self.box = type("Box", (), {})()
+        self.box.ones = keras.Variable("ones", shape=(1,), trainable=False)
+
+    def call(self, x):
+        return x + self.box.ones
+
+
+@pytest.mark.filterwarnings("ignore:The model has layers of classes:UserWarning")
+def test_load_slots_initializes_variables_that_are_no_weights(tmp_path):
+    layers = [keras.Input((3,)), SlotDense(2, seed=1), Hidden()]
+    model = keras.Sequential(layers)
+    path = save_slots(model, tmp_path / "m.slots")
+    loaded = load_slots(path, custom_objects={"Hidden": Hidden})
+    x = np.ones((2, 3), "float32")
+    np.testing.assert_array_equal(numpy_of(loaded(x)), numpy_of(model(x)))
+    assert numpy_of(loaded.layers[-1].box.ones) == 1
+
+
 def test_load_slots_refuses_more_memory_than_allowed(tmp_path, content):
     path = tmp_path / "m.slots"
     path.write_bytes(content)

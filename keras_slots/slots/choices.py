@@ -20,6 +20,8 @@ Progress = Callable[[int], None]
 STAIRS = {"hull": hull, "nearest": nearest}
 #: Values of the connections that are handled at once, at most, unless one row has more.
 BLOCK_VALUES = 2**18
+#: Choices that are packed at once: a multiple of 8, so that they begin at a whole byte.
+_PACKED = 2**16
 #: K up to which choices are coded: each step of a connection is a decision.
 MOST_CODED = 256
 
@@ -123,14 +125,14 @@ def decode(
 ) -> tuple[Array, Array]:
     """Returns the indices that `encode` was given, but for those no step leads to, and their values.
 
-    They are int32 and float32, of shape `(n,)`.
+    They are uint8 and float32, of shape `(n,)`.
 
     Raises:
         ValueError: If the words are not of this kernel.
     """
     decoder = Decoder(coding.lanes, words)
     model = Model(coding.rows, coding.width, coding.offsets)
-    index = np.empty(coding.rows * coding.width, "int32")
+    index = np.empty(coding.rows * coding.width, "uint8")  # K is at most MOST_CODED
     chosen = np.empty(len(index), "float32")
     for low, high, stairs in coding.blocks(values):
         moves = model.code(stairs, high - low, None, lambda _, p: decoder.take(p))
@@ -179,8 +181,12 @@ def _take(rows: Array, index: Array) -> Array:
 def pack(index: Array, num_values: int) -> bytes:
     """`ceil(log2 K)` bits for each index, the lowest bit first."""
     bits = (num_values - 1).bit_length()
-    table = index.astype("<u2")[:, None] >> np.arange(bits, dtype="uint16") & 1
-    return np.packbits(table.astype("uint8").reshape(-1), bitorder="little").tobytes()
+    parts = []
+    for low in range(0, len(index), _PACKED):
+        here = index[low : low + _PACKED].astype("<u2")
+        table = here[:, None] >> np.arange(bits, dtype="uint16") & 1
+        parts.append(np.packbits(table.astype("uint8").reshape(-1), bitorder="little").tobytes())
+    return b"".join(parts)
 
 
 def packed_size(count: int, num_values: int) -> int:
@@ -189,15 +195,20 @@ def packed_size(count: int, num_values: int) -> int:
 
 
 def unpack(packed: Any, count: int, num_values: int) -> Array:
-    """The indices that `pack` was given, int32.
+    """The indices that `pack` was given, uint16.
 
     Raises:
         ValueError: If an index is not below K, or a bit behind the last one is set.
     """
     bits = (num_values - 1).bit_length()
-    flat = np.unpackbits(np.frombuffer(packed, "uint8"), bitorder="little")
-    table = flat[: count * bits].reshape(count, bits)
-    index = table.astype("int32") @ (1 << np.arange(bits, dtype="int32"))
-    if flat[count * bits :].any() or (count and index.max(initial=0) >= num_values):
-        raise ValueError("packed choices of values that do not exist")
+    data, index = np.frombuffer(packed, "uint8"), np.empty(count, "uint16")
+    for low in range(0, count, _PACKED):
+        here = index[low : low + _PACKED]
+        flat = np.unpackbits(
+            data[low * bits // 8 :][: packed_size(len(here), num_values)], bitorder="little"
+        )
+        table = flat[: len(here) * bits].reshape(-1, bits)
+        here[:] = table @ (1 << np.arange(bits, dtype="uint16"))
+        if flat[len(here) * bits :].any() or here.max() >= num_values:
+            raise ValueError("packed choices of values that do not exist")
     return index

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from keras_slots.cloning import holds_assets
-from keras_slots.keras_internals import inner_layers, shapes_alone
+from keras_slots.keras_internals import give_value, inner_layers, shapes_alone
 from keras_slots.kernel import SlotKernel
 from keras_slots.slot_layer import SlotLayer
 from keras_slots.slots.atomic import check_path, write_file
@@ -166,7 +166,7 @@ def weight(record: Record, progress: Progress | None = None) -> Array:
     """The weight of a record."""
     if record.form == "stored":
         return array_of(record)
-    return read_kernel(record, progress).astype(record.dtype)
+    return read_kernel(record, progress).astype(record.dtype, copy=False)
 
 
 def rebuild(
@@ -183,11 +183,15 @@ def rebuild(
             f"The weights of the .slots file take {needed} bytes in memory, more than `max_bytes`. Received: "
             f"max_bytes={max_bytes}. Pass a larger one if you trust the file."
         )
-    with shapes_alone():  # what an architecture asks for is not believed
-        _check_fit(_model(architecture, custom_objects), records)
-    model = _model(architecture, custom_objects)
+    with shapes_alone() as created:  # what an architecture asks for is not believed
+        model = _model(architecture, custom_objects)
+    _check_fit(model, records)
     for variable, record in zip(model.variables, records, strict=True):
-        variable.assign(_fitting(weight(record, progress), variable, record.name))
+        give_value(variable, _fitting(weight(record, progress), variable, record.name))
+    known = {id(variable) for variable in model.variables}
+    for variable in created:
+        if id(variable) not in known:
+            give_value(variable)
     for layer in inner_layers(model):
         if hasattr(layer, "finalize_state"):
             # Normalization and its kin compute with what they derive from their weights.
@@ -238,7 +242,7 @@ def _check_fit(model: keras.Model, records: list[Record]) -> None:
 
 def _fitting(array: Array, variable: keras.Variable, name: str) -> Array:
     """The array in the dtype of its variable, which for integers may be another than that of the file."""
-    here = array.astype(keras.backend.standardize_dtype(variable.dtype))
+    here = array.astype(keras.backend.standardize_dtype(variable.dtype), copy=False)
     if array.dtype.kind in "iu" and (here != array).any():
         raise ValueError(
             f"The weight '{name}' of the .slots file holds integers that {here.dtype} cannot. Load the file "

@@ -98,7 +98,7 @@ def read_kernel(record: Record, progress: Progress | None = None) -> Array:
 
 
 def read_choices(record: Record, progress: Progress | None = None) -> tuple[Array, Array, int]:
-    """The chosen indices of a record, int32 of shape `(n,)`, their values, float32, and their right checksum."""
+    """The chosen indices of a record, of shape `(n,)`, their values, float32, and their right checksum."""
     body = Bytes(record.payload, f"'{record.name}'")
     values = _values_from_bytes(body)
     (checksum,) = body.unpack("I")
@@ -135,7 +135,7 @@ def _values_at(index: Array, values: Values) -> Array:
 
 def _checksum(values: Array) -> int:
     """CRC-32 of values as little-endian float32."""
-    return zlib.crc32(values.astype("<f4").tobytes())
+    return zlib.crc32(np.ascontiguousarray(values, "<f4"))
 
 
 def _values_to_bytes(values: Values) -> bytes:

@@ -244,7 +244,6 @@ def cycles(quick):
             same += again == first and all(map(np.array_equal, arrays, expected))
             if cycle == number // 10:
                 memory = status("VmRSS")
-            keras.backend.clear_session(free_memory=False)
         leaked = len(os.listdir("/proc/self/fd")) - descriptors
         more = [
             sorted(set(os.listdir(place)) - before - {weights.name})
