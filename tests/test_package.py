@@ -190,3 +190,17 @@ def test_test_extra_holds_what_the_examples_the_tuner_and_jax_need(metadata):
 def test_every_requirement_has_a_lower_bound(metadata):
     requirements = metadata["install_requires"] + sum(metadata["extras_require"].values(), [])
     assert [x for x in requirements if ">=" not in x.partition(";")[0]] == []
+
+
+def test_oldest_versions_are_the_lower_bounds_of_setup_py(metadata):
+    lines = (ROOT / "tests" / "oldest.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert pins.pop("jaxlib") == pins["jax"]
+    wanted = {}
+    for requirement in [*metadata["install_requires"], *metadata["extras_require"]["test"]]:
+        name, _, rest = requirement.partition(">=")
+        if 'python_version < "3.11"' not in requirement:
+            wanted[name] = re.match(r"[0-9.]+", rest)[0]
+    assert pins.keys() == wanted.keys()
+    for name, lowest in wanted.items():
+        assert f"{pins[name]}.".startswith(f"{lowest}."), name

@@ -15,6 +15,7 @@ from strangers import (
     give_kernels,
     numpy_of,
     random_input,
+    since_keras_3,
     slot_layers,
 )
 
@@ -226,6 +227,7 @@ def test_slotify_reaches_into_time_distributed(make, shape, count):
     assert_same(back(x), slot(x))
 
 
+@since_keras_3(15)
 def test_transforms_refuse_a_lambda_by_its_name():
     inputs = keras.Input((4,))
     twice = L.Lambda(lambda x: 2 * x, name="twice")

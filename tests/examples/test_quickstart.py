@@ -112,5 +112,7 @@ def test_quickstart_leaves_no_trace_of_a_stopped_run(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert errors == "\nquickstart.py: stopped\n"
+    # TensorFlow 2.20 says that it compiled something, whatever its level of logging.
+    lines = [x for x in errors.splitlines() if "absl::Init" not in x and "XLA!" not in x]
+    assert lines == ["", "quickstart.py: stopped"]
     assert not (tmp_path / "out").exists()
