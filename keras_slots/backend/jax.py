@@ -52,17 +52,23 @@ def initializer(array: Callable[[], Any]) -> Function:
     Args:
         array: Function that returns the values as a NumPy array.
     """
+    return _Values(array)
 
-    def values(shape: tuple, dtype: Any = None, layout: Any = None) -> Tensor:
+
+class _Values:
+    """An object, because Keras 3.14 compiles the `__call__` of the initializer of a large variable."""
+
+    def __init__(self, array: Callable[[], Any]):
+        self.array = array
+
+    def __call__(self, shape: tuple, dtype: Any = None, layout: Any = None) -> Tensor:
         if layout is None:
-            return ops.convert_to_tensor(array(), dtype)
-        # Each device gets its own part, straight from the host. Without a `layout` to take, Keras would
-        # compile the values of a large variable into a program, which functions do not survive.
-        whole = array().astype(dtype)
+            return ops.convert_to_tensor(self.array(), dtype)
+        # Each device gets its own part, straight from the host. Without a `layout` to take, Keras 3.15 too would
+        # compile the values of a large variable into a program.
+        whole = self.array().astype(dtype)
         sharding = jax.sharding.NamedSharding(jax.sharding.get_mesh(), layout.spec)
         return jax.make_array_from_callback(shape, sharding, lambda part: whole[part])
-
-    return values
 
 
 def from_host(function: Callable[[np.ndarray], Any], argument: Any, like: Any) -> Any:

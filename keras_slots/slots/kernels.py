@@ -135,7 +135,7 @@ def _values_at(index: Array, values: Values) -> Array:
 
 def _checksum(values: Array) -> int:
     """CRC-32 of values as little-endian float32."""
-    return zlib.crc32(np.ascontiguousarray(values, "<f4"))
+    return zlib.crc32(np.ascontiguousarray(values, "<f4").data)
 
 
 def _values_to_bytes(values: Values) -> bytes:
