@@ -662,6 +662,16 @@ def test_rans_decoder_gives_back_every_block_at_about_the_entropy(lanes):
         take_all(Decoder(lanes, np.append(words, np.uint16(0))), blocks)
 
 
+@pytest.mark.parametrize(("lanes", "crc"), [(1, 0x79E2C54F), (4, 0xA9839442), (64, 0x725E20B1)])
+def test_rans_encoder_gives_the_same_words_for_ever(lanes, crc):
+    i = np.arange(3000)
+    p = i * 37 % 4095 + 1
+    bits, encoder = i * 101 % 4096 < p, Encoder(lanes)
+    for part in np.split(i, [1, 8, 300]):
+        encoder.put(bits[part], p[part])
+    assert zlib.crc32(encoder.words().astype("<u2").tobytes()) == crc
+
+
 def take_all(decoder, blocks):
     for _, p in blocks:
         decoder.take(p)

@@ -46,6 +46,8 @@ class Encoder:
 
     def words(self) -> Array:
         """All that a decoder needs, uint16: first the states of all lanes, low word first."""
+        if self.lanes == 1:
+            return self._words_of_one_lane()
         lanes, out = self.lanes, []
         state = np.full(lanes, _LOWEST, "uint64")
         for size, offset in reversed(self._blocks):
@@ -60,6 +62,17 @@ class Encoder:
                 state[: len(f)] = (quotient << np.uint64(BITS)) + rest + offset[low : low + lanes]
         first = state.astype("<u4").view("<u2").astype("uint16")
         return np.concatenate([first, *(part[::-1] for part in reversed(out))])
+
+    def _words_of_one_lane(self) -> Array:
+        """The same without arrays of one element, as small kernels would have."""
+        x, out = _LOWEST, []
+        for size, offset in reversed(self._blocks):
+            for f, more in zip(size[::-1].tolist(), offset[::-1].tolist(), strict=True):
+                if x >= f << (32 - BITS):
+                    out.append(x & 0xFFFF)
+                    x >>= 16
+                x = (x // f << BITS) + x % f + more
+        return np.array([x & 0xFFFF, x >> 16, *reversed(out)], "uint16")
 
 
 class Decoder:
@@ -84,6 +97,8 @@ class Decoder:
 
     def take(self, p: Array) -> Array:
         """The decisions of a block, booleans."""
+        if self.lanes == 1:
+            return self._take_in_one_lane(p)
         bits = np.empty(len(p), bool)
         wide = p.astype("uint64")
         for low in range(0, len(p), self.lanes):
@@ -102,6 +117,20 @@ class Decoder:
                 self._at += len(short)
             self._state[: len(f)] = x
         return bits
+
+    def _take_in_one_lane(self, p: Array) -> Array:
+        x, bits = int(self._state[0]), []
+        for f in p.tolist():
+            rest = x & (FULL - 1)
+            bits.append(rest < f)
+            x = f * (x >> BITS) + rest if rest < f else (FULL - f) * (x >> BITS) + rest - f
+            if x < _LOWEST:
+                if self._at == self._left:
+                    raise ValueError(_ENDED)
+                x = x << 16 | int(self._words[self._at])
+                self._at += 1
+        self._state[0] = x
+        return np.array(bits, bool)
 
     def check_end(self) -> None:
         """Raises a `ValueError` if words are left or the states are not those of the beginning."""
