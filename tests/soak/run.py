@@ -2,9 +2,9 @@
 
     python tests/soak/run.py [--quick] [--parts mutants kills load hostile] [--out scorecard.json]
 
-Takes hours; --quick takes minutes, with fewer tries. Each part runs in a process of its own; what it says on the
-way goes to stderr. A file that is there keeps the rows of parts that do not run again. Exit status: 0 if every
-figure is held, else 1.
+Takes an hour on two cores; --quick takes minutes, with fewer tries. Each part runs in a process of its own; what
+it says on the way goes to stderr. A file that is there keeps the rows of parts that do not run again. Exit status:
+0 if every figure is held, else 1.
 """
 
 import argparse
