@@ -13,6 +13,8 @@ from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.layers.core.einsum_dense import _analyze_einsum_string
 
+from keras_slots.backend import initializer
+
 Shape = tuple[int | None, ...]
 
 
@@ -86,5 +88,5 @@ def give_value(variable: Any, array: Any = None) -> None:
     Of large weights there is then one copy, never beside one that nobody asked for.
     """
     if array is not None:
-        variable._initializer = lambda shape, dtype: keras.ops.convert_to_tensor(array, dtype)
+        variable._initializer = initializer(lambda: array)
     variable._deferred_initialize()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import split_process
-from keras_slots import SelectionMonitor, SlotDense
+from keras_slots import SelectionMonitor, SlotDense, load_slots, save_slots
 from slot_cases import numpy_of
 
 VARIANTS = {"per_value": "greedy", "per_connection": "greedy", "probabilistic": "probabilistic"}
@@ -97,3 +97,24 @@ def test_model_parallel_sends_a_large_variable_to_its_devices_in_parts():
     assert layer.bank.value.nbytes * 2 > 250 * 2**20
     assert layer.bank.value.addressable_shards[0].data.shape == (512, 512, 64)
     np.testing.assert_array_equal(numpy_of(layer.bank), numpy_of(built().bank))
+
+
+@pytest.mark.parametrize("units", [64, 2**14])
+def test_load_slots_spreads_weights_over_the_devices_of_a_distribution(
+    tmp_path, units, monkeypatch
+):
+    keras.config.set_dtype_policy("float32")
+    slots = {"score_mode": "per_connection", "seed": 1, "name": "dense"}
+    model = keras.Sequential([keras.Input((8,)), SlotDense(units, **slots)])
+    path = save_slots(model, tmp_path / "m.slots")
+    devices = keras.distribution.list_devices()
+    mesh = keras.distribution.DeviceMesh((1, len(devices)), ("batch", "model"), devices)
+    layouts = keras.distribution.LayoutMap(mesh)
+    layouts["dense/kernel"] = (None, "model")
+    parallel = keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch")
+    # What Keras treats in another way from 250 MB on.
+    monkeypatch.setattr("keras.src.backend.jax.core.should_shard_at_init", lambda *_: units > 64)
+    with parallel.scope():
+        kernel = load_slots(path).layers[-1].kernel
+    assert kernel.value.addressable_shards[0].data.shape == (8, units // len(devices))
+    np.testing.assert_array_equal(numpy_of(kernel), numpy_of(load_slots(path).layers[-1].kernel))
