@@ -23,7 +23,7 @@ from keras_slots.slots.model import size_class
 from keras_slots.slots.rans import Decoder, Encoder
 from keras_slots.slots.stairs import NEVER, Start, hull, nearest
 from keras_slots.slots.values import Stream, Values
-from slot_cases import numpy_of
+from slot_cases import numpy_of, two_replicas
 from slots_cases import (
     KERNELS,
     conv_model,
@@ -525,6 +525,17 @@ def test_load_slots_gives_a_model_that_trains_and_saves(tmp_path):
         again.weights, model.weights, strict=True
     ):  # not the state of dropout, which Keras leaves out
         np.testing.assert_array_equal(numpy_of(a), numpy_of(b))
+
+
+@pytest.mark.tensorflow
+def test_load_slots_gives_every_replica_of_a_strategy_the_weights(tmp_path):
+    path = save_slots(dense_model(), tmp_path / "m.slots")
+    with two_replicas().scope():
+        model = load_slots(path)
+    assert_same_weights(model, materialize(dense_model()))
+    for variable in model.weights:
+        first, second = (np.asarray(copy) for copy in variable.value.values)
+        np.testing.assert_array_equal(first, second)
 
 
 class Hidden(keras.layers.Layer):
