@@ -120,6 +120,13 @@ def test_long_runs_stand_one_by_one_with_mirror_images_and_averages(tmp_path, ca
     start = "| vgg19 | selected, nearest scores | 8 | 20 | 0 |"
     assert lines[2] == f"{start} 92.00 | 91.50 | 91.80 | 91.66 | 91.0 | 120 | 150 |"
     assert lines[3].startswith("| vgg19 | learned | – | 20 | 0 | 92.00 | 93.00 | – | 91.66 | – |")
+    few, many = (
+        row | {"num_values": k, "train_images": n} for k, n in (("2", "45000"), ("16", "49000"))
+    )
+    lines = lines_of(capsys, write(tmp_path / "r.csv", many, few), "--table", "runs")
+    assert lines[0].startswith("| network | weights | K | images | epochs |")
+    assert lines[2].startswith("| vgg19 | selected, nearest scores | 2 | 45,000 | 20 |")
+    assert lines[3].startswith("| vgg19 | selected, nearest scores | 16 | 49,000 | 20 |")
 
 
 def test_arms_of_fine_tuning_count_their_selection_epochs(tmp_path, capsys):
