@@ -83,7 +83,8 @@ with strategy.scope():
             image = keras.layers.ReLU()(image)
     features = keras.layers.GlobalAveragePooling2D()(image)
     model = keras.Model(inputs, SlotDense(10, dtype="float32", **slots)(features))
-    rise, fall = (epochs * (len(x) // batch_size) * fifths // 5 for fifths in (1, 4))
+    steps = epochs * (len(x) // batch_size)
+    rise, fall = steps // 5, steps * 4 // 5
     rate = keras.optimizers.schedules.CosineDecay(1e-3, fall, warmup_target=0.05, warmup_steps=rise)
     model.compile(
         keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),

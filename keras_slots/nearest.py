@@ -147,14 +147,13 @@ def _first_pair(target: Tensor, num_values: int, bits: int, last_pair: int) -> T
     """
     if not last_pair:
         return ops.zeros((), "int32")
-    pairs = np.float32(
-        1 / (4 << bits)
-    )  # a power of two; NumPy 1 makes float64 of `1 / np.float32(...)`
+    # A power of two. NumPy 1 would make float64 of `1 / np.float32(...)`, and JAX a float64 target.
+    per_pair = np.float32(1 / (4 << bits))
     lowest = np.float32((4 - num_values) * 2.0**bits)
     # A comparison rather than `maximum`, so that NaN becomes the lowest on every backend.
     target = ops.cast(target, "float32")
     target = ops.where(target > lowest, target, lowest)
-    z = target * pairs + (_QUARTERS + np.float32(num_values / 4 - 0.5))
+    z = target * per_pair + (_QUARTERS + np.float32(num_values / 4 - 0.5))
     # Positive floating-point numbers, the infinite one too, are ordered like their bits.
     pair = ops.right_shift(ops.view(z, "int32") - _QUARTERS.view(np.int32), np.int32(2))
     return ops.minimum(pair, np.int32(last_pair))

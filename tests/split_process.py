@@ -22,7 +22,7 @@ def split_over_all_devices():
     mesh = keras.distribution.DeviceMesh((1, len(devices)), ("batch", "model"), devices)
     layouts = keras.distribution.LayoutMap(mesh)
     for layer, kernel in (("dense", ("model", None)), ("conv", (None, None, None, "model"))):
-        layouts[f".*{layer}.*/lever"] = kernel
+        layouts[f".*{layer}.*/(lever|kernel$)"] = kernel
         layouts[f".*{layer}.*/(scores|bank|initial_scores)"] = (*kernel, None)
         layouts[f".*{layer}.*/(thresholds|steps)"] = (None, *kernel)
     return keras.distribution.ModelParallel(

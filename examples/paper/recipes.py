@@ -260,10 +260,7 @@ def _ours(network, method, num_values, sharing):
         }[sharing]
     if method == "ns":
         rate, decay, scale = learned_rate, learned_decay, {2: 1.2, 4: 1.5}.get(num_values, 2.0)
-        if network == "lenet300100":
-            rate, decay, scale = _NEAREST_ON_MNIST.get(num_values, (rate, decay, scale))
-        elif network == "vgg19" and num_values == 8:
-            rate, scale = 0.05, 1.0
+        rate, decay, scale = _NEAREST.get((network, num_values), (rate, decay, scale))
         fields |= {"learning_rate": rate, "bank": "stratified_uniform", "bank_scale": scale}
         if decay:  # A decay of the scores would not move what is nearest.
             fields |= {"weight_decay": decay, "weight_decay_kind": "weights"}
@@ -284,8 +281,14 @@ _OURS_ON_CIFAR10 = {
     "averaging": 0.998,
     "dtype_policy": "mixed_bfloat16",
 }
-# Few values want small steps, and a bank that is as wide as the weights: learning rate, decay, scale of the bank.
-_NEAREST_ON_MNIST = {2: (0.05, 0.0, 1.2), 4: (0.05, 1e-4, 1.5), 8: (0.05, 5e-4, 1.5)}
+# Few values, or many layers with batch norm, want small steps and a bank that is as wide as the weights: learning
+# rate, decay, scale of the bank.
+_NEAREST = {
+    ("lenet300100", 2): (0.05, 0.0, 1.2),
+    ("lenet300100", 4): (0.05, 1e-4, 1.5),
+    ("lenet300100", 8): (0.05, 5e-4, 1.5),
+    ("vgg19", 8): (0.05, 5e-4, 1.0),
+}
 _FIELDS = {"paper": _paper, "author": _author, "ours": _ours}
 
 

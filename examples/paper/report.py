@@ -42,7 +42,12 @@ MARKS = (
 )
 # The same of the files that size.py packed, beside K and penalty.
 SIZED = ("network", "scores", "bank_scale", "learning_rate", "weight_decay", "epochs", "state")
-TITLES = {"num_values": "K", "score_mode": "score mode", "move_penalty": "penalty of moves"}
+TITLES = {
+    "num_values": "K",
+    "score_mode": "score mode",
+    "move_penalty": "penalty of moves",
+    "train_images": "images",
+}
 BLOCK = re.compile(r"(<!-- report: (\w+) (\S+) -->\n).*?(<!-- /report -->)", re.DOTALL)
 
 
@@ -135,7 +140,7 @@ def seeds_table(rows):
 def runs_table(rows):
     measured = ("validation %", "test %", "with mirror images", "averaged weights", "paper %")
     names = differing(rows, ("train_images",))
-    first = ["network", "weights", "K", *(name.replace("train_", "") for name in names), "epochs"]
+    first = ["network", "weights", "K", *(TITLES[name] for name in names), "epochs"]
     table = [[*first, "seed", *measured, "minutes", "processor minutes"]]
     for row in sorted(
         rows, key=lambda row: (row["network"], row["method"] == "learned", int(row["num_values"]))

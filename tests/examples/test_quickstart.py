@@ -3,10 +3,12 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -112,7 +114,8 @@ def test_quickstart_leaves_no_trace_of_a_stopped_run(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    # TensorFlow 2.20 says that it compiled something, whatever its level of logging.
-    lines = [x for x in errors.splitlines() if "absl::Init" not in x and "XLA!" not in x]
-    assert lines == ["", "quickstart.py: stopped"]
+    if version("tensorflow").startswith("2.20."):
+        # It says that it compiled something, whatever its level of logging.
+        errors = re.sub(r"(?m)^.*(absl::Init|using XLA!).*\n", "", errors)
+    assert errors == "\nquickstart.py: stopped\n"
     assert not (tmp_path / "out").exists()

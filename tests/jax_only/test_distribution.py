@@ -107,14 +107,9 @@ def test_load_slots_spreads_weights_over_the_devices_of_a_distribution(
     slots = {"score_mode": "per_connection", "seed": 1, "name": "dense"}
     model = keras.Sequential([keras.Input((8,)), SlotDense(units, **slots)])
     path = save_slots(model, tmp_path / "m.slots")
-    devices = keras.distribution.list_devices()
-    mesh = keras.distribution.DeviceMesh((1, len(devices)), ("batch", "model"), devices)
-    layouts = keras.distribution.LayoutMap(mesh)
-    layouts["dense/kernel"] = (None, "model")
-    parallel = keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch")
     # What Keras treats in another way from 250 MB on.
     monkeypatch.setattr("keras.src.backend.jax.core.should_shard_at_init", lambda *_: units > 64)
-    with parallel.scope():
+    with split_process.split_over_all_devices().scope():
         kernel = load_slots(path).layers[-1].kernel
-    assert kernel.value.addressable_shards[0].data.shape == (8, units // len(devices))
+    assert kernel.value.addressable_shards[0].data.shape == (8 // jax.device_count(), units)
     np.testing.assert_array_equal(numpy_of(kernel), numpy_of(load_slots(path).layers[-1].kernel))
