@@ -21,7 +21,8 @@ import numpy as np
 
 import networks
 import record
-from keras_slots import initializers, slotify
+from keras_slots import slotify
+from keras_slots.values import initializers
 
 YARDSTICK = "numpy Generator.random"
 DISTRIBUTIONS = (

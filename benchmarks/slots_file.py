@@ -27,7 +27,7 @@ import networks
 import record
 from keras_slots import load_slots, save_slots
 from keras_slots.keras_internals import inner_layers
-from keras_slots.kernel import SlotKernel
+from keras_slots.kernels.base import SlotKernel
 from keras_slots.slots.choices import moves_of
 from keras_slots.slots.container import split
 from keras_slots.slots.describe import coding_of, find, values_of

@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from keras_slots import SelectionMonitor, SlotDense, plots
-from keras_slots.envelope import envelope
+from keras_slots.kernels.envelope import envelope
 
 HERE = Path(__file__).parent
 

@@ -20,7 +20,7 @@ import keras
 
 from keras_slots.export import put_exported
 from keras_slots.keras_internals import inner_layers
-from keras_slots.kernel import SlotKernel
+from keras_slots.kernels.base import SlotKernel
 from keras_slots.slots.atomic import check_path, write_file
 from keras_slots.slots.container import VERSION, join, split
 from keras_slots.slots.file import describe, rebuild

@@ -17,11 +17,11 @@ import numpy as np
 from keras import ops
 
 from keras_slots.backend import compiled
-from keras_slots.envelope import envelope
-from keras_slots.kernel import PerValueKernel, SlotKernel
-from keras_slots.lever import LeverKernel
-from keras_slots.nearest_kernel import NearestKernel, Strata
-from keras_slots.origin import from_words
+from keras_slots.kernels.envelope import envelope
+from keras_slots.kernels.base import PerValueKernel, SlotKernel
+from keras_slots.kernels.per_connection import LeverKernel
+from keras_slots.kernels.nearest_kernel import NearestKernel, Strata
+from keras_slots.kernels.origin import from_words
 from keras_slots.positions import ByStrata, by_bank, by_steps, magnitudes, position_dtype
 
 Tensor = Any

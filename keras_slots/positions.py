@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_slots.nearest_kernel import Strata
+from keras_slots.kernels.nearest_kernel import Strata
 
 Tensor = Any
 Array = np.ndarray[Any, Any]
@@ -44,7 +44,7 @@ def by_bank(kernel: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
 def by_steps(
     kernel: Tensor, steps: Tensor, tall_index: Tensor | None = None, tall_steps: Any = None
 ) -> tuple[Tensor, Tensor]:
-    """The same on the staircases of `keras_slots.lever.climb`: a position is the number of a step."""
+    """The same on the staircases of `keras_slots.kernels.per_connection.climb`: a position is the number of a step."""
     position, limit = _count_below(kernel, steps), steps.shape[0]
     if tall_index is not None:
         limit += tall_steps.shape[0]

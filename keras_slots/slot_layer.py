@@ -7,15 +7,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_slots import initializers
+from keras_slots.values import initializers
 from keras_slots.keras_internals import asked_by_spectral_normalization
-from keras_slots.kernel import COSTLY, PerValueKernel, SlotKernel
-from keras_slots.nearest_kernel import per_connection_kernel
-from keras_slots.random_streams import derive_seed, draw_seed
+from keras_slots.kernels.base import COSTLY, PerValueKernel, SlotKernel
+from keras_slots.kernels.nearest_kernel import per_connection_kernel
+from keras_slots.values.philox import derive_seed, draw_seed
 from keras_slots.refusals import SelectedKernel
-from keras_slots.regularizers import get_move_regularizer
+from keras_slots.kernels.regularizers import get_move_regularizer
 from keras_slots.selection import get_rule, serialize_rule
-from keras_slots.sharing import ValueBank, check_sharing
+from keras_slots.values.value_bank import ValueBank, check_sharing
 from keras_slots.validation import check_choice, check_num_values, check_seed
 
 Tensor = Any

@@ -9,16 +9,16 @@ import functools
 import numpy as np
 from keras import ops
 
-import keras_slots.lever as lever_module
+import keras_slots.kernels.per_connection as lever_module
 import keras_slots.slot_layer as slot_layer
 import keras_slots.transforms as transforms
 from contract import Row
 from keras_slots import SlotDense
 from keras_slots.backend import straight_through
-from keras_slots.initializers import compute_fans
-from keras_slots.kernel import ByScores, PerValueKernel, scores_gradient
-from keras_slots.lever import LeverKernel
-from keras_slots.nearest_kernel import NearestKernel
+from keras_slots.values.initializers import compute_fans
+from keras_slots.kernels.base import ByScores, PerValueKernel, scores_gradient
+from keras_slots.kernels.per_connection import LeverKernel
+from keras_slots.kernels.nearest_kernel import NearestKernel
 from keras_slots.selection import Greedy, lookup
 from keras_slots.slot_layer import SCORE_MODES, SlotLayer
 

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from keras_slots.banks import InitialValues
-from keras_slots.staircase import build_staircase
+from keras_slots.values.initial_values import InitialValues
+from keras_slots.kernels.staircase import build_staircase
 
 SPECIAL = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 1 / 3, 0.1, 1e-20, -1e-20, 1e20, 1e-38])
 ENTRIES = st.one_of(st.floats(-4, 4, width=32), st.integers(-2, 2).map(float), SPECIAL)

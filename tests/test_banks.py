@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_slots.banks import InitialValues
-from keras_slots.distributions import GlorotUniform, HeNormal, UniformScores
-from keras_slots.sharing import ValueBank
+from keras_slots.values.initial_values import InitialValues
+from keras_slots.values.distributions import GlorotUniform, HeNormal, UniformScores
+from keras_slots.values.value_bank import ValueBank
 
 VALUE_BANK = ValueBank(4, bound=0.1, seed=3)
 NORMAL = keras.initializers.RandomNormal(stddev=0.2)

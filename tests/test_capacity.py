@@ -14,11 +14,11 @@ from keras_slots import (
     UniformScores,
     ValueBank,
 )
-from keras_slots.banks import InitialValues
-from keras_slots.capacity import _TABLE, Capacity, capacity
-from keras_slots.envelope import envelope
-from keras_slots.scores import NearestScores
-from keras_slots.strata import StratifiedUniform
+from keras_slots.values.initial_values import InitialValues
+from keras_slots.kernels.capacity import _TABLE, Capacity, capacity
+from keras_slots.kernels.envelope import envelope
+from keras_slots.values.nearest_scores import NearestScores
+from keras_slots.values.stratified import StratifiedUniform
 
 MOST = 60  # no staircase of 65,536 values or fewer has more steps, but for a chance of 1e-30
 

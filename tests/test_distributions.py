@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_slots import initializers
-from keras_slots.distributions import (
+from keras_slots.values import initializers
+from keras_slots.values.distributions import (
     Distribution,
     GlorotNormal,
     GlorotUniform,
@@ -18,8 +18,8 @@ from keras_slots.distributions import (
     UniformScores,
     VarianceScaling,
 )
-from keras_slots.initializers import compute_fans
-from keras_slots.random_streams import BANK_STREAM, SCORE_STREAM
+from keras_slots.values.initializers import compute_fans
+from keras_slots.values.philox import BANK_STREAM, SCORE_STREAM
 from value_cases import ALL, CLASSES, FANS, PRESETS, in_json, one_round_trip
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from keras_slots.envelope import NUDGE, envelope
+from keras_slots.kernels.envelope import NUDGE, envelope
 from lines_cases import any_lines, paper_like
 
 MEANS = {2: 2.00, 4: 2.84, 8: 3.70, 16: 4.60, 32: 5.50, 64: 6.40}

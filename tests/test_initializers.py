@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_slots import initializers
-from keras_slots.distributions import (
+from keras_slots.values import initializers
+from keras_slots.values.distributions import (
     GlorotNormal,
     GlorotUniform,
     HeNormal,
@@ -15,8 +15,8 @@ from keras_slots.distributions import (
     UniformScores,
     VarianceScaling,
 )
-from keras_slots.initializers import compute_fans
-from keras_slots.sharing import ValueBank
+from keras_slots.values.initializers import compute_fans
+from keras_slots.values.value_bank import ValueBank
 from value_cases import ALL, PRESETS, in_json, named
 
 

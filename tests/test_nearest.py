@@ -9,11 +9,15 @@ from keras import ops
 
 from keras_slots import GlorotUniform, HeNormal
 from keras_slots.backend import compiled as compile_function
-from keras_slots.banks import InitialValues
-from keras_slots.nearest import nearest_in_strata, nearest_index_in_strata, nearest_staircase
-from keras_slots.scores import NearestScores
-from keras_slots.staircase import build_staircase
-from keras_slots.strata import StratifiedUniform, strata_bits, strata_unit
+from keras_slots.values.initial_values import InitialValues
+from keras_slots.kernels.nearest_search import (
+    nearest_in_strata,
+    nearest_index_in_strata,
+    nearest_staircase,
+)
+from keras_slots.values.nearest_scores import NearestScores
+from keras_slots.kernels.staircase import build_staircase
+from keras_slots.values.stratified import StratifiedUniform, strata_bits, strata_unit
 from lines_cases import brute_force, read
 
 BOUND = 0.0713

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from keras_slots import NearestScores, SlotConv2D, SlotDense, ValueBank, materialize
-from keras_slots.lever import LeverKernel
-from keras_slots.nearest_kernel import NearestKernel
+from keras_slots.kernels.per_connection import LeverKernel
+from keras_slots.kernels.nearest_kernel import NearestKernel
 from slot_cases import NAMES, case, numpy_of
 from test_lever import OPTIMIZERS, data, network, slots, train
 

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_slots import random_streams
-from keras_slots.random_streams import (
+from keras_slots.values import philox as random_streams
+from keras_slots.values.philox import (
     BANK_STREAM,
     KINDS,
     SAMPLER_STREAM,

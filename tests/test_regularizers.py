@@ -7,7 +7,7 @@ from keras import ops
 
 import keras_slots
 from keras_slots import SlotDense, materialize, slotify, summary, summary_dict
-from keras_slots.regularizers import get_move_regularizer, regularizer_text
+from keras_slots.kernels.regularizers import get_move_regularizer, regularizer_text
 from slot_cases import NAMES, case, compiled_model, numpy_of, small_data, small_model
 from strangers import SLOT_CLASSES
 

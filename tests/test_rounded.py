@@ -22,9 +22,9 @@ from keras_slots import (
     initializers,
     materialize,
 )
-from keras_slots.banks import InitialValues
-from keras_slots.rounded import with_thresholds
-from keras_slots.staircase import build_staircase
+from keras_slots.values.initial_values import InitialValues
+from keras_slots.values.rounded import with_thresholds
+from keras_slots.kernels.staircase import build_staircase
 from test_lever import array, assert_score_modes_train_to_the_same_selections, network, slots, train
 
 DRAWN = InitialValues((8, 25), 8, (8, 25), 7, GlorotUniform(), UniformScores(), "connection")

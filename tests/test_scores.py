@@ -13,9 +13,9 @@ from keras_slots import (
     ValueBank,
     initializers,
 )
-from keras_slots.banks import InitialValues
-from keras_slots.random_streams import START_STREAM
-from keras_slots.scores import NearestScores
+from keras_slots.values.initial_values import InitialValues
+from keras_slots.values.philox import START_STREAM
+from keras_slots.values.nearest_scores import NearestScores
 from value_cases import in_json, named, one_round_trip
 
 ORTHOGONAL = keras.initializers.Orthogonal(seed=1)

@@ -6,8 +6,8 @@ import pytest
 from keras import ops
 from scipy import stats
 
-from keras_slots.kernel import ByScores
-from keras_slots.lever import climb
+from keras_slots.kernels.base import ByScores
+from keras_slots.kernels.per_connection import climb
 from keras_slots.selection import (
     Greedy,
     Probabilistic,

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_slots import GlorotUniform, UniformScores
-from keras_slots import staircase as module
-from keras_slots.banks import InitialValues
-from keras_slots.capacity import Capacity, capacity
-from keras_slots.envelope import NUDGE, envelope
-from keras_slots.staircase import build_staircase
+from keras_slots.kernels import staircase as module
+from keras_slots.values.initial_values import InitialValues
+from keras_slots.kernels.capacity import Capacity, capacity
+from keras_slots.kernels.envelope import NUDGE, envelope
+from keras_slots.kernels.staircase import build_staircase
 from lines_cases import any_lines, brute_force, build, paper_like, read, used
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_slots import initializers
-from keras_slots.banks import InitialValues
-from keras_slots.distributions import GlorotUniform, UniformScores
-from keras_slots.random_streams import STRATA_STREAM, raw_words
-from keras_slots.strata import (
+from keras_slots.values import initializers
+from keras_slots.values.initial_values import InitialValues
+from keras_slots.values.distributions import GlorotUniform, UniformScores
+from keras_slots.values.philox import STRATA_STREAM, raw_words
+from keras_slots.values.stratified import (
     SPREAD,
     StratifiedUniform,
     connection_state,

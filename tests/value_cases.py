@@ -6,7 +6,7 @@ import re
 
 import keras
 
-from keras_slots.distributions import (
+from keras_slots.values.distributions import (
     GlorotNormal,
     GlorotUniform,
     HeNormal,

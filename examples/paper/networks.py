@@ -84,7 +84,7 @@ def slot_layers(seed=0, score_scale=1.0, dense_score_scale=1.0, scores="uniform"
         **slot_arguments: `num_values`, `selection`, `sharing` and so on, as of `SlotDense`.
     """
     from keras_slots import NearestScores, SlotConv2D, SlotDense, UniformScores
-    from keras_slots.random_streams import derive_seed
+    from keras_slots.values.philox import derive_seed
 
     def initial_scores(scale):
         return NearestScores() if scores == "nearest" else UniformScores(scale)
@@ -303,8 +303,8 @@ def _distribution(recipe):
 def _shared_values(recipe, kernel_shapes):
     """One bank for all layers, as wide as Glorot uniform is for the largest of them."""
     from keras_slots import ValueBank
-    from keras_slots.initializers import compute_fans
-    from keras_slots.random_streams import derive_seed
+    from keras_slots.values.initializers import compute_fans
+    from keras_slots.values.philox import derive_seed
 
     fans = compute_fans(max(kernel_shapes, key=math.prod))
     bound = recipe.bank_scale * math.sqrt(6.0 / sum(fans))

@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from keras_slots.distributions import Distribution
-from keras_slots.kernel import SlotKernel
-from keras_slots.nearest_kernel import NearestKernel
-from keras_slots.origin import from_words
-from keras_slots.random_streams import SCORE_STREAM, START_STREAM
-from keras_slots.rounded import RoundedScores
-from keras_slots.scores import NearestScores
-from keras_slots.sharing import ValueBank
+from keras_slots.values.distributions import Distribution
+from keras_slots.kernels.base import SlotKernel
+from keras_slots.kernels.nearest_kernel import NearestKernel
+from keras_slots.kernels.origin import from_words
+from keras_slots.values.philox import SCORE_STREAM, START_STREAM
+from keras_slots.values.rounded import RoundedScores
+from keras_slots.values.nearest_scores import NearestScores
+from keras_slots.values.value_bank import ValueBank
 from keras_slots.slots.choices import BLOCK_VALUES, MOST_CODED, Coding, cost, missed
 from keras_slots.slots.stairs import Start
 from keras_slots.slots.values import KINDS, Stream, Values
-from keras_slots.strata import StratifiedUniform, strata_unit
+from keras_slots.values.stratified import StratifiedUniform, strata_unit
 
 Array = np.ndarray[Any, Any]
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from keras_slots.cloning import holds_assets
 from keras_slots.keras_internals import give_value, inner_layers, shapes_alone
-from keras_slots.kernel import SlotKernel
+from keras_slots.kernels.base import SlotKernel
 from keras_slots.slot_layer import SlotLayer
 from keras_slots.slots.atomic import check_path, write_file
 from keras_slots.slots.container import Record, array_of, join, split, stored

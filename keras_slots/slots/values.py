@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_slots.random_streams import draw
-from keras_slots.rounded import DTYPE
-from keras_slots.strata import positions
+from keras_slots.values.philox import draw
+from keras_slots.values.rounded import DTYPE
+from keras_slots.values.stratified import positions
 
 Array = np.ndarray[Any, Any]
 

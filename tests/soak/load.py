@@ -49,7 +49,7 @@ def reset_peak():
 def bank(quick):
     """L1: a bank of 160 million values."""
     from keras_slots import GlorotUniform, UniformScores
-    from keras_slots.banks import InitialValues
+    from keras_slots.values.initial_values import InitialValues
 
     shape = (400, 500) if quick else (4000, 5000)
     initial = InitialValues(shape, 8, shape, 7, GlorotUniform(), UniformScores(), "connection")

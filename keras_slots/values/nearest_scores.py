@@ -7,11 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_slots import initializers
-from keras_slots.dependent_scores import DependentScores
-from keras_slots.distributions import Distribution
-from keras_slots.random_streams import START_STREAM, Float32Array
-from keras_slots.strata import StratifiedUniform
+from keras_slots.values import initializers
+from keras_slots.values.dependent_scores import DependentScores
+from keras_slots.values.distributions import Distribution
+from keras_slots.values.philox import START_STREAM, Float32Array
+from keras_slots.values.stratified import StratifiedUniform
 
 Array = np.ndarray[Any, Any]
 

@@ -27,8 +27,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_slots.distributions import Distribution
-from keras_slots.random_streams import STRATA_STREAM, Float32Array, Words, raw_words
+from keras_slots.values.distributions import Distribution
+from keras_slots.values.philox import STRATA_STREAM, Float32Array, Words, raw_words
 from keras_slots.validation import check_num_values
 
 Tensor = Any

@@ -9,11 +9,11 @@ import numpy as np
 from keras import KerasTensor, ops
 
 from keras_slots.backend import from_host, straight_through
-from keras_slots.banks import InitialValues
-from keras_slots.kernel import SlotKernel
-from keras_slots.origin import check_origin, from_words, origin_of, to_words
+from keras_slots.values.initial_values import InitialValues
+from keras_slots.kernels.base import SlotKernel
+from keras_slots.kernels.origin import check_origin, from_words, origin_of, to_words
 from keras_slots.selection import Greedy, SelectionRule, greedy_index, lookup
-from keras_slots.staircase import build_staircase
+from keras_slots.kernels.staircase import build_staircase
 
 Tensor = Any
 
@@ -171,7 +171,7 @@ def climb(
     connections with more steps than the arrays hold go on with thresholds and steps of their own.
 
     Args:
-        lever: Tensor of shape `(...)`, u of the module `keras_slots.staircase`.
+        lever: Tensor of shape `(...)`, u of the module `keras_slots.kernels.staircase`.
         decay: Scalar tensor: what weight decay has left of the initial scores. An optimizer that sets a variable
             without gradient to exactly 0 (Ftrl, ScheduleFreeAdamW) does not decay it: 0 counts as 1.
         thresholds: Tensor of shape `(levels, ...)`, non-decreasing along the first axis.
@@ -186,7 +186,7 @@ def climb(
     Example:
 
     >>> import numpy as np
-    >>> from keras_slots.lever import climb
+    >>> from keras_slots.kernels.per_connection import climb
     >>> thresholds, steps = np.array([[0.0], [1.0]]), np.array([[-2.0], [0.5], [3.0]])
     >>> [float(climb(np.array([u]), np.array(1.0), thresholds, steps)[0]) for u in (-1.0, 0.5, 2.0)]
     [-2.0, 0.5, 3.0]

@@ -8,14 +8,14 @@ import numpy as np
 from keras import ops
 
 from keras_slots.backend import compiled, from_host, straight_through
-from keras_slots.banks import InitialValues
-from keras_slots.kernel import SlotKernel
-from keras_slots.lever import LeverKernel, lever_gradient, remaining
-from keras_slots.nearest import nearest_in_strata, nearest_index_in_strata
-from keras_slots.origin import check_origin, from_words, origin_of, to_words
-from keras_slots.scores import NearestScores
+from keras_slots.values.initial_values import InitialValues
+from keras_slots.kernels.base import SlotKernel
+from keras_slots.kernels.per_connection import LeverKernel, lever_gradient, remaining
+from keras_slots.kernels.nearest_search import nearest_in_strata, nearest_index_in_strata
+from keras_slots.kernels.origin import check_origin, from_words, origin_of, to_words
+from keras_slots.values.nearest_scores import NearestScores
 from keras_slots.selection import Greedy
-from keras_slots.strata import StratifiedUniform
+from keras_slots.values.stratified import StratifiedUniform
 
 Tensor = Any
 

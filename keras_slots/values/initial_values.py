@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_slots.dependent_scores import DependentScores
-from keras_slots.distributions import Distribution
-from keras_slots.random_streams import BANK_STREAM, SCORE_STREAM, derive_seed
-from keras_slots.rounded import RoundedScores
-from keras_slots.scores import NearestScores
-from keras_slots.sharing import ValueBank
-from keras_slots.strata import StratifiedUniform
+from keras_slots.values.dependent_scores import DependentScores
+from keras_slots.values.distributions import Distribution
+from keras_slots.values.philox import BANK_STREAM, SCORE_STREAM, derive_seed
+from keras_slots.values.rounded import RoundedScores
+from keras_slots.values.nearest_scores import NearestScores
+from keras_slots.values.value_bank import ValueBank
+from keras_slots.values.stratified import StratifiedUniform
 
 Array = np.ndarray[Any, Any]
 

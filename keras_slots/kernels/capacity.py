@@ -24,11 +24,11 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from keras_slots.banks import InitialValues
-from keras_slots.distributions import Distribution
-from keras_slots.rounded import RoundedScores
-from keras_slots.sharing import ValueBank
-from keras_slots.strata import StratifiedUniform
+from keras_slots.values.initial_values import InitialValues
+from keras_slots.values.distributions import Distribution
+from keras_slots.values.rounded import RoundedScores
+from keras_slots.values.value_bank import ValueBank
+from keras_slots.values.stratified import StratifiedUniform
 
 #: K -> levels, tall levels, and the share of connections with more than `levels` steps.
 _TABLE: dict[int, tuple[int, int, float]] = {

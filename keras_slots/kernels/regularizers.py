@@ -10,7 +10,7 @@ import keras
 from keras_slots.backend import at_rest
 
 if TYPE_CHECKING:
-    from keras_slots.kernel import SlotKernel
+    from keras_slots.kernels.base import SlotKernel
 
 Tensor = Any
 
@@ -47,7 +47,7 @@ def get_move_regularizer(
 
     Example:
 
-    >>> from keras_slots.lever import LeverKernel
+    >>> from keras_slots.kernels.per_connection import LeverKernel
     >>> regularizer_text(get_move_regularizer("l1", "per_connection", LeverKernel))
     'L1(l1=0.01)'
     """

@@ -7,10 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_slots import initializers
-from keras_slots.dependent_scores import DependentScores
-from keras_slots.distributions import Distribution
-from keras_slots.envelope import envelope
+from keras_slots.values import initializers
+from keras_slots.values.dependent_scores import DependentScores
+from keras_slots.values.distributions import Distribution
+from keras_slots.kernels.envelope import envelope
 
 Array = np.ndarray[Any, Any]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import keras
 
-from keras_slots.dependent_scores import DependentScores
-from keras_slots.distributions import (
+from keras_slots.values.dependent_scores import DependentScores
+from keras_slots.values.distributions import (
     Distribution,
     GlorotNormal,
     GlorotUniform,
@@ -19,8 +19,8 @@ from keras_slots.distributions import (
     UniformScores,
     VarianceScaling,
 )
-from keras_slots.sharing import ValueBank
-from keras_slots.strata import StratifiedUniform
+from keras_slots.values.value_bank import ValueBank
+from keras_slots.values.stratified import StratifiedUniform
 
 #: Names that `bank_initializer` and `score_initializer` know.
 BANK_DISTRIBUTIONS: dict[str, type[Distribution]] = {

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_slots.banks import InitialValues
-from keras_slots.staircase import Staircase, round_down
-from keras_slots.strata import (
+from keras_slots.values.initial_values import InitialValues
+from keras_slots.kernels.staircase import Staircase, round_down
+from keras_slots.values.stratified import (
     SPREAD,
     connection_state,
     offsets,
@@ -70,7 +70,7 @@ def nearest_in_strata(
 
     Example:
 
-    >>> from keras_slots.strata import StratifiedUniform
+    >>> from keras_slots.values.stratified import StratifiedUniform
     >>> drawn = StratifiedUniform()
     >>> drawn.rows(0, 4, (2, 4), 0, 2).round(2)
     array([[-0.82, -0.07,  0.29,  0.68],
@@ -99,7 +99,7 @@ def nearest_index_in_strata(
 
     Example:
 
-    >>> from keras_slots.strata import StratifiedUniform
+    >>> from keras_slots.values.stratified import StratifiedUniform
     >>> words, lever = StratifiedUniform().words(0), np.array([0.1, -7.0], "float32")
     >>> np.asarray(nearest_index_in_strata(lever, 1.0, words, num_values=4, bound=1.0))
     array([1, 0], dtype=int32)

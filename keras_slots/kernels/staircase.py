@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_slots.banks import InitialValues
-from keras_slots.capacity import Capacity, capacity
-from keras_slots.envelope import Array, envelope
-from keras_slots.rounded import DTYPE, LARGEST
+from keras_slots.values.initial_values import InitialValues
+from keras_slots.kernels.capacity import Capacity, capacity
+from keras_slots.kernels.envelope import Array, envelope
+from keras_slots.values.rounded import DTYPE, LARGEST
 from keras_slots.validation import check_choice, check_finite
 
 _CHUNK_VALUES = 1 << 17  # bank values handled at once by a thread, in about 5 MB
@@ -88,7 +88,7 @@ def build_staircase(
     Example:
 
     >>> import numpy as np
-    >>> from keras_slots.banks import InitialValues
+    >>> from keras_slots.values.initial_values import InitialValues
     >>> initial = InitialValues((2,), 3, (2, 2), 0, None, None, "layer")
     >>> initial = initial.with_arrays([-1.0, 0.0, 2.0], [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
     >>> staircase = build_staircase(initial)

@@ -5,9 +5,9 @@ import json
 
 import numpy as np
 
-from keras_slots.banks import InitialValues
-from keras_slots.initializers import serialize
-from keras_slots.sharing import ValueBank
+from keras_slots.values.initial_values import InitialValues
+from keras_slots.values.initializers import serialize
+from keras_slots.values.value_bank import ValueBank
 
 
 def to_words(number: int) -> np.ndarray:

@@ -14,12 +14,12 @@ import numpy as np
 from keras import ops
 
 from keras_slots.backend import compiled, initializer, straight_through
-from keras_slots.banks import InitialValues
-from keras_slots.initializers import compute_fans
+from keras_slots.values.initial_values import InitialValues
+from keras_slots.values.initializers import compute_fans
 from keras_slots.keras_internals import current_pass
-from keras_slots.random_streams import derive_seed
-from keras_slots.regularizers import OnKernel
-from keras_slots.sampler import Sampler
+from keras_slots.values.philox import derive_seed
+from keras_slots.kernels.regularizers import OnKernel
+from keras_slots.kernels.sampler import Sampler
 from keras_slots.selection import Greedy, SelectionRule, greedy_index, lookup
 
 Tensor = Any

@@ -1,7 +1,7 @@
 """The upper envelope of K lines per connection, in plain NumPy and float64.
 
 The lines of a connection are `heights[k] + slopes[k] * lever`: `slopes` are its bank values and `heights` its
-initial scores, both of shape `(connections, K)`. `keras_slots.staircase` brings the results
+initial scores, both of shape `(connections, K)`. `keras_slots.kernels.staircase` brings the results
 into arrays of fixed shape.
 """
 
