@@ -1,13 +1,5 @@
 """Slot machine networks for Keras: training chooses among fixed random values, and never changes one."""
 
-from keras_slots.values.distributions import (
-    GlorotNormal,
-    GlorotUniform,
-    HeNormal,
-    HeUniform,
-    SignedConstant,
-    UniformScores,
-)
 from keras_slots.export import export_selected
 from keras_slots.layers import (
     SlotConv1D,
@@ -27,16 +19,23 @@ from keras_slots.layers import (
 )
 from keras_slots.monitor import SelectionMonitor
 from keras_slots.registry import register_slot_layer
-from keras_slots.values.rounded import RoundedScores
-from keras_slots.values.nearest_scores import NearestScores
 from keras_slots.selection import SelectionRule
-from keras_slots.values.value_bank import ValueBank
 from keras_slots.slot_arguments import SlotArguments
 from keras_slots.slot_layer import SlotLayer
 from keras_slots.slots.file import load_slots, save_slots
-from keras_slots.values.stratified import StratifiedUniform
 from keras_slots.summaries import summary, summary_dict
 from keras_slots.transforms import materialize, slotify
+from keras_slots.values.distributions import (
+    GlorotNormal,
+    GlorotUniform,
+    HeNormal,
+    HeUniform,
+    SignedConstant,
+    UniformScores,
+)
+from keras_slots.values.nearest_scores import NearestScores
+from keras_slots.values.stratified import StratifiedUniform
+from keras_slots.values.value_bank import ValueBank
 from keras_slots.version import __version__
 
 __all__ = [
@@ -45,7 +44,6 @@ __all__ = [
     "HeNormal",
     "HeUniform",
     "NearestScores",
-    "RoundedScores",
     "SelectionMonitor",
     "SelectionRule",
     "SignedConstant",

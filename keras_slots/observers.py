@@ -7,7 +7,6 @@ away from where the initial scores put them. The seed tells that place, so only 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property, singledispatch
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -17,12 +16,13 @@ import numpy as np
 from keras import ops
 
 from keras_slots.backend import compiled
+from keras_slots.kernels.base import SlotKernel
 from keras_slots.kernels.envelope import envelope
-from keras_slots.kernels.base import PerValueKernel, SlotKernel
-from keras_slots.kernels.per_connection import LeverKernel
-from keras_slots.kernels.nearest_kernel import NearestKernel, Strata
-from keras_slots.kernels.origin import from_words
-from keras_slots.positions import ByStrata, by_bank, by_steps, magnitudes, position_dtype
+from keras_slots.kernels.nearest import NearestKernel, SharedValues
+from keras_slots.kernels.per_connection import PerConnectionKernel
+from keras_slots.kernels.per_value import PerValueKernel
+from keras_slots.kernels.seed import integer_of
+from keras_slots.positions import PositionsOfNearest, by_bank, by_steps, magnitudes, position_dtype
 
 Tensor = Any
 Array = np.ndarray[Any, Any]
@@ -142,7 +142,7 @@ class _PerValueObserver(Observer):
 class _LeverObserver(Observer):
     """Reads positions off the staircase, which says what is within reach, too."""
 
-    kernel: LeverKernel
+    kernel: PerConnectionKernel
 
     def look(self) -> Look:
         return self._look_at(self.kernel.select_greedily())
@@ -162,8 +162,7 @@ class _LeverObserver(Observer):
         kernel = self.kernel
         if kernel._lines:
             return super().sample()
-        seed = from_words(keras.ops.convert_to_numpy(kernel._seed))
-        rows = replace(kernel.initial, seed=seed).bank_rows(0, self._rows)
+        rows = kernel.current_initial_values().bank_rows(0, self._rows)
         return rows.astype(kernel.variable_dtype).reshape(-1)
 
     def reach(self) -> float:
@@ -175,15 +174,18 @@ class _LeverObserver(Observer):
         steps = steps.reshape(len(steps), -1)
         higher = sum(int((b > a).sum()) for a, b in pairwise(steps))
         if tall:
-            index, further = tall
+            words, further = tall
+            index = keras.ops.convert_to_numpy(integer_of(words, "int32"))
             walk = np.concatenate([steps[-1:, index].astype(further.dtype), further])
             higher += int((walk[1:] > walk[:-1]).sum())
         return (higher + self.size) / (self.size * self.num_values)
 
     @property
     def _tables(self) -> list[keras.Variable]:
-        """Steps, and of the tall connections their numbers and further steps."""
-        return [v for v in self.kernel._steps if v.name in ("steps", "tall_index", "tall_steps")]
+        """Steps, and of connections with overflow their numbers and further steps."""
+        return [
+            v for v in self.kernel._steps if v.name in ("steps", "overflow_index", "overflow_steps")
+        ]
 
     def _look_at(self, kernel: Tensor) -> Look:
         return self._as_look(*compiled(by_steps)(kernel, *self._tables))
@@ -195,33 +197,32 @@ class _NearestObserver(Observer):
     kernel: NearestKernel
 
     def look(self) -> Look:
-        kernel = self.kernel
-        return self._look_at(kernel.lever, kernel._decay, kernel._seed)
+        return self._look_at(self.kernel.lever)
 
     @cached_property
     def start(self) -> Array | None:
         kernel = self.kernel
-        lever = kernel.held().start().astype(kernel.score_dtype)
-        one = ops.ones((), kernel.score_dtype)
-        return self._look_at(lever, one, kernel._seed).positions
+        start = kernel.current_initial_values().start().astype(kernel.score_dtype)
+        return self._look_at(ops.convert_to_tensor(start)).positions
 
     @cached_property
     def available(self) -> float:
+        if isinstance(self.kernel._bank, SharedValues):
+            return super().available
         # One value in each stratum, taken together uniform on [-b, b).
-        return self.kernel.bank_initializer.bound(self.kernel.initial.fans) / 2
+        return self.kernel._bank.bound / 2
 
     def sample(self) -> Array:
-        initial = self.kernel.initial
-        size = self.num_values, initial.fans, 0, self._rows
-        return self.kernel.bank_initializer.rows_of_words(self.kernel.words(), *size).reshape(-1)
+        if self.kernel.initial.shared:
+            return super().sample()
+        return self.kernel.current_initial_values().bank_rows(0, self._rows).reshape(-1)
 
     def reach(self) -> float:
         return 1.0
 
-    def _look_at(self, *where: Tensor) -> Look:
-        initial = self.kernel.initial
-        strata = Strata(self.num_values, self.kernel.bank_initializer.bound(initial.fans))
-        return self._as_look(*compiled(ByStrata(strata))(*where))
+    def _look_at(self, lever: Tensor) -> Look:
+        positions = PositionsOfNearest(self.kernel._bank, self.num_values)
+        return self._as_look(*compiled(positions)(lever, self.kernel._seed))
 
 
 def _wide(tensor: Tensor) -> Array:
@@ -245,5 +246,5 @@ def observer(kernel: SlotKernel) -> Observer:
 
 
 observer.register(PerValueKernel, _PerValueObserver)
-observer.register(LeverKernel, _LeverObserver)
+observer.register(PerConnectionKernel, _LeverObserver)
 observer.register(NearestKernel, _NearestObserver)

@@ -12,7 +12,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_slots.kernels.nearest_kernel import Strata
+from keras_slots.kernels.nearest import SharedValues, Strata
+from keras_slots.kernels.seed import integer_of
 
 Tensor = Any
 Array = np.ndarray[Any, Any]
@@ -42,16 +43,16 @@ def by_bank(kernel: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def by_steps(
-    kernel: Tensor, steps: Tensor, tall_index: Tensor | None = None, tall_steps: Any = None
+    kernel: Tensor, steps: Tensor, overflow_index: Tensor | None = None, overflow_steps: Any = None
 ) -> tuple[Tensor, Tensor]:
-    """The same on the staircases of `keras_slots.kernels.per_connection.climb`: a position is the number of a step."""
+    """The same on the staircases of `read_staircase`: a position is the number of a step."""
     position, limit = _count_below(kernel, steps), steps.shape[0]
-    if tall_index is not None:
-        limit += tall_steps.shape[0]
+    if overflow_index is not None:
+        limit += overflow_steps.shape[0]
         flat = ops.reshape(position, (-1,))
-        tall = ops.take(ops.reshape(kernel, (-1,)), tall_index)
-        more = ops.take(flat, tall_index) + _count_below(tall, tall_steps)
-        position = ops.scatter_update(flat, tall_index[:, None], more)
+        index = integer_of(overflow_index, "int32")
+        more = _count_below(ops.take(ops.reshape(kernel, (-1,)), index), overflow_steps)
+        position = ops.scatter_update(flat, index[:, None], ops.take(flat, index) + more)
     return _small(position, limit), magnitudes(kernel)
 
 
@@ -63,15 +64,17 @@ def _count_below(kernel: Tensor, steps: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ByStrata:
-    """The same of a `NearestKernel`, whose positions are indices; equal for equal strata."""
+class PositionsOfNearest:
+    """The same of a `NearestKernel`; equal for equal values."""
 
-    strata: Strata
+    bank: Strata | SharedValues
+    num_values: int
 
-    def __call__(self, lever: Tensor, decay: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        index = self.strata.nearest_index(lever, decay, seed)
-        values = self.strata.nearest(lever, decay, seed)
-        return _small(index, self.strata.num_values), magnitudes(values)
+    def __call__(self, lever: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        values, index = self.bank.nearest(lever, seed)
+        if isinstance(self.bank, SharedValues):
+            return by_bank(values, np.array(self.bank.values, "float32"))
+        return _small(index, self.num_values), magnitudes(values)
 
 
 def _small(position: Tensor, limit: int) -> Tensor:

@@ -16,25 +16,28 @@ class SlotArguments(TypedDict, total=False):
             Inference is greedy for all.
         score_mode: `"per_value"`, the default, trains one score for each value, as the paper does.
             `"per_connection"` trains one lever u for each connection, from which the K scores follow:
-            `initial_scores + bank * u`. Under SGD with momentum, Nesterov and decoupled weight decay it selects
-            what the paper's scores select, at the price of an ordinary layer. Other optimizers (Adam, clipping by
-            norm) train a lever well too, but take another path than on K scores. A weight decay must reach
-            `lever` and `decay` alike.
+            `initial_scores + bank * u`. Under SGD, with momentum or Nesterov, it selects what the paper's scores
+            select, at the price of an ordinary layer. Other optimizers (Adam, clipping by norm) train a lever well
+            too, but take another path than on K scores, and weight decay pulls a connection back to its initial
+            choice. `"nearest"` trains one lever for each connection like an ordinary weight, and selects the value
+            nearest to it: every value can be reached, and cost and memory do not depend on K.
         bank_initializer: Distribution of the values: `"glorot_uniform"`, `"glorot_normal"`, `"he_uniform"`,
             `"he_normal"`, `"signed_constant"`, `"stratified_uniform"`, the object of that name in `keras_slots`
             with a `scale`, or a Keras initializer, which is called once with the shape of the whole bank. None
             means the distribution that `kernel_initializer` names, `"glorot_uniform"` unless you say otherwise.
-        score_initializer: `keras_slots.UniformScores(scale)`, a Keras initializer, `"nearest"`
-            (`keras_slots.NearestScores`), by which every value can be reached at the learning rate of an ordinary
-            layer, or `"rounded"` (`keras_slots.RoundedScores`), whose staircase takes half the memory. None means
-            U(0, b), b the Glorot-uniform bound of the kernel, as in the author's code.
+            With `score_mode="nearest"` it must be a `keras_slots.StratifiedUniform`, None means one of scale 1.5, and
+            `kernel_initializer` says where levers start.
+        score_initializer: `keras_slots.UniformScores(scale)`, a Keras initializer, or `"nearest"`
+            (`keras_slots.NearestScores`), by which the value nearest to a start is selected first. None means
+            U(0, b), b the Glorot-uniform bound of the kernel, as in the author's code. With
+            `score_mode="nearest"` it must be None.
         sharing: `"connection"`, the default: each connection has its own values; `"layer"`: one set of K values
             for each kernel of the layer; a `keras_slots.ValueBank`: that set, which may be handed to several
             layers.
         move_regularizer: Keras regularizer of how far each connection has moved from its start, for a smaller
             `.slots` file. It acts on the lever u: `keras.regularizers.L1(c)` adds `c * sum(abs(u))` to the loss,
-            and `c * sign(u)` to the gradient. With nearest scores u is the distance of the trained weight from
-            its start w0. Only with `score_mode="per_connection"`. None: no such loss.
+            and `c * sign(u)` to the gradient. With `score_mode="nearest"` u is the distance of the lever from its
+            start. Not with `score_mode="per_value"`. None: no such loss.
         seed: Integer that fixes bank, scores and sampling. None draws one, so that
             `keras.utils.set_random_seed` governs it.
         name: As of every Keras layer.

@@ -7,24 +7,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_slots.values import initializers
 from keras_slots.keras_internals import asked_by_spectral_normalization
-from keras_slots.kernels.base import COSTLY, PerValueKernel, SlotKernel
-from keras_slots.kernels.nearest_kernel import per_connection_kernel
-from keras_slots.values.philox import derive_seed, draw_seed
-from keras_slots.refusals import SelectedKernel
+from keras_slots.kernels import SCORE_MODES, SlotKernel
+from keras_slots.kernels.base import COSTLY
 from keras_slots.kernels.regularizers import get_move_regularizer
+from keras_slots.refusals import SelectedKernel
 from keras_slots.selection import get_rule, serialize_rule
-from keras_slots.values.value_bank import ValueBank, check_sharing
 from keras_slots.validation import check_choice, check_num_values, check_seed
+from keras_slots.values import initializers
+from keras_slots.values.philox import derive_seed, draw_seed
+from keras_slots.values.value_bank import ValueBank, check_sharing
 
 Tensor = Any
-
-#: What makes the kernel of each score mode. One line here is all that a new name needs.
-SCORE_MODES: dict[str, Callable[..., SlotKernel]] = {
-    "per_value": PerValueKernel,
-    "per_connection": per_connection_kernel,
-}
 
 
 class SlotLayer(SelectedKernel):
@@ -67,9 +61,14 @@ class SlotLayer(SelectedKernel):
         self.bank_initializer = (
             None if bank_initializer is None else initializers.get(bank_initializer)
         )
-        self.score_initializer = initializers.get_scores(score_initializer)
-        make_kernel = SCORE_MODES[self.score_mode]
-        self.move_regularizer = get_move_regularizer(move_regularizer, score_mode, make_kernel)
+        self.score_initializer = (
+            None if score_initializer is None else initializers.get_scores(score_initializer)
+        )
+        kernel_class = SCORE_MODES[self.score_mode]
+        kernel_class.check_arguments(
+            self._rule, self.bank_initializer, self.score_initializer, self.sharing
+        )
+        self.move_regularizer = get_move_regularizer(move_regularizer, score_mode, kernel_class)
         self.seed = None if seed is None else check_seed(seed)
         self._seed = draw_seed() if self.seed is None else self.seed
 
@@ -106,15 +105,12 @@ class SlotLayer(SelectedKernel):
                 f"Layer '{self.name}' needs to know the number of input channels. Expected an input shape whose "
                 f"channel axis is an integer. Received: kernel shape={shape}. Give `keras.Input` that size."
             )
-        bank_initializer = self.bank_initializer
-        plain_initializer = getattr(self, f"{argument}_initializer")
-        if bank_initializer is None:
-            bank_initializer = initializers.get(plain_initializer)
         first = argument == self.kernel_arguments[0]
         kernel = SCORE_MODES[self.score_mode](
             num_values=self.num_values,
             rule=self._rule,
-            bank_initializer=bank_initializer,
+            kernel_initializer=getattr(self, f"{argument}_initializer"),
+            bank_initializer=self.bank_initializer,
             score_initializer=self.score_initializer,
             sharing=self.sharing,
             seed=self._seed if first else derive_seed(self._seed, argument),

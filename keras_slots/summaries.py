@@ -10,14 +10,14 @@ import keras
 import numpy as np
 
 from keras_slots.kernels.base import SlotKernel
+from keras_slots.kernels.regularizers import regularizer_text
 from keras_slots.named_kernels import named_kernels
 from keras_slots.observers import observer
 from keras_slots.positions import bits_per_choice
-from keras_slots.kernels.regularizers import regularizer_text
 from keras_slots.selection import serialize_rule
-from keras_slots.values.value_bank import ValueBank
 from keras_slots.slot_layer import SlotLayer
 from keras_slots.slots.file import sizes
+from keras_slots.values.value_bank import ValueBank
 
 #: The columns in bytes, and what they are called when printed.
 _BYTES = {

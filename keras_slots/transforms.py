@@ -11,11 +11,11 @@ from keras import ops
 from keras_slots import layers  # noqa: F401 (fills the table of slot classes)
 from keras_slots.cloning import Pairs, clone, copy_common_weights, copy_state
 from keras_slots.keras_internals import inner_layers
-from keras_slots.values.philox import derive_seed
 from keras_slots.registry import SLOT_CLASSES
 from keras_slots.slot_arguments import SLOT_ARGUMENTS
 from keras_slots.slot_layer import SlotLayer
 from keras_slots.validation import check_seed
+from keras_slots.values.philox import derive_seed
 
 
 def slotify(

@@ -6,21 +6,23 @@ ordinary sub-layers, so that Keras tracks, freezes and saves their variables.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_slots.backend import compiled, initializer, straight_through
-from keras_slots.values.initial_values import InitialValues
-from keras_slots.values.initializers import compute_fans
+from keras_slots.backend import initializer
 from keras_slots.keras_internals import current_pass
-from keras_slots.values.philox import derive_seed
 from keras_slots.kernels.regularizers import OnKernel
 from keras_slots.kernels.sampler import Sampler
-from keras_slots.selection import Greedy, SelectionRule, greedy_index, lookup
+from keras_slots.kernels.seed import from_words, to_words, words_length
+from keras_slots.selection import Greedy, SelectionRule, greedy_index
+from keras_slots.values import initializers
+from keras_slots.values.initial_values import InitialValues
+from keras_slots.values.initializers import compute_fans
+from keras_slots.values.philox import derive_seed
 
 Tensor = Any
 
@@ -36,8 +38,9 @@ class SlotKernel(_Layer, ABC):
     Args:
         num_values: K.
         rule: `keras_slots.SelectionRule` of training calls.
-        bank_initializer: Distribution or Keras initializer of the values.
-        score_initializer: The same of the initial scores.
+        kernel_initializer: Initializer of the kernel of the Keras layer.
+        bank_initializer: Distribution or Keras initializer of the values; None: what `kernel_initializer` names.
+        score_initializer: The same of the initial scores; None: `UniformScores()`.
         sharing: `"connection"`, `"layer"` or a `keras_slots.ValueBank`.
         seed: Integer that bank, scores and sampler come from.
         fans: `(fan_in, fan_out)` of the kernel; None: by Keras' rule from its shape.
@@ -54,6 +57,7 @@ class SlotKernel(_Layer, ABC):
         *,
         num_values: int,
         rule: SelectionRule,
+        kernel_initializer: Any,
         bank_initializer: Any,
         score_initializer: Any,
         sharing: Any,
@@ -66,8 +70,10 @@ class SlotKernel(_Layer, ABC):
         super().__init__(**kwargs)
         self.num_values = num_values
         self.rule = rule
+        if bank_initializer is None:
+            bank_initializer = initializers.get(kernel_initializer)
         self.bank_initializer = bank_initializer
-        self.score_initializer = score_initializer
+        self.score_initializer = score_initializer or initializers.get_scores(None)
         self.sharing = sharing
         self.seed = seed
         self.fans = fans
@@ -94,8 +100,29 @@ class SlotKernel(_Layer, ABC):
             # Keras takes 31 bits on every backend.
             self.sampler = Sampler(derive_seed(self.seed, "sampler") % 2**31)
         self.add_variables(self.initial)
+        self._seed = self.add_values(
+            "seed",
+            (words_length(len(self.seed_numbers(self.seed))),),
+            lambda: self.seed_words(self.seed),
+            "float32",
+        )
+        # Without what a Keras initializer drew, which the variables hold by now.
+        self.initial = replace(self.initial)
 
     # What a score mode defines.
+
+    @classmethod
+    def check_arguments(
+        cls, rule: SelectionRule, bank_initializer: Any, score_initializer: Any, sharing: Any
+    ) -> None:
+        """Raises a `ValueError` for slot arguments that this score mode cannot have, naming the mode that can.
+
+        Args:
+            rule: The selection rule.
+            bank_initializer: As the layer received it; None where it was not given.
+            score_initializer: The same.
+            sharing: `"connection"`, `"layer"` or a `keras_slots.ValueBank`.
+        """
 
     @abstractmethod
     def add_variables(self, initial: InitialValues) -> None:
@@ -135,7 +162,43 @@ class SlotKernel(_Layer, ABC):
         """How far each connection is from its start, `kernel_shape`, where `measures_moves` is True."""
         raise NotImplementedError
 
+    def seed_numbers(self, seed: int) -> tuple[int, ...]:
+        """The 64-bit numbers that travel with the weights: the seed first, and what traced code needs of it."""
+        return (seed,)
+
     # The same for all.
+
+    @property
+    def current_seed(self) -> int | None:
+        """The seed of the values that the weights belong to; None where averaging or noise has destroyed it."""
+        numbers = from_words(ops.convert_to_numpy(self._seed))
+        return None if numbers is None else numbers[0]
+
+    def current_initial_values(self) -> InitialValues:
+        """What the weights of now started from, whose seed another model may have brought.
+
+        Raises:
+            ValueError: If the seed is lost.
+        """
+        return self.initial_values_of(ops.convert_to_numpy(self._seed))
+
+    def initial_values_of(self, words: np.ndarray) -> InitialValues:
+        """The same for the value `words` of the variable `seed`."""
+        numbers = from_words(words)
+        if numbers is None:
+            raise ValueError(lost_seed(self.path))
+        return replace(self.initial, seed=numbers[0])
+
+    def seed_words(self, seed: int) -> np.ndarray:
+        """The value of the variable `seed` for that seed."""
+        return to_words(*self.seed_numbers(seed))
+
+    def check_seed(self) -> int:
+        """The seed of the values that the weights belong to, or an error where it is lost."""
+        seed = self.current_seed
+        if seed is None:
+            raise ValueError(lost_seed(self.path))
+        return seed
 
     def select(self, training: bool | None = False) -> Tensor:
         """The selected values, `kernel_shape`: by `rule` when `training`, else greedily."""
@@ -189,7 +252,7 @@ class SlotKernel(_Layer, ABC):
     def load_own_variables(self, store: Any) -> None:
         if self.owner_refused:
             raise ValueError(
-                f"The kernel '{self.path}' stays as it is, for its layer does not fit."
+                f"The kernel '{self.path}' was not loaded: its layer rejected the file."
             )
         given = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118
         self._check_state(self._state(), given)
@@ -234,61 +297,10 @@ class SlotKernel(_Layer, ABC):
 COSTLY = frozenset({"bank", "scores", "selected_indices", "kernel"})
 
 
-class PerValueKernel(SlotKernel):
-    """One trainable score for each value (`score_mode="per_value"`), the paper's own form.
-
-    Forward `kernel[c] = bank[c, k*]`, greedily `k* = argmax_k scores[c, k]`. Backward
-    `d scores[c, k] = d kernel[c] * bank[c, k]` for all k (paper, equation 3).
-    """
-
-    def add_variables(self, initial: InitialValues) -> None:
-        self._scores = self.add_values(
-            "scores",
-            initial.score_shape,
-            initial.scores,
-            self.score_dtype,
-            trainable=True,
-            regularized=True,
-        )
-        self._bank = self.add_values("bank", initial.bank_shape, initial.bank, self.variable_dtype)
-        self._greedy = straight_through(ByScores(Greedy()), scores_gradient)
-        self._by_rule = straight_through(ByScores(self.rule), scores_gradient)
-
-    @property
-    def bank(self) -> keras.Variable:
-        return self._bank
-
-    @property
-    def scores(self) -> keras.Variable:
-        return self._scores
-
-    def select_greedily(self, trained: Tensor | None = None) -> Tensor:
-        return self._greedy(self._scores if trained is None else trained, self._bank)
-
-    def select_by_rule(self, *uniform: Tensor) -> Tensor:
-        return self._by_rule(self._scores, self._bank, *uniform)
-
-    def trained_variables(self) -> list[keras.Variable]:
-        return [self._scores]
-
-    def saved_state(self) -> dict[str, Any]:
-        return {"scores": self._scores, "bank": self._bank}
-
-
-@dataclass(frozen=True)
-class ByScores:
-    """`(scores, bank, *uniform) -> kernel`; equal for equal rules, so that layers share what is compiled."""
-
-    rule: SelectionRule
-
-    def __call__(self, scores: Tensor, bank: Tensor, *uniform: Tensor) -> Tensor:
-        return lookup(bank, self.rule.index(scores, *uniform))
-
-
-def scores_gradient(upstream: Tensor, scores: Tensor, bank: Tensor, *uniform: Tensor) -> tuple:
-    """`d scores[c, k] = d kernel[c] * bank[c, k]` for all k."""
-    return (compiled(_spread)(upstream, ops.cast(bank, scores.dtype)),)
-
-
-def _spread(upstream: Tensor, bank: Tensor) -> Tensor:
-    return upstream[..., None] * bank
+def lost_seed(path: str) -> str:
+    """What to say of a kernel whose seed is lost."""
+    return (
+        f"The seed in the weights of the kernel '{path}' is lost, so nothing tells which values it selects from. "
+        "Weights of models with different seeds were averaged, or all weights were clipped or noised. Load an "
+        "earlier state, and leave variables named 'seed' as they are; average only models that began as copies."
+    )

@@ -10,13 +10,14 @@ and a thin tail:
 |---|---|---|---|---|---|---|---|
 | mean number of steps | 1.85 | 2.70 | 3.58 | 4.49 | 5.40 | 7.24 | 10.94 |
 | `levels`: at most 1 % have more | 3 | 5 | 6 | 8 | 9 | 12 | 16 |
-| `levels + tall_levels`: with probability 5e-18 more | 3 | 7 | 15 | 18 | 21 | 26 | 35 |
+| `levels + overflow_levels`: with probability 5e-18 more | 3 | 7 | 15 | 18 | 21 | 26 | 35 |
 
-So every connection gets `levels` steps, and `tall_count` connections, a generous bound of how many have more, get
-`tall_levels` further ones. By simulation, values from a truncated normal and values rounded to 16 bits need fewer
-steps, so that the same numbers serve them, and stratified values up to a sixth more tall connections: they get a
-quarter more, and one tall level. `tests/test_capacity.py` derives the table anew, up to K = 1024, and compares it
-with simulated kernels.
+So every connection gets `levels` steps, and `overflow_count` connections, a generous bound of how many have more,
+get `overflow_levels` further ones. By simulation, values from a truncated normal and values rounded to 16 bits need
+fewer steps, so that the same numbers serve them, and stratified values up to a sixth more connections with overflow:
+they get a quarter more, and one more level. `tests/test_capacity.py` derives the table anew, up to K = 1024, and
+compares it with simulated kernels. One level count for all would double the memory at K = 64, and the step takes 2.9
+times that of plain layers in place of 1.6 (docs/per_connection.md).
 """
 
 from __future__ import annotations
@@ -24,13 +25,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from keras_slots.values.initial_values import InitialValues
 from keras_slots.values.distributions import Distribution
-from keras_slots.values.rounded import RoundedScores
-from keras_slots.values.value_bank import ValueBank
+from keras_slots.values.initial_values import InitialValues
 from keras_slots.values.stratified import StratifiedUniform
+from keras_slots.values.value_bank import ValueBank
 
-#: K -> levels, tall levels, and the share of connections with more than `levels` steps.
+#: K -> levels, overflow levels, and the share of connections with more than `levels` steps.
 _TABLE: dict[int, tuple[int, int, float]] = {
     4: (3, 0, 0.0),
     8: (5, 2, 0.00108),
@@ -48,7 +48,7 @@ _TABLE: dict[int, tuple[int, int, float]] = {
     32768: (20, 20, 0.00626),
     65536: (21, 21, 0.00734),
 }
-# A tall connection costs about as much as this many others: its numbers are gathered and scattered.
+# A connection with overflow costs about as much as this many others: its numbers are gathered and scattered.
 _GATHER_COST = 8
 
 
@@ -57,20 +57,20 @@ class Capacity(NamedTuple):
 
     Attributes:
         levels: Thresholds that every connection has.
-        tall_levels: Further thresholds of a tall connection.
-        tall_count: Number of connections that may be tall.
+        overflow_levels: Further thresholds of a connection with overflow.
+        overflow_count: Number of connections that may have overflow.
     """
 
     levels: int
-    tall_levels: int
-    tall_count: int
+    overflow_levels: int
+    overflow_count: int
 
 
 def capacity(initial: InitialValues) -> Capacity:
     """Returns how many steps to provide for: a function of the arguments of a kernel, never of its draw.
 
-    Formula: `tall_count = ceil(n p + 8 sqrt(n p) + 16)`, n the number of connections and p the share of them with
-    more than `levels` steps. The chance that a draw needs more is below 1e-9 for 160 million connections.
+    Formula: `overflow_count = ceil(n p + 8 sqrt(n p) + 16)`, n the number of connections and p the share of them
+    with more than `levels` steps. The chance that a draw needs more is below 1e-9 for 160 million connections.
 
     Args:
         initial: What the kernel starts from. Where nothing is known about its values (a Keras initializer, given
@@ -81,27 +81,27 @@ def capacity(initial: InitialValues) -> Capacity:
     >>> from keras_slots import GlorotUniform, UniformScores
     >>> start = 7, GlorotUniform(), UniformScores(), "connection"
     >>> capacity(InitialValues((784, 300), 64, (784, 300), *start))
-    Capacity(levels=9, tall_levels=12, tall_count=1224)
+    Capacity(levels=9, overflow_levels=12, overflow_count=1224)
     >>> capacity(InitialValues((784, 300), 2, (784, 300), *start))
-    Capacity(levels=1, tall_levels=0, tall_count=0)
+    Capacity(levels=1, overflow_levels=0, overflow_count=0)
     """
     most = initial.num_values - 1
     if _has_two_values(initial):
         return Capacity(min(1, most), 0, 0)
     if most <= 3 or not _is_uniform(initial):
         return Capacity(most, 0, 0)
-    levels, tall_levels, share = _TABLE[2 ** math.ceil(math.log2(initial.num_values))]
+    levels, overflow_levels, share = _TABLE[2 ** math.ceil(math.log2(initial.num_values))]
     if isinstance(initial.bank_initializer, StratifiedUniform):
-        tall_levels, share = tall_levels + 1, 1.25 * share
+        overflow_levels, share = overflow_levels + 1, 1.25 * share
     levels = min(levels, most)
-    tall_levels = min(tall_levels, most - levels)
+    overflow_levels = min(overflow_levels, most - levels)
     count = initial.num_connections
     expected = count * share
-    tall_count = math.ceil(expected + 8 * math.sqrt(expected) + 16)
-    # One set of values for all connections makes all of them tall together.
-    if not tall_levels or initial.shared or tall_count * _GATHER_COST > count:
-        return Capacity(levels + tall_levels, 0, 0)
-    return Capacity(levels, tall_levels, tall_count)
+    overflow_count = math.ceil(expected + 8 * math.sqrt(expected) + 16)
+    # One set of values for all connections gives all of them overflow together.
+    if not overflow_levels or initial.shared or overflow_count * _GATHER_COST > count:
+        return Capacity(levels + overflow_levels, 0, 0)
+    return Capacity(levels, overflow_levels, overflow_count)
 
 
 def _has_two_values(initial: InitialValues) -> bool:
@@ -113,7 +113,6 @@ def _has_two_values(initial: InitialValues) -> bool:
 def _is_uniform(initial: InitialValues) -> bool:
     """Whether the table holds: uniform scores over values that are independent of each other, or nearly so."""
     bank, scores = initial.bank_initializer, initial.score_initializer
-    scores = scores.drawn if isinstance(scores, RoundedScores) else scores
     if not isinstance(scores, Distribution) or scores.kind not in ("positive_uniform", "uniform"):
         return False
     if isinstance(initial.sharing, ValueBank):

@@ -1,6 +1,6 @@
 """One lever a connection in place of its K scores: `score_mode="per_connection"`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -9,21 +9,27 @@ import numpy as np
 from keras import KerasTensor, ops
 
 from keras_slots.backend import from_host, straight_through
-from keras_slots.values.initial_values import InitialValues
-from keras_slots.kernels.base import SlotKernel
-from keras_slots.kernels.origin import check_origin, from_words, origin_of, to_words
-from keras_slots.selection import Greedy, SelectionRule, greedy_index, lookup
+from keras_slots.kernels.base import SlotKernel, lost_seed
+from keras_slots.kernels.capacity import capacity
+from keras_slots.kernels.seed import (
+    check_fingerprint,
+    fingerprint,
+    from_words,
+    index_to_words,
+    integer_of,
+)
 from keras_slots.kernels.staircase import build_staircase
+from keras_slots.selection import Greedy, SelectionRule, greedy_index, lookup
+from keras_slots.values.initial_values import InitialValues
 
 Tensor = Any
 
 
-class LeverKernel(SlotKernel):
+class PerConnectionKernel(SlotKernel):
     """One trainable number u a connection, the lever, from which all K scores follow.
 
-    Forward `scores[c, k] = d * initial_scores[c, k] + bank[c, k] * u[c]`, with d the `decay`: 1 unless the
-    optimizer decays its weights. Greedy selection is then a staircase in u, built once; the bank is not kept where
-    the seed brings it back. Backward `d u[c] = d kernel[c]`.
+    Forward `scores[c, k] = initial_scores[c, k] + bank[c, k] * u[c]`. Greedy selection is then a staircase in u,
+    built once; the bank is not kept where the seed brings it back. Backward `d u[c] = d kernel[c]`.
     """
 
     measures_moves = True
@@ -33,42 +39,38 @@ class LeverKernel(SlotKernel):
         self._lever = self.add_values(
             "lever", shape, lambda: np.zeros(shape), dtype, trainable=True, regularized=True
         )
-        # Trainable with a gradient of zero: the optimizer's own weight decay keeps it right.
-        self._decay = self.add_values("decay", (), lambda: np.ones(()), dtype, trainable=True)
-        # A variable, so that a checkpoint of variables alone knows which bank its levers belong to.
-        self._seed = self.add_values("seed", (4,), lambda: to_words(initial.seed), "int32")
+        # Of the arguments of the layer, so that values from a file get arrays of the same shape.
+        self._capacity = capacity(initial)
+        arrays = self._staircase(initial)
+        self._steps = tuple(
+            self.add_values(name, array.shape, partial(arrays.__getitem__, name), str(array.dtype))
+            for name, array in arrays.items()
+        )
         self._lines: tuple[keras.Variable, ...] = ()
         if not (initial.rebuildable and isinstance(self.rule, Greedy)):
             self._lines = (
                 self.add_values("initial_scores", initial.score_shape, initial.scores, dtype),
                 self.add_values("bank", initial.bank_shape, initial.bank, self.variable_dtype),
             )
-        self._steps = self._add_staircase(initial)
-        select = ClimbWidened(self.variable_dtype) if initial.rounded else climb
-        self._greedy = straight_through(select, lever_gradient)
-        self._by_rule = straight_through(ByLines(self.rule), lever_gradient)
-
-    def _add_staircase(self, initial: InitialValues) -> tuple[keras.Variable, ...]:
-        arrays = self._staircase(initial)
-        return tuple(
-            self.add_values(name, array.shape, partial(arrays.__getitem__, name), str(array.dtype))
-            for name, array in arrays.items()
-        )
+        self._greedy = straight_through(read_staircase, lever_gradient)
+        self._by_rule = straight_through(SelectFromLines(self.rule), lever_gradient)
 
     def _staircase(self, initial: InitialValues) -> dict[str, np.ndarray]:
-        """The arrays of the staircase by the names of their variables, in the order that `climb` takes them."""
-        staircase = build_staircase(initial, self.score_dtype, bank_dtype=self.variable_dtype)
+        """The arrays of the staircase by the names of their variables, in the order of `read_staircase`."""
+        staircase = build_staircase(
+            initial, self.score_dtype, bank_dtype=self.variable_dtype, size=self._capacity
+        )
         shape, dtype = initial.kernel_shape, np.dtype(self.variable_dtype)
-        if initial.rounded:
-            dtype = staircase.steps.dtype
+        thresholds, steps = staircase.thresholds, staircase.steps.astype(dtype)
         arrays = {
-            "thresholds": staircase.thresholds.reshape(-1, *shape),
-            "steps": staircase.steps.astype(dtype).reshape(-1, *shape),
+            "thresholds": thresholds.reshape(len(thresholds), *shape),
+            "steps": steps.reshape(len(steps), *shape),
         }
-        if staircase.tall_index.size:
-            arrays["tall_index"] = staircase.tall_index
-            arrays["tall_thresholds"] = staircase.tall_thresholds
-            arrays["tall_steps"] = staircase.tall_steps.astype(dtype)
+        if staircase.overflow_index.size:
+            # An integer variable would be truncated by a mean, and float16 holds no integer above 2048.
+            arrays["overflow_index"] = index_to_words(staircase.overflow_index)
+            arrays["overflow_thresholds"] = staircase.overflow_thresholds
+            arrays["overflow_steps"] = staircase.overflow_steps.astype(dtype)
         return arrays
 
     @property
@@ -82,50 +84,55 @@ class LeverKernel(SlotKernel):
 
     @property
     def scores(self) -> Tensor:
-        return score_lines(self._lever, self._decay, *self._initial_scores_and_bank())
+        return score_lines(self._lever, *self._initial_scores_and_bank())
 
     def select_greedily(self, trained: Tensor | None = None) -> Tensor:
-        lever = self._lever if trained is None else trained
-        return self._greedy(lever, self._decay, *self._steps)
+        return self._greedy(self._lever if trained is None else trained, *self._steps)
 
     def select_by_rule(self, *uniform: Tensor) -> Tensor:
-        return self._by_rule(self._lever, self._decay, *self._lines, *uniform)
+        return self._by_rule(self._lever, *self._lines, *uniform)
 
     @property
     def selected_indices(self) -> Tensor:
         # Read off the selected value itself, lest rounding put another line on top.
         initial_scores, bank = self._initial_scores_and_bank()
-        scores = score_lines(self._lever, self._decay, initial_scores, bank)
+        scores = score_lines(self._lever, initial_scores, bank)
         is_selected = ops.equal(bank, self.select_greedily()[..., None])
-        return greedy_index(ops.where(is_selected, scores, float("-inf")))
+        lowest = float(np.finfo(self.score_dtype).min)
+        return greedy_index(ops.where(is_selected, scores, lowest))
 
     def moves(self, trained: Tensor) -> Tensor:
         return ops.convert_to_tensor(trained)  # at a lever of 0 the initial scores decide
 
     def trained_variables(self) -> list[keras.Variable]:
-        return [self._lever, self._decay]
+        return [self._lever]
 
     def saved_state(self) -> dict[str, Any]:
-        state = {"lever": self._lever, "decay": self._decay, "seed": self._seed}
+        self.check_seed()
+        state = {"lever": self._lever, "seed": self._seed}
         if self.initial.rebuildable:
             # The staircase is not saved: the seed brings it back.
-            return {**state, "origin": origin_of(self.initial)}
+            return {**state, "fingerprint": fingerprint(self.initial)}
         initial_scores, bank = self._lines
         return {**state, "initial_scores": initial_scores, "bank": bank}
 
     def load_state(self, given: dict[str, np.ndarray]) -> None:
+        numbers = from_words(given["seed"])
+        if numbers is None:
+            raise ValueError(lost_seed(self.path))
         if self.initial.rebuildable:
-            self._take_seed(from_words(given["seed"]), given["origin"])
+            check_fingerprint(given["fingerprint"], self.initial, self.path)
+            self._take_seed(numbers[0])
         else:
             values = self.initial.with_arrays(given["bank"], given["initial_scores"])
             self._assign_staircase(values)
         super().load_state(given)
 
-    def _take_seed(self, seed: int, origin: np.ndarray) -> None:
-        check_origin(origin, self.initial, self.path)
-        if seed == from_words(ops.convert_to_numpy(self._seed)):
+    def _take_seed(self, seed: int) -> None:
+        if seed == self.current_seed:
             return
-        initial = replace(self.initial, seed=seed)
+        self._seed.assign(self.seed_words(seed))
+        initial = self.current_initial_values()
         self._assign_staircase(initial)
         if self._lines:
             self._lines[0].assign(initial.scores())
@@ -142,10 +149,9 @@ class LeverKernel(SlotKernel):
         initial = self.initial
 
         def draw(words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            seeded = replace(initial, seed=from_words(words))
-            return np.asarray(seeded.scores(), self.score_dtype), np.asarray(
-                seeded.bank(), "float32"
-            )
+            seeded = self.initial_values_of(words)
+            scores = np.asarray(seeded.scores(), self.score_dtype)
+            return scores, np.asarray(seeded.bank(), "float32")
 
         # In traced code too, where the seed is not known yet.
         like = (
@@ -156,97 +162,78 @@ class LeverKernel(SlotKernel):
         return scores, ops.cast(bank, self.variable_dtype)
 
 
-def climb(
+def read_staircase(
     lever: Tensor,
-    decay: Tensor,
     thresholds: Tensor,
     steps: Tensor,
-    tall_index: Tensor | None = None,
-    tall_thresholds: Tensor | None = None,
-    tall_steps: Tensor | None = None,
+    overflow_index: Tensor | None = None,
+    overflow_thresholds: Tensor | None = None,
+    overflow_steps: Tensor | None = None,
 ) -> Tensor:
     """Greedy selection with one lever a connection: the value of its staircase at the lever.
 
-    `kernel[c] = steps[h, c]`, h the number of thresholds with `lever[c] > decay * thresholds[h, c]`. The few
-    connections with more steps than the arrays hold go on with thresholds and steps of their own.
+    `kernel[c] = steps[h, c]`, h the number of thresholds with `lever[c] > thresholds[h, c]`. The few connections
+    with more steps than these arrays hold go on with thresholds and steps of their own.
 
     Args:
         lever: Tensor of shape `(...)`, u of the module `keras_slots.kernels.staircase`.
-        decay: Scalar tensor: what weight decay has left of the initial scores. An optimizer that sets a variable
-            without gradient to exactly 0 (Ftrl, ScheduleFreeAdamW) does not decay it: 0 counts as 1.
         thresholds: Tensor of shape `(levels, ...)`, non-decreasing along the first axis.
         steps: Tensor of shape `(levels + 1, ...)`, the values of the staircase.
-        tall_index: int32 tensor of shape `(n,)`, which connections have more steps, counted in C order.
-        tall_thresholds: Tensor of shape `(more, n)`, their further thresholds.
-        tall_steps: Tensor of shape `(more, n)`, the values above these.
+        overflow_index: Float tensor of shape `(4, n)`, words of `kernels.seed.index_to_words`: which connections
+            have more steps, counted in C order.
+        overflow_thresholds: Tensor of shape `(more, n)`, their further thresholds.
+        overflow_steps: Tensor of shape `(more, n)`, the values above these.
 
     Returns:
-        Tensor of shape `(...)`, bitwise entries of `steps` and `tall_steps`.
+        Tensor of shape `(...)`, bitwise entries of `steps` and `overflow_steps`.
 
     Example:
 
     >>> import numpy as np
-    >>> from keras_slots.kernels.per_connection import climb
+    >>> from keras_slots.kernels.per_connection import read_staircase
     >>> thresholds, steps = np.array([[0.0], [1.0]]), np.array([[-2.0], [0.5], [3.0]])
-    >>> [float(climb(np.array([u]), np.array(1.0), thresholds, steps)[0]) for u in (-1.0, 0.5, 2.0)]
+    >>> [float(read_staircase(np.array([u]), thresholds, steps)[0]) for u in (-1.0, 0.5, 2.0)]
     [-2.0, 0.5, 3.0]
     """
     lever, steps = ops.convert_to_tensor(lever), ops.convert_to_tensor(steps)
-    decay = remaining(decay)
-    thresholds = decay * ops.convert_to_tensor(thresholds)
-    kernel = _climb_on(lever, thresholds, steps[0], steps[1:])
-    if tall_index is None:
+    kernel = _read_on(lever, ops.convert_to_tensor(thresholds), steps[0], steps[1:])
+    if overflow_index is None:
         return kernel
     flat = ops.reshape(kernel, (-1,))
-    found = ops.take(flat, tall_index)
-    tall_lever = ops.take(ops.reshape(lever, (-1,)), tall_index)
-    found = _climb_on(tall_lever, decay * tall_thresholds, found, tall_steps)
-    return ops.reshape(ops.scatter_update(flat, tall_index[:, None], found), kernel.shape)
+    # Clipped, so that weights which are no staircase any more do no harm before somebody notices.
+    index = ops.clip(integer_of(overflow_index, "int32"), 0, flat.shape[0] - 1)
+    value = ops.take(flat, index)
+    value = _read_on(
+        ops.take(ops.reshape(lever, (-1,)), index), overflow_thresholds, value, overflow_steps
+    )
+    return ops.reshape(ops.scatter_update(flat, index[:, None], value), kernel.shape)
 
 
-def _climb_on(lever: Tensor, thresholds: Tensor, value: Tensor, steps: Tensor) -> Tensor:
+def _read_on(lever: Tensor, thresholds: Tensor, value: Tensor, steps: Tensor) -> Tensor:
     for h in range(thresholds.shape[0]):
         value = ops.where(lever > thresholds[h], steps[h], value)
     return value
 
 
-@dataclass(frozen=True)
-class ClimbWidened:
-    """`climb` on a staircase of 16 bits, widened as it is read; equal for equal dtypes of the kernel."""
-
-    dtype: str
-
-    def __call__(self, lever: Tensor, decay: Tensor, *steps: Tensor) -> Tensor:
-        dtype = lever.dtype
-        wide = (x if i == 2 else ops.cast(x, dtype) for i, x in enumerate(steps))  # 2: tall_index
-        return ops.cast(climb(lever, decay, *wide), self.dtype)
-
-
-def remaining(decay: Tensor) -> Tensor:
-    """What weight decay has left of the initial scores, see `climb`."""
-    decay = ops.convert_to_tensor(decay)
-    return ops.where(decay == 0, ops.ones_like(decay), decay)
-
-
-def score_lines(lever: Tensor, decay: Tensor, initial_scores: Tensor, bank: Tensor) -> Tensor:
-    """All K scores of each connection: `decay * initial_scores[c, k] + bank[c, k] * lever[c]`."""
+def score_lines(lever: Tensor, initial_scores: Tensor, bank: Tensor) -> Tensor:
+    """All K scores of each connection: `initial_scores[c, k] + bank[c, k] * lever[c]`."""
     lever = ops.convert_to_tensor(lever)
-    return remaining(decay) * initial_scores + ops.cast(bank, lever.dtype) * lever[..., None]
+    return initial_scores + ops.cast(bank, lever.dtype) * lever[..., None]
 
 
 @dataclass(frozen=True)
-class ByLines:
-    """`(lever, decay, initial_scores, bank, *uniform) -> kernel`; equal for equal rules."""
+class SelectFromLines:
+    """`(lever, initial_scores, bank, *uniform) -> kernel`; equal for equal rules."""
 
     rule: SelectionRule
 
     def __call__(
-        self, lever: Tensor, decay: Tensor, initial_scores: Tensor, bank: Tensor, *uniform: Tensor
+        self, lever: Tensor, initial_scores: Tensor, bank: Tensor, *uniform: Tensor
     ) -> Tensor:
-        scores = score_lines(lever, decay, initial_scores, bank)
+        scores = score_lines(lever, initial_scores, bank)
         return lookup(bank, self.rule.index(scores, *uniform))
 
 
-def lever_gradient(upstream: Tensor, lever: Tensor, decay: Tensor, *others: Tensor) -> tuple:
-    """`d lever[c] = d kernel[c]`, `d decay = 0`: a zero, not None, for the optimizer must see `decay`."""
-    return upstream, ops.zeros_like(decay)
+def lever_gradient(upstream: Tensor, *arrays: Tensor) -> tuple:
+    """`d lever[c] = d kernel[c]`."""
+    return (upstream,)

@@ -47,8 +47,8 @@ def get_move_regularizer(
 
     Example:
 
-    >>> from keras_slots.kernels.per_connection import LeverKernel
-    >>> regularizer_text(get_move_regularizer("l1", "per_connection", LeverKernel))
+    >>> from keras_slots.kernels.per_connection import PerConnectionKernel
+    >>> regularizer_text(get_move_regularizer("l1", "per_connection", PerConnectionKernel))
     'L1(l1=0.01)'
     """
     if identifier is None:

@@ -16,41 +16,42 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from keras_slots.values.initial_values import InitialValues
 from keras_slots.kernels.capacity import Capacity, capacity
 from keras_slots.kernels.envelope import Array, envelope
-from keras_slots.values.rounded import DTYPE, LARGEST
 from keras_slots.validation import check_choice, check_finite
+from keras_slots.values.initial_values import InitialValues
 
 _CHUNK_VALUES = 1 << 17  # bank values handled at once by a thread, in about 5 MB
+_MOST_THREADS = 8
 _BAR_AFTER = 3.0  # seconds
 
 
 class Staircase(NamedTuple):
     """The steps of all n connections of a kernel. Shapes depend on `capacity` alone, all entries are finite.
 
-    Reading, c being what weight decay has left of the initial scores:
+    Reading:
 
         value = steps[0]
-        for h in range(levels): value = where(lever > c * thresholds[h], steps[h + 1], value)
+        for h in range(levels): value = where(lever > thresholds[h], steps[h + 1], value)
 
-    then the same for the tall connections `tall_index`, on from their `value`, with `tall_thresholds` and
-    `tall_steps`. Thresholds that nobody needs are the largest number of the dtype, and the steps behind them
-    repeat the last one. Places for tall connections that are not needed name others, whose value they keep.
+    then the same for the connections `overflow_index`, on from their `value`, with `overflow_thresholds` and
+    `overflow_steps`. Where a connection has fewer steps, its last threshold and its last value repeat, so that no
+    entry is larger than those of real steps. Places for overflow that are not needed name other connections, whose
+    value they keep.
 
     Attributes:
         thresholds: Shape `(levels, n)`, non-decreasing along the first axis.
         steps: Shape `(levels + 1, n)`, the values; non-decreasing too.
-        tall_index: int32, shape `(tall_count,)`: sorted, no two alike.
-        tall_thresholds: Shape `(tall_levels, tall_count)`.
-        tall_steps: Shape `(tall_levels, tall_count)`.
+        overflow_index: int32, shape `(overflow_count,)`: sorted, no two alike.
+        overflow_thresholds: Shape `(overflow_levels, overflow_count)`.
+        overflow_steps: Shape `(overflow_levels, overflow_count)`.
     """
 
     thresholds: Array
     steps: Array
-    tall_index: Array
-    tall_thresholds: Array
-    tall_steps: Array
+    overflow_index: Array
+    overflow_thresholds: Array
+    overflow_steps: Array
 
 
 def build_staircase(
@@ -62,9 +63,9 @@ def build_staircase(
 ) -> Staircase:
     """Builds the staircases of a whole kernel without ever holding its bank.
 
-    Forward: reading the result at `lever` gives `bank[argmax_k(c * scores[k] + bank[k] * lever)]`. All arithmetic
+    Forward: reading the result at `lever` gives `bank[argmax_k(scores[k] + bank[k] * lever)]`. All arithmetic
     is in float64. In float32 the thresholds are rounded down, so that comparing a float32 lever with them is the
-    comparison with the float64 ones. Those of `RoundedScores` are bfloat16 numbers, and so are their steps.
+    comparison with the float64 ones.
 
     At a lever of exactly 0 the result is the arg-max of the scores (lowest index on ties), as connections whose
     input is always 0 stay there for ever: thresholds between -1e-30 and 0 become -1e-30, and a value that wins at
@@ -74,9 +75,9 @@ def build_staircase(
 
     Args:
         initial: Bank and initial scores.
-        dtype: `"float32"` or `"float64"`, the dtype of the lever. Of the result too, unless scores are rounded.
+        dtype: `"float32"` or `"float64"`, the dtype of the lever and of the result.
         bank_dtype: Dtype in which the layer holds its values, to which they are rounded first. Default: `dtype`.
-        size: Sizes of the arrays. Default: `capacity(initial)`.
+        size: Sizes of the arrays; None: `capacity(initial)`. A built kernel that takes other values keeps its own.
 
     Returns:
         A `Staircase`.
@@ -100,7 +101,7 @@ def build_staircase(
     """
     check_choice(dtype, "dtype", ("float32", "float64"))
     size = capacity(initial) if size is None else size
-    result = _Result(initial.num_connections, size, np.dtype(DTYPE if initial.rounded else dtype))
+    result = _Result(initial.num_connections, size, np.dtype(dtype))
     # Keras has imported ml_dtypes, by which NumPy knows bfloat16.
     held = np.dtype(bank_dtype or dtype)
     chunk = max(1, _CHUNK_VALUES // initial.num_values)
@@ -112,7 +113,7 @@ def build_staircase(
         bank = np.broadcast_to(bank, scores.shape)
         result.put(start, *envelope(bank, check_finite(scores, "scores")))
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
         tasks = [pool.submit(work, start) for start in range(0, initial.num_connections, chunk)]
         try:
             _wait(tasks)
@@ -133,27 +134,22 @@ def _wait(tasks: list[Future[None]]) -> None:
             bar.update(done)
 
 
-def _largest(dtype: np.dtype[Any]) -> Any:
-    # A scalar of the dtype: NumPy before 2 would turn arrays to float64 beside a number of Python.
-    return dtype.type(LARGEST if dtype == DTYPE else np.finfo(dtype).max)
-
-
 def round_down(thresholds: Array, dtype: np.dtype[Any]) -> Array:
     """Casts such that `u > rounded` is `u > threshold` for every finite `u` of `dtype`, and all are finite."""
-    largest = _largest(dtype)
+    # A scalar of the dtype: NumPy before 2 would turn arrays to float64 beside a number of Python.
+    largest = dtype.type(np.finfo(dtype).max)
     with np.errstate(over="ignore", under="ignore"):
         rounded = thresholds.astype(dtype)
         lower = np.nextafter(rounded, dtype.type(-np.inf))
-    # Infinite ones would turn into NaN where a decay factor has become 0.
     return np.clip(np.where(rounded > thresholds, lower, rounded), -largest, largest)
 
 
-def _held(thresholds: Array, dtype: np.dtype[Any]) -> Array:
-    """The thresholds as a staircase of that dtype holds them."""
-    if dtype != DTYPE:
-        return round_down(thresholds, dtype)
-    # They are such numbers, but for the rounding of the scores they were computed from.
-    return np.clip(thresholds, -LARGEST, LARGEST).astype(dtype)
+def _filled(thresholds: Array, dtype: np.dtype[Any]) -> Array:
+    """The thresholds in that dtype; where a connection has no more steps, its last one, or 0, repeats."""
+    real = thresholds < np.inf
+    rounded = round_down(np.where(real, thresholds, -np.inf), dtype)
+    last = np.maximum.accumulate(rounded, axis=0)
+    return np.where(real.any(axis=0), last, dtype.type(0)) if len(last) else last
 
 
 class _Result:
@@ -163,41 +159,41 @@ class _Result:
         self.size = size
         self.thresholds = np.empty((size.levels, num_connections), dtype)
         self.steps = np.empty((size.levels + 1, num_connections), dtype)
-        # Connection, thresholds and steps of the tall ones of each block.
-        self.tall: list[tuple[Array, Array, Array]] = []
+        # Connection, thresholds and steps of those of each block that have more.
+        self.overflow: list[tuple[Array, Array, Array]] = []
 
     def put(self, start: int, thresholds: Array, steps: Array) -> None:
         """Takes the steps of the connections from `start` on, as `envelope` gives them."""
-        held = _held(thresholds, self.thresholds.dtype)
+        filled = _filled(thresholds, self.thresholds.dtype)
         levels, columns = self.size.levels, slice(start, start + thresholds.shape[1])
         have = min(levels, len(thresholds))
-        self.thresholds[:have, columns] = held[:have]
-        self.thresholds[have:, columns] = _largest(held.dtype)
+        self.thresholds[:have, columns] = filled[:have]
+        self.thresholds[have:, columns] = filled[have - 1] if have else 0
         self.steps[: have + 1, columns] = steps[: have + 1]
         self.steps[have + 1 :, columns] = steps[have]
         count = (thresholds < np.inf).sum(axis=0)
-        if count.max(initial=0) > levels + self.size.tall_levels:
+        if count.max(initial=0) > levels + self.size.overflow_levels:
             raise _outgrown(f"a connection with {count.max()} steps", self.size)
         at = np.flatnonzero(count > levels)
         if len(at):
-            self.tall.append((start + at, held[levels:, at], steps[levels + 1 :, at]))
+            self.overflow.append((start + at, filled[levels:, at], steps[levels + 1 :, at]))
 
     def staircase(self) -> Staircase:
         """The whole, once all blocks are there."""
-        _, tall_levels, tall_count = self.size
-        found = np.sort(np.concatenate([np.empty(0, "int64"), *(index for index, *_ in self.tall)]))
-        if len(found) > tall_count:
+        _, more, places = self.size
+        taken = np.sort(np.concatenate([np.empty(0, "int64"), *(at for at, *_ in self.overflow)]))
+        if len(taken) > places:
             raise _outgrown(
-                f"{len(found)} connections with more than {self.size.levels} steps", self.size
+                f"{len(taken)} connections with more than {self.size.levels} steps", self.size
             )
-        others = np.setdiff1d(np.arange(tall_count), found)[: tall_count - len(found)]
-        index = np.union1d(found, others)
-        dtype = self.thresholds.dtype
-        thresholds = np.full((tall_levels, tall_count), _largest(dtype), dtype)
-        steps = np.repeat(self.steps[-1:, index], tall_levels, axis=0)
-        for block, block_thresholds, block_steps in self.tall:
+        others = np.setdiff1d(np.arange(places), taken)[: places - len(taken)]
+        index = np.union1d(taken, others)
+        thresholds = np.repeat(self.thresholds[-1:, index], more, axis=0)
+        steps = np.repeat(self.steps[-1:, index], more, axis=0)
+        for block, block_thresholds, block_steps in self.overflow:
             at, have = np.searchsorted(index, block), len(block_thresholds)
             thresholds[:have, at] = block_thresholds
+            thresholds[have:, at] = block_thresholds[-1]
             steps[:have, at] = block_steps
             steps[have:, at] = block_steps[-1]
         return Staircase(self.thresholds, self.steps, index.astype("int32"), thresholds, steps)
@@ -206,6 +202,6 @@ class _Result:
 def _outgrown(received: str, size: Capacity) -> ValueError:
     return ValueError(
         f"`seed` must give values that fit into {size.levels} steps for all connections and "
-        f"{size.tall_levels} more for {size.tall_count} of them. Received: {received}, which happens "
-        "once in a thousand million networks. Pass another `seed`."
+        f"{size.overflow_levels} more for {size.overflow_count} of them. Received: {received}, which happens "
+        "about once in 10^9 networks. Pass another `seed`."
     )

@@ -10,18 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from keras_slots.values.distributions import Distribution
 from keras_slots.kernels.base import SlotKernel
-from keras_slots.kernels.nearest_kernel import NearestKernel
-from keras_slots.kernels.origin import from_words
-from keras_slots.values.philox import SCORE_STREAM, START_STREAM
-from keras_slots.values.rounded import RoundedScores
-from keras_slots.values.nearest_scores import NearestScores
-from keras_slots.values.value_bank import ValueBank
 from keras_slots.slots.choices import BLOCK_VALUES, MOST_CODED, Coding, cost, missed
 from keras_slots.slots.stairs import Start
 from keras_slots.slots.values import KINDS, Stream, Values
+from keras_slots.values.distributions import Distribution
+from keras_slots.values.nearest_scores import NearestScores
+from keras_slots.values.philox import SCORE_STREAM, START_STREAM
 from keras_slots.values.stratified import StratifiedUniform, strata_unit
+from keras_slots.values.value_bank import ValueBank
 
 Array = np.ndarray[Any, Any]
 
@@ -33,42 +30,39 @@ _PREDICTABLE = 64  # one choice in that many may be out of reach of the envelope
 _LARGEST_SHARE, _SHARES = 4, 256  # of w0 that are tried: up to the first, that many to 1
 
 
-def values_of(kernel: SlotKernel) -> Values | None:
-    """The values of a kernel, or None where no few numbers bring them back."""
-    initial, k = kernel.initial, kernel.num_values
-    if k == 1 or kernel.variable_dtype == "float16":
-        return None
-    rounded = initial.rounded or kernel.variable_dtype == "bfloat16"
-    bank, seed = initial.bank_initializer, _seed(kernel)
-    if isinstance(initial.sharing, ValueBank):
-        given = np.asarray(initial.sharing.values, "float32")
+def values_of(kernel: SlotKernel) -> Values:
+    """The values of a kernel as few numbers.
+
+    Raises:
+        ValueError: If no few numbers bring them back; it says why.
+    """
+    k = kernel.num_values
+    if kernel.variable_dtype == "float16":
+        raise ValueError("a .slots file knows no values in float16")
+    seed = kernel.current_seed
+    sharing, bank = kernel.sharing, kernel.bank_initializer
+    rounded, shared = kernel.variable_dtype == "bfloat16", kernel.initial.shared
+    if isinstance(sharing, ValueBank):
+        given = np.asarray(sharing.values, "float32")
         return Values(k, "given", shared=True, rounded=rounded, given=given)
+    if isinstance(bank, Distribution) and seed is None:
+        raise ValueError(
+            "its seed is lost, by averaging models of different seeds, or clipping or noising all weights"
+        )
+    fans = kernel.initial.fans
     if isinstance(bank, StratifiedUniform):
-        low, high = _strata_keys(kernel, bank)
-        unit = float(strata_unit(k, bank.bound(initial.fans)))
-        return Values(k, "strata", high << 32 | low, unit, initial.shared, rounded)
+        assert seed is not None
+        low, high = (int(x) for x in bank.words(seed))
+        unit = float(strata_unit(k, bank.bound(fans)))
+        return Values(k, "strata", high << 32 | low, unit, shared, rounded)
     if isinstance(bank, Distribution) and bank.kind in _DRAWN:
+        assert seed is not None
         seed = seed if bank.seed is None else bank.seed
-        return Values(k, bank.kind, seed, bank.factor(initial.fans), initial.shared, rounded)
-    if initial.shared:
+        return Values(k, bank.kind, seed, bank.factor(fans), shared, rounded)
+    if shared:
         given = np.asarray(kernel.bank, "float32")
         return Values(k, "given", shared=True, rounded=rounded, given=given)
-    return None
-
-
-def _seed(kernel: SlotKernel) -> int:
-    """The seed of the stream: a kernel that keeps no bank has it as a variable, which a file may have changed."""
-    if isinstance(kernel, NearestKernel):  # which keeps the keys of its hash too
-        return kernel.held().seed
-    held = kernel.saved_state().get("seed")
-    if held is None:
-        return kernel.initial.seed
-    return from_words(np.asarray(held))
-
-
-def _strata_keys(kernel: SlotKernel, bank: StratifiedUniform) -> tuple[int, int]:
-    keys = kernel.words() if isinstance(kernel, NearestKernel) else bank.words(_seed(kernel))
-    return int(keys[0]), int(keys[1])
+    raise ValueError(f"no seed brings back what {bank!r} drew")
 
 
 @dataclass(frozen=True)
@@ -168,10 +162,11 @@ def _start_stream(kernel: SlotKernel) -> tuple[Stream | None, bool]:
     drawn = initial.drawn_scores
     if not isinstance(drawn, Distribution) or drawn.kind not in _DRAWN:
         return None, False
-    seed = _seed(kernel) if drawn.seed is None else drawn.seed
+    seed = kernel.current_seed if drawn.seed is None else drawn.seed
+    if seed is None:
+        return None, False
     if nearest:
         return Stream(drawn.kind, seed, START_STREAM, drawn.factor(initial.fans)), False
-    assert scores is drawn or isinstance(scores, RoundedScores)
     return Stream(drawn.kind, seed, SCORE_STREAM, 1.0), True
 
 

@@ -254,18 +254,21 @@ def _fitting(array: Array, variable: keras.Variable, name: str) -> Array:
 def _kernel_record(
     kernel: SlotKernel, name: str, array: Array, progress: Progress | None
 ) -> Record:
-    values = values_of(kernel)
-    found = None
-    if values is not None:
+    if kernel.num_values == 1:
+        return stored(name, array)
+    try:
+        values = values_of(kernel)
         found = find(kernel, values, array.reshape(-1).astype("float32"))
-    if values is None or found is None:
-        if kernel.num_values > 1:
-            warnings.warn(
-                f"The kernel '{name}' is held as its selected values, {array.dtype.itemsize} bytes for each "
-                "connection: no seed brings its values back. Build the layer with a `bank_initializer` of "
-                "keras_slots, such as 'glorot_uniform', and a dtype policy other than float16.",
-                stacklevel=4,
+        if found is None:
+            raise ValueError(
+                "its values are not those of its seed, so something has overwritten them"
             )
+    except ValueError as error:
+        warnings.warn(
+            f"The kernel '{name}' is held as its selected values, {array.dtype.itemsize} bytes for each "
+            f"connection: {error}.",
+            stacklevel=4,
+        )
         return stored(name, array)
     coding = coding_of(found, values, array.shape)
     return write_kernel(name, array, found.index, values, coding, progress)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from keras_slots.values.philox import draw
-from keras_slots.values.rounded import DTYPE
 from keras_slots.values.stratified import positions
 
 Array = np.ndarray[Any, Any]
@@ -83,7 +82,7 @@ class Values:
             )
         values = values.reshape(-1, k)
         if self.rounded:
-            values = values.astype(DTYPE).astype("float32")
+            values = values.astype("bfloat16").astype("float32")
         return np.broadcast_to(values, (stop - start, k)) if self.shared else values
 
     def take(self, index: Array, start: int) -> Array:

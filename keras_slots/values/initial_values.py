@@ -11,11 +11,10 @@ import numpy as np
 
 from keras_slots.values.dependent_scores import DependentScores
 from keras_slots.values.distributions import Distribution
-from keras_slots.values.philox import BANK_STREAM, SCORE_STREAM, derive_seed
-from keras_slots.values.rounded import RoundedScores
 from keras_slots.values.nearest_scores import NearestScores
-from keras_slots.values.value_bank import ValueBank
+from keras_slots.values.philox import BANK_STREAM, SCORE_STREAM, derive_seed
 from keras_slots.values.stratified import StratifiedUniform
+from keras_slots.values.value_bank import ValueBank
 
 Array = np.ndarray[Any, Any]
 
@@ -35,7 +34,7 @@ class InitialValues:
         fans: `(fan_in, fan_out)` of the kernel, without K.
         seed: Integer; bank and scores take different streams of it.
         bank_initializer: `Distribution` or Keras initializer.
-        score_initializer: `Distribution`, `NearestScores`, `RoundedScores` or Keras initializer.
+        score_initializer: `Distribution`, `NearestScores` or Keras initializer.
         sharing: `"connection"`, `"layer"` or a `keras_slots.ValueBank`.
 
     Example:
@@ -54,14 +53,6 @@ class InitialValues:
     score_initializer: Any
     sharing: Any
 
-    def __post_init__(self) -> None:
-        if self.rounded and not self.rebuildable:
-            raise ValueError(
-                "`bank_initializer` must be a distribution of keras_slots for rounded scores, for the seed must "
-                f"bring the values back. Received: bank_initializer={self.bank_initializer!r}. Pass for example "
-                "bank_initializer='glorot_uniform'."
-            )
-
     @property
     def num_connections(self) -> int:
         """The size of the kernel."""
@@ -73,17 +64,10 @@ class InitialValues:
         return self.sharing != "connection"
 
     @property
-    def rounded(self) -> bool:
-        """Whether values and thresholds are 16-bit numbers, see `RoundedScores`."""
-        return isinstance(self.score_initializer, RoundedScores)
-
-    @property
     def drawn_scores(self) -> Any:
         """The distribution or Keras initializer that is drawn from for the scores: the start of nearest ones."""
         scores = self.score_initializer
-        if isinstance(scores, NearestScores):
-            return scores.start
-        return scores.drawn if isinstance(scores, RoundedScores) else scores
+        return scores.start if isinstance(scores, NearestScores) else scores
 
     @property
     def bank_shape(self) -> tuple[int, ...]:
@@ -108,7 +92,7 @@ class InitialValues:
         return self._draw_bank(0, stop).reshape(self.bank_shape)
 
     def scores(self) -> Array:
-        """The initial scores, of shape `score_shape`; float64 when they are nearest or rounded ones."""
+        """The initial scores, of shape `score_shape`; float64 when they are nearest ones."""
         if not isinstance(self.score_initializer, DependentScores):
             return self.score_rows(0, self.num_connections).reshape(self.score_shape)
         scores = np.empty((self.num_connections, self.num_values))
@@ -173,12 +157,11 @@ class InitialValues:
         )
 
     def _scores_of(self, bank: Array, start: int, stop: int) -> Array:
-        """The scores of connections with that bank, which nearest and rounded ones depend on."""
+        """The scores of connections with that bank, which nearest ones depend on."""
         scores = self.score_initializer
         if isinstance(scores, NearestScores):
             return scores.scores(bank, self.start_rows(start, stop))
-        drawn = self._draw_scores(start, stop)
-        return scores.scores(bank, drawn) if self.rounded else drawn
+        return self._draw_scores(start, stop)
 
     def _draw_scores(self, start: int, stop: int) -> Array:
         k, scores = self.num_values, self.drawn_scores
@@ -188,10 +171,6 @@ class InitialValues:
         return scores.sample(self.seed, *window).reshape(-1, k)
 
     def _draw_bank(self, start: int, stop: int) -> Array:
-        bank = self._draw_values(start, stop)
-        return self.score_initializer.bank(bank) if self.rounded else bank
-
-    def _draw_values(self, start: int, stop: int) -> Array:
         k, bank = self.num_values, self.bank_initializer
         if isinstance(self.sharing, ValueBank):
             return self.sharing.values[None]

@@ -19,8 +19,8 @@ from keras_slots.values.distributions import (
     UniformScores,
     VarianceScaling,
 )
-from keras_slots.values.value_bank import ValueBank
 from keras_slots.values.stratified import StratifiedUniform
+from keras_slots.values.value_bank import ValueBank
 
 #: Names that `bank_initializer` and `score_initializer` know.
 BANK_DISTRIBUTIONS: dict[str, type[Distribution]] = {
@@ -110,11 +110,11 @@ def get_scores(identifier: Any) -> Distribution | DependentScores | Callable[...
 
     Args:
         identifier: None or `"uniform_scores"` for `UniformScores(1.0)`; `"nearest"` for
-            `NearestScores()`; `"rounded"` for `RoundedScores()`; a `Distribution`, whose `sample` must then be
+            `NearestScores()`; a `Distribution`, whose `sample` must then be
             called with `stream=random_streams.SCORE_STREAM`; the serialized form of one; or whatever `get` takes.
 
     Returns:
-        A `Distribution`, a `NearestScores` or `RoundedScores`, or any other Keras initializer as it came.
+        A `Distribution`, a `NearestScores`, or any other Keras initializer as it came.
 
     Raises:
         ValueError: if the identifier is unknown or cannot be used for scores.

@@ -1,0 +1,352 @@
+"""The bank value nearest to a lever that is trained like an ordinary weight: `score_mode="nearest"`.
+
+With initial scores `s_k = w_k w0 - w_k^2 / 2` and a lever u the score of value k is
+
+    w_k w0 - w_k^2 / 2 + w_k u = w_k v - w_k^2 / 2,   v = w0 + u,
+
+and the highest one belongs to the value nearest to v. So v is all that need be trained: it starts at w0, where an
+ordinary weight starts, and moves like one. In this mode v is the lever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_slots.backend import compiled, from_host, straight_through
+from keras_slots.kernels.base import SlotKernel, lost_seed
+from keras_slots.kernels.envelope import NUDGE
+from keras_slots.kernels.per_connection import lever_gradient
+from keras_slots.kernels.seed import check_fingerprint, fingerprint, from_words, integer_of
+from keras_slots.kernels.staircase import round_down
+from keras_slots.selection import Greedy
+from keras_slots.values.initial_values import InitialValues
+from keras_slots.values.nearest_scores import NearestScores
+from keras_slots.values.stratified import (
+    SPREAD,
+    StratifiedUniform,
+    connection_state,
+    offsets,
+    pair_hash,
+    strata_bits,
+    strata_unit,
+)
+from keras_slots.values.value_bank import ValueBank
+
+Tensor = Any
+Array = np.ndarray[Any, Any]
+
+#: Width of the bank where no `bank_initializer` is given, in units of the Glorot bound.
+DEFAULT_SCALE = 1.5
+# Added to a number below 2**21 it leaves the quarters of that number, rounded, in the last bits.
+_QUARTERS = np.float32(1.5 * 2**21)
+
+
+class NearestKernel(SlotKernel):
+    """The bank value nearest to a lever that moves like an ordinary weight (`score_mode="nearest"`).
+
+    Forward `kernel[c] = bank[c, k*]`, `k* = argmin_k |bank[c, k] - v[c]|`, ties to the lowest index; v is the
+    lever, which starts where the weight of the Keras layer would start. Backward `d v[c] = d kernel[c]`.
+
+    A value of a stratified bank is a hash of (seed, connection, k), found without the other values, so nothing but
+    the lever and the seed is kept. The values of a `ValueBank` are constants.
+    """
+
+    measures_moves = True
+
+    def __init__(self, *, kernel_initializer: Any, **arguments: Any):
+        if arguments["bank_initializer"] is None:
+            arguments["bank_initializer"] = StratifiedUniform(DEFAULT_SCALE)
+        arguments["score_initializer"] = NearestScores(kernel_initializer)
+        super().__init__(kernel_initializer=kernel_initializer, **arguments)
+
+    @classmethod
+    def check_arguments(
+        cls, rule: Any, bank_initializer: Any, score_initializer: Any, sharing: Any
+    ) -> None:
+        if not isinstance(rule, Greedy):
+            raise ValueError(
+                '`selection` must be "greedy" for score_mode="nearest", which has no scores to draw from. '
+                f'Received: selection={rule!r}. Pass score_mode="per_value", or "per_connection" for one lever.'
+            )
+        if score_initializer is not None:
+            raise ValueError(
+                '`score_initializer` must be None for score_mode="nearest": levers start where '
+                f"`kernel_initializer` says. Received: score_initializer={score_initializer!r}. Leave it out."
+            )
+        if bank_initializer is not None and not isinstance(bank_initializer, StratifiedUniform):
+            raise ValueError(
+                '`bank_initializer` must be a `StratifiedUniform` for score_mode="nearest", which finds the '
+                f"nearest value without the others. Received: bank_initializer={bank_initializer!r}. Leave it "
+                'out, or pass score_mode="per_value" with score_initializer="nearest", which takes any bank.'
+            )
+
+    def add_variables(self, initial: InitialValues) -> None:
+        shape, dtype = initial.kernel_shape, self.score_dtype
+        self._lever = self.add_values(
+            "lever", shape, initial.start, dtype, trainable=True, regularized=True
+        )
+        if self.move_regularizer is not None:
+            # Kept: a draw of w0 in every step would cost more than the step.
+            self._start = self.add_values("start", shape, initial.start, dtype)
+        self._bank: SharedValues | Strata
+        if isinstance(self.sharing, ValueBank):
+            self._bank = SharedValues(tuple(self.sharing.values.tolist()))
+        else:
+            bound = self.bank_initializer.bound(initial.fans)
+            self._bank = Strata(self.num_values, bound, initial.shared)
+        self._greedy = straight_through(
+            SelectNearest(self._bank, self.variable_dtype), lever_gradient
+        )
+
+    def seed_numbers(self, seed: int) -> tuple[int, ...]:
+        # The keys of the hash too: traced code cannot draw them from the seed.
+        if isinstance(self.sharing, ValueBank):
+            return (seed,)
+        low, high = self.bank_initializer.words(seed)
+        return seed, int(high) << 32 | int(low)
+
+    @property
+    def lever(self) -> keras.Variable:
+        """The trainable number of each connection, of the kernel's shape: what is rounded to a value."""
+        return self._lever
+
+    @property
+    def bank(self) -> Tensor:
+        return ops.cast(self._exact_bank(), self.variable_dtype)
+
+    def _exact_bank(self) -> Tensor:
+        """The bank in float32, in which values are compared; the dtype of the layer may round them."""
+        shape = self.initial.bank_shape
+
+        def draw(words: np.ndarray) -> tuple[np.ndarray]:
+            return (self.initial_values_of(words).bank(),)
+
+        return from_host(draw, self._seed, (keras.KerasTensor(shape, "float32"),))[0]
+
+    @property
+    def scores(self) -> Tensor:
+        bank = ops.cast(self._exact_bank(), self.score_dtype)
+        return bank * self._lever.value[..., None] - bank * bank / 2
+
+    def select_greedily(self, trained: Tensor | None = None) -> Tensor:
+        return self._greedy(self._lever if trained is None else trained, self._seed)
+
+    def select_by_rule(self, *uniform: Tensor) -> Tensor:
+        return self.select_greedily()
+
+    @property
+    def selected_indices(self) -> Tensor:
+        return compiled(IndexOfNearest(self._bank))(self._lever, self._seed)
+
+    def moves(self, trained: Tensor) -> Tensor:
+        return ops.convert_to_tensor(trained) - self._start.value
+
+    def trained_variables(self) -> list[keras.Variable]:
+        return [self._lever]
+
+    def saved_state(self) -> dict[str, Any]:
+        self.check_seed()
+        state = {"lever": self._lever, "seed": self._seed}
+        if self.move_regularizer is not None and not self.initial.rebuildable:
+            state["start"] = self._start
+        return {**state, "fingerprint": fingerprint(self.initial)}
+
+    def load_state(self, given: dict[str, np.ndarray]) -> None:
+        if from_words(given["seed"]) is None:
+            raise ValueError(lost_seed(self.path))
+        check_fingerprint(given["fingerprint"], self.initial, self.path)
+        super().load_state(given)
+        if self.move_regularizer is not None and self.initial.rebuildable:
+            self._start.assign(self.current_initial_values().start())
+
+
+@dataclass(frozen=True)
+class Strata:
+    """The values of a `StratifiedUniform` bank; equal for equal ones, so that layers share what is compiled."""
+
+    num_values: int
+    bound: float
+    shared: bool = False
+
+    def nearest(self, lever: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        """Values in float32 and indices in int32 that are nearest to each lever; see `nearest_in_strata`."""
+        words = ops.convert_to_tensor(seed)
+        # The keys are the second number of the seed, see `NearestKernel.seed_numbers`.
+        high, low = (integer_of(words[i : i + 4], "uint32") for i in (8, 12))
+        return nearest_in_strata(
+            lever,
+            ops.stack([low, high]),
+            num_values=self.num_values,
+            bound=self.bound,
+            shared=self.shared,
+        )
+
+
+@dataclass(frozen=True)
+class SharedValues:
+    """The values of a `ValueBank`, the same for all connections."""
+
+    values: tuple[float, ...]
+
+    def nearest(self, lever: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for these values."""
+        bank = np.array(self.values, "float32")
+        values, index = np.unique(bank, return_index=True)
+        lever = ops.convert_to_tensor(lever)
+        wide = values.astype("float64")
+        middle = (wide[1:] + wide[:-1]) / 2
+        # A tie goes to the lower index: where that is the upper value, it needs no more than the middle.
+        below = np.where(middle == 0, -NUDGE, np.nextafter(middle, -np.inf))
+        middle = np.where(index[1:] < index[:-1], below, middle)
+        thresholds = ops.convert_to_tensor(
+            round_down(middle, np.dtype(keras.backend.standardize_dtype(lever.dtype)))
+        )
+        flat = ops.reshape(lever, (-1,))
+        # A lever that is NaN selects the lowest value on every backend.
+        place = ops.searchsorted(thresholds, ops.where(flat == flat, flat, values[0]), side="left")
+        place = ops.reshape(place, lever.shape)
+        take = (ops.take(ops.convert_to_tensor(x), place) for x in (values, index.astype("int32")))
+        found, position = take
+        return found, position
+
+
+@dataclass(frozen=True)
+class SelectNearest:
+    """`(lever, seed) -> kernel`."""
+
+    bank: Strata | SharedValues
+    dtype: str
+
+    def __call__(self, lever: Tensor, seed: Tensor) -> Tensor:
+        return ops.cast(self.bank.nearest(lever, seed)[0], self.dtype)
+
+
+@dataclass(frozen=True)
+class IndexOfNearest:
+    """`(lever, seed) -> selected_indices`."""
+
+    bank: Strata | SharedValues
+
+    def __call__(self, lever: Tensor, seed: Tensor) -> Tensor:
+        return self.bank.nearest(lever, seed)[1]
+
+
+def nearest_in_strata(
+    lever: Tensor,
+    words: Tensor,
+    *,
+    num_values: int,
+    bound: float,
+    shared: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Selects at each connection the value of a `StratifiedUniform` bank that is nearest to the lever.
+
+    Formula: `kernel[c] = bank[c, k*]`, `k* = argmin_k |bank[c, k] - lever[c]|`, ties to the lowest index.
+
+    The bank is nowhere: the nearest value lies in the stratum of the lever or in one beside it, and the values of
+    the four strata around the lever are computed from the seed, whatever K is. The lever is rounded once, by
+    dividing by the distance of two positions; for the rounded one the choice is exact.
+
+    A lever beyond the bank selects its first or last value, a lever that is NaN the first.
+
+    Args:
+        lever: Tensor of shape `(...)`, float32 or float64; connections are counted in C order.
+        words: Integer tensor of shape `(2,)`: `StratifiedUniform.words`, modulo 2**32.
+        num_values: K.
+        bound: `StratifiedUniform.bound`.
+        shared: Whether all connections have the values of the first.
+
+    Returns:
+        The values, float32, bitwise entries of the bank, and their indices k*, int32 in [0, K), both of shape
+        `(...)`.
+
+    Example:
+
+    >>> from keras_slots.values.stratified import StratifiedUniform
+    >>> drawn = StratifiedUniform()
+    >>> drawn.rows(0, 4, (2, 4), 0, 2).round(2)
+    array([[-0.82, -0.07,  0.29,  0.68],
+           [-0.9 , -0.27,  0.15,  0.98]], dtype=float32)
+    >>> lever = np.array([0.1, -7.0], "float32")
+    >>> settings = {"num_values": 4, "bound": drawn.bound((2, 4))}
+    >>> values, index = nearest_in_strata(lever, drawn.words(0), **settings)
+    >>> np.asarray(values).round(2), np.asarray(index)
+    (array([-0.07, -0.9 ], dtype=float32), array([1, 0], dtype=int32))
+
+    Not in the paper, whose initial scores are uniform; all else is its algorithm (section 3).
+    """
+    position, index = _search(lever, words, num_values, bound, shared)
+    return ops.cast(position, "float32") * strata_unit(num_values, bound), index
+
+
+def _search(
+    lever: Tensor, words: Tensor, num_values: int, bound: float, shared: bool
+) -> tuple[Tensor, Tensor]:
+    """Centred position and index of the nearest value: integers that every backend computes alike.
+
+    Positions are counted in units of the bank and from its middle. The target is doubled, so that midpoints of
+    positions are integers, and compared as a floating-point number with integers below 2**24, which is exact.
+    """
+    lever = ops.convert_to_tensor(lever)
+    dtype, bits = lever.dtype, strata_bits(num_values)
+    width, last_pair = 1 << bits, max((num_values - 3) // 2, 0)
+    target = lever * ops.cast(2.0 / float(strata_unit(num_values, bound)), dtype)
+    words = ops.cast(words, "uint32")
+    pair = _first_pair(target, num_values, bits, last_pair)
+    hashes = _pair_hashes(words, pair, tuple(lever.shape), shared, 1 if num_values <= 2 else 2)
+    start = ops.left_shift(pair, np.int32(bits + 1)) - np.int32((num_values << bits) // 2)
+    candidates = [
+        start + (ops.cast(offset, "int32") + np.int32(k * width))
+        for k, offset in enumerate(x for word in hashes for x in offsets(word, bits))
+    ][:num_values]
+    position, index = candidates[0] + ops.zeros(lever.shape, "int32"), 2 * pair
+    for k, (below, above) in enumerate(pairwise(candidates), start=1):
+        further = target > ops.cast(below + above, dtype)
+        if k == 3 and num_values % 2:
+            # The fourth stratum from the last pair on is beyond the bank.
+            further = ops.logical_and(further, pair < np.int32(last_pair))
+        position = ops.where(further, above, position)
+        index = ops.where(further, 2 * pair + np.int32(k), index)
+    return position, index + ops.zeros(lever.shape, "int32")
+
+
+def _first_pair(target: Tensor, num_values: int, bits: int, last_pair: int) -> Tensor:
+    """Number j of the pair of strata such that the nearest value lies in the strata 2 j to 2 j + 3.
+
+    That is `floor(z - 1/2)`, z the target in pairs from the lower end of the bank. It may be wrong by up to a
+    quarter, so it does not matter whether a compiler fuses the multiplication with the addition.
+    """
+    if not last_pair:
+        return ops.zeros((), "int32")
+    # A power of two. NumPy 1 would make float64 of `1 / np.float32(...)`, and JAX a float64 target.
+    per_pair = np.float32(1 / (4 << bits))
+    lowest = np.float32((4 - num_values) * 2.0**bits)
+    # A comparison rather than `maximum`, so that NaN becomes the lowest on every backend.
+    target = ops.cast(target, "float32")
+    target = ops.where(target > lowest, target, lowest)
+    z = target * per_pair + (_QUARTERS + np.float32(num_values / 4 - 0.5))
+    # Positive floating-point numbers, the infinite one too, are ordered like their bits.
+    pair = ops.right_shift(ops.view(z, "int32") - _QUARTERS.view(np.int32), np.int32(2))
+    return ops.minimum(pair, np.int32(last_pair))
+
+
+def _pair_hashes(
+    words: Tensor, pair: Tensor, shape: tuple[int, ...], shared: bool, count: int
+) -> list[Tensor]:
+    if shared or not shape:
+        rows = columns = ops.zeros((), "uint32")
+    else:
+        *leading, size = shape
+        rows = ops.arange(prod(leading), dtype="int32") * np.int32(size)
+        rows = ops.reshape(ops.cast(rows, "uint32"), (*leading, 1))
+        columns = ops.cast(ops.arange(size, dtype="int32"), "uint32")
+    state = connection_state(words, rows, columns)
+    spread = ops.cast(pair, "uint32") * SPREAD
+    return [pair_hash(state, spread), pair_hash(state, spread + SPREAD)][:count]

@@ -1,0 +1,75 @@
+"""One trainable score for each value: `score_mode="per_value"`, the paper's own form."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_slots.backend import compiled, straight_through
+from keras_slots.kernels.base import SlotKernel
+from keras_slots.selection import Greedy, SelectionRule, lookup
+from keras_slots.values.initial_values import InitialValues
+
+Tensor = Any
+
+
+class PerValueKernel(SlotKernel):
+    """One trainable score for each value (`score_mode="per_value"`), the paper's own form.
+
+    Forward `kernel[c] = bank[c, k*]`, greedily `k* = argmax_k scores[c, k]`. Backward
+    `d scores[c, k] = d kernel[c] * bank[c, k]` for all k (paper, equation 3).
+    """
+
+    def add_variables(self, initial: InitialValues) -> None:
+        self._scores = self.add_values(
+            "scores",
+            initial.score_shape,
+            initial.scores,
+            self.score_dtype,
+            trainable=True,
+            regularized=True,
+        )
+        self._bank = self.add_values("bank", initial.bank_shape, initial.bank, self.variable_dtype)
+        self._greedy = straight_through(SelectFromScores(Greedy()), scores_gradient)
+        self._by_rule = straight_through(SelectFromScores(self.rule), scores_gradient)
+
+    @property
+    def bank(self) -> Tensor:
+        # A tensor as in every score mode: a variable would let itself be assigned.
+        return ops.stop_gradient(self._bank.value)
+
+    @property
+    def scores(self) -> keras.Variable:
+        return self._scores
+
+    def select_greedily(self, trained: Tensor | None = None) -> Tensor:
+        return self._greedy(self._scores if trained is None else trained, self._bank)
+
+    def select_by_rule(self, *uniform: Tensor) -> Tensor:
+        return self._by_rule(self._scores, self._bank, *uniform)
+
+    def trained_variables(self) -> list[keras.Variable]:
+        return [self._scores]
+
+    def saved_state(self) -> dict[str, Any]:
+        return {"scores": self._scores, "bank": self._bank, "seed": self._seed}
+
+
+@dataclass(frozen=True)
+class SelectFromScores:
+    """`(scores, bank, *uniform) -> kernel`; equal for equal rules, so that layers share what is compiled."""
+
+    rule: SelectionRule
+
+    def __call__(self, scores: Tensor, bank: Tensor, *uniform: Tensor) -> Tensor:
+        return lookup(bank, self.rule.index(scores, *uniform))
+
+
+def scores_gradient(upstream: Tensor, scores: Tensor, bank: Tensor, *uniform: Tensor) -> tuple:
+    """`d scores[c, k] = d kernel[c] * bank[c, k]` for all k."""
+    return (compiled(_spread)(upstream, ops.cast(bank, scores.dtype)),)
+
+
+def _spread(upstream: Tensor, bank: Tensor) -> Tensor:
+    return upstream[..., None] * bank
