@@ -26,8 +26,7 @@ VARIANTS = {
     "per_value": {"score_mode": "per_value"},
     "rounded": {"score_mode": "per_connection", "score_initializer": "rounded"},
     "nearest": {
-        "score_mode": "per_connection",
-        "score_initializer": "nearest",
+        "score_mode": "nearest",
         "bank_initializer": "stratified_uniform",
     },
 }

@@ -9,18 +9,18 @@ import functools
 import numpy as np
 from keras import ops
 
-import keras_slots.kernels.per_connection as lever_module
 import keras_slots.slot_layer as slot_layer
 import keras_slots.transforms as transforms
 from contract import Row
 from keras_slots import SlotDense
 from keras_slots.backend import straight_through
-from keras_slots.values.initializers import compute_fans
-from keras_slots.kernels.base import ByScores, PerValueKernel, scores_gradient
-from keras_slots.kernels.per_connection import LeverKernel
-from keras_slots.kernels.nearest_kernel import NearestKernel
+from keras_slots.kernels import SCORE_MODES
+from keras_slots.kernels.nearest import NearestKernel
+from keras_slots.kernels.per_connection import PerConnectionKernel
+from keras_slots.kernels.per_value import PerValueKernel, SelectFromScores, scores_gradient
 from keras_slots.selection import Greedy, lookup
-from keras_slots.slot_layer import SCORE_MODES, SlotLayer
+from keras_slots.slot_layer import SlotLayer
+from keras_slots.values.initializers import compute_fans
 
 FLOAT = Row()
 COMPILED = Row(run="compiled")
@@ -94,7 +94,7 @@ def _rule(monkeypatch, rule):
     class Kernel(PerValueKernel):
         def add_variables(self, initial):
             super().add_variables(initial)
-            self._greedy = straight_through(ByScores(rule), scores_gradient)
+            self._greedy = straight_through(SelectFromScores(rule), scores_gradient)
 
     kernel_of(monkeypatch, Kernel)
 
@@ -152,7 +152,7 @@ def wrong_gradient(monkeypatch):
         def add_variables(self, initial):
             super().add_variables(initial)
             self._greedy = straight_through(
-                ByScores(Greedy()), _gradient_of_the_selected_value_alone
+                SelectFromScores(Greedy()), _gradient_of_the_selected_value_alone
             )
 
     kernel_of(monkeypatch, Kernel)
@@ -258,35 +258,19 @@ def seed_drawn_without_the_global_one(monkeypatch):
 
 
 def lever_seed_not_saved(monkeypatch):
-    class Kernel(LeverKernel):
+    class Kernel(PerConnectionKernel):
         def load_state(self, given):
             self._lever.assign(given["lever"])
-            self._decay.assign(given["decay"])
 
     kernel_of(monkeypatch, Kernel, "per_connection")
 
 
-def lever_gradient_of_the_decay(monkeypatch):
-    def gradient(upstream, lever, decay, *others):
-        return upstream, ops.sum(upstream)
-
-    monkeypatch.setattr(lever_module, "lever_gradient", gradient)
-
-
-def lever_without_decay(monkeypatch):
-    class Kernel(LeverKernel):
-        def select_greedily(self, trained=None):
-            return self._greedy(self._lever, ops.ones((), self.score_dtype), *self._steps)
-
-    kernel_of(monkeypatch, Kernel, "per_connection")
-
-
-def nearest_of_a_target_without_decay(monkeypatch):
+def nearest_of_twice_the_lever(monkeypatch):
     class Kernel(NearestKernel):
         def select_greedily(self, trained=None):
-            return self._greedy(self._lever, ops.ones((), self.score_dtype), self._seed)
+            return self._greedy(2 * self._lever.value, self._seed)
 
-    kernel_of(monkeypatch, Kernel, "per_connection")
+    kernel_of(monkeypatch, Kernel, "nearest")
 
 
 def half_precision_output_ignored(monkeypatch):
@@ -333,7 +317,5 @@ BROKEN = {
     inference_that_draws: (DRAWN, "selection_rule", "inference is greedy and draws nothing"),
     training_that_is_greedy: (DRAWN, "selection_rule", "training calls follow the prob"),
     lever_seed_not_saved: (LEVER, "saving", "load_weights brings back bank"),
-    lever_gradient_of_the_decay: (LEVER, "gradient", "the decay has a gradient of zero"),
-    lever_without_decay: (LEVER, "selection", "the kernel is the bank at the highest score"),
-    nearest_of_a_target_without_decay: (NEAREST, "selection", "the bank at the highest score"),
+    nearest_of_twice_the_lever: (NEAREST, "selection", "the bank at the highest score"),
 }

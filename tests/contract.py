@@ -25,12 +25,13 @@ SCORES = {
     "per_value": {},
     "per_connection": {"score_mode": "per_connection"},
     "nearest": {
-        "score_mode": "per_connection",
-        "score_initializer": "nearest",
+        "score_mode": "nearest",
         "bank_initializer": "stratified_uniform",
     },
     "nearest_per_value": {"score_initializer": "nearest", "bank_initializer": "glorot_uniform"},
 }
+#: The scores that the paper's algorithm starts from where a mode has only levers.
+PAPER_SCORES = {"nearest": "nearest", "nearest_per_value": "nearest"}
 FACTORS = {
     "layer": tuple(LAYERS),
     "selection": ("greedy", "probabilistic"),
@@ -207,26 +208,21 @@ def moved(layer, seed=0):
         else:
             step = rng.normal(size=trained["lever"].shape) * np.abs(numpy_of(kernel.bank)).max()
             trained["lever"].assign(numpy_of(trained["lever"]) + step)
-            trained["decay"].assign(0.75)
     return layer
 
 
 def expected_scores(make, layer):
     """All scores, in float64: as stored, or the line of each value from where the paper's scores start."""
     start, scores = make.built(), []
-    paper = make.built(score_mode="per_value")
+    paper = make.built(score_mode="per_value", score_initializer=PAPER_SCORES.get(make.row.scores))
     for kernel, first, own in zip(*map(kernels_of, (layer, start, paper)), strict=True):
         trained, begun = ({v.name: v for v in k.trained_variables()} for k in (kernel, first))
         if "scores" in trained:
             scores.append(numpy_of(trained["scores"]).astype("float64"))
             continue
-        decay, v, v0 = (
-            numpy_of(x).astype("float64")
-            for x in (trained["decay"], trained["lever"], begun["lever"])
-        )
-        line = decay * numpy_of(own.scores).astype("float64")
+        v, v0 = (numpy_of(x["lever"]).astype("float64") for x in (trained, begun))
         bank = numpy_of(own.bank).astype("float64")
-        scores.append(line + bank * (v - decay * v0)[..., None])
+        scores.append(numpy_of(own.scores).astype("float64") + bank * (v - v0)[..., None])
     return scores
 
 
@@ -386,7 +382,6 @@ def check_gradient(make, folder):
         else:
             received = ours[id(trained["lever"])]
             promise = "the gradient of a lever is that of an ordinary weight"
-            assert not np.any(ours[id(trained["decay"])]), "the decay has a gradient of zero"
         assert received is not None, f"{promise}: there is none"
         scale = np.abs(expected).max()
         close(received / scale, expected / scale, 4 * make.rounding, promise)
@@ -409,7 +404,7 @@ def check_bank_never_changes(make, folder):
         assert not fixed & {id(v) for v in layer.trainable_variables}, "the bank is never trained"
         assert bool(layer.trainable_variables) == trainable
     names = {v.name for v in layer.trainable_variables if "bias" not in v.name}
-    own = {"scores"} if "per_value" in make.row.scores else {"lever", "decay"}
+    own = {"scores"} if "per_value" in make.row.scores else {"lever"}
     assert names == own, "training moves scores, or levers, and nothing else"
 
 
@@ -527,7 +522,7 @@ def check_bad_numbers(make, folder):
     (layer,) = (x for x in model.layers if x.name == "sick")
     for kernel in kernels_of(layer):
         for variable in kernel.variables:
-            if variable.name not in ("scores", "lever", "decay", "bank"):
+            if variable.name not in ("scores", "lever", "bank"):
                 continue
             good = numpy_of(variable).copy()
             for number in (np.nan, np.inf, -np.inf):

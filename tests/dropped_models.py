@@ -28,8 +28,7 @@ KINDS = {
         keras_slots.SlotConv2D,
         keras_slots.SlotDense,
         {
-            "score_mode": "per_connection",
-            "score_initializer": "nearest",
+            "score_mode": "nearest",
             "bank_initializer": "stratified_uniform",
         },
     ),

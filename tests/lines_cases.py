@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from keras_slots.values.initial_values import InitialValues
 from keras_slots.kernels.staircase import build_staircase
+from keras_slots.values.initial_values import InitialValues
 
 SPECIAL = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 1 / 3, 0.1, 1e-20, -1e-20, 1e20, 1e-38])
 ENTRIES = st.one_of(st.floats(-4, 4, width=32), st.integers(-2, 2).map(float), SPECIAL)
@@ -18,11 +18,11 @@ def paper_like(num_values, count, seed=0, dtype="float32"):
     return bank, rng.uniform(0, 0.1, (count, num_values)).astype(dtype)
 
 
-def brute_force(bank, scores, lever, decay=1.0):
-    """`bank[argmax_k(decay * scores + bank * lever)]`, lowest index on ties, in float64."""
+def brute_force(bank, scores, lever):
+    """`bank[argmax_k(scores + bank * lever)]`, lowest index on ties, in float64."""
     bank, scores = np.broadcast_to(bank, scores.shape).astype("float64"), scores.astype("float64")
     lever = np.broadcast_to(lever, len(scores)).astype("float64")
-    index = np.argmax(decay * scores + bank * lever[:, None], axis=1)
+    index = np.argmax(scores + bank * lever[:, None], axis=1)
     return bank[np.arange(len(bank)), index]
 
 
@@ -33,24 +33,23 @@ def build(bank, scores, dtype="float64", **arguments):
     return build_staircase(initial.with_arrays(bank, scores), dtype, **arguments)
 
 
-def read(staircase, lever, decay=1.0):
+def read(staircase, lever):
     """The rule by which a staircase is read, step by step."""
-    thresholds, steps, tall_index, tall_thresholds, tall_steps = staircase
+    thresholds, steps, overflow_index, overflow_thresholds, overflow_steps = staircase
     lever = np.broadcast_to(np.asarray(lever, thresholds.dtype), steps.shape[1])
-    decay = thresholds.dtype.type(decay)
     value = steps[0].copy()
     for h in range(len(thresholds)):
-        value = np.where(lever > decay * thresholds[h], steps[h + 1], value)
-    tall = value[tall_index]
-    for h in range(len(tall_thresholds)):
-        tall = np.where(lever[tall_index] > decay * tall_thresholds[h], tall_steps[h], tall)
-    value[tall_index] = tall
+        value = np.where(lever > thresholds[h], steps[h + 1], value)
+    tall = value[overflow_index]
+    for h in range(len(overflow_thresholds)):
+        tall = np.where(lever[overflow_index] > overflow_thresholds[h], overflow_steps[h], tall)
+    value[overflow_index] = tall
     return value
 
 
-def used(thresholds):
-    """Where there is a step, not the filling behind the last one."""
-    return thresholds < np.finfo(thresholds.dtype).max
+def rises(first, steps):
+    """Where a step leads to another value, row by row: what is filled up repeats the last one."""
+    return np.concatenate([first[None], steps[:-1]])[: len(steps)] != steps
 
 
 def any_lines(max_values=9, max_connections=4):

@@ -22,7 +22,7 @@ READER = Path(__file__).resolve().parent.parent / "reader"
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
 WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
 
-NEAREST = {"score_initializer": "nearest", "bank_initializer": "stratified_uniform"}
+NEAREST = {"score_mode": "nearest", "bank_initializer": "stratified_uniform"}
 #: What the kernels of a model are made of, and the form that is expected in the file.
 KERNELS = {
     "lever": ({"score_mode": "per_connection"}, "hull"),
@@ -31,13 +31,17 @@ KERNELS = {
     "odd": ({"num_values": 5, "bank_initializer": "he_uniform"}, "hull"),
     "normal": ({"bank_initializer": "he_normal", "score_mode": "per_connection"}, "hull"),
     "constant": ({"bank_initializer": "signed_constant", "num_values": 4}, "hull"),
-    "rounded": ({"score_initializer": "rounded", "score_mode": "per_connection"}, "hull"),
-    "strata": ({**NEAREST, "score_mode": "per_connection"}, "nearest"),
-    "strata_16": ({**NEAREST, "num_values": 16, "score_mode": "per_connection"}, "nearest"),
+    "strata": (NEAREST, "nearest"),
+    "strata_16": ({**NEAREST, "num_values": 16}, "nearest"),
     "nearest": ({"score_initializer": "nearest", "bank_initializer": "glorot_normal"}, "nearest"),
     "layer": ({"sharing": "layer"}, "hull"),
+    "nearest_layer": ({**NEAREST, "sharing": "layer"}, "nearest"),
+    "nearest_bank": (
+        {"score_mode": "nearest", "sharing": keras_slots.ValueBank(8, bound=0.5, seed=5)},
+        "nearest",
+    ),
     "bank": ({"sharing": keras_slots.ValueBank(8, bound=0.2, seed=5)}, "hull"),
-    "many": ({**NEAREST, "num_values": 300, "score_mode": "per_connection"}, "packed"),
+    "many": ({**NEAREST, "num_values": 300}, "packed"),
     "keras": ({"bank_initializer": keras.initializers.RandomNormal(seed=1)}, "stored"),
     "one": ({"num_values": 1}, "stored"),
 }
@@ -48,7 +52,7 @@ def moved(model, size=1.0, seed=0):
     random = np.random.default_rng(seed)
     for layer in model.layers:
         for kernel in getattr(layer, "slot_kernels", {}).values():
-            variable, decay = (*kernel.trained_variables(), None)[:2]
+            (variable,) = kernel.trained_variables()
             shape = kernel.initial.kernel_shape
             lever = (
                 np.cumsum(random.normal(size=shape), axis=0)
@@ -57,7 +61,7 @@ def moved(model, size=1.0, seed=0):
             nearest = "nearest" in repr(kernel.score_initializer).lower()
             unit = float(np.std(np.asarray(kernel.bank))) if nearest else 0.3
             step = (size * unit * lever).astype("float32")
-            if decay is None:
+            if variable.name == "scores":
                 step = step[..., None] * np.asarray(kernel.bank, "float32")
             variable.assign(np.asarray(variable) + step)
         for variable in layer.trainable_variables:

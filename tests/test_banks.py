@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_slots.values.initial_values import InitialValues
 from keras_slots.values.distributions import GlorotUniform, HeNormal, UniformScores
+from keras_slots.values.initial_values import InitialValues
 from keras_slots.values.value_bank import ValueBank
 
 VALUE_BANK = ValueBank(4, bound=0.1, seed=3)

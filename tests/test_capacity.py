@@ -14,9 +14,9 @@ from keras_slots import (
     UniformScores,
     ValueBank,
 )
-from keras_slots.values.initial_values import InitialValues
 from keras_slots.kernels.capacity import _TABLE, Capacity, capacity
 from keras_slots.kernels.envelope import envelope
+from keras_slots.values.initial_values import InitialValues
 from keras_slots.values.nearest_scores import NearestScores
 from keras_slots.values.stratified import StratifiedUniform
 
@@ -80,12 +80,12 @@ def test_closed_form_has_the_means_that_small_numbers_of_values_must_have(side):
 
 @pytest.mark.parametrize("num_values", [k for k in _TABLE if k <= 1024])
 def test_table_is_that_of_the_closed_form(num_values, side):
-    levels, tall_levels, share = _TABLE[num_values]
+    levels, overflow_levels, share = _TABLE[num_values]
     more = more_steps_than(num_values, side)
     most = num_values - 1
     assert levels == min(h for h in range(1, MOST) if more[h] <= 0.01 or h == most)
     top = min(h for h in range(levels, MOST) if more[h] < 5e-18 or h == most)
-    assert tall_levels == top - levels
+    assert overflow_levels == top - levels
     assert more[levels] <= share <= more[levels] * 1.01 + 1e-15
 
 
@@ -113,7 +113,7 @@ def test_capacity_holds_for_simulated_kernels(num_values, count, bank):
         thresholds, _ = envelope(*initial.rows(start, min(start + block, count)))
         heights.append((thresholds < np.inf).sum(axis=0))
     heights = np.concatenate(heights)
-    levels, tall_levels, share = _TABLE[num_values]
+    levels, overflow_levels, share = _TABLE[num_values]
     tall = np.count_nonzero(heights > levels)
     deviation = math.sqrt(count * share)
     if isinstance(bank, StratifiedUniform):
@@ -121,9 +121,9 @@ def test_capacity_holds_for_simulated_kernels(num_values, count, bank):
     assert tall < count * share + 5 * deviation
     if isinstance(bank, GlorotUniform):
         assert tall > count * share - 5 * deviation
-    assert heights.max() <= levels + tall_levels
+    assert heights.max() <= levels + overflow_levels
     room = capacity(initial)
-    assert tall <= room.tall_count or room.levels >= heights.max()
+    assert tall <= room.overflow_count or room.levels >= heights.max()
 
 
 def test_capacity_is_a_function_of_the_arguments_alone():

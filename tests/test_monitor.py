@@ -11,7 +11,7 @@ import keras_slots
 from keras_slots import SelectionMonitor, SlotDense
 from slot_cases import assert_same_weights, compiled_model, numpy_of, small_data, small_model
 
-STRATIFIED = {"score_initializer": "nearest", "bank_initializer": "stratified_uniform"}
+STRATIFIED = {"score_mode": "nearest", "bank_initializer": "stratified_uniform"}
 MODES = {
     "per_value": {"score_mode": "per_value"},
     "per_value_shared": {"score_mode": "per_value", "sharing": "layer"},

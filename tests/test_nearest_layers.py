@@ -1,17 +1,19 @@
-"""score_initializer="nearest" through the layers: the value nearest to a weight that is trained as usual."""
+"""score_mode="nearest" through the layers: the value nearest to a weight that is trained as usual."""
 
 import keras
 import numpy as np
 import pytest
 
 from keras_slots import NearestScores, SlotConv2D, SlotDense, ValueBank, materialize
-from keras_slots.kernels.per_connection import LeverKernel
-from keras_slots.kernels.nearest_kernel import NearestKernel
+from keras_slots.kernels.nearest import NearestKernel
 from slot_cases import NAMES, case, numpy_of
 from test_lever import OPTIMIZERS, data, network, slots, train
 
-BANKS = ("stratified_uniform", "glorot_uniform")
-NEAREST = {"score_initializer": "nearest", "bank_initializer": "stratified_uniform"}
+#: One algorithm in two forms: K scores that start as nearest ones, and a lever.
+SCORES = {"score_mode": "per_value", "score_initializer": "nearest"}
+SCORES |= {"bank_initializer": "stratified_uniform"}
+STAIRCASE = {"score_mode": "per_connection", "score_initializer": "nearest"}
+NEAREST = {"score_mode": "nearest", "bank_initializer": "stratified_uniform"}
 
 
 def nearest_of(bank, weights):
@@ -20,19 +22,31 @@ def nearest_of(bank, weights):
     return np.take_along_axis(np.asarray(bank), index[..., None], -1)[..., 0], index
 
 
-@pytest.mark.parametrize("bank", BANKS)
-@pytest.mark.parametrize("num_values", [2, 8, 64])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+#: The scores of one form and the lever of the other, by where their values come from.
+FORMS = {
+    "strata": (SCORES, NEAREST),
+    "layer": ({**SCORES, "sharing": "layer"}, {**NEAREST, "sharing": "layer"}),
+    "any bank": ({"score_initializer": "nearest"}, STAIRCASE),
+}
+VALUE_BANK = ValueBank(8, bound=0.5, seed=2)
+FORMS["value bank"] = tuple(
+    {**form, "sharing": VALUE_BANK}
+    for form in ({"score_initializer": "nearest"}, {"score_mode": "nearest"})
+)
+
+
+@pytest.mark.parametrize(
+    ("form", "optimizer", "num_values"),
+    [
+        *(("strata", name, k) for name in OPTIMIZERS for k in (2, 8, 64)),
+        *((form, "momentum", 8) for form in FORMS if form != "strata"),
+        *((form, "sgd", 64) for form in ("layer", "any bank")),
+    ],
+)
 def test_nearest_scores_and_levers_select_the_same_value_at_every_connection_in_float64(
-    optimizer, num_values, bank, x64
+    form, optimizer, num_values, x64
 ):
-    arguments = {**NEAREST, "bank_initializer": bank}
-    models = [
-        network(mode, num_values, "float64", **arguments)
-        for mode in ("per_value", "per_connection")
-    ]
-    kind = NearestKernel if bank == "stratified_uniform" else LeverKernel
-    assert all(isinstance(layer.slot_kernel, kind) for layer in slots(models[1]))
+    models = [network(None, num_values, "float64", **arguments) for arguments in FORMS[form]]
     starts = [numpy_of(layer.kernel) for layer in slots(models[0])]
     for model in models:
         train(model, OPTIMIZERS[optimizer](), 208, "float64")
@@ -52,9 +66,7 @@ def test_nearest_scores_and_levers_select_the_same_value_at_every_connection_in_
 @pytest.mark.parametrize("optimizer", ["momentum", "nesterov"])
 def test_nearest_kernel_is_the_value_nearest_to_the_weight_of_the_plain_layer(optimizer):
     # One step: gradients of slot and plain network agree only while their kernels do.
-    layer = SlotDense(
-        6, num_values=32, score_mode="per_connection", use_bias=False, seed=1, **NEAREST
-    )
+    layer = SlotDense(6, num_values=32, use_bias=False, seed=1, **NEAREST)
     model = keras.Sequential([keras.Input((9,)), layer])
     start, plain = numpy_of(layer.lever).copy(), materialize(model)
     x = np.random.default_rng(0).normal(size=(16, 9)).astype("float32")
@@ -72,10 +84,7 @@ def test_nearest_kernel_is_the_value_nearest_to_the_weight_of_the_plain_layer(op
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nearest_scores_serve_every_layer_in_both_score_modes_alike(name):
-    layers = [
-        case(name, score_mode=mode, num_values=5, **NEAREST)[0]
-        for mode in ("per_value", "per_connection")
-    ]
+    layers = [case(name, num_values=5, **form)[0] for form in (SCORES, NEAREST)]
     for scores, lever in zip(*(layer.slot_kernels.values() for layer in layers), strict=True):
         assert isinstance(lever, NearestKernel)
         bank = numpy_of(scores.bank)
@@ -87,14 +96,14 @@ def test_nearest_scores_serve_every_layer_in_both_score_modes_alike(name):
             np.testing.assert_array_equal(numpy_of(one.selected_indices), index)
 
 
-def test_nearest_scores_start_where_the_named_distribution_says():
+def test_nearest_levers_start_where_the_kernel_initializer_says():
     wide, narrow = (
         SlotDense(
             40,
             num_values=4096,
-            score_mode="per_connection",
+            score_mode="nearest",
             seed=1,
-            score_initializer=NearestScores(start),
+            kernel_initializer=start,
             bank_initializer="stratified_uniform",
         )
         for start in ("glorot_uniform", keras.initializers.RandomNormal(stddev=1e-4))
@@ -118,7 +127,7 @@ def test_nearest_scores_refuse_a_start_of_another_shape_naming_the_layer():
 
 @pytest.mark.parametrize("num_values", [1, 2, 7, 64])
 def test_nearest_lever_reaches_all_values_and_beyond_them_the_ends(num_values):
-    layer = SlotDense(3, num_values=num_values, score_mode="per_connection", seed=2, **NEAREST)
+    layer = SlotDense(3, num_values=num_values, seed=2, **NEAREST)
     layer.build((None, 4))
     bank = numpy_of(layer.bank)
     for k in range(num_values):
@@ -130,7 +139,7 @@ def test_nearest_lever_reaches_all_values_and_beyond_them_the_ends(num_values):
 
 
 def test_nearest_lever_that_is_nan_is_not_materialized():
-    layer = SlotDense(3, score_mode="per_connection", name="sick", seed=2, **NEAREST)
+    layer = SlotDense(3, name="sick", seed=2, **NEAREST)
     model = keras.Sequential([keras.Input((4,)), layer])
     layer.lever.assign(np.full((4, 3), np.nan))
     with pytest.raises(ValueError, match="The lever of layer 'sick' holds NaN"):
@@ -140,7 +149,7 @@ def test_nearest_lever_that_is_nan_is_not_materialized():
 @pytest.mark.parametrize("how", ["weights file", "model file", "set_weights"])
 def test_nearest_lever_model_takes_the_weights_of_another_seed(tmp_path, how):
     def build(seed):
-        layer = SlotConv2D(5, 3, score_mode="per_connection", seed=seed, **NEAREST)
+        layer = SlotConv2D(5, 3, seed=seed, **NEAREST)
         return keras.Sequential([keras.Input((6, 6, 2)), layer])
 
     model, other = build(1), build(2)
@@ -160,23 +169,23 @@ def test_nearest_lever_model_takes_the_weights_of_another_seed(tmp_path, how):
         )
 
 
-def test_nearest_kernel_holds_a_lever_a_decay_and_a_seed_at_any_number_of_values():
-    layer = SlotDense(10, num_values=65_536, score_mode="per_connection", use_bias=False, **NEAREST)
+def test_nearest_kernel_holds_a_lever_and_a_seed_at_any_number_of_values():
+    layer = SlotDense(10, num_values=65_536, use_bias=False, **NEAREST)
     layer.build((None, 20))
-    assert sorted(tuple(v.shape) for v in layer.weights) == [(), (8,), (20, 10)]
+    assert sorted(tuple(v.shape) for v in layer.weights) == [(20,), (20, 10)]
     # Two neighbours are at most two of the equal parts apart.
     part = 2 * np.sqrt(6 / 30) / 65_536
     assert np.abs(numpy_of(layer.kernel) - numpy_of(layer.lever)).max() <= part
 
 
 @pytest.mark.parametrize("sharing", ["layer", ValueBank(8, bound=0.3, seed=1)])
-@pytest.mark.parametrize("mode", ["per_value", "per_connection"])
-def test_nearest_scores_over_shared_values_select_the_nearest_of_them(mode, sharing):
-    layer = SlotDense(
-        6, num_values=8, score_mode=mode, sharing=sharing, score_initializer="nearest", seed=3
-    )
+@pytest.mark.parametrize(
+    "form", [{"score_initializer": "nearest"}, STAIRCASE, {"score_mode": "nearest"}]
+)
+def test_nearest_scores_over_shared_values_select_the_nearest_of_them(form, sharing):
+    layer = SlotDense(6, num_values=8, sharing=sharing, seed=3, **form)
     layer.build((None, 5))
-    twin = SlotDense(6, score_mode="per_connection", seed=3, **NEAREST)
+    twin = SlotDense(6, seed=3, **NEAREST)
     twin.build((None, 5))  # the start is the same: it is a stream of its own
     kernel, _ = nearest_of(np.broadcast_to(numpy_of(layer.bank), (5, 6, 8)), numpy_of(twin.lever))
     np.testing.assert_array_equal(numpy_of(layer.kernel), kernel)
@@ -184,12 +193,9 @@ def test_nearest_scores_over_shared_values_select_the_nearest_of_them(mode, shar
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "bfloat16"])
 def test_nearest_scores_under_half_precision_predict_as_the_materialized_network(policy):
-    layer = SlotDense(
-        6, num_values=16, score_mode="per_connection", dtype=policy, seed=3, **NEAREST
-    )
+    layer = SlotDense(6, num_values=16, dtype=policy, seed=3, **NEAREST)
     model = keras.Sequential([keras.Input((5,)), layer])
     assert layer.lever.dtype == "float32"
-    assert isinstance(layer.slot_kernel, LeverKernel if policy == "bfloat16" else NearestKernel)
     x = np.random.default_rng(0).normal(size=(3, 5)).astype("float32")
     np.testing.assert_array_equal(
         numpy_of(keras.ops.cast(model(x), "float32")),
@@ -206,7 +212,7 @@ def test_nearest_scores_train_to_the_accuracy_of_a_plain_network():
         model.fit(x, y, epochs=30, batch_size=32, verbose=0)
         return model.evaluate(x, y, verbose=0)[1]
 
-    slot = network("per_connection", 64, **NEAREST)
+    slot = network(None, 64, **NEAREST)
     plain = materialize(slot)
     assert accuracy(slot) > accuracy(plain) - 0.02
 
@@ -216,7 +222,7 @@ def test_nearest_scores_train_to_the_accuracy_of_a_plain_network():
 )
 def test_nearest_kernel_selects_from_its_bank_whatever_sizes_coincide(shape):
     # `keras.ops.add` takes a vector for a channels-first bias where its size is that of axis 1.
-    layer = SlotDense(1, num_values=5, score_mode="per_connection", seed=1, **NEAREST)
+    layer = SlotDense(1, num_values=5, seed=1, **NEAREST)
     layer.build((None, 2))
     kernel = layer.add_slot_kernel(shape)
     expected, index = nearest_of(numpy_of(kernel.bank), numpy_of(kernel.lever))

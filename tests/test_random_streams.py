@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_slots.validation import check_seed
 from keras_slots.values import philox as random_streams
 from keras_slots.values.philox import (
     BANK_STREAM,
@@ -22,7 +23,6 @@ from keras_slots.values.philox import (
     draw_seed,
     raw_words,
 )
-from keras_slots.validation import check_seed
 
 MASK = 2**64 - 1
 

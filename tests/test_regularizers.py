@@ -12,7 +12,7 @@ from slot_cases import NAMES, case, compiled_model, numpy_of, small_data, small_
 from strangers import SLOT_CLASSES
 
 L1, L2 = keras.regularizers.L1, keras.regularizers.L2
-STRATA = {"score_initializer": "nearest", "bank_initializer": "stratified_uniform"}
+STRATA = {"score_mode": "nearest", "bank_initializer": "stratified_uniform"}
 #: Kernels of each kind that has a lever.
 LEVERS = {
     "paper": {},
@@ -85,24 +85,6 @@ def test_move_regularizer_leaves_a_fresh_layer_as_it_is(kind):
     step(losses_alone(layer, momentum=0.9))
     np.testing.assert_array_equal(numpy_of(layer.lever), start)
     np.testing.assert_array_equal(numpy_of(layer.kernel), kernel)
-
-
-def test_move_regularizer_counts_from_where_decayed_nearest_scores_would_be_without_training():
-    # Weight decay has left a half of the initial scores: they select the value nearest to v / 0.5.
-    layer, start, _ = lever_layer("nearest_in_strata", L1(0.25))
-    lever, decay = layer.slot_kernel.trained_variables()
-    decay.assign(0.5)
-    moves = numpy_of(lever) - 0.5 * start
-    assert float(layer.losses[0]) == pytest.approx(0.25 * np.abs(moves).sum(), rel=1e-6)
-    step(losses_alone(layer))
-    expected = 0.5 * start + moves - 0.25 * np.sign(moves)
-    np.testing.assert_allclose(numpy_of(lever), expected, rtol=0, atol=1e-6)
-    assert float(decay) == 0.5
-    lever.assign(0.5 * start)
-    assert float(layer.losses[0]) == 0.0
-    fresh = lever_layer("nearest_in_strata")[0]
-    fresh.lever.assign(start)
-    np.testing.assert_array_equal(numpy_of(layer.kernel), numpy_of(fresh.kernel))
 
 
 @some_levers

@@ -119,7 +119,7 @@ def dense(**arguments):
         (
             lambda: dense(selection="probabilistic"),
             lambda: dense(selection="greedy"),
-            r"selection Greedy\(\)\) expects the variables .*'scores'\]. Received: .*'sampler'",
+            r"selection Greedy\(\)\) expects the variables .*'scores', 'seed'\]. Received: .*'sampler'",
         ),
         (
             lambda: dense(use_bias=False),

@@ -11,11 +11,11 @@ from keras_slots import (
     SlotDense,
     UniformScores,
     ValueBank,
-    initializers,
 )
+from keras_slots.values import initializers
 from keras_slots.values.initial_values import InitialValues
-from keras_slots.values.philox import START_STREAM
 from keras_slots.values.nearest_scores import NearestScores
+from keras_slots.values.philox import START_STREAM
 from value_cases import in_json, named, one_round_trip
 
 ORTHOGONAL = keras.initializers.Orthogonal(seed=1)

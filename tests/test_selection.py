@@ -6,8 +6,8 @@ import pytest
 from keras import ops
 from scipy import stats
 
-from keras_slots.kernels.base import ByScores
-from keras_slots.kernels.per_connection import climb
+from keras_slots.kernels.per_connection import read_staircase
+from keras_slots.kernels.per_value import SelectFromScores
 from keras_slots.selection import (
     Greedy,
     Probabilistic,
@@ -158,35 +158,37 @@ def test_lookup_takes_from_shared_values(compiled, num_values):
     np.testing.assert_array_equal(numpy_of(compiled(lookup), values, index), values[index])
 
 
-def test_climb_by_hand(compiled):
-    # Three connections with 2, 1 and no thresholds; the decay halves them all.
+def test_read_staircase_by_hand(compiled):
+    # Three connections with 2, 1 and no thresholds.
     thresholds = np.array([[-1.0, 2.0, np.inf], [1.0, np.inf, np.inf]], "float32")
     steps = np.array([[10.0, 20.0, 30.0], [11.0, 21.0, 0.0], [12.0, 0.0, 0.0]], "float32")
     hand = {
-        (-0.6, 0.0, -9.0): (10, 20, 30),
-        (-0.5, 1.0, 9.0): (10, 20, 30),
-        (0.5, 1.1, 0.0): (11, 21, 30),
-        (0.6, 99.0, 3e38): (12, 21, 30),
+        (-1.2, 0.0, -9.0): (10, 20, 30),
+        (-1.0, 2.0, 9.0): (10, 20, 30),
+        (1.0, 2.1, 0.0): (11, 21, 30),
+        (1.1, 99.0, 3e38): (12, 21, 30),
     }
     for lever, kernel in hand.items():
         lever = np.array(lever, "float32")
-        climbed = numpy_of(compiled(climb), lever, np.float32(0.5), thresholds, steps)
-        np.testing.assert_array_equal(climbed, kernel)
+        value = numpy_of(compiled(read_staircase), lever, thresholds, steps)
+        np.testing.assert_array_equal(value, kernel)
 
 
-def test_climb_without_thresholds_is_constant(compiled):
+def test_read_staircase_without_thresholds_is_constant(compiled):
     thresholds, steps = np.zeros((0, 2), "float32"), np.array([[1.5, 2.5]], "float32")
-    climbed = numpy_of(
-        compiled(climb), np.array([-1e30, 1e30], "float32"), np.float32(1), thresholds, steps
+    value = numpy_of(
+        compiled(read_staircase), np.array([-1e30, 1e30], "float32"), thresholds, steps
     )
-    np.testing.assert_array_equal(climbed, [1.5, 2.5])
+    np.testing.assert_array_equal(value, [1.5, 2.5])
 
 
-def test_by_scores_looks_up_what_the_rule_selects(compiled):
+def test_select_from_scores_looks_up_what_the_rule_selects(compiled):
     scores = np.log(np.array([[0.25, 0.75], [0.75, 0.25]], "float32"))
     values = np.array([[1.0, 2.0], [3.0, 4.0]], "float32")
     uniform = np.array([0.2, 0.8], "float32")
-    np.testing.assert_array_equal(numpy_of(compiled(ByScores(Greedy())), scores, values), [2, 3])
     np.testing.assert_array_equal(
-        numpy_of(compiled(ByScores(Probabilistic())), scores, values, uniform), [1, 4]
+        numpy_of(compiled(SelectFromScores(Greedy())), scores, values), [2, 3]
+    )
+    np.testing.assert_array_equal(
+        numpy_of(compiled(SelectFromScores(Probabilistic())), scores, values, uniform), [1, 4]
     )

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from keras_slots import GlorotUniform, UniformScores
 from keras_slots.kernels import staircase as module
-from keras_slots.values.initial_values import InitialValues
 from keras_slots.kernels.capacity import Capacity, capacity
 from keras_slots.kernels.envelope import NUDGE, envelope
 from keras_slots.kernels.staircase import build_staircase
-from lines_cases import any_lines, brute_force, build, paper_like, read, used
+from keras_slots.values.initial_values import InitialValues
+from lines_cases import any_lines, brute_force, build, paper_like, read, rises
 
 
 def sizes(num_values, count):
@@ -86,8 +86,7 @@ def test_staircase_at_a_lever_of_zero_is_the_arg_max_of_any_scores(lines):
             staircase = build(bank.astype(dtype), scores, dtype, size=size)
             rounded = brute_force(bank.astype(dtype), scores, 0.0)
             np.testing.assert_array_equal(read(staircase, 0.0), rounded)
-        for decay in (1.0, 0.5, 1e-6):
-            np.testing.assert_array_equal(read(staircase, 0.0, decay), expected)
+            np.testing.assert_array_equal(read(build(bank, scores, size=size), 0.0), expected)
 
 
 @given(any_lines(max_values=12), st.floats(-100, 100))
@@ -121,7 +120,7 @@ def test_staircase_of_equal_scores_selects_smallest_first_and_largest_value(firs
     staircase = build(bank, scores)
     for lever, expected in ((-1e-20, -1.0), (0.0, first), (1e-20, 2.0)):
         assert read(staircase, lever).item() == expected
-    assert used(staircase.thresholds).sum() == (2 if first == 0.25 else 1)
+    assert rises(staircase.steps[0], staircase.steps[1:]).sum() == (2 if first == 0.25 else 1)
 
 
 @pytest.mark.parametrize("num_values", [2, 8, 64])
@@ -153,16 +152,6 @@ def test_staircase_of_extreme_entries_is_finite_and_warns_of_nothing():
         assert not np.isnan(0.0 * array).any()
 
 
-def test_staircase_with_decay_is_the_arg_max_of_decayed_scores():
-    bank, scores = paper_like(8, 300, dtype="float64")
-    lever = np.random.default_rng(5).normal(0, 0.05, 300)
-    for size in sizes(8, 300):
-        staircase = build(bank, scores, size=size)
-        for decay in (0.9, 0.37):
-            expected = brute_force(bank, scores, lever, decay)
-            np.testing.assert_array_equal(read(staircase, lever, decay), expected)
-
-
 def test_staircase_read_by_a_lever_follows_sgd_with_momentum_on_all_scores():
     bank, scores = paper_like(8, 200, dtype="float64")
     staircase = build(bank, scores, size=Capacity(3, 4, 150))
@@ -184,7 +173,7 @@ def test_staircase_in_float32_decides_as_in_float64_for_every_float32_lever():
     bank, scores = paper_like(16, 500)
     for size in sizes(16, 500):
         exact, rounded = (build(bank, scores, dtype, size=size) for dtype in ("float64", "float32"))
-        assert rounded.thresholds.dtype == rounded.tall_steps.dtype == np.float32
+        assert rounded.thresholds.dtype == rounded.overflow_steps.dtype == np.float32
         np.testing.assert_array_equal(rounded.steps, exact.steps)
         assert np.all(rounded.thresholds[1:] >= rounded.thresholds[:-1])
         for threshold in envelope(bank, scores)[0]:
@@ -221,18 +210,18 @@ def test_staircase_holds_the_values_as_the_layer_rounds_them(held):
 def test_staircase_has_the_shapes_of_the_capacity_whatever_the_seed(num_values):
     for seed in range(3):
         initial = drawn((50, 60), num_values, seed)
-        levels, tall_levels, tall_count = capacity(initial)
-        assert tall_count > 0
+        levels, overflow_levels, overflow_count = capacity(initial)
+        assert overflow_count > 0
         staircase = build_staircase(initial)
         assert staircase.thresholds.shape == (levels, 3000)
         assert staircase.steps.shape == (levels + 1, 3000)
-        assert staircase.tall_index.shape == (tall_count,)
+        assert staircase.overflow_index.shape == (overflow_count,)
         assert (
-            staircase.tall_thresholds.shape
-            == staircase.tall_steps.shape
-            == (tall_levels, tall_count)
+            staircase.overflow_thresholds.shape
+            == staircase.overflow_steps.shape
+            == (overflow_levels, overflow_count)
         )
-        assert staircase.tall_index.dtype == np.int32
+        assert staircase.overflow_index.dtype == np.int32
         assert all(np.isfinite(array).all() for array in staircase)
 
 
@@ -240,7 +229,8 @@ def test_staircase_in_its_default_size_is_the_arg_max():
     initial = drawn((50, 60), 16, seed=3)
     bank, scores = initial.bank().reshape(-1, 16), initial.scores().reshape(-1, 16)
     staircase = build_staircase(initial, "float64")
-    assert used(staircase.tall_thresholds).any()
+    last = staircase.steps[-1, staircase.overflow_index]
+    assert rises(last, staircase.overflow_steps).any()
     rng = np.random.default_rng(0)
     for scale in (0.0, 1e-2, 0.3, 3.0, 1e3):
         lever = rng.normal(0, scale, 3000)
@@ -250,24 +240,26 @@ def test_staircase_in_its_default_size_is_the_arg_max():
 def test_staircase_fills_places_that_nobody_needs_with_what_changes_nothing():
     bank, scores = paper_like(16, 400)
     staircase = build(bank, scores, size=Capacity(4, 11, 200))
-    thresholds, steps, index, tall_thresholds, tall_steps = staircase
+    thresholds, steps, index, overflow_thresholds, overflow_steps = staircase
     heights = (envelope(bank, scores)[0] < np.inf).sum(axis=0)
     tall = np.flatnonzero(heights > 4)
     assert 0 < len(tall) < 200
     assert np.all(np.diff(index) > 0) and index[0] >= 0 and index[-1] < 400
     assert np.isin(tall, index).all()
-    np.testing.assert_array_equal(used(thresholds).sum(axis=0), np.minimum(heights, 4))
-    np.testing.assert_array_equal(
-        used(tall_thresholds).sum(axis=0), np.maximum(heights[index] - 4, 0)
-    )
-    for h, threshold in enumerate(thresholds):
-        behind = ~used(threshold)
-        np.testing.assert_array_equal(steps[h + 1, behind], steps[h, behind])
-    before = steps[-1, index]
-    for threshold, step in zip(tall_thresholds, tall_steps, strict=True):
-        behind = ~used(threshold)
-        np.testing.assert_array_equal(step[behind], before[behind])
-        before = step
+    reached = rises(steps[0], steps[1:])
+    np.testing.assert_array_equal(reached.sum(axis=0), np.minimum(heights, 4))
+    further = rises(steps[-1, index], overflow_steps)
+    np.testing.assert_array_equal(further.sum(axis=0), np.maximum(heights[index] - 4, 0))
+    # Behind the last step its threshold repeats: no entry is larger than those of real steps.
+    assert not thresholds[:, heights == 0].any()
+    before, at = thresholds[0], heights > 0
+    for threshold, rose in zip(thresholds[1:], reached[1:], strict=True):
+        np.testing.assert_array_equal(threshold[~rose & at], before[~rose & at])
+        before = threshold
+    before = thresholds[-1, index]
+    for threshold, rose in zip(overflow_thresholds, further, strict=True):
+        np.testing.assert_array_equal(threshold[~rose], before[~rose])
+        before = threshold
 
 
 def test_staircase_of_no_connections_is_empty():

@@ -8,8 +8,8 @@ import pytest
 from keras import ops
 
 from keras_slots.values import initializers
-from keras_slots.values.initial_values import InitialValues
 from keras_slots.values.distributions import GlorotUniform, UniformScores
+from keras_slots.values.initial_values import InitialValues
 from keras_slots.values.philox import STRATA_STREAM, raw_words
 from keras_slots.values.stratified import (
     SPREAD,

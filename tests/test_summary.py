@@ -16,7 +16,7 @@ from keras_slots import (
 from keras_slots.slots.container import split
 from slot_cases import compiled_model, numpy_of, small_data, small_model
 
-STRATIFIED = {"score_initializer": "nearest", "bank_initializer": "stratified_uniform"}
+STRATIFIED = {"score_mode": "nearest", "bank_initializer": "stratified_uniform"}
 MODES = {
     "per_value": {"score_mode": "per_value"},
     "lever": {"score_mode": "per_connection"},

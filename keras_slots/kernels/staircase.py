@@ -188,7 +188,8 @@ class _Result:
             )
         others = np.setdiff1d(np.arange(places), taken)[: places - len(taken)]
         index = np.union1d(taken, others)
-        thresholds = np.repeat(self.thresholds[-1:, index], more, axis=0)
+        last = self.thresholds[-1:] if self.size.levels else np.zeros_like(self.steps[:1])
+        thresholds = np.repeat(last[:, index], more, axis=0)
         steps = np.repeat(self.steps[-1:, index], more, axis=0)
         for block, block_thresholds, block_steps in self.overflow:
             at, have = np.searchsorted(index, block), len(block_thresholds)

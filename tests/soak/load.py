@@ -27,8 +27,7 @@ GOLDEN_QUICK = (
 )
 VALUES = (1, 2, 3, 5, 8, 16, 64, 128, 256, 300)
 NEAREST = {
-    "score_mode": "per_connection",
-    "score_initializer": "nearest",
+    "score_mode": "nearest",
     "bank_initializer": "stratified_uniform",
 }
 MIB = 2**20

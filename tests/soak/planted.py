@@ -328,8 +328,8 @@ MUTANTS = (
     M(
         "tall connections end early",
         "lever.py",
-        "found = _climb_on(tall_lever, decay * tall_thresholds, found, tall_steps)",
-        "found = _climb_on(tall_lever, decay * tall_thresholds[:0], found, tall_steps)",
+        "found = _climb_on(tall_lever, decay * overflow_thresholds, found, overflow_steps)",
+        "found = _climb_on(tall_lever, decay * overflow_thresholds[:0], found, overflow_steps)",
         one("lever", "never_falls"),
     ),
     M(

@@ -33,7 +33,7 @@ def batches():
 
 
 PENALTY = {"move_regularizer": keras.regularizers.L1(1e-3)}
-NEAREST = {"score_initializer": "nearest", "bank_initializer": "stratified_uniform"}
+NEAREST = {"score_mode": "nearest", "bank_initializer": "stratified_uniform"}
 
 
 @pytest.mark.parametrize(
