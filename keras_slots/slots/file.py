@@ -31,7 +31,7 @@ Progress = Callable[[int], None]
 _INTEGERS = {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 
 
-def save_slots(model: keras.Model, path: Path_, overwrite: bool = False) -> Path:
+def save_slots(model: keras.Model, path: Path_, *, overwrite: bool = False) -> Path:
     """Writes the selected network as a `.slots` file: seeds, and about one bit for each connection.
 
     The file holds the architecture, the seed and the distribution of each bank, the choice of each connection, and
@@ -45,15 +45,15 @@ def save_slots(model: keras.Model, path: Path_, overwrite: bool = False) -> Path
 
     Args:
         model: Functional or Sequential model with at least one slot layer.
-        path: File to write. It appears whole or not at all.
+        path: File to write, whose name ends in `.slots`. It appears whole or not at all.
         overwrite: Whether a file that exists is replaced, once the new one is whole.
 
     Returns:
         The path that was written.
 
     Raises:
-        ValueError: If `materialize(model)` refuses the model (subclassed, not built, without slot layers, scores
-            that are not finite), or a layer holds a vocabulary.
+        ValueError: If `path` has another suffix, `materialize(model)` refuses the model (subclassed, not built,
+            without slot layers, scores that are not finite), or a layer holds a vocabulary.
         FileExistsError: If `path` exists and `overwrite` is False, or `path` is no file.
         OSError: If `path` cannot be written.
 
@@ -75,7 +75,7 @@ def save_slots(model: keras.Model, path: Path_, overwrite: bool = False) -> Path
     Reference:
         Aladago and Torresani, 2021, section 3: the trained network is one choice for each connection.
     """
-    path = check_path(path, overwrite)
+    path = check_path(path, overwrite, suffix=".slots")
     write_file(path, join(*describe(model)))
     return path
 
