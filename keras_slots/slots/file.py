@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import re
 import warnings
@@ -18,7 +19,7 @@ from keras_slots.keras_internals import give_value, inner_layers, shapes_alone
 from keras_slots.kernel import SlotKernel
 from keras_slots.slot_layer import SlotLayer
 from keras_slots.slots.atomic import check_path, write_file
-from keras_slots.slots.container import Record, array_of, join, split, stored
+from keras_slots.slots.container import Record, array_of, itemsize, join, split, stored
 from keras_slots.slots.describe import coding_of, find, values_of
 from keras_slots.slots.kernels import read_kernel, write_kernel
 from keras_slots.transforms import materialized
@@ -178,25 +179,31 @@ def rebuild(
 ) -> keras.Model:
     """The model of an architecture with the weights of the records."""
     needed = sum(record.nbytes for record in records)
-    if needed > max_bytes:
-        raise ValueError(
-            f"The weights of the .slots file take {needed} bytes in memory, more than `max_bytes`. Received: "
-            f"max_bytes={max_bytes}. Pass a larger one if you trust the file."
-        )
+    _check_memory(needed, max_bytes)
     with shapes_alone() as created:  # what an architecture asks for is not believed
         model = _model(architecture, custom_objects)
     _check_fit(model, records)
+    known = {id(variable) for variable in model.variables}
+    others = [variable for variable in created if id(variable) not in known]
+    sizes = [math.prod(v.shape) * itemsize(v.dtype) for v in others]
+    _check_memory(needed + sum(sizes), max_bytes)
     for variable, record in zip(model.variables, records, strict=True):
         give_value(variable, _fitting(weight(record, progress), variable, record.name))
-    known = {id(variable) for variable in model.variables}
-    for variable in created:
-        if id(variable) not in known:
-            give_value(variable)
+    for variable in others:
+        give_value(variable)
     for layer in inner_layers(model):
         if hasattr(layer, "finalize_state"):
             # Normalization and its kin compute with what they derive from their weights.
             layer.finalize_state()
     return model
+
+
+def _check_memory(needed: int, max_bytes: int) -> None:
+    if needed > max_bytes:
+        raise ValueError(
+            f"The weights of the .slots file take {needed} bytes in memory, more than `max_bytes`. Received: "
+            f"max_bytes={max_bytes}. Pass a larger one if you trust the file."
+        )
 
 
 def _model(architecture: dict[str, Any], custom_objects: dict[str, Any] | None) -> keras.Model:

@@ -159,7 +159,9 @@ def test_export_selected_overwrite_replaces_an_earlier_export_or_an_empty_folder
     x, _ = small_data(2)
     (y,) = serve(path)(tf.constant(x)).values()
     np.testing.assert_allclose(y, numpy_of(model(x, training=False)), rtol=1e-5, atol=1e-6)
-    assert b"precious" not in tree(path).values() and [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert b"precious" not in tree(path).values() and [p.name for p in tmp_path.iterdir()] == [
+        "out"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -221,7 +223,7 @@ def test_export_selected_knows_the_folder_that_it_is_in(tmp_path, monkeypatch):
 
 
 class Faults:
-    """Fails before or after the `at`-th call of what changes the disk; with `and_on`, each later call fails too."""
+    """Fails before or after call number `at` of what changes the disk; with `and_on`, all later ones fail too."""
 
     places = ("tempfile.mkdtemp", "os.replace", "os.fsync", "shutil.rmtree", "os.path.lexists")
 
@@ -279,7 +281,11 @@ def test_export_selected_leaves_the_old_or_the_new_export_whole_whatever_step_fa
             assert written.read_text() in ("precious", "new")
         else:
             marks = {"precious", (written / "saved_model.pb").read_text()}
-            assert tree(written).keys() == {"saved_model.pb", "variables", "variables/variables.index"}
+            assert tree(written).keys() == {
+                "saved_model.pb",
+                "variables",
+                "variables/variables.index",
+            }
             assert marks <= {"precious", "new"}
         if faults.count < at:
             break
