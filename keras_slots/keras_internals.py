@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import keras
@@ -86,7 +87,7 @@ def shapes_alone() -> Iterator[list[keras.Variable]]:
         for variable in created:
             value = scope.get_current_value(variable)
             if value is not None:  # that was assigned in the context
-                variable._initializer = initializer_of(lambda value=value: value)
+                variable._initializer = initializer_of(partial(_same, value))
 
 
 @contextmanager
@@ -100,7 +101,11 @@ def _values_as_initializers(scope: keras.StatelessScope) -> Iterator[None]:
         # Other threads make variables meanwhile, but not in this scope.
         if has_value and get_stateless_scope() is scope:
             value = keras.ops.convert_to_tensor(initializer, dtype)
-            initializer, shape, dtype = initializer_of(lambda: value), value.shape, value.dtype
+            initializer, shape, dtype = (
+                initializer_of(partial(_same, value)),
+                value.shape,
+                value.dtype,
+            )
         honest(self, initializer, shape, dtype, *args, **kwargs)
 
     with _ONE_AT_A_TIME:
@@ -110,6 +115,10 @@ def _values_as_initializers(scope: keras.StatelessScope) -> Iterator[None]:
             yield
         finally:
             keras.Variable.__init__ = honest
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def give_value(variable: Any, array: Any = None) -> None:

@@ -273,8 +273,8 @@ class SlotLayer(SelectedKernel):
             # As any Keras layer: it has nothing to load if the file has nothing for it.
             if store.keys():
                 raise ValueError(
-                    f"Layer '{self.name}' is not built, so it cannot load the {len(store.keys())} variables that "
-                    "the file holds for it. Call it on an input first."
+                    f"Layer '{self.name}' is not built, so it cannot load the weights that the file holds for "
+                    "it. Call it on an input first."
                 )
             return
         own: dict[str, Any] = {}
