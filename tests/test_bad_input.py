@@ -198,6 +198,11 @@ def file_of(folder, content):
     return folder / "m.slots"
 
 
+def folder_of(folder, name):
+    (folder / name).mkdir()
+    return folder / name
+
+
 def keras_file(folder, cut):
     slots().save(folder / "m.keras")
     content = (folder / "m.keras").read_bytes()
@@ -215,7 +220,11 @@ OTHERS = "were trained with another `num_values`, `bank_initializer`, `score_ini
 LEVER = {"score_mode": "per_connection"}
 FILES = [
     (lambda f: save_slots(slots(), file_of(f, b"old")), f"{FREE}"),
-    (lambda f: save_slots(slots(), f, overwrite=True), "`path` must not exist.*a file to replace"),
+    (
+        lambda f: save_slots(slots(), folder_of(f, "old.slots"), overwrite=True),
+        "`path` must not exist.*a file to replace",
+    ),
+    (lambda f: save_slots(slots(), f / "m.keras"), "`path` must end in .slots.*m.keras'. Pass for"),
     (lambda f: save_slots(slots(), file_of(f, b"") / "m.slots"), f"{PLACE}.*m.slots/m.slots'"),
     (lambda f: save_slots(plain_model(), f / "m.slots"), "`model` holds no slot layer"),
     (lambda f: save_slots(Own(), f / "m.slots"), "takes Functional and Sequential models"),
