@@ -76,7 +76,7 @@ def info(path: Path) -> None:
 
 def pack(source: Path, path: Path, overwrite: bool) -> None:
     """Writes the selected network of a `.keras` file."""
-    check_path(path, overwrite, suffix=".slots")
+    path = check_path(path, overwrite, suffix=".slots")
     model = keras.models.load_model(source, compile=False)
     connections = sum(k.initial.num_connections for k in _kernels(model))
     write_file(path, join(*describe(model, Bar(2 * connections))))
@@ -85,7 +85,7 @@ def pack(source: Path, path: Path, overwrite: bool) -> None:
 
 def unpack(source: Path, path: Path, overwrite: bool) -> None:
     """Writes a plain `.keras` file."""
-    check_path(path, overwrite, suffix=".keras")
+    path = check_path(path, overwrite, suffix=".keras")
     model = _load(source)
     with replacing(path) as temporary:
         model.save(temporary)
@@ -99,7 +99,7 @@ def export(source: Path, path: Path, overwrite: bool) -> None:
             f"A SavedModel needs the TensorFlow backend. Received: backend {keras.backend.backend()!r}. Set "
             "KERAS_BACKEND=tensorflow."
         )
-    check_path(path, overwrite, folder=True)
+    path = check_path(path, overwrite, folder=True)
     put_exported(_load(source), path, overwrite=overwrite)
     _say(f"{path}")
 
