@@ -29,6 +29,8 @@ parser.add_argument("--learned", action="store_true", help="ordinary weights")
 parser.add_argument("--small", action="store_true", help="a quarter of the filters, digits")
 parser.add_argument("--out", help="writes the selected network to this .slots file")
 args = parser.parse_args()
+if args.out and not args.out.endswith(".slots"):
+    parser.error(f"--out must end in .slots. Received: {args.out}")
 keras.utils.set_random_seed(0)
 keras.config.set_dtype_policy("mixed_bfloat16")
 

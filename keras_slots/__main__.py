@@ -21,8 +21,8 @@ import keras
 from keras_slots.export import put_exported
 from keras_slots.keras_internals import inner_layers
 from keras_slots.kernels.base import SlotKernel
-from keras_slots.slots.atomic import check_path, write_file
-from keras_slots.slots.container import VERSION, join, split
+from keras_slots.slots.atomic import check_path, replacing, write_file
+from keras_slots.slots.container import join, split, version_of
 from keras_slots.slots.file import describe, rebuild
 from keras_slots.slots.kernels import summary
 
@@ -69,14 +69,14 @@ def info(path: Path) -> None:
         _say("  ".join(cells).rstrip())
     plain, total = sum(record.nbytes for record in records), len(content)
     _say(
-        f"{architecture['class_name']} '{name}', format version {VERSION}: {total:,} bytes, weights {plain:,} in "
-        f"memory, {plain / total:.1f} times as much"
+        f"{architecture['class_name']} '{name}', format version {version_of(content)}: {total:,} bytes, weights "
+        f"{plain:,} in memory, {plain / total:.1f} times as much"
     )
 
 
 def pack(source: Path, path: Path, overwrite: bool) -> None:
     """Writes the selected network of a `.keras` file."""
-    check_path(path, overwrite)
+    path = check_path(path, overwrite, suffix=".slots")
     model = keras.models.load_model(source, compile=False)
     connections = sum(k.initial.num_connections for k in _kernels(model))
     write_file(path, join(*describe(model, Bar(2 * connections))))
@@ -85,11 +85,10 @@ def pack(source: Path, path: Path, overwrite: bool) -> None:
 
 def unpack(source: Path, path: Path, overwrite: bool) -> None:
     """Writes a plain `.keras` file."""
-    if path.suffix != ".keras":
-        raise ValueError(f"The file to write must end in .keras. Received: {path}")
-    check_path(path, overwrite)
+    path = check_path(path, overwrite, suffix=".keras")
     model = _load(source)
-    model.save(path)
+    with replacing(path) as temporary:
+        model.save(temporary)
     _say(f"{path}: {path.stat().st_size:,} bytes")
 
 
@@ -100,8 +99,8 @@ def export(source: Path, path: Path, overwrite: bool) -> None:
             f"A SavedModel needs the TensorFlow backend. Received: backend {keras.backend.backend()!r}. Set "
             "KERAS_BACKEND=tensorflow."
         )
-    check_path(path, overwrite, folder=True)
-    put_exported(_load(source), path)
+    path = check_path(path, overwrite, folder=True)
+    put_exported(_load(source), path, overwrite=overwrite)
     _say(f"{path}")
 
 

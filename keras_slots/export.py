@@ -1,5 +1,6 @@
-"""The selected network as a file that needs nothing of keras_slots."""
+"""The selected network as a file that does not depend on keras_slots."""
 
+import errno
 import importlib.util
 import os
 import shutil
@@ -11,18 +12,21 @@ import keras
 
 from keras_slots.cloning import holds_assets
 from keras_slots.keras_internals import inner_layers
-from keras_slots.slots.atomic import check_path, no_place, write_file
+from keras_slots.slots.atomic import check_path, name_beside, sync, unwritable_path_error
 from keras_slots.transforms import materialize
 from keras_slots.validation import check_choice
 
 FORMATS = ("tf_saved_model", "litert", "onnx")
 # What a writer imports beside TensorFlow; the extra is called like the format.
 _PACKAGES = {"onnx": ("onnx", "tf2onnx")}
+# Of `write`, which does not say which file it was about.
+_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def export_selected(
     model: keras.Model,
     path: str | os.PathLike,
+    *,
     format: str = "tf_saved_model",
     overwrite: bool = False,
 ) -> Path:
@@ -41,7 +45,9 @@ def export_selected(
         path: Folder (SavedModel) or file to write. It appears whole or not at all.
         format: `"tf_saved_model"`; `"litert"`, a `.tflite` file for the extra `litert`; or `"onnx"`, which
             needs the extra `onnx`.
-        overwrite: Whether a folder, or a file, that exists is replaced, once the new one is whole.
+        overwrite: Whether an earlier export is replaced, once the new one is whole: a file, or a folder that is
+            empty or holds a SavedModel and nothing else. If the process is killed while it moves folders, the
+            earlier one may be left beside `path`, whole, as `<name>.replaced-...`.
 
     Returns:
         The path that was written.
@@ -50,7 +56,7 @@ def export_selected(
         ValueError: If `format` is unknown, the backend is not TensorFlow, the format cannot express the model, or
             `materialize(model)` refuses it.
         ImportError: If the packages of the format are not installed.
-        FileExistsError: If `path` exists and `overwrite` is False, or `path` is of another kind.
+        FileExistsError: If `path` exists and `overwrite` is False, or `path` is no earlier export.
         OSError: If `path` cannot be written.
 
     Example:
@@ -80,25 +86,51 @@ def export_selected(
     plain = materialize(model, trainable=False)
     if format != "tf_saved_model":
         _check_float32(plain, format)
-    put_exported(plain, path, format)
+    put_exported(plain, path, format, overwrite=overwrite)
     return path
 
 
-def put_exported(plain: keras.Model, path: Path, format: str = "tf_saved_model") -> None:
+def put_exported(
+    plain: keras.Model, path: Path, format: str = "tf_saved_model", *, overwrite: bool = False
+) -> None:
     """Writes a model without slot layers to a folder or file, which appears whole or not at all."""
+    scratch = _folder_beside(path)
+    new, old = scratch / path.name, name_beside(path, "replaced")
+    try:
+        _write(plain, new, path, format)
+        check_path(path, overwrite, folder=new.is_dir())  # once more, for writing took its time
+        _put(new, path, old)
+    finally:
+        # An interrupt can come between any two steps, so what counts is what lies on the disk.
+        if old.exists():
+            in_place = path.exists() and not new.exists()
+            os.replace(old, scratch / "replaced" if in_place else path)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write(plain: keras.Model, new: Path, path: Path, format: str) -> None:
     import tensorflow as tf
 
-    temporary = _folder_beside(path)
     try:
-        _WRITERS[format](plain, temporary / path.name)
-        _put(temporary / path.name, path, temporary / "replaced")
+        _WRITERS[format](plain, new)
+    except (OSError, tf.errors.OpError) as error:
+        # The model raises errors of these types too; those of its files name the folder, or come from `write`.
+        if new.parent.name not in str(error) and getattr(error, "errno", None) not in _WRITE_ERRORS:
+            raise
+        cause = error if isinstance(error, OSError) else OSError(str(error.message))
+        raise unwritable_path_error(path, cause) from error
+
+
+def _put(new: Path, path: Path, old: Path) -> None:
+    """Moves `new` to `path`, after a folder that is there has been moved to `old`."""
+    try:
+        for file in (new, *new.rglob("*")):
+            sync(file)
+        if path.is_dir():
+            os.replace(path, old)
+        os.replace(new, path)
     except OSError as error:
-        raise no_place(path, error) from error
-    except tf.errors.OpError as error:
-        # TensorFlow has its own errors for a full disk and for rights that are missing.
-        raise no_place(path, OSError(str(error.message))) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        raise unwritable_path_error(path, error) from error
 
 
 def _check_float32(model: keras.Model, format: str) -> None:
@@ -117,20 +149,7 @@ def _folder_beside(path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
-        raise no_place(path, error) from error
-
-
-def _put(new: Path, path: Path, replaced: Path) -> None:
-    """Moves `new` to `path`, and a folder that was there to `replaced`; back again if that fails."""
-    if not path.is_dir():
-        os.replace(new, path)
-        return
-    os.replace(path, replaced)
-    try:
-        os.replace(new, path)
-    except OSError:
-        os.replace(replaced, path)
-        raise
+        raise unwritable_path_error(path, error) from error
 
 
 def _write_saved_model(model: keras.Model, path: Path) -> None:
@@ -153,15 +172,18 @@ def _write_litert(model: keras.Model, path: Path) -> None:
     _write_saved_model(model, saved_model)
     try:
         content = tf.lite.TFLiteConverter.from_saved_model(str(saved_model)).convert()
+    except OSError:
+        raise
     except Exception as error:
         operations = [x for x in str(error).splitlines() if x.startswith(("TF Select", "Custom"))]
         raise _not_expressible(model, "LiteRT", "; ".join(operations) or error) from error
-    write_file(path, content)
+    path.write_bytes(content)
 
 
 def _write_onnx(model: keras.Model, path: Path) -> None:
     import onnx
 
+    _trace(model)
     unchecked = path.with_name("unchecked.onnx")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of packages that speak to each other about NumPy
@@ -170,9 +192,22 @@ def _write_onnx(model: keras.Model, path: Path) -> None:
             model.export(str(unchecked), format="onnx", **arguments)
             # The converter passes on what it does not know.
             onnx.checker.check_model(str(unchecked), full_check=True)
+        except OSError:
+            raise
         except Exception as error:
             raise _not_expressible(model, "ONNX", error) from error
-    write_file(path, unchecked.read_bytes())
+    path.write_bytes(unchecked.read_bytes())
+
+
+def _trace(model: keras.Model) -> None:
+    """Raises what the model itself raises, which would look like an error of a converter later."""
+    import tensorflow as tf
+
+    signature = keras.tree.map_structure(
+        lambda x: tf.TensorSpec(x.shape, x.dtype, x.name), _signature(model)
+    )
+    call = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
+    call.get_concrete_function(*signature)
 
 
 def _not_expressible(model: keras.Model, name: str, why: object) -> ValueError:

@@ -4,8 +4,10 @@
 """
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import keras
@@ -13,9 +15,10 @@ from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.layers.core.einsum_dense import _analyze_einsum_string
 
-from keras_slots.backend import initializer
+from keras_slots.backend import initializer as initializer_of
 
 Shape = tuple[int | None, ...]
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def einsum_shapes(
@@ -73,13 +76,49 @@ def shapes_alone() -> Iterator[list[keras.Variable]]:
     """
     name = "uninitialized_variables"  # Keras would give them values at the next occasion
     before = list(global_state.get_global_attribute(name) or [])
-    created: list[keras.Variable] = []
+    created: list[Any] = []
+    scope = keras.StatelessScope(initialize_variables=False)
     try:
-        with keras.StatelessScope(initialize_variables=False):
+        with _values_as_initializers(scope), scope:
             yield created
     finally:
         created += (global_state.get_global_attribute(name) or [])[len(before) :]
         global_state.set_global_attribute(name, before)
+        for variable in created:
+            value = scope.get_current_value(variable)
+            if value is not None:  # that was assigned in the context
+                variable._initializer = initializer_of(partial(_same, value))
+
+
+@contextmanager
+def _values_as_initializers(scope: keras.StatelessScope) -> Iterator[None]:
+    """In `scope` a variable can be made of a value, as by stateful RNNs, where Keras asks for an initializer."""
+
+    def init(
+        self: Any, initializer: Any, shape: Any = None, dtype: Any = None, *args: Any, **kwargs: Any
+    ) -> None:
+        has_value = not (callable(initializer) or isinstance(initializer, str))
+        # Other threads make variables meanwhile, but not in this scope.
+        if has_value and get_stateless_scope() is scope:
+            value = keras.ops.convert_to_tensor(initializer, dtype)
+            initializer, shape, dtype = (
+                initializer_of(partial(_same, value)),
+                value.shape,
+                value.dtype,
+            )
+        honest(self, initializer, shape, dtype, *args, **kwargs)
+
+    with _ONE_AT_A_TIME:
+        honest = keras.Variable.__init__
+        keras.Variable.__init__ = init
+        try:
+            yield
+        finally:
+            keras.Variable.__init__ = honest
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def give_value(variable: Any, array: Any = None) -> None:
@@ -88,5 +127,5 @@ def give_value(variable: Any, array: Any = None) -> None:
     Of large weights there is then one copy, never beside one that nobody asked for.
     """
     if array is not None:
-        variable._initializer = initializer(lambda: array)
+        variable._initializer = initializer_of(lambda: array)
     variable._deferred_initialize()

@@ -266,9 +266,13 @@ class SlotLayer(SelectedKernel):
 
     def load_own_variables(self, store: Any) -> None:
         if not self.built:
-            raise ValueError(
-                f"Layer '{self.name}' is not built, so it cannot load weights. Call it on an input first."
-            )
+            # As any Keras layer: it has nothing to load if the file has nothing for it.
+            if store.keys():
+                raise ValueError(
+                    f"Layer '{self.name}' is not built, so it cannot load the weights that the file holds for "
+                    "it. Call it on an input first."
+                )
+            return
         own: dict[str, Any] = {}
         keras.layers.Layer.save_own_variables(self, own)
         fits = set(own) == set(store.keys())

@@ -198,6 +198,11 @@ def file_of(folder, content):
     return folder / "m.slots"
 
 
+def folder_of(folder, name):
+    (folder / name).mkdir()
+    return folder / name
+
+
 def keras_file(folder, cut):
     slots().save(folder / "m.keras")
     content = (folder / "m.keras").read_bytes()
@@ -215,7 +220,11 @@ OTHERS = "were trained with another `num_values`, `bank_initializer`, `score_ini
 LEVER = {"score_mode": "per_connection"}
 FILES = [
     (lambda f: save_slots(slots(), file_of(f, b"old")), f"{FREE}"),
-    (lambda f: save_slots(slots(), f, overwrite=True), "`path` must not exist.*a file to replace"),
+    (
+        lambda f: save_slots(slots(), folder_of(f, "old.slots"), overwrite=True),
+        "`path` must not exist.*a file to replace",
+    ),
+    (lambda f: save_slots(slots(), f / "m.keras"), "`path` must end in .slots.*m.keras'. Pass for"),
     (lambda f: save_slots(slots(), file_of(f, b"") / "m.slots"), f"{PLACE}.*m.slots/m.slots'"),
     (lambda f: save_slots(plain_model(), f / "m.slots"), "`model` holds no slot layer"),
     (lambda f: save_slots(Own(), f / "m.slots"), "takes Functional and Sequential models"),
@@ -320,4 +329,4 @@ def test_slot_dense_refuses_an_unknown_argument_as_keras_does():
 
 
 def test_tables_have_as_many_rows_as_docs_say():
-    assert (len(ARGUMENTS), len(CALLS), len(FILES)) == (50, 16, 31)
+    assert (len(ARGUMENTS), len(CALLS), len(FILES)) == (50, 16, 32)

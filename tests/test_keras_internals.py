@@ -1,6 +1,8 @@
 """The private parts of Keras that the library uses still do what it expects of them."""
 
+import concurrent.futures
 import re
+import threading
 from pathlib import Path
 
 import keras
@@ -9,6 +11,7 @@ import pytest
 
 import keras_slots
 from keras_slots import SlotDense, keras_internals
+from slot_cases import numpy_of
 
 PACKAGE = Path(keras_slots.__file__).parent
 
@@ -91,6 +94,50 @@ def test_shapes_alone_builds_models_whose_weights_take_no_memory():
     with keras.StatelessScope():
         pass
     del layer
+
+
+def test_shapes_alone_takes_values_for_variables_in_its_own_thread_alone():
+    made = {}
+
+    def elsewhere():
+        made["plain"] = keras.Variable(np.full(2, 5.0, "float32"))
+        with keras.StatelessScope(), pytest.raises(ValueError, match="in a stateless scope"):
+            keras.Variable(np.ones(2, "float32"))
+
+    with keras_internals.shapes_alone() as created:
+        made["array"] = keras.Variable(np.arange(3))
+        made["number"] = keras.Variable(4, dtype="float32", trainable=False, name="number")
+        made["assigned"] = keras.Variable(initializer=keras.ops.zeros(2))
+        made["assigned"].assign(made["assigned"] + 7)
+        made["drawn"] = keras.Variable("ones", (2,))
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+    np.testing.assert_array_equal(numpy_of(made.pop("plain")), [5, 5])
+    assert [id(v) for v in created] == [id(v) for v in made.values()]
+    for variable in created:
+        keras_internals.give_value(variable)
+    given = {name: numpy_of(variable) for name, variable in made.items()}
+    assert given["array"].tolist() == [0, 1, 2] and given["array"].dtype.kind == "i"
+    assert given["number"] == 4 and given["number"].dtype == "float32"
+    assert not made["number"].trainable and made["number"].name == "number"
+    assert given["assigned"].tolist() == [7, 7] and given["drawn"].tolist() == [1, 1]
+    with keras.StatelessScope(), pytest.raises(ValueError, match="in a stateless scope"):
+        keras.Variable(np.ones(2, "float32"))
+
+
+def test_shapes_alone_of_many_threads_is_that_of_each():
+    def build(number):
+        with keras_internals.shapes_alone() as created:
+            keras.layers.Dense(number).build((None, 2))
+            keras.Variable(np.full(number, number))
+        for variable in created:
+            keras_internals.give_value(variable)
+        return [tuple(v.shape) for v in created], numpy_of(created[-1]).tolist()
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for number, (shapes, value) in enumerate(pool.map(build, range(1, 6)), 1):
+            assert shapes == [(2, number), (number,), (number,)] and value == [number] * number
 
 
 def test_give_value_gives_variables_of_shapes_alone_an_array_or_what_their_initializer_says():

@@ -1,11 +1,16 @@
 """Saved models and weights come back bit for bit, and a resumed run is the uninterrupted one."""
 
+import copy
+
 import keras
 import numpy as np
 import pytest
 
+import keras_slots
 from keras_slots import SlotDense, ValueBank
+from keras_slots.registry import SLOT_CLASSES
 from slot_cases import (
+    CASES,
     assert_same_weights,
     case,
     compiled_model,
@@ -143,9 +148,108 @@ def test_load_weights_that_do_not_fit_is_refused_and_changes_nothing(tmp_path, w
         np.testing.assert_array_equal(old, new)
 
 
+# Layers that are not built: as the Keras layer does in the same place.
+
+UNBUILT = {
+    **{name: (cls, args, more) for name, (cls, args, more, _) in CASES.items()},
+    "attention": (keras_slots.SlotMultiHeadAttention, (2, 3), {}),
+    "grouped": (keras_slots.SlotGroupQueryAttention, (3, 2, 1), {}),
+}
+MODES = {
+    "per_value": {},
+    "per_connection": {"score_mode": "per_connection"},
+    "nearest": {
+        "score_mode": "per_connection",
+        "score_initializer": "nearest",
+        "bank_initializer": "stratified_uniform",
+    },
+}
+every_mode = pytest.mark.parametrize("mode", MODES)
+
+
+def test_unbuilt_has_every_slot_layer():
+    assert {cls for cls, _, _ in UNBUILT.values()} == set(SLOT_CLASSES.values())
+
+
+@keras.saving.register_keras_serializable("saving")
+class NeverCalled(keras.Model):
+    """A subclassed model one layer of which is not built, because nobody calls it."""
+
+    def __init__(self, spare, **kwargs):
+        super().__init__(**kwargs)
+        self.used, self.spare = SlotDense(4, seed=1, name="used"), spare
+
+    def build(self, shape):
+        self.used.build(shape)
+
+    def call(self, x):
+        return self.used(x)
+
+    def get_config(self):
+        return {"spare": keras.saving.serialize_keras_object(self.spare)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config["spare"]))
+
+
+def spare_of(name, mode):
+    cls, arguments, more = UNBUILT[name]
+    return cls(*arguments, **more, **MODES[mode], name="spare")
+
+
+@every_mode
+@pytest.mark.parametrize("name", UNBUILT)
+def test_a_layer_that_is_not_built_is_copied_saved_and_loaded(tmp_path, name, mode):
+    layer = spare_of(name, mode)
+    copied = copy.deepcopy(layer)
+    assert not copied.built and copied.get_config() == layer.get_config()
+    x = np.ones((2, 3), "float32")
+    model = NeverCalled(layer)
+    model(x)
+    model.save(tmp_path / "m.keras")
+    model.save_weights(tmp_path / "m.weights.h5")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    other = NeverCalled(spare_of(name, mode))
+    other(x)
+    other.used.bias.assign(numpy_of(other.used.bias) + 1)
+    other.load_weights(tmp_path / "m.weights.h5")
+    for new in (loaded, other):
+        np.testing.assert_array_equal(numpy_of(new(x)), numpy_of(model(x)))
+        assert not new.spare.built and new.spare.get_config() == layer.get_config()
+
+
+@every_mode
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("written", [True, False], ids=["written_built", "written_unbuilt"])
+@pytest.mark.parametrize("read", [True, False], ids=["read_built", "read_unbuilt"])
+def test_load_weights_of_an_unbuilt_layer_fails_where_that_of_dense_does(
+    tmp_path, mode, use_bias, written, read
+):
+    def fails(make):
+        models = [NeverCalled(make()) for _ in range(2)]
+        for model, built in zip(models, (written, read), strict=True):
+            model(np.ones((2, 3), "float32"))
+            if built:
+                model.spare.build((2, 3))
+        models[0].save_weights(tmp_path / "m.weights.h5")
+        try:
+            models[1].load_weights(tmp_path / "m.weights.h5")
+        except ValueError:
+            return True
+        return False
+
+    plain = fails(lambda: keras.layers.Dense(3, use_bias=use_bias, name="spare"))
+    slots = fails(lambda: SlotDense(3, use_bias=use_bias, name="spare", **MODES[mode]))
+    assert plain == slots
+
+
 def test_load_own_variables_of_an_unbuilt_layer_is_refused():
-    with pytest.raises(ValueError, match="Layer 'layer' is not built, so it cannot load weights"):
-        dense().load_own_variables({})
+    text = "Layer 'layer' is not built, so it cannot load the weights.* Call it on an input first"
+    with pytest.raises(ValueError, match=text):
+        dense().load_own_variables({"0": np.ones(4)})
+    with pytest.raises(ValueError, match="never built"):
+        keras.layers.Dense(4).load_own_variables({"0": np.ones(4)})
 
 
 def test_kernel_of_an_unbuilt_layer_is_an_error_that_says_so():

@@ -1,6 +1,8 @@
 """`.slots` files: what is saved comes back bit for bit, and everything else is refused."""
 
 import json
+import os
+import re
 import struct
 import tracemalloc
 import zlib
@@ -265,23 +267,111 @@ def test_save_slots_keeps_what_exists_unless_told_otherwise(tmp_path):
     assert path.read_text() == "precious"
     save_slots(dense_model(), path, overwrite=True)
     assert load_slots(path).name == "small"
-    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.slots").mkdir()
     with pytest.raises(FileExistsError, match="overwrite=True"):
-        save_slots(dense_model(), tmp_path / "folder", overwrite=True)
+        save_slots(dense_model(), tmp_path / "folder.slots", overwrite=True)
 
 
-@pytest.mark.parametrize("step", ["fsync", "replace", "chmod"])
-def test_save_slots_leaves_the_old_file_when_a_step_fails(tmp_path, monkeypatch, step):
-    path = save_slots(dense_model(), tmp_path / "m.slots")
-    before = path.read_bytes()
+def by_main(command):
+    def write(source, target):
+        assert main([command, str(source), str(target), "--overwrite"]) == 0
+
+    return write
+
+
+def by_save_slots(source, target):
+    save_slots(keras.models.load_model(source), target, overwrite=True)
+
+
+#: What writes a file, its source and the file.
+WRITERS = {
+    "save_slots": (by_save_slots, "model.keras", "m.slots"),
+    "pack": (by_main("pack"), "model.keras", "m.slots"),
+    "unpack": (by_main("unpack"), "model.slots", "m.keras"),
+}
+every_writer = pytest.mark.parametrize(("write", "source", "name"), WRITERS.values(), ids=WRITERS)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sources")
+    dense_model().save(folder / "model.keras")
+    save_slots(dense_model(), folder / "model.slots")
+    return folder
+
+
+def half_of_it(model, path):
+    Path(path).write_bytes(b"PK\3\4")
+    raise KeyboardInterrupt
+
+
+@every_writer
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("step", ["os.fsync", "os.replace"])
+def test_files_are_the_old_ones_when_a_step_fails(
+    tmp_path, sources, monkeypatch, write, source, name, step, error
+):
+    path = tmp_path / name
+    path.write_bytes(b"precious")
 
     def fails(*args):
-        raise OSError("no space left")
+        raise error("no space left")
 
-    monkeypatch.setattr(f"keras_slots.slots.atomic.os.{step}", fails)
-    with pytest.raises(OSError, match="no space left"):
-        save_slots(dense_model((3,)), path, overwrite=True)
-    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    monkeypatch.setattr(step, fails)
+    # The command line turns an `OSError` into exit status 1.
+    with pytest.raises((error, AssertionError)):
+        write(sources / source, path)
+    assert path.read_bytes() == b"precious" and list(tmp_path.iterdir()) == [path]
+
+
+def test_unpack_leaves_the_old_file_when_it_is_interrupted_in_the_middle(
+    tmp_path, sources, monkeypatch
+):
+    path = tmp_path / "m.keras"
+    path.write_bytes(b"precious")
+    monkeypatch.setattr(keras.Model, "save", half_of_it)
+    with pytest.raises(KeyboardInterrupt):
+        by_main("unpack")(sources / "model.slots", path)
+    assert path.read_bytes() == b"precious" and list(tmp_path.iterdir()) == [path]
+
+
+@every_writer
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
+def test_files_have_the_mode_that_open_gives_and_the_umask_is_left_alone(
+    tmp_path, sources, monkeypatch, write, source, name, mask
+):
+    former = os.umask(mask)
+    try:
+        (tmp_path / "by_open").write_text("")
+        # It is one for the whole process: whoever sets it sets it for all threads.
+        monkeypatch.setattr(os, "umask", None)
+        write(sources / source, tmp_path / name)
+    finally:
+        monkeypatch.undo()
+        os.umask(former)
+    assert (tmp_path / name).stat().st_mode == (tmp_path / "by_open").stat().st_mode
+
+
+@pytest.mark.parametrize("name", ["m.keras", "m", "m.slots.gz", "m.SLOTS", "m.h5"])
+def test_only_slots_files_are_written_as_such(tmp_path, capsys, name):
+    model, path = dense_model(), tmp_path / name
+    text = rf"`path` must end in .slots.*Received: path='{path}'. Pass for example 'm.*.slots'"
+    with pytest.raises(ValueError, match=text):
+        save_slots(model, path)
+    model.save(tmp_path / "model.keras")
+    assert main(["pack", str(tmp_path / "model.keras"), str(path)]) == 1
+    assert re.search(text, capsys.readouterr().err)
+    assert [x.name for x in tmp_path.iterdir()] == ["model.keras"]
+
+
+def test_overwrite_and_format_are_given_by_name(tmp_path):
+    for call in (
+        lambda: save_slots(dense_model(), tmp_path / "m.slots", True),
+        lambda: keras_slots.export_selected(dense_model(), tmp_path / "m", "litert"),
+    ):
+        with pytest.raises(TypeError, match="takes 2 positional arguments"):
+            call()
+    assert not list(tmp_path.iterdir())
 
 
 def test_save_slots_names_a_path_that_cannot_be_written(tmp_path):
@@ -559,6 +649,103 @@ def test_load_slots_initializes_variables_that_are_no_weights(tmp_path):
     assert numpy_of(loaded.layers[-1].box.ones) == 1
 
 
+@keras.saving.register_keras_serializable("slots")
+class Held(keras.layers.Layer):
+    """Makes variables of values, in `__init__` and in `build`, and gives one that Keras does not know another."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = keras.Variable(np.full(4, 2.0, "float32"), name="scale")
+        self.count = keras.Variable(3, dtype="int32", trainable=False, name="count")
+
+    def build(self, shape):
+        self.shift = keras.Variable(keras.ops.ones(4), name="shift")
+        self.box = type("Box", (), {})()
+        self.box.twos = keras.Variable(np.ones(4, "float32"), trainable=False)
+        self.box.twos.assign(2 * self.box.twos)
+
+    def call(self, x):
+        return x * self.scale + self.shift * self.box.twos + keras.ops.cast(self.count, x.dtype)
+
+
+@keras.saving.register_keras_serializable("slots")
+class Noisy(keras.layers.Layer):
+    """Draws from a generator of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.generator = keras.random.SeedGenerator(4)
+
+    def call(self, x):
+        return x + keras.random.normal((4,), seed=self.generator)
+
+
+def adapted(layer):
+    layer.adapt(np.random.default_rng(0).normal(size=(50, 4)).astype("float32"))
+    return layer
+
+
+#: Layers that hold more than weights that `build` makes, and the shape of an input.
+HOLDERS = {
+    "LSTM": (lambda: keras.layers.LSTM(5, stateful=True), (2, 3, 4)),
+    "GRU": (lambda: keras.layers.GRU(5, stateful=True, return_sequences=True), (2, 3, 4)),
+    "SimpleRNN": (lambda: keras.layers.SimpleRNN(5, stateful=True), (2, 3, 4)),
+    "RNN": (
+        lambda: keras.layers.RNN(
+            [keras.layers.LSTMCell(5), keras.layers.GRUCell(3)], stateful=True
+        ),
+        (2, 3, 4),
+    ),
+    "Bidirectional": (
+        lambda: keras.layers.Bidirectional(keras.layers.LSTM(5, stateful=True)),
+        (2, 3, 4),
+    ),
+    "ConvLSTM1D": (lambda: keras.layers.ConvLSTM1D(3, 2, stateful=True), (2, 3, 4, 2)),
+    "Held": (Held, (2, 4)),
+    "Noisy": (Noisy, (2, 4)),
+    "Dropout": (lambda: keras.layers.Dropout(0.5), (2, 4)),
+    "RandomFlip": (keras.layers.RandomFlip, (2, 4, 4, 3)),
+    "Normalization": (lambda: adapted(keras.layers.Normalization()), (2, 4)),
+    "Normalization_given": (
+        lambda: keras.layers.Normalization(mean=[1.0] * 4, variance=[2.0] * 4),
+        (2, 4),
+    ),
+    "Discretization": (lambda: adapted(keras.layers.Discretization(num_bins=3)), (2, 4)),
+    "Embedding": (lambda: keras.layers.Embedding(10, 3), (2, 4)),
+    "SpectralNormalization": (
+        lambda: keras.layers.SpectralNormalization(keras.layers.Dense(4)),
+        (2, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+@pytest.mark.filterwarnings("ignore:The model has layers of classes:UserWarning")
+def test_load_slots_reads_every_layer_that_holds_variables(tmp_path, name):
+    make, shape = HOLDERS[name]
+    layers = [make(), keras.layers.Flatten(), SlotDense(3, seed=1)]
+    model = keras.Sequential([keras.Input(batch_shape=shape), *layers])
+    for variable in model.layers[0].variables:
+        if "float" in variable.dtype:
+            variable.assign(variable + 0.5)
+    loaded = load_slots(save_slots(model, tmp_path / "m.slots"))
+    expected = materialize(model)
+    for one, other in zip(loaded.variables, expected.variables, strict=True):
+        np.testing.assert_array_equal(numpy_of(one), numpy_of(other))
+        assert one.dtype == other.dtype
+    x = np.random.default_rng(2).uniform(0, 3, size=shape).astype("float32")
+    np.testing.assert_array_equal(numpy_of(loaded(x)), numpy_of(expected(x)))
+
+
+def test_load_slots_counts_the_state_of_recurrent_layers_as_memory(tmp_path):
+    layers = [keras.layers.SimpleRNN(8, stateful=True), SlotDense(2)]
+    model = keras.Sequential([keras.Input(batch_shape=(1000, 2, 3)), *layers])
+    path = save_slots(model, tmp_path / "m.slots")
+    with pytest.raises(ValueError, match="take 32.* bytes in memory, more than `max_bytes`"):
+        load_slots(path, max_bytes=32_000)
+    load_slots(path, max_bytes=33_000)
+
+
 def test_load_slots_refuses_more_memory_than_allowed(tmp_path, content):
     path = tmp_path / "m.slots"
     path.write_bytes(content)
@@ -746,6 +933,15 @@ def test_record_names_are_cut_to_what_fits():
 
 
 # The command line, and files of old versions.
+
+
+def test_main_info_tells_the_format_version_of_the_file(tmp_path, capsys, monkeypatch):
+    content = save_slots(dense_model(), tmp_path / "m.slots").read_bytes()
+    newer = content[:8] + struct.pack("<I", 2) + content[12:-4]
+    (tmp_path / "m.slots").write_bytes(newer + struct.pack("<I", zlib.crc32(newer)))
+    monkeypatch.setattr(container, "VERSION", 2)
+    assert main(["info", str(tmp_path / "m.slots")]) == 0
+    assert "format version 2:" in capsys.readouterr().out
 
 
 def test_main_packs_lists_unpacks_and_refuses(tmp_path, capsys):

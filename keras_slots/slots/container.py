@@ -121,6 +121,11 @@ class Bytes:
         return struct.unpack(f"<{form}", self.take(struct.calcsize(f"<{form}")))
 
 
+def version_of(content: bytes) -> int:
+    """The format version of a file that `split` has read."""
+    return int(HEADER.unpack_from(content)[1])
+
+
 def split(content: bytes) -> tuple[dict[str, Any], list[Record]]:
     """The architecture and the records of a file; nothing is decoded yet.
 

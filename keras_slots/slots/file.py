@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import re
 import warnings
@@ -18,7 +19,7 @@ from keras_slots.keras_internals import give_value, inner_layers, shapes_alone
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.slot_layer import SlotLayer
 from keras_slots.slots.atomic import check_path, write_file
-from keras_slots.slots.container import Record, array_of, join, split, stored
+from keras_slots.slots.container import Record, array_of, itemsize, join, split, stored
 from keras_slots.slots.describe import coding_of, find, values_of
 from keras_slots.slots.kernels import read_kernel, write_kernel
 from keras_slots.transforms import materialized
@@ -31,7 +32,7 @@ Progress = Callable[[int], None]
 _INTEGERS = {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 
 
-def save_slots(model: keras.Model, path: Path_, overwrite: bool = False) -> Path:
+def save_slots(model: keras.Model, path: Path_, *, overwrite: bool = False) -> Path:
     """Writes the selected network as a `.slots` file: seeds, and about one bit for each connection.
 
     The file holds the architecture, the seed and the distribution of each bank, the choice of each connection, and
@@ -45,15 +46,15 @@ def save_slots(model: keras.Model, path: Path_, overwrite: bool = False) -> Path
 
     Args:
         model: Functional or Sequential model with at least one slot layer.
-        path: File to write. It appears whole or not at all.
+        path: File to write, whose name ends in `.slots`. It appears whole or not at all.
         overwrite: Whether a file that exists is replaced, once the new one is whole.
 
     Returns:
         The path that was written.
 
     Raises:
-        ValueError: If `materialize(model)` refuses the model (subclassed, not built, without slot layers, scores
-            that are not finite), or a layer holds a vocabulary.
+        ValueError: If `path` has another suffix, `materialize(model)` refuses the model (subclassed, not built,
+            without slot layers, scores that are not finite), or a layer holds a vocabulary.
         FileExistsError: If `path` exists and `overwrite` is False, or `path` is no file.
         OSError: If `path` cannot be written.
 
@@ -75,7 +76,7 @@ def save_slots(model: keras.Model, path: Path_, overwrite: bool = False) -> Path
     Reference:
         Aladago and Torresani, 2021, section 3: the trained network is one choice for each connection.
     """
-    path = check_path(path, overwrite)
+    path = check_path(path, overwrite, suffix=".slots")
     write_file(path, join(*describe(model)))
     return path
 
@@ -178,25 +179,31 @@ def rebuild(
 ) -> keras.Model:
     """The model of an architecture with the weights of the records."""
     needed = sum(record.nbytes for record in records)
-    if needed > max_bytes:
-        raise ValueError(
-            f"The weights of the .slots file take {needed} bytes in memory, more than `max_bytes`. Received: "
-            f"max_bytes={max_bytes}. Pass a larger one if you trust the file."
-        )
+    _check_memory(needed, max_bytes)
     with shapes_alone() as created:  # what an architecture asks for is not believed
         model = _model(architecture, custom_objects)
     _check_fit(model, records)
+    known = {id(variable) for variable in model.variables}
+    others = [variable for variable in created if id(variable) not in known]
+    sizes = [math.prod(v.shape) * itemsize(v.dtype) for v in others]
+    _check_memory(needed + sum(sizes), max_bytes)
     for variable, record in zip(model.variables, records, strict=True):
         give_value(variable, _fitting(weight(record, progress), variable, record.name))
-    known = {id(variable) for variable in model.variables}
-    for variable in created:
-        if id(variable) not in known:
-            give_value(variable)
+    for variable in others:
+        give_value(variable)
     for layer in inner_layers(model):
         if hasattr(layer, "finalize_state"):
             # Normalization and its kin compute with what they derive from their weights.
             layer.finalize_state()
     return model
+
+
+def _check_memory(needed: int, max_bytes: int) -> None:
+    if needed > max_bytes:
+        raise ValueError(
+            f"The weights of the .slots file take {needed} bytes in memory, more than `max_bytes`. Received: "
+            f"max_bytes={max_bytes}. Pass a larger one if you trust the file."
+        )
 
 
 def _model(architecture: dict[str, Any], custom_objects: dict[str, Any] | None) -> keras.Model:

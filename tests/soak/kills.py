@@ -213,7 +213,7 @@ def _crash(module, write, path, content, at):
     child = os.fork()
     if child == 0:
         crashing = Crashing(at)
-        for name in ("fsync", "chmod", "replace", "unlink"):
+        for name in ("fsync", "replace", "unlink"):
             crashing.wrap(module.os, name)
         honest_open, honest_fdopen = open, os.fdopen
         module.open = lambda *args, **kwargs: crashing.file(

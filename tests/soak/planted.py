@@ -558,16 +558,16 @@ MUTANTS = (
     M(
         "a .slots file is written in place",
         "slots/atomic.py",
-        "os.replace(name, path)",
-        "path.write_bytes(content)",
-        "tests/test_slots.py -k 'leaves_the_old_file or keeps_what'",
+        "os.replace(temporary, path)",
+        "path.write_bytes(temporary.read_bytes())",
+        "tests/test_slots.py -k 'are_the_old_ones'",
     ),
     M(
         "a .slots file is not synced",
         "slots/atomic.py",
-        "            os.fsync(file.fileno())\n        mask",
-        "        mask",
-        "tests/test_slots.py -k 'leaves_the_old_file'",
+        "        sync(temporary)\n",
+        "",
+        "tests/test_slots.py -k 'are_the_old_ones'",
     ),
     M(
         "what is written is not read again",

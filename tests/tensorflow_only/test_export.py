@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_slots import SlotDense, export_selected, materialize
+from keras_slots import SlotDense, export, export_selected, materialize
 from slot_cases import numpy_of, small_data, small_model
 
 
@@ -118,42 +119,245 @@ def test_export_selected_refuses_a_model_without_slot_layers_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_export_selected_overwrite_replaces_a_folder_and_nothing_else(tmp_path):
-    old, new = small_model(seed=1), small_model(seed=5)
-    path = export_selected(old, tmp_path / "out")
-    (path / "note").write_text("of the old export")
-    export_selected(new, path, overwrite=True)
+# Overwriting.
+
+
+def tree(folder):
+    """What a folder holds: the content of each file, None for each folder, by path."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def fill(folder, names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("precious")
+
+
+SAVED_MODEL = ["saved_model.pb", "variables/variables.index"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        SAVED_MODEL,
+        [*SAVED_MODEL, "keras_metadata.pb", "assets/words.txt", "assets.extra/requests", "debug/x"],
+    ],
+    ids=["empty", "saved_model", "with_all_it_may_have"],
+)
+def test_export_selected_overwrite_replaces_an_earlier_export_or_an_empty_folder(tmp_path, names):
+    path, model = tmp_path / "out", small_model(seed=5)
+    path.mkdir()
+    fill(path, names)
+    with pytest.raises(FileExistsError, match="overwrite=False"):
+        export_selected(model, path)
+    assert {name for name, content in tree(path).items() if content} == set(names)
+    export_selected(model, path, overwrite=True)
     x, _ = small_data(2)
     (y,) = serve(path)(tf.constant(x)).values()
-    np.testing.assert_allclose(y, numpy_of(new(x, training=False)), rtol=1e-5, atol=1e-6)
-    assert not (path / "note").exists() and [p.name for p in tmp_path.iterdir()] == ["out"]
-    (tmp_path / "file").write_text("precious")
-    with pytest.raises(FileExistsError, match="be a folder to replace with `overwrite=True`"):
-        export_selected(new, tmp_path / "file", overwrite=True)
-    assert (tmp_path / "file").read_text() == "precious"
+    np.testing.assert_allclose(y, numpy_of(model(x, training=False)), rtol=1e-5, atol=1e-6)
+    assert b"precious" not in tree(path).values() and [p.name for p in tmp_path.iterdir()] == [
+        "out"
+    ]
 
 
-def test_export_selected_keeps_the_old_folder_when_the_new_one_cannot_take_its_place(
-    tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    ("names", "named"),
+    [
+        (["thesis.tex"], "'thesis.tex'"),
+        (["variables/variables.index"], "'variables'"),
+        ([*SAVED_MODEL, "notes", "model.keras"], "'model.keras', 'notes'"),
+        ([*SAVED_MODEL, "variables/data.npz"], "'variables/data.npz'"),
+        ([*SAVED_MODEL, ".git/config"], "'.git'"),
+        ([f"{n}.png" for n in range(9)], "'0.png', .* '4.png' and 4 more"),
+    ],
+    ids=["another", "no_graph", "more_files", "more_variables", "hidden", "many"],
+)
+def test_export_selected_overwrite_names_what_else_a_folder_holds_and_keeps_it(
+    tmp_path, names, named
 ):
-    path = export_selected(small_model(seed=1), tmp_path / "out")
-    moves = []
+    fill(tmp_path / "out", names)
+    before = tree(tmp_path)
+    with pytest.raises(FileExistsError, match=f"earlier export to replace.* also holds {named}"):
+        export_selected(small_model(), tmp_path / "out", overwrite=True)
+    assert tree(tmp_path) == before
 
-    def second_move_fails(source, target):
-        moves.append((source, target))
-        if len(moves) == 2:
-            raise OSError("no space left")
-        os.rename(source, target)
 
-    monkeypatch.setattr("keras_slots.export.os.replace", second_move_fails)
-    with pytest.raises(OSError, match="no space left"):
-        export_selected(small_model(seed=5), path, overwrite=True)
-    monkeypatch.undo()
-    x, _ = small_data(2)
-    (y,) = serve(path)(tf.constant(x)).values()
-    expected = numpy_of(small_model(seed=1)(x, training=False))
-    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+def test_export_selected_overwrite_takes_a_folder_for_a_folder_only(tmp_path):
+    fill(tmp_path, ["file", *(f"real/{name}" for name in SAVED_MODEL)])
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    before = tree(tmp_path)
+    for name in ("file", "link"):
+        with pytest.raises(FileExistsError, match="be a folder to replace with `overwrite=True`"):
+            export_selected(small_model(), tmp_path / name, overwrite=True)
+    assert tree(tmp_path) == before
+
+
+def test_export_selected_keeps_what_came_into_the_folder_while_it_wrote(tmp_path, monkeypatch):
+    path = tmp_path / "out"
+
+    def writes(model, new):
+        fill(new, SAVED_MODEL)
+        fill(path, ["from_another_process"])
+
+    monkeypatch.setitem(export._WRITERS, "tf_saved_model", writes)
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError):
+            export_selected(small_model(), path, overwrite=overwrite)
+        assert list(tree(tmp_path)) == ["out", "out/from_another_process"]
+        (path / "from_another_process").unlink()
+        path.rmdir()
+
+
+def test_export_selected_knows_the_folder_that_it_is_in(tmp_path, monkeypatch):
+    fill(tmp_path / "out", ["precious"])
+    (tmp_path / "out" / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "out" / "inner")
+    for path in ("..", "../../out", "../inner/.."):
+        with pytest.raises(FileExistsError, match="'inner', 'precious'"):
+            export_selected(small_model(), path, overwrite=True)
+    assert list(tree(tmp_path)) == ["out", "out/inner", "out/precious"]
+
+
+class Faults:
+    """Fails before or after call number `at` of what changes the disk; with `and_on`, all later ones fail too."""
+
+    places = ("tempfile.mkdtemp", "os.replace", "os.fsync", "shutil.rmtree", "os.path.lexists")
+
+    def __init__(self, monkeypatch, error, at, after, and_on):
+        self.error, self.at, self.after, self.and_on, self.count = error, at, after, and_on, 0
+        for place in self.places:
+            module, name = place.rsplit(".", 1)
+            honest = getattr(sys.modules[module], name)
+            monkeypatch.setattr(place, lambda *a, honest=honest, **k: self.call(honest, *a, **k))
+
+    def call(self, honest, *args, **kwargs):
+        self.count += 1
+        now = self.count == self.at or (self.and_on and self.count > self.at)
+        if now and not (self.after and self.count == self.at):
+            raise self.error("injected")
+        value = honest(*args, **kwargs)
+        if now:
+            raise self.error("injected")
+        return value
+
+
+@pytest.mark.parametrize("and_on", [False, True], ids=["once", "from_then_on"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("format", ["tf_saved_model", "litert"])
+def test_export_selected_leaves_the_old_or_the_new_export_whole_whatever_step_fails(
+    tmp_path, monkeypatch, format, error, after, and_on
+):
+    # `from_then_on` is what a kill leaves: nothing more happens on the disk.
+    def writes(model, new):
+        if format == "litert":
+            new.write_text("new")
+        else:
+            fill(new, SAVED_MODEL)
+            (new / "saved_model.pb").write_text("new")
+
+    plain = keras.Sequential([keras.Input((2,))])
+    monkeypatch.setitem(export._WRITERS, format, writes)
+    for at in range(1, 99):
+        folder = tmp_path / str(at)
+        path = folder / "out"
+        if format == "litert":
+            fill(folder, ["out"])
+        else:
+            fill(path, SAVED_MODEL)
+        old = tree(folder)
+        with pytest.MonkeyPatch.context() as patch:
+            faults = Faults(patch, error, at, after, and_on)
+            with contextlib.suppress(error):
+                export.put_exported(plain, path, format, overwrite=True)
+        now = tree(folder)
+        written = path if path.exists() else next(folder.glob("out.replaced-*"))
+        assert and_on or written == path
+        if format == "litert":
+            assert written.read_text() in ("precious", "new")
+        else:
+            marks = {"precious", (written / "saved_model.pb").read_text()}
+            assert tree(written).keys() == {
+                "saved_model.pb",
+                "variables",
+                "variables/variables.index",
+            }
+            assert marks <= {"precious", "new"}
+        if faults.count < at:
+            break
+        # What is left over is in nobody's way.
+        export.put_exported(plain, path, format, overwrite=True)
+        assert (path if format == "litert" else path / "saved_model.pb").read_text() == "new"
+    assert 5 < at < 98 and now != old and next(iter(now)) == "out"
+
+
+# Errors.
+
+
+class Raises(keras.layers.Layer):
+    """A layer that fails where it meets the free batch size of an exported model."""
+
+    error = None
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def call(self, x):
+        if x.shape[0] is None and self.error is not None:
+            raise self.error
+        return 2 * x
+
+
+@pytest.mark.parametrize("format", export.FORMATS)
+@pytest.mark.parametrize(
+    "error",
+    [
+        tf.errors.InvalidArgumentError(None, None, "of the model"),
+        tf.errors.ResourceExhaustedError(None, None, "of the model"),
+        tf.errors.PermissionDeniedError(None, None, "of the model"),
+        OSError("of the model"),
+        FileNotFoundError("of the model"),
+        RuntimeError("of the model"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_export_selected_lets_an_error_of_the_model_through(tmp_path, monkeypatch, format, error):
+    model = keras.Sequential([keras.Input((3,)), Raises(), SlotDense(2)])
+    monkeypatch.setattr(Raises, "error", error)
+    with pytest.raises(type(error), match="of the model") as caught:
+        export_selected(model, tmp_path / "out", format=format)
+    assert "`path`" not in str(caught.value) and "hold operations" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("format", export.FORMATS)
+def test_export_selected_says_that_the_disk_is_full(tmp_path, format):
+    model = keras.Sequential([keras.Input((300,)), SlotDense(200)])
+    export_selected(model, tmp_path / "first", format=format)
+    before = tree(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match="`path` must be a place where.*(?i:too large|make room)"):
+            export_selected(model, tmp_path / "first", format=format, overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
+def test_export_selected_gives_files_the_mode_that_open_gives(tmp_path, mask):
+    former = os.umask(mask)
+    try:
+        (tmp_path / "by_open").write_text("")
+        export_selected(small_model(), tmp_path / "file", format="litert")
+    finally:
+        os.umask(former)
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "by_open").stat().st_mode
 
 
 def test_export_selected_serves_the_vocabulary_of_a_lookup(tmp_path):

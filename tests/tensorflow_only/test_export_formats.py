@@ -129,7 +129,9 @@ def test_export_selected_refuses_an_operation_that_the_format_lacks(tmp_path, fo
     outputs = keras.ops.erfinv(SlotDense(4, activation="tanh")(inputs))
     (tmp_path / "model").write_text("the old one")
     with pytest.raises(ValueError, match=f"must hold operations that {name} has.*Erfinv"):
-        export_selected(keras.Model(inputs, outputs), tmp_path / "model", format, overwrite=True)
+        export_selected(
+            keras.Model(inputs, outputs), tmp_path / "model", format=format, overwrite=True
+        )
     assert (tmp_path / "model").read_text() == "the old one"
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
