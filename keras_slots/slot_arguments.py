@@ -25,8 +25,8 @@ class SlotArguments(TypedDict, total=False):
             `"he_normal"`, `"signed_constant"`, `"stratified_uniform"`, the object of that name in `keras_slots`
             with a `scale`, or a Keras initializer, which is called once with the shape of the whole bank. None
             means the distribution that `kernel_initializer` names, `"glorot_uniform"` unless you say otherwise.
-            With `score_mode="nearest"` it must be a `keras_slots.StratifiedUniform`, None means one of scale 1.5, and
-            `kernel_initializer` says where levers start.
+            With `score_mode="nearest"` it must be a `keras_slots.StratifiedUniform`; None means one of scale 1.5,
+            and `kernel_initializer` says where levers start.
         score_initializer: `keras_slots.UniformScores(scale)`, a Keras initializer, or `"nearest"`
             (`keras_slots.NearestScores`), by which the value nearest to a start is selected first. None means
             U(0, b), b the Glorot-uniform bound of the kernel, as in the author's code. With

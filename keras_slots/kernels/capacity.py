@@ -12,12 +12,12 @@ and a thin tail:
 | `levels`: at most 1 % have more | 3 | 5 | 6 | 8 | 9 | 12 | 16 |
 | `levels + overflow_levels`: with probability 5e-18 more | 3 | 7 | 15 | 18 | 21 | 26 | 35 |
 
-So every connection gets `levels` steps, and `overflow_count` connections, a generous bound of how many have more,
-get `overflow_levels` further ones. By simulation, values from a truncated normal and values rounded to 16 bits need
-fewer steps, so that the same numbers serve them, and stratified values up to a sixth more connections with overflow:
-they get a quarter more, and one more level. `tests/test_capacity.py` derives the table anew, up to K = 1024, and
-compares it with simulated kernels. One level count for all would double the memory at K = 64, and the step takes 2.9
-times that of plain layers in place of 1.6 (docs/per_connection.md).
+So every connection gets `levels` steps, and `overflow_count` connections, a generous bound of how many have
+more, get `overflow_levels` further ones. By simulation, values from a truncated normal and values rounded to 16
+bits need fewer steps, so that the same numbers serve them, and stratified values up to a sixth more connections
+with overflow: they get a quarter more, and one more level. `tests/test_capacity.py` derives the table anew, up
+to K = 1024, and compares it with simulated kernels. One level count for all would double the memory at K = 64,
+and the step takes 2.9 times that of plain layers in place of 1.6 (docs/per_connection.md).
 """
 
 from __future__ import annotations

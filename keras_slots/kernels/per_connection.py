@@ -41,13 +41,17 @@ class PerConnectionKernel(SlotKernel):
         )
         # Of the arguments of the layer, so that values from a file get arrays of the same shape.
         self._capacity = capacity(initial)
+        if not initial.rebuildable:
+            # From the scores as a file holds them, so that a loaded kernel has the same thresholds.
+            scores = initial.scores().astype(dtype)
+            initial = initial.with_arrays(initial.bank(), scores)
         arrays = self._staircase(initial)
         self._steps = tuple(
             self.add_values(name, array.shape, partial(arrays.__getitem__, name), str(array.dtype))
             for name, array in arrays.items()
         )
         self._lines: tuple[keras.Variable, ...] = ()
-        if not (initial.rebuildable and isinstance(self.rule, Greedy)):
+        if not (self.initial.rebuildable and isinstance(self.rule, Greedy)):
             self._lines = (
                 self.add_values("initial_scores", initial.score_shape, initial.scores, dtype),
                 self.add_values("bank", initial.bank_shape, initial.bank, self.variable_dtype),
