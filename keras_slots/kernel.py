@@ -16,7 +16,7 @@ from keras import ops
 from keras_slots.backend import compiled, initializer, straight_through
 from keras_slots.banks import InitialValues
 from keras_slots.initializers import compute_fans
-from keras_slots.keras_internals import current_pass
+from keras_slots.keras_internals import current_pass, passed_over_when_saving
 from keras_slots.random_streams import derive_seed
 from keras_slots.regularizers import OnKernel
 from keras_slots.sampler import Sampler
@@ -226,8 +226,7 @@ class SlotKernel(_Layer, ABC):
                 )
 
     def __dir__(self) -> list[str]:
-        # Keras reads all that `dir` names when it saves, and these may be as large as the bank.
-        return [name for name in super().__dir__() if name not in COSTLY]
+        return passed_over_when_saving(super().__dir__(), COSTLY)
 
 
 #: Properties that compute or draw as much as a bank holds.

@@ -182,3 +182,6 @@ def per_connection_kernel(**arguments: Any) -> SlotKernel:
     ):
         return NearestKernel(**arguments)
     return kernel
+
+
+per_connection_kernel.measures_moves = True  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_slots.cloning import holds_assets
+from keras_slots.cloning import holds_assets, pair_weights
 from keras_slots.keras_internals import give_value, inner_layers, shapes_alone
 from keras_slots.kernel import SlotKernel
 from keras_slots.slot_layer import SlotLayer
@@ -147,7 +147,7 @@ def _described(
                     "model and save it apart, or save `materialize(model)` as a .keras file."
                 )
         if isinstance(old, SlotLayer):
-            for source, variable in zip(old.weight_sources(), new.weights, strict=True):
+            for variable, source in pair_weights(new, old, old.weight_sources()):
                 if isinstance(source, SlotKernel):
                     kernels[id(variable)] = source, f"{old.name}/{variable.name}"
     _warn_of_strangers(plain)
