@@ -2,6 +2,7 @@
 
 import inspect
 import tempfile
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -9,9 +10,9 @@ from typing import Any, TypeVar
 import keras
 import numpy as np
 
-from keras_slots.keras_internals import copy_operation, direct_layers
+from keras_slots.keras_internals import copy_operation, direct_layers, inner_layers
 from keras_slots.kernel import SlotKernel
-from keras_slots.live_config import live_config
+from keras_slots.live_config import carried_in, live_config
 from keras_slots.slot_layer import SlotLayer, named_weights
 
 Convert = Callable[[keras.layers.Layer], keras.layers.Layer]
@@ -105,9 +106,9 @@ def pair_weights(
     problem = f"Layer '{slot.name}' ({type(slot).__name__}) does not fit its Keras layer {type(plain).__name__}"
     if weights.keys() != sources.keys():
         raise ValueError(
-            f"{problem}: weights pair by name. Expected the weights {sorted(weights)}. Received: {sorted(sources)}. "
-            "Name each kernel through `argument` or `name` of `add_slot_kernel` and keep it in an attribute; give "
-            "other weights and inner layers the same `name` in both classes."
+            f"{problem}: weights pair by name. Expected the weights {sorted(weights)}. Received: "
+            f"{sorted(sources)}. Name each kernel through `argument` or `name` of `add_slot_kernel` and keep it "
+            "in an attribute; give other weights and inner layers the same `name` in both classes."
         )
     for name, weight in weights.items():
         source: Any = sources[name]
@@ -123,6 +124,32 @@ def pair_weights(
 def holds_assets(layer: keras.layers.Layer) -> bool:
     """Whether a layer has state beside its variables, such as the vocabulary of a `StringLookup`."""
     return hasattr(layer, "save_assets") and hasattr(layer, "load_assets")
+
+
+def serialize(model: keras.Model) -> dict[str, Any]:
+    """A model as a dictionary for a file.
+
+    Raises:
+        ValueError: If a layer has a function or object that no file holds; it names the layer and the argument.
+    """
+    for layer in inner_layers(model):
+        if is_model(layer) or isinstance(layer, SlotLayer):
+            continue
+        for argument, value in carried_in(live_config(layer)):
+            named = isinstance(value, types.FunctionType) and value.__name__ != "<lambda>"
+            if not (named or hasattr(value, "get_config")):
+                raise ValueError(
+                    f"A file cannot hold the `{argument}` of layer '{layer.name}'. Expected a function with a "
+                    f"name, or an object with a `get_config`. Received: {value!r}. Write it as a function of "
+                    "its own, decorated with `keras.saving.register_keras_serializable()`."
+                )
+    try:
+        config: dict[str, Any] = keras.saving.serialize_keras_object(model)
+    except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        raise ValueError(
+            f"A file cannot hold model '{model.name}': Keras cannot write its configuration. {error}"
+        ) from error
+    return config
 
 
 def _copy(layer: Any, convert: Convert, copy: Callable, pairs: Pairs) -> Any:
@@ -189,9 +216,9 @@ def _constructor(model: keras.Model, base: type, *arguments: str) -> type | None
         return type(model) if own else None
     lost = {x for cls in own for x in vars(cls) if not x.startswith("__")} - _MADE_BY_KERAS
     text = (
-        f"The copy of model '{model.name}' does not have {sorted(lost)} of its class {type(model).__name__}, whose "
-        f"`__init__` makes the layers itself. Let `__init__` take {', '.join(f'`{x}`' for x in arguments)} and "
-        "`**kwargs` alone, and make the layers before it is called."
+        f"The copy of model '{model.name}' does not have {sorted(lost)} of its class {type(model).__name__}, "
+        "whose `__init__` does not take the arguments of a Keras model. Let it take "
+        f"{', '.join(f'`{x}`' for x in arguments)} and `**kwargs` alone, and make the layers outside of it."
     )
     if "call" in lost:
         raise ValueError(text)

@@ -4,7 +4,7 @@
 """
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
@@ -64,12 +64,16 @@ class _PassedOver(str):
         return prefix == "__" or super().startswith(prefix, *limits)
 
 
-def passed_over_when_saving(names: Iterable[str], costly: Collection[str]) -> list[str]:
-    """What `__dir__` returns so that users see all names, and Keras does not read the costly ones when it saves.
+def passed_over_when_saving(cls: type, names: Iterable[str]) -> list[str]:
+    """What `__dir__` returns so that users see all names, and Keras does not compute a property when it saves.
 
-    Keras reads every attribute that `dir` names, but for those that begin with two underscores.
+    Keras reads every attribute that `dir` names, but for those that begin with two underscores. What it saves lies
+    in ordinary attributes.
     """
-    return [_PassedOver(name) if name in costly else name for name in names]
+    return [
+        _PassedOver(name) if isinstance(getattr(cls, name, None), property) else name
+        for name in names
+    ]
 
 
 def copy_operation(operation: Any) -> Any:
@@ -91,7 +95,9 @@ def check_before_quantization(check: Callable[[Any, Any], None]) -> None:
 
     @wraps(quantize)
     def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
-        check(self, inspect.signature(quantize).bind(self, *args, **kwargs).arguments.get("filters"))
+        check(
+            self, inspect.signature(quantize).bind(self, *args, **kwargs).arguments.get("filters")
+        )
         return quantize(self, *args, **kwargs)
 
     keras.Model.quantize = checked

@@ -226,11 +226,7 @@ class SlotKernel(_Layer, ABC):
                 )
 
     def __dir__(self) -> list[str]:
-        return passed_over_when_saving(super().__dir__(), COSTLY)
-
-
-#: Properties that compute or draw as much as a bank holds.
-COSTLY = frozenset({"bank", "scores", "selected_indices", "kernel"})
+        return passed_over_when_saving(type(self), super().__dir__())
 
 
 class PerValueKernel(SlotKernel):

@@ -1,13 +1,13 @@
 """The configuration of a layer with the functions and objects themselves, which no file could hold.
 
-`layer.get_config()` fails for a layer with a `functools.partial`, and what it says of a lambda or of a class that is
-not registered cannot be read again. A copy in the same process needs neither: it can have the very same object.
+`layer.get_config()` fails for a layer with a `functools.partial`, and what it says of a lambda or of a class that
+is not registered cannot be read again. A copy in the same process needs neither: it takes the same object.
 """
 
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -29,7 +29,7 @@ class _Text(str):
 
 @keras.saving.register_keras_serializable(package="keras_slots")
 class Carried:
-    """Stands for an object of a layer while its configuration is taken: what Keras makes of it again is the object."""
+    """Stands in a configuration for an object: Keras deserializes it to that very object."""
 
     def __init__(self, carried: Any):
         self.carried = carried

@@ -55,8 +55,8 @@ def _refuse_quantization(model: Any, filters: Any) -> None:
     for layer in inner_layers(model):
         if isinstance(layer, SelectedKernel) and _chosen(layer, filters):
             raise ValueError(
-                f"A model with slot layers cannot be quantized. Received: model '{model.name}' with the slot layer "
-                f"'{layer.name}'. Call `keras_slots.materialize(model)` first and quantize the new model."
+                f"A model with slot layers cannot be quantized. Received: model '{model.name}' with the slot "
+                f"layer '{layer.name}'. Call `keras_slots.materialize(model)` first and quantize the new model."
             )
 
 

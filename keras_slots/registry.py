@@ -47,8 +47,8 @@ def register_slot_layer(
         # The same class again, as when a cell of a notebook is run twice, is no other one.
         if before is not None and not replace and _place(before) != _place(cls):
             raise ValueError(
-                f"`plain_class` must be a layer that has no slot layer yet. Received: {plain_class.__name__}, whose "
-                f"slot layer is {before.__name__}, for {cls.__name__}. Register it for a subclass of "
+                f"`plain_class` must be a layer that has no slot layer yet. Received: {plain_class.__name__}, "
+                f"whose slot layer is {before.__name__}, for {cls.__name__}. Register it for a subclass of "
                 f"{plain_class.__name__}, or pass `replace=True`: `slotify` then makes {cls.__name__} layers "
                 "everywhere in this process."
             )
@@ -56,13 +56,13 @@ def register_slot_layer(
         lost = plain_class.get_config is keras.layers.Layer.get_config
         if own and lost and getattr(cls, "get_config", None) is SlotLayer.get_config:
             raise ValueError(
-                f"`plain_class` must have a `get_config` that returns its arguments {sorted(own)}: without it they "
-                f"would be lost. Received: {plain_class.__name__}. Write one as docs/extending.md shows."
+                f"`plain_class` must have a `get_config` that returns its arguments {sorted(own)}: without it "
+                f"they would be lost. Received: {plain_class.__name__}. Write one as docs/extending.md shows."
             )
         if "__init__" not in vars(cls):
 
             def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-                super(cls, self).__init__(*args, **kwargs)  # type: ignore[misc]
+                super(cls, self).__init__(*args, **kwargs)  # type: ignore[arg-type]
 
             cls.__init__ = __init__  # type: ignore[misc]
         cls.plain_class = plain_class  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_slots import initializers
 from keras_slots.keras_internals import direct_layers, passed_over_when_saving
-from keras_slots.kernel import COSTLY, PerValueKernel, SlotKernel
+from keras_slots.kernel import PerValueKernel, SlotKernel
 from keras_slots.nearest_kernel import per_connection_kernel
 from keras_slots.random_streams import derive_seed, draw_seed
 from keras_slots.refusals import SelectedKernel
@@ -112,8 +112,8 @@ class SlotLayer(SelectedKernel):
         name = name or ("kernel" if argument == "kernel" else f"{argument}_kernel")
         if name in self._kernel_names:
             raise ValueError(
-                f"Layer '{self.name}' already has a kernel named '{name}'. Pass another `argument`, or as `name` the "
-                "name of the weight of the Keras layer that this kernel stands for."
+                f"Layer '{self.name}' already has a kernel named '{name}'. Pass another `argument`, or as `name` "
+                "that of the weight of the Keras layer that this kernel stands for."
             )
         bank_initializer = self.bank_initializer
         plain_initializer = getattr(self, f"{argument}_initializer")
@@ -241,7 +241,9 @@ class SlotLayer(SelectedKernel):
         """The weights of the materialized layer by name: selected values for kernels, all others as they are."""
         return {
             # A copy: on JAX, training one model would delete an array that both hold.
-            name: np.array(keras.ops.convert_to_numpy(x.select() if isinstance(x, SlotKernel) else x))
+            name: np.array(
+                keras.ops.convert_to_numpy(x.select() if isinstance(x, SlotKernel) else x)
+            )
             for name, x in self.weight_sources().items()
         }
 
@@ -298,7 +300,7 @@ class SlotLayer(SelectedKernel):
         keras.layers.Layer.load_own_variables(self, store)
 
     def __dir__(self) -> list[str]:
-        return passed_over_when_saving(super().__dir__(), COSTLY | {"slot_kernels"})
+        return passed_over_when_saving(type(self), super().__dir__())
 
 
 def named_weights(layer: keras.layers.Layer) -> dict[str, SlotKernel | keras.Variable]:
@@ -324,8 +326,8 @@ def named_weights(layer: keras.layers.Layer) -> dict[str, SlotKernel | keras.Var
 
 def _one_name(layer: keras.layers.Layer, names: list[str]) -> ValueError:
     return ValueError(
-        f"Layer '{layer.name}' has several weights of one name, so nothing tells which is which. Received: {names}. "
-        "Give its inner layers, and the variables of `add_weight`, names of their own."
+        f"Layer '{layer.name}' has several weights of one name, so nothing tells which is which. Received: "
+        f"{names}. Give its inner layers, and the variables of `add_weight`, names of their own."
     )
 
 

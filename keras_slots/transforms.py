@@ -83,8 +83,8 @@ def slotify(
     if all(type(old) is type(new) for old, new in pairs):
         if any(isinstance(old, SlotLayer) for old, _ in pairs):
             raise ValueError(
-                "`model` is a slot model already: no layer that `filters` selects is left to replace. Received: model "
-                f"'{model.name}', filters={filters!r}. Use it as it is, or call "
+                "`model` is a slot model already: no layer that `filters` selects is left to replace. Received: "
+                f"model '{model.name}', filters={filters!r}. Use it as it is, or call "
                 "`keras_slots.materialize(model)` first for new banks."
             )
         names = sorted(cls.__name__ for cls in SLOT_CLASSES)

@@ -299,9 +299,7 @@ def test_layers_of_one_name_have_names_that_no_two_share():
     assert len(summary_dict(model)["kernels"]) == 13
     model.compile("sgd", "mse")
     logs = model.fit(x, np.ones((3, 1, 4)), verbose=0, callbacks=[SelectionMonitor()]).history
-    assert {f"slots/changed/{name}" for name in kernels} <= set(logs) or len(
-        [key for key in logs if key.startswith("slots/") and "changed" in key]
-    ) == 13 + 1
+    assert {f"slots/{name}/changed" for name in kernels} <= set(logs)
 
 
 @pytest.mark.parametrize("mode", ["per_value", "per_connection"])
@@ -337,7 +335,6 @@ def test_a_saved_optimizer_goes_on_as_the_one_that_was_saved(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     for each in (model, loaded):
         each.fit(x, y, epochs=2, verbose=0)
-    for one, other in zip(model.get_weights(), loaded.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
-    for one, other in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(numpy_of(one), numpy_of(other))
+    states = [[*each.variables, *each.optimizer.variables] for each in (model, loaded)]
+    for one, other in zip(*states, strict=True):
+        np.testing.assert_allclose(numpy_of(one), numpy_of(other), rtol=1e-5, atol=1e-6)

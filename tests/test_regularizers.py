@@ -7,6 +7,7 @@ from keras import ops
 
 import keras_slots
 from keras_slots import SlotDense, materialize, slotify, summary, summary_dict
+from keras_slots.lever import LeverKernel
 from keras_slots.regularizers import get_move_regularizer, regularizer_text
 from slot_cases import NAMES, case, compiled_model, numpy_of, small_data, small_model
 from strangers import SLOT_CLASSES
@@ -212,10 +213,12 @@ def test_move_regularizer_must_be_a_regularizer(bad):
 
 
 def test_get_move_regularizer_takes_what_keras_takes():
-    function = get_move_regularizer(ops.sum, "per_connection", SlotDense)
+    function = get_move_regularizer(ops.sum, "per_connection", LeverKernel)
     assert function is ops.sum and regularizer_text(function) == "sum"
-    assert regularizer_text(get_move_regularizer(L2, "per_connection", SlotDense)) == "L2(l2=0.01)"
-    assert get_move_regularizer(None, "per_value", SlotDense) is None
+    assert (
+        regularizer_text(get_move_regularizer(L2, "per_connection", LeverKernel)) == "L2(l2=0.01)"
+    )
+    assert get_move_regularizer(None, "per_value", LeverKernel) is None
 
 
 @pytest.mark.parametrize("arguments", [{}, STRATA], ids=["paper", "nearest"])
@@ -318,3 +321,23 @@ def test_move_regularizer_makes_the_slots_file_smaller(arguments, tmp_path):
         found = summary_dict(model, slots_file=True)["kernels"][0]
         sizes.append(found["slots_bytes"])
     assert sizes[0] > sizes[1] > 1.3 * sizes[2], sizes
+
+
+def test_move_regularizer_needs_a_score_mode_that_says_that_it_measures_moves(monkeypatch):
+    from keras_slots.kernel import PerValueKernel
+    from keras_slots.slot_layer import SCORE_MODES
+
+    def factory(kernel_class):
+        return lambda **arguments: kernel_class(**arguments)
+
+    for make in (PerValueKernel, factory(PerValueKernel), factory(LeverKernel)):
+        monkeypatch.setitem(SCORE_MODES, "own", make)
+        assert SlotDense(3, score_mode="own")(np.ones((1, 2), "float32")).shape == (1, 3)
+        with pytest.raises(
+            ValueError, match='`move_regularizer` must be None for score_mode="own"'
+        ):
+            SlotDense(3, score_mode="own", move_regularizer="l1")
+    make.measures_moves = True
+    layer = SlotDense(3, score_mode="own", move_regularizer="l1")
+    layer(np.ones((1, 2), "float32"))
+    assert len(layer.losses) == 1

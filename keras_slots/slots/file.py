@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_slots.cloning import holds_assets, pair_weights
+from keras_slots.cloning import holds_assets, pair_weights, serialize
 from keras_slots.keras_internals import give_value, inner_layers, shapes_alone
 from keras_slots.kernel import SlotKernel
 from keras_slots.slot_layer import SlotLayer
@@ -122,13 +122,13 @@ def describe(
 ) -> tuple[dict[str, Any], list[Record]]:
     """The architecture and the records of the selected network."""
     plain, records = _described(model, progress)
-    return keras.saving.serialize_keras_object(plain), [record for record, _ in records]
+    return serialize(plain), [record for record, _ in records]
 
 
 def sizes(model: keras.Model) -> tuple[dict[int, int], int]:
     """Bytes that each kernel, by its `id`, takes in a file, and those of the whole file."""
     plain, records = _described(model, None)
-    file = join(keras.saving.serialize_keras_object(plain), [record for record, _ in records])
+    file = join(serialize(plain), [record for record, _ in records])
     kernels = {id(kernel): len(record.payload) for record, kernel in records if kernel is not None}
     return kernels, len(file)
 
