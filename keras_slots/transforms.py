@@ -46,11 +46,11 @@ def slotify(
         A new model of the same kind.
 
     Raises:
-        ValueError: If `model` is a subclassed model, if no layer would be replaced, or if a name in `filters` is
-            not that of a layer that has a slot version.
+        ValueError: If `model` is a subclassed model or of a class whose `call` would be lost, if no layer would be
+            replaced, or if a name in `filters` is not that of a layer that has a slot version.
 
     Warns:
-        UserWarning: If layers with kernels stay plain.
+        UserWarning: If layers with kernels stay plain, or the class of the model cannot be kept.
 
     Example:
 
@@ -115,9 +115,13 @@ def materialize(model: keras.Model, trainable: bool = True) -> keras.Model:
         A new model of the same kind that needs nothing of keras_slots.
 
     Raises:
-        ValueError: If `model` is a subclassed model, holds no slot layer, holds one inside another layer where it
-            cannot be replaced or one of a class with a `call` of its own, or has scores or selected values that
-            are not finite.
+        ValueError: If `model` is a subclassed model or of a class whose `call` would be lost, holds no slot layer,
+            holds one inside another layer where it cannot be replaced, one of a class with a `call` of its own or
+            one whose weights are not those of its Keras layer, or has scores or selected values that are not
+            finite.
+
+    Warns:
+        UserWarning: If the class of the model cannot be kept.
 
     Example:
 

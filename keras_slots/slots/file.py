@@ -53,7 +53,7 @@ def save_slots(model: keras.Model, path: Path_, overwrite: bool = False) -> Path
 
     Raises:
         ValueError: If `materialize(model)` refuses the model (subclassed, not built, without slot layers, scores
-            that are not finite), or a layer holds a vocabulary.
+            that are not finite), or a layer holds a vocabulary or a function that no file can hold.
         FileExistsError: If `path` exists and `overwrite` is False, or `path` is no file.
         OSError: If `path` cannot be written.
 
