@@ -98,11 +98,10 @@ def pair_weights(
     """
     weights: dict[str, Any] = named_weights(plain)
     # A weight without a name of its own goes by that of its attribute.
-    attributes = {name: getattr(plain, name, None) for name in sources.keys() - weights.keys()}
-    for name, weight in list(weights.items()):
-        for other, value in attributes.items():
-            if value is weight:
-                weights[other] = weights.pop(name)
+    names = {id(weight): name for name, weight in weights.items()}
+    for attribute in sorted(sources.keys() - weights.keys()):
+        if name := names.pop(id(getattr(plain, attribute, None)), None):
+            weights[attribute] = weights.pop(name)
     problem = f"Layer '{slot.name}' ({type(slot).__name__}) does not fit its Keras layer {type(plain).__name__}"
     if weights.keys() != sources.keys():
         raise ValueError(

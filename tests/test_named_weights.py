@@ -13,6 +13,7 @@ from keras_slots import (
     materialize,
     register_slot_layer,
     save_slots,
+    slotify,
     summary_dict,
 )
 from keras_slots.named_kernels import named_kernels
@@ -134,6 +135,24 @@ def test_kernels_go_to_the_weights_of_their_names_however_they_are_held(holder, 
     for one, other in zip(loaded.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert set(named_kernels(model)) == {"two/first_kernel", "two/second_kernel"}
+
+
+class Unnamed(Two):
+    """Weights that only their attributes name."""
+
+    def build(self, input_shape):
+        shape = (input_shape[-1],) * 2
+        self.second_kernel = self.add_weight(shape=shape)
+        self.first_kernel = self.also = self.add_weight(shape=shape)
+        self.bias = self.add_weight(name="bias", shape=shape[-1:])
+
+
+def test_kernels_go_to_weights_that_only_their_attributes_name():
+    model, x = model_of(registered(InAList, Unnamed)(seed=1))
+    plain = materialize(model)
+    np.testing.assert_array_equal(numpy_of(plain(x)), numpy_of(model(x)))
+    slot = slotify(plain, seed=2)
+    np.testing.assert_array_equal(numpy_of(slot.layers[0].bias), numpy_of(plain.layers[0].bias))
 
 
 class Block(L.Layer):
