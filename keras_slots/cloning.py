@@ -1,11 +1,19 @@
 """Model in, new model out: a copy in which a function decides what becomes of each layer."""
 
+import inspect
 import tempfile
+import types
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
+
+from keras_slots.keras_internals import copy_operation, direct_layers, inner_layers
+from keras_slots.kernels.base import SlotKernel
+from keras_slots.live_config import carried_in, live_config
+from keras_slots.slot_layer import SlotLayer, named_weights
 
 Convert = Callable[[keras.layers.Layer], keras.layers.Layer]
 Pairs = list[tuple[keras.layers.Layer, keras.layers.Layer]]
@@ -63,20 +71,84 @@ def copy_state(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
         new.finalize_state()
 
 
-def copy_common_weights(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
-    """Copies the weights that both layers have under one path: all but the kernels."""
+def copy_common_weights(old: keras.layers.Layer, new: SlotLayer) -> None:
+    """Gives a slot layer the weights of its Keras layer: all but the kernels."""
     if not old.built or not new.built:
         return
-    mine = {v.path.removeprefix(f"{old.path}/"): v for v in old.weights}
-    for its in new.weights:
-        path = its.path.removeprefix(f"{new.path}/")
-        if path in mine:
-            its.assign(_detached(mine[path]))
+    for mine, its in pair_weights(old, new, new.weight_sources()):
+        if isinstance(its, keras.Variable):
+            its.assign(_detached(mine))
+
+
+Source = TypeVar("Source")
+
+
+def pair_weights(
+    plain: keras.layers.Layer, slot: SlotLayer, sources: dict[str, Source]
+) -> list[tuple[keras.Variable, Source]]:
+    """Each weight of a Keras layer, and what a slot layer gives for it.
+
+    Args:
+        plain: Keras layer, built.
+        slot: Its slot layer, built.
+        sources: By the name of the weight; `weight_sources` of the slot layer, or what is made of them.
+
+    Raises:
+        ValueError: If a weight has no source, a source no weight, or their shapes differ.
+    """
+    weights: dict[str, Any] = named_weights(plain)
+    # A weight without a name of its own goes by that of its attribute.
+    names = {id(weight): name for name, weight in weights.items()}
+    for attribute in sorted(sources.keys() - weights.keys()):
+        if name := names.pop(id(getattr(plain, attribute, None)), None):
+            weights[attribute] = weights.pop(name)
+    problem = f"Layer '{slot.name}' ({type(slot).__name__}) does not fit its Keras layer {type(plain).__name__}"
+    if weights.keys() != sources.keys():
+        raise ValueError(
+            f"{problem}: weights pair by name. Expected the weights {sorted(weights)}. Received: "
+            f"{sorted(sources)}. Name each kernel through `argument` or `name` of `add_slot_kernel` and keep it "
+            "in an attribute; give other weights and inner layers the same `name` in both classes."
+        )
+    for name, weight in weights.items():
+        source: Any = sources[name]
+        shape = source.initial.kernel_shape if isinstance(source, SlotKernel) else source.shape
+        if tuple(shape) != tuple(weight.shape):
+            raise ValueError(
+                f"{problem}: its weight '{name}' must have the shape {tuple(weight.shape)}. Received: "
+                f"{tuple(shape)}."
+            )
+    return [(weight, sources[name]) for name, weight in weights.items()]
 
 
 def holds_assets(layer: keras.layers.Layer) -> bool:
     """Whether a layer has state beside its variables, such as the vocabulary of a `StringLookup`."""
     return hasattr(layer, "save_assets") and hasattr(layer, "load_assets")
+
+
+def serialize(model: keras.Model) -> dict[str, Any]:
+    """A model as a dictionary for a file.
+
+    Raises:
+        ValueError: If a layer has a function or object that no file holds; it names the layer and the argument.
+    """
+    for layer in inner_layers(model):
+        if is_model(layer) or isinstance(layer, SlotLayer):
+            continue
+        for argument, value in carried_in(live_config(layer)):
+            named = isinstance(value, types.FunctionType) and value.__name__ != "<lambda>"
+            if not (named or hasattr(value, "get_config")):
+                raise ValueError(
+                    f"A file cannot hold the `{argument}` of layer '{layer.name}'. Expected a function with a "
+                    f"name, or an object with a `get_config`. Received: {value!r}. Write it as a function of "
+                    "its own, decorated with `keras.saving.register_keras_serializable()`."
+                )
+    try:
+        config: dict[str, Any] = keras.saving.serialize_keras_object(model)
+    except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        raise ValueError(
+            f"A file cannot hold model '{model.name}': Keras cannot write its configuration. {error}"
+        ) from error
+    return config
 
 
 def _copy(layer: Any, convert: Convert, copy: Callable, pairs: Pairs) -> Any:
@@ -86,9 +158,9 @@ def _copy(layer: Any, convert: Convert, copy: Callable, pairs: Pairs) -> Any:
         return _copy_functional(layer, copy)
     if not isinstance(layer, keras.layers.Layer):
         # An operation, such as the sum of `x + y`: it has no weights.
-        return type(layer).from_config(layer.get_config())
+        return copy_operation(layer)
     if type(layer) is keras.layers.TimeDistributed:
-        config = layer.get_config()
+        config = live_config(layer)
         del config["layer"]
         return type(layer)(copy(layer.layer), **config)
     new = convert(layer)
@@ -97,18 +169,11 @@ def _copy(layer: Any, convert: Convert, copy: Callable, pairs: Pairs) -> Any:
 
 
 def _copy_sequential(model: keras.Sequential, copy: Callable) -> keras.Sequential:
-    config = model.get_config()
-    inputs = [
-        keras.layers.InputLayer.from_config(x["config"])
-        for x in config["layers"][:1]
-        if x["class_name"] == "InputLayer"
-    ]
-    layers = [copy(layer) for layer in model.layers]
-    new = keras.Sequential([*inputs, *layers], name=model.name, trainable=model.trainable)
-    shape = config.get("build_input_shape")
-    if shape and not new.built:
-        new.build(shape)
-    return new
+    first = direct_layers(model)[:1]
+    inputs = [_copy_input(x) for x in first if isinstance(x, keras.layers.InputLayer)]
+    layers = [*inputs, *(copy(layer) for layer in model.layers)]
+    make = _constructor(model, keras.Sequential, "layers") or keras.Sequential
+    return make(layers, name=model.name, trainable=model.trainable)
 
 
 def _copy_functional(model: keras.Model, copy: Callable) -> keras.Model:
@@ -116,7 +181,7 @@ def _copy_functional(model: keras.Model, copy: Callable) -> keras.Model:
 
     def fresh(tensor: keras.KerasTensor) -> keras.KerasTensor:
         if id(tensor) in named:
-            return keras.layers.InputLayer.from_config(named[id(tensor)].get_config()).output
+            return _copy_input(named[id(tensor)]).output
         return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
 
     # A model of the same layers that is not compiled: `clone_model` would compile the copy too, which fails for
@@ -127,9 +192,53 @@ def _copy_functional(model: keras.Model, copy: Callable) -> keras.Model:
         input_tensors=keras.tree.map_structure(fresh, model.input),
         clone_function=copy,
     )
-    if type(model) is not type(new) and type(model).__init__ is type(new).__init__:
-        new = type(model)(new.input, new.output, name=model.name)
-    return new
+    make = _constructor(model, type(new), "inputs", "outputs")
+    return new if make is None else make(new.input, new.output, name=model.name)
+
+
+def _copy_input(layer: keras.layers.InputLayer) -> keras.layers.InputLayer:
+    return keras.layers.InputLayer.from_config(layer.get_config())
+
+
+def _constructor(model: keras.Model, base: type, *arguments: str) -> type | None:
+    """The class of a model if it is one of the user's whose constructor takes these arguments alone, else None.
+
+    Raises:
+        ValueError: If the class computes something else than Keras' `base`, which would be lost.
+
+    Warns:
+        UserWarning: If the class has other methods, which are lost.
+    """
+    own = [cls for cls in type(model).__mro__ if cls not in base.__mro__]
+    makers = [vars(cls)["__init__"] for cls in own if "__init__" in vars(cls)]
+    if all(_takes(inspect.signature(maker), arguments) for maker in makers):
+        return type(model) if own else None
+    lost = {x for cls in own for x in vars(cls) if not x.startswith("__")} - _MADE_BY_KERAS
+    text = (
+        f"The copy of model '{model.name}' does not have {sorted(lost)} of its class {type(model).__name__}, "
+        "whose `__init__` does not take the arguments of a Keras model. Let it take "
+        f"{', '.join(f'`{x}`' for x in arguments)} and `**kwargs` alone, and make the layers outside of it."
+    )
+    if "call" in lost:
+        raise ValueError(text)
+    if lost:
+        warnings.warn(text, stacklevel=2)
+    return None
+
+
+#: What a copy that Keras makes does without.
+_MADE_BY_KERAS = {"get_config", "from_config", "build", "_abc_impl"}
+
+
+def _takes(maker: inspect.Signature, arguments: tuple[str, ...]) -> bool:
+    """Whether a constructor takes the arguments of a Keras model, and no other."""
+    _, *parameters = maker.parameters.values()
+    kinds = {p.kind for p in parameters}
+    names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    rest = {"name", "trainable"}
+    if names - {*arguments, *rest} or not (rest <= names or inspect.Parameter.VAR_KEYWORD in kinds):
+        return False
+    return inspect.Parameter.VAR_POSITIONAL in kinds or set(arguments) <= names
 
 
 def _detached(variable: keras.Variable) -> np.ndarray:

@@ -3,11 +3,11 @@
 `tests/test_keras_internals.py` pins what is expected of each.
 """
 
-import sys
+import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import keras
@@ -59,13 +59,50 @@ def current_pass(layer: Any) -> Any:
     return context
 
 
-def asked_by_spectral_normalization() -> bool:
-    """Whether a property of a layer, which calls this, is read by a `SpectralNormalization` around the layer.
+class _PassedOver(str):
+    """Begins with two underscores for those who ask, and nobody else sees them."""
 
-    Its `build` keeps `layer.kernel` to overwrite it in each training call, and tells the layer nothing.
+    def startswith(self, prefix: Any, *limits: Any) -> bool:
+        return prefix == "__" or super().startswith(prefix, *limits)
+
+
+def passed_over_when_saving(cls: type, names: Iterable[str]) -> list[str]:
+    """What `__dir__` returns so that users see all names, and Keras does not compute a property when it saves.
+
+    Keras reads every attribute that `dir` names, but for those that begin with two underscores. What it saves lies
+    in ordinary attributes.
     """
-    reader = sys._getframe(2).f_locals.get("self")
-    return isinstance(reader, keras.layers.SpectralNormalization)
+    return [
+        _PassedOver(name) if isinstance(getattr(cls, name, None), property) else name
+        for name in names
+    ]
+
+
+def copy_operation(operation: Any) -> Any:
+    """A copy of an operation of a model, such as the sum of `x + y`, not called yet.
+
+    Its configuration would lack what Keras cannot write to a file, such as `np.float32(0)`.
+    """
+    new = object.__new__(type(operation))
+    vars(new).update(vars(operation), _inbound_nodes=[], _outbound_nodes=[])
+    return new
+
+
+def check_before_quantization(check: Callable[[Any, Any], None]) -> None:
+    """Has `check(model, filters)` called before `model.quantize` changes a layer.
+
+    Keras asks the layers one after the other, so that one that refuses comes too late for those before it.
+    """
+    quantize = keras.Model.quantize
+
+    @wraps(quantize)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        check(
+            self, inspect.signature(quantize).bind(self, *args, **kwargs).arguments.get("filters")
+        )
+        return quantize(self, *args, **kwargs)
+
+    keras.Model.quantize = checked
 
 
 @contextmanager

@@ -9,14 +9,15 @@ import keras
 
 from keras_slots.keras_internals import direct_layers
 from keras_slots.kernels.base import SlotKernel
-from keras_slots.slot_layer import SlotLayer
+from keras_slots.slot_layer import SlotLayer, unique_names
 
 
 def named_kernels(model: keras.layers.Layer) -> dict[str, tuple[SlotLayer, SlotKernel]]:
     """All kernels of a model, at any depth, with the slot layers that own them, by names that no two share.
 
-    A kernel is called as its layer; one of several kernels of a layer `layer/kernel`. Where two layers of nested
-    models have one name, the names of the models come before it.
+    A kernel is called as its layer; one of several kernels of a layer `layer/kernel`. Where two layers have one
+    name, the names of the models and layers around them come before it, and a number behind it where these are the
+    same too.
 
     Raises:
         ValueError: If a slot layer is not built.
@@ -29,19 +30,21 @@ def named_kernels(model: keras.layers.Layer) -> dict[str, tuple[SlotLayer, SlotK
     ['conv/depthwise_kernel', 'conv/pointwise_kernel', 'logits']
     """
     found = list(_slot_layers(model, (), set()))
-    names = [layer.name for _, layer in found]
-    kernels: dict[str, tuple[SlotLayer, SlotKernel]] = {}
-    for path, layer in found:
+    short = [layer.name for _, layer in found]
+    long = ["/".join((*path, layer.name)) for path, layer in found]
+    names = [x if short.count(x) == 1 else y for x, y in zip(short, long, strict=True)]
+    kernels: list[tuple[str, tuple[SlotLayer, SlotKernel]]] = []
+    for name, (_, layer) in zip(unique_names(names), found, strict=True):
         if not layer.built:
             raise ValueError(
                 f"Layer '{layer.name}' is not built yet, so it holds no values. Call the model on an input, or "
                 "give it a `keras.Input`, first."
             )
-        name = layer.name if names.count(layer.name) == 1 else "/".join((*path, layer.name))
         parts = layer.slot_kernels
         for part, kernel in parts.items():
-            kernels[name if len(parts) == 1 else f"{name}/{part}"] = layer, kernel
-    return kernels
+            kernels.append((name if len(parts) == 1 else f"{name}/{part}", (layer, kernel)))
+    unique = unique_names(name for name, _ in kernels)
+    return dict(zip(unique, (pair for _, pair in kernels), strict=True))
 
 
 def _slot_layers(

@@ -1,6 +1,9 @@
 """What makes no sense for a kernel that is selected, and is refused with the way out."""
 
+import re
 from typing import TYPE_CHECKING, Any
+
+from keras_slots.keras_internals import check_before_quantization, inner_layers
 
 if TYPE_CHECKING:
     from keras.layers import Layer as _Mixin
@@ -45,3 +48,26 @@ class SelectedKernel(_Mixin):
             f"A slot layer cannot be quantized. Received: mode={mode!r} for layer '{self.name}'. Call "
             "`keras_slots.materialize(model)` and quantize the new model."
         )
+
+
+def _refuse_quantization(model: Any, filters: Any) -> None:
+    """Raises an error if `model.quantize` with these filters means a slot layer."""
+    for layer in inner_layers(model):
+        if isinstance(layer, SelectedKernel) and _chosen(layer, filters):
+            raise ValueError(
+                f"A model with slot layers cannot be quantized. Received: model '{model.name}' with the slot "
+                f"layer '{layer.name}'. Call `keras_slots.materialize(model)` first and quantize the new model."
+            )
+
+
+def _chosen(layer: Any, filters: Any) -> bool:
+    """Whether filters, as Keras reads them, choose a layer: None, regular expressions or a function."""
+    if filters is None:
+        return True
+    if callable(filters):
+        return bool(filters(layer))
+    patterns = [filters] if isinstance(filters, str) else filters
+    return any(re.search(pattern, layer.name) for pattern in patterns)
+
+
+check_before_quantization(_refuse_quantization)

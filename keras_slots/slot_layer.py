@@ -1,15 +1,15 @@
 """What all slot layers share: the slot arguments, and kernels that are selected instead of trained."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import count
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_slots.keras_internals import asked_by_spectral_normalization
+from keras_slots.keras_internals import direct_layers, passed_over_when_saving
 from keras_slots.kernels import SCORE_MODES, SlotKernel
-from keras_slots.kernels.base import COSTLY
 from keras_slots.kernels.regularizers import get_move_regularizer
 from keras_slots.refusals import SelectedKernel
 from keras_slots.selection import get_rule, serialize_rule
@@ -71,6 +71,7 @@ class SlotLayer(SelectedKernel):
         self.move_regularizer = get_move_regularizer(move_regularizer, score_mode, kernel_class)
         self.seed = None if seed is None else check_seed(seed)
         self._seed = draw_seed() if self.seed is None else self.seed
+        self._kernel_names: set[str] = set()
 
     @property
     def selection(self) -> Any:
@@ -88,22 +89,29 @@ class SlotLayer(SelectedKernel):
         name: str | None = None,
         fans: tuple[int, int] | None = None,
     ) -> SlotKernel:
-        """A built kernel of this layer's score mode; assign it to an attribute.
+        """A built kernel of this layer's score mode; assign it to an attribute, or to a list or dict in one.
 
         Args:
             shape: Shape of the kernel in the layout of the Keras layer.
             argument: How the arguments about this kernel begin: `"kernel"` for `kernel_initializer` and
                 `kernel_regularizer`. A second kernel gets a seed of its own from it.
-            name: Name of the kernel; None: `"kernel"`, or `"depthwise_kernel"` for the argument `"depthwise"`.
+            name: Name of the weight of the Keras layer that the kernel stands for; None: `"kernel"`, or
+                `"depthwise_kernel"` for the argument `"depthwise"`.
             fans: `(fan_in, fan_out)`; None: by Keras' rule from the shape.
 
         Raises:
-            ValueError: If a size is not known.
+            ValueError: If a size is not known, or the layer has a kernel of that name.
         """
         if None in shape:
             raise ValueError(
                 f"Layer '{self.name}' needs to know the number of input channels. Expected an input shape whose "
                 f"channel axis is an integer. Received: kernel shape={shape}. Give `keras.Input` that size."
+            )
+        name = name or ("kernel" if argument == "kernel" else f"{argument}_kernel")
+        if name in self._kernel_names:
+            raise ValueError(
+                f"Layer '{self.name}' already has a kernel named '{name}'. Pass another `argument`, or as `name` "
+                "that of the weight of the Keras layer that this kernel stands for."
             )
         first = argument == self.kernel_arguments[0]
         kernel = SCORE_MODES[self.score_mode](
@@ -117,7 +125,7 @@ class SlotLayer(SelectedKernel):
             fans=fans,
             regularizer=getattr(self, f"{argument}_regularizer"),
             move_regularizer=self.move_regularizer,
-            name=name or ("kernel" if argument == "kernel" else f"{argument}_kernel"),
+            name=name,
             dtype=self.dtype_policy,
             trainable=self.trainable,
         )
@@ -127,6 +135,7 @@ class SlotLayer(SelectedKernel):
             raise ValueError(
                 f"Layer '{self.name}' cannot draw the bank or the scores of its kernel. {error}"
             ) from error
+        self._kernel_names.add(name)
         return kernel
 
     def add_bias(self, shape: tuple[int, ...]) -> keras.Variable:
@@ -151,14 +160,25 @@ class SlotLayer(SelectedKernel):
 
     @property
     def slot_kernels(self) -> dict[str, SlotKernel]:
-        """The kernels of this layer and of its inner slot layers, by name."""
-        found: dict[str, SlotKernel] = {}
-        for part in list(vars(self).values()):
-            if isinstance(part, SlotKernel):
-                found[part.name] = part
-            elif isinstance(part, SlotLayer):
-                found |= {f"{part.name}/{k}": v for k, v in part.slot_kernels.items()}
-        return found
+        """The kernels of this layer and of its inner layers, by name."""
+        kernels = [(name, x) for name, x in _parts(self) if isinstance(x, SlotKernel)]
+        names = unique_names(name for name, _ in kernels)
+        return dict(zip(names, (kernel for _, kernel in kernels), strict=True))
+
+    @property
+    def weights(self) -> list[keras.Variable]:
+        """As of the Keras layer: what makes up the kernels, then the bias and all else."""
+        return self._kernels_first(super().weights)
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """As `weights`, and the state of random generators."""
+        return self._kernels_first(super().variables)
+
+    def _kernels_first(self, variables: list[keras.Variable]) -> list[keras.Variable]:
+        kernels = [x for x in direct_layers(self) if isinstance(x, SlotKernel)]
+        own = {id(v) for kernel in kernels for v in kernel.variables}
+        return sorted(variables, key=lambda v: id(v) not in own)
 
     @property
     def bank(self) -> Tensor:
@@ -187,12 +207,6 @@ class SlotLayer(SelectedKernel):
     @property
     def kernel(self) -> Tensor:
         """The greedily selected values, bitwise entries of `bank`, in the shape of the Keras layer's kernel."""
-        if asked_by_spectral_normalization():
-            raise ValueError(
-                f"Layer '{self.name}' cannot be wrapped in `SpectralNormalization`, which overwrites the kernel "
-                "in each training call: the values of a slot layer are fixed. Leave the wrapper out, or wrap the "
-                "layers of `keras_slots.materialize(model)`."
-            )
         return self._only_kernel("kernel").select()
 
     @property
@@ -206,31 +220,27 @@ class SlotLayer(SelectedKernel):
             return next(iter(kernels.values()))
         if kernels:
             raise AttributeError(
-                f"Layer '{self.name}' has {len(kernels)} kernels, so `{attribute}` of which one? Ask one of "
-                f"them: `layer.slot_kernels[name].{attribute}`, name one of {sorted(kernels)}."
+                f"`{attribute}` is ambiguous: layer '{self.name}' has {len(kernels)} kernels. Use "
+                f"`layer.slot_kernels[name].{attribute}` with one of the names {sorted(kernels)}."
             )
         raise AttributeError(
             f"Layer '{self.name}' has no bank, scores or kernel yet: build it first, for example by calling "
             "it on an input."
         )
 
-    def weight_sources(self) -> list[SlotKernel | keras.Variable]:
-        """What each weight of the materialized layer comes from, in the order of the Keras layer."""
-        parts = list(vars(self).values())
-        sources: list[SlotKernel | keras.Variable] = [p for p in parts if isinstance(p, SlotKernel)]
-        if getattr(self, "bias", None) is not None:
-            sources.append(self.bias)
-        return [
-            *sources,
-            *(x for p in parts if isinstance(p, SlotLayer) for x in p.weight_sources()),
-        ]
+    def weight_sources(self) -> dict[str, SlotKernel | keras.Variable]:
+        """What each weight of the materialized layer comes from, by the name of the weight."""
+        return named_weights(self)
 
-    def selected_weights(self) -> list[np.ndarray]:
-        """The weights of the materialized layer: selected values for kernels, all others as they are."""
-        return [
-            keras.ops.convert_to_numpy(x.select() if isinstance(x, SlotKernel) else x)
-            for x in self.weight_sources()
-        ]
+    def selected_weights(self) -> dict[str, np.ndarray]:
+        """The weights of the materialized layer by name: selected values for kernels, all others as they are."""
+        return {
+            # A copy: on JAX, training one model would delete an array that both hold.
+            name: np.array(
+                keras.ops.convert_to_numpy(x.select() if isinstance(x, SlotKernel) else x)
+            )
+            for name, x in self.weight_sources().items()
+        }
 
     # Configuration.
 
@@ -289,5 +299,64 @@ class SlotLayer(SelectedKernel):
         keras.layers.Layer.load_own_variables(self, store)
 
     def __dir__(self) -> list[str]:
-        # Keras reads all that `dir` names when it saves, and these may be as large as the bank.
-        return [name for name in super().__dir__() if name not in COSTLY | {"slot_kernels"}]
+        return passed_over_when_saving(type(self), super().__dir__())
+
+
+def named_weights(layer: keras.layers.Layer) -> dict[str, SlotKernel | keras.Variable]:
+    """The weights of a layer and its inner layers by name, `"kernel"` or `"query/kernel"`; a kernel counts as one.
+
+    Raises:
+        ValueError: If two weights have one name.
+    """
+    named: dict[str, SlotKernel | keras.Variable] = {}
+    for name, part in _parts(layer):
+        found = {name: part}
+        if not isinstance(part, SlotKernel):
+            inner = {id(v) for x in direct_layers(part) for v in x.weights}
+            own = [v for v in part.weights if id(v) not in inner]
+            found = {f"{name}/{v.name}".lstrip("/"): v for v in own}
+            if len(found) < len(own):
+                raise _one_name(layer, sorted(v.name for v in own))
+        if named.keys() & found.keys():
+            raise _one_name(layer, sorted(named.keys() & found.keys()))
+        named |= found
+    return named
+
+
+def _one_name(layer: keras.layers.Layer, names: list[str]) -> ValueError:
+    return ValueError(
+        f"Layer '{layer.name}' has several weights of one name, so nothing tells which is which. Received: "
+        f"{names}. Give its inner layers, and the variables of `add_weight`, names of their own."
+    )
+
+
+def _parts(
+    layer: keras.layers.Layer, name: str = "", seen: set[int] | None = None
+) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """The layer and all layers inside it by name, down to kernels, each once."""
+    seen = set() if seen is None else seen
+    seen.add(id(layer))
+    yield name, layer
+    if isinstance(layer, SlotKernel):
+        return
+    for part in direct_layers(layer):
+        if id(part) not in seen:
+            yield from _parts(part, f"{name}/{part.name}".lstrip("/"), seen)
+
+
+def unique_names(names: Iterable[str]) -> list[str]:
+    """The names, a number behind each that was there before.
+
+    Example:
+
+    >>> unique_names(["a", "a", "a_1", "b"])
+    ['a', 'a_2', 'a_1', 'b']
+    """
+    names = list(names)
+    taken, unique = set(names), []
+    for name in names:
+        if name in unique:
+            name = next(x for i in count(1) if (x := f"{name}_{i}") not in taken)
+            taken.add(name)
+        unique.append(name)
+    return unique

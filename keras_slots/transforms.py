@@ -5,13 +5,13 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_slots import layers  # noqa: F401 (fills the table of slot classes)
-from keras_slots.cloning import Pairs, clone, copy_common_weights, copy_state
+from keras_slots.cloning import Pairs, clone, copy_common_weights, copy_state, pair_weights
 from keras_slots.keras_internals import inner_layers
-from keras_slots.registry import SLOT_CLASSES
+from keras_slots.live_config import from_live_config, live_config
+from keras_slots.registry import SLOT_CLASSES, parameters_of
 from keras_slots.slot_arguments import SLOT_ARGUMENTS
 from keras_slots.slot_layer import SlotLayer
 from keras_slots.validation import check_seed
@@ -46,11 +46,11 @@ def slotify(
         A new model of the same kind.
 
     Raises:
-        ValueError: If `model` is a subclassed model, if no layer would be replaced, or if a name in `filters` is
-            not that of a layer that has a slot version.
+        ValueError: If `model` is a subclassed model or of a class whose `call` would be lost, if no layer would be
+            replaced, or if a name in `filters` is not that of a layer that has a slot version.
 
     Warns:
-        UserWarning: If layers with kernels stay plain.
+        UserWarning: If layers with kernels stay plain, or the class of the model cannot be kept.
 
     Example:
 
@@ -73,14 +73,20 @@ def slotify(
         if seed is not None:
             arguments["seed"] = derive_seed(seed, layer.name) % slot_class.seed_limit
         try:
-            return slot_class.from_config({**layer.get_config(), **arguments})
-        except (TypeError, ValueError) as error:
+            return from_live_config(slot_class, {**live_config(layer), **arguments}, layer)
+        except (TypeError, ValueError, NotImplementedError) as error:
             # Keras wraps what a layer raises in a TypeError that shows the whole configuration.
             cause = error.__context__ or error
             raise ValueError(f"Layer '{layer.name}' cannot become a slot layer. {cause}") from error
 
     new_model, pairs = clone(model, convert, "slotify")
     if all(type(old) is type(new) for old, new in pairs):
+        if any(isinstance(old, SlotLayer) for old, _ in pairs):
+            raise ValueError(
+                "`model` is a slot model already: no layer that `filters` selects is left to replace. Received: "
+                f"model '{model.name}', filters={filters!r}. Use it as it is, or call "
+                "`keras_slots.materialize(model)` first for new banks."
+            )
         names = sorted(cls.__name__ for cls in SLOT_CLASSES)
         raise ValueError(
             f"`model` has no layer to replace. Expected at least one of {names} that `filters` selects. "
@@ -109,9 +115,13 @@ def materialize(model: keras.Model, trainable: bool = True) -> keras.Model:
         A new model of the same kind that needs nothing of keras_slots.
 
     Raises:
-        ValueError: If `model` is a subclassed model, holds no slot layer, holds one inside another layer where it
-            cannot be replaced or one of a class with a `call` of its own, or has scores or selected values that
-            are not finite.
+        ValueError: If `model` is a subclassed model or of a class whose `call` would be lost, holds no slot layer,
+            holds one inside another layer where it cannot be replaced, one of a class with a `call` of its own or
+            one whose weights are not those of its Keras layer, or has scores or selected values that are not
+            finite.
+
+    Warns:
+        UserWarning: If the class of the model cannot be kept.
 
     Example:
 
@@ -147,7 +157,9 @@ def materialized(model: keras.Model, trainable: bool = True) -> tuple[keras.Mode
         )
     for old, new in pairs:
         if isinstance(old, SlotLayer):
-            new.set_weights(_selected_weights(old))
+            _check_selection(old)
+            for weight, value in pair_weights(new, old, old.selected_weights()):
+                weight.assign(value)
         else:
             copy_state(old, new)
     return new_model, pairs
@@ -155,12 +167,11 @@ def materialized(model: keras.Model, trainable: bool = True) -> tuple[keras.Mode
 
 def _same(layer: keras.layers.Layer) -> keras.layers.Layer:
     try:
-        return type(layer).from_config(layer.get_config())
-    except (TypeError, ValueError, AttributeError) as error:
+        return from_live_config(type(layer), live_config(layer), layer)
+    except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
         raise ValueError(
             f"Layer '{layer.name}' of type {type(layer).__name__} cannot be copied: Keras cannot make it from its "
-            f"own configuration. {error} Give the class a `get_config` and `from_config` that do; turn a `Lambda` "
-            "of a Python lambda into a layer class of your own."
+            f"own configuration. {error} Give the class a `get_config` and `from_config` that do."
         ) from error
 
 
@@ -175,16 +186,25 @@ def _plain(layer: Any, trainable: bool) -> keras.layers.Layer:
                 f"of its own, which {owner.plain_class.__name__} does not know. Decorate the class with "
                 "`keras_slots.register_slot_layer(plain_class)`: the Keras layer that computes the same."
             )
-    config = owner.get_config(layer)
-    kept = owner.plain_class.__init__.__code__.co_varnames
-    for argument in SLOT_ARGUMENTS:
-        if argument not in kept:
-            del config[argument]
-    return owner.plain_class.from_config({**config, "trainable": trainable and config["trainable"]})
+    kept = parameters_of(owner.plain_class)
+    config = {
+        name: value
+        for name, value in live_config(layer, owner).items()
+        if name in kept or name not in SLOT_ARGUMENTS
+    }
+    try:
+        plain = from_live_config(owner.plain_class, config, layer)
+    except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
+        raise ValueError(
+            f"Layer '{layer.name}' of type {type(layer).__name__} cannot be materialized: "
+            f"{owner.plain_class.__name__} cannot be made from its configuration. {error}"
+        ) from error
+    plain.trainable = trainable and layer.trainable
+    return plain
 
 
-def _selected_weights(layer: Any) -> list[np.ndarray]:
-    """The weights of the materialized layer, or an error when something is not finite."""
+def _check_selection(layer: Any) -> None:
+    """Raises an error if nothing is selected, or something is not finite."""
     if not layer.built:
         raise ValueError(
             f"Layer '{layer.name}' is not built yet, so nothing is selected. Call the model on an input first."
@@ -198,7 +218,6 @@ def _selected_weights(layer: Any) -> list[np.ndarray]:
                     f"The {name} of layer '{layer.name}' holds NaN or infinity, so its selection means nothing. "
                     "Go back to the last good checkpoint and train on with a smaller learning rate."
                 )
-    return layer.selected_weights()
 
 
 def _as_function(filters: Any, model: keras.Model) -> Callable[[keras.layers.Layer], bool]:

@@ -76,6 +76,17 @@ def same_start():
 
 
 @pytest.fixture
+def own_registrations():
+    """The table of slot classes; what a test registers is forgotten afterwards."""
+    from keras_slots.registry import SLOT_CLASSES
+
+    before = dict(SLOT_CLASSES)
+    yield SLOT_CLASSES
+    SLOT_CLASSES.clear()
+    SLOT_CLASSES.update(before)
+
+
+@pytest.fixture
 def x64():
     """float64 on JAX too, where it is off unless asked for."""
     if BACKEND != "jax":

@@ -184,7 +184,7 @@ def close(one, other, rounding, promise):
 
 
 def kernels_of(layer):
-    sources = [x for x in layer.weight_sources() if not isinstance(x, keras.Variable)]
+    sources = [x for x in layer.weight_sources().values() if not isinstance(x, keras.Variable)]
     assert {id(x) for x in sources} == {id(x) for x in layer.slot_kernels.values()}
     return sources
 

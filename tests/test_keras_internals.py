@@ -1,6 +1,7 @@
 """The private parts of Keras that the library uses still do what it expects of them."""
 
 import concurrent.futures
+import inspect
 import re
 import threading
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import keras_slots
-from keras_slots import SlotDense, keras_internals
+from keras_slots import SlotDense, keras_internals, materialize
 from slot_cases import numpy_of
 
 PACKAGE = Path(keras_slots.__file__).parent
@@ -79,10 +80,79 @@ def test_keras_internals_current_pass_is_one_for_all_calls_within_the_outermost(
     assert keras_internals.current_pass(stranger) is None
 
 
-def test_slot_layer_refuses_spectral_normalization_by_name():
-    layer = keras.layers.SpectralNormalization(SlotDense(3, name="hidden"))
-    with pytest.raises(ValueError, match="'hidden' cannot be wrapped in `SpectralNormalization`"):
-        layer(np.ones((2, 4), "float32"))
+def test_spectral_normalization_cannot_overwrite_what_a_slot_layer_selects():
+    slot = SlotDense(3, name="hidden")
+    layer = keras.layers.SpectralNormalization(slot)
+    x = np.ones((2, 4), "float32")
+    with pytest.raises(AttributeError):
+        layer(x, training=True)
+    np.testing.assert_array_equal(layer(x, training=False), slot(x))
+
+
+def test_dir_names_what_keras_passes_over_when_it_saves(tmp_path):
+    reads = []
+
+    class Costly(keras.layers.Dense):
+        @property
+        def bank(self):
+            reads.append("bank")
+
+        def __dir__(self):
+            return keras_internals.passed_over_when_saving(Costly, super().__dir__())
+
+    layer = Costly(2)
+    model = keras.Sequential([keras.Input((3,)), layer])
+    assert {"bank", "units", "__init__"} <= set(dir(layer)) and "bank" in sorted(dir(layer))
+    assert [name for name in dir(layer) if name.startswith("ban")] == ["bank"]
+    model.save_weights(tmp_path / "model.weights.h5")
+    model.load_weights(tmp_path / "model.weights.h5")
+    assert not reads
+
+
+def test_copy_operation_is_the_same_operation_before_its_first_call():
+    x = keras.Input((3,))
+    y = keras.ops.clip(x, np.float32(-1), np.float32(1))
+    operation = y._keras_history[0]
+    new = keras_internals.copy_operation(operation)
+    assert type(new) is type(operation) and (new.x_min, new.x_max) == (-1, 1)
+    keras.Model(x, new(x))
+    assert len(operation._inbound_nodes) == len(new._inbound_nodes) == 1
+    assert operation.output is y
+
+
+@pytest.mark.parametrize(
+    ("filters", "refused"),
+    [
+        (None, True),
+        ("slot", True),
+        (["no_such", "slot"], True),
+        (lambda layer: isinstance(layer, keras.layers.Dense), True),
+        ("plain", False),
+        (lambda layer: layer.name == "plain", False),
+    ],
+)
+def test_a_model_with_slot_layers_is_not_quantized_before_anything_changes(filters, refused):
+    plain, slot = keras.layers.Dense(4, name="plain"), SlotDense(4, name="slot")
+    inner = keras.Sequential([keras.Input((4,)), slot, keras.layers.Dense(4, name="plain_too")])
+    model = keras.Sequential([keras.Input((4,)), plain, inner])
+    before = [v.path for v in model.variables], [x.dtype_policy.name for x in model.layers]
+    if filters is None:
+        arguments = {}
+    else:
+        if "filters" not in inspect.signature(keras.Model.quantize).parameters:
+            pytest.skip("this version of Keras has no filters")
+        arguments = {"filters": filters}
+    if not refused:
+        model.quantize("int8", **arguments)
+        assert plain.dtype_policy.quantization_mode == "int8"
+        return
+    with pytest.raises(ValueError, match="slot layer 'slot'.*`keras_slots.materialize"):
+        model.quantize("int8", **arguments)
+    after = [v.path for v in model.variables], [x.dtype_policy.name for x in model.layers]
+    assert after == before
+    quantized = materialize(model).layers[0]
+    quantized.quantize("int8")
+    assert quantized.dtype_policy.quantization_mode == "int8"
 
 
 def test_shapes_alone_builds_models_whose_weights_take_no_memory():

@@ -7,6 +7,7 @@ from keras import ops
 
 import keras_slots
 from keras_slots import SlotDense, materialize, slotify, summary, summary_dict
+from keras_slots.kernels.per_connection import PerConnectionKernel
 from keras_slots.kernels.regularizers import get_move_regularizer, regularizer_text
 from slot_cases import NAMES, case, compiled_model, numpy_of, small_data, small_model
 from strangers import SLOT_CLASSES
@@ -194,10 +195,12 @@ def test_move_regularizer_must_be_a_regularizer(bad):
 
 
 def test_get_move_regularizer_takes_what_keras_takes():
-    function = get_move_regularizer(ops.sum, "per_connection", SlotDense)
+    function = get_move_regularizer(ops.sum, "per_connection", PerConnectionKernel)
     assert function is ops.sum and regularizer_text(function) == "sum"
-    assert regularizer_text(get_move_regularizer(L2, "per_connection", SlotDense)) == "L2(l2=0.01)"
-    assert get_move_regularizer(None, "per_value", SlotDense) is None
+    assert (
+        regularizer_text(get_move_regularizer(L2, "per_connection", PerConnectionKernel)) == "L2(l2=0.01)"
+    )
+    assert get_move_regularizer(None, "per_value", PerConnectionKernel) is None
 
 
 @pytest.mark.parametrize("arguments", [{}, STRATA], ids=["paper", "nearest"])
@@ -294,7 +297,7 @@ def test_move_regularizer_makes_the_slots_file_smaller(arguments, tmp_path):
     for c in (0.0, 3e-4, 3e-3):
         keras.utils.set_random_seed(0)
         slots = {"num_values": 4, "score_mode": "per_connection", "move_regularizer": L1(c)}
-        layers = [SlotDense(100, "relu", seed=1, **slots, **arguments), keras.layers.Dense(5)]
+        layers = [SlotDense(100, "relu", seed=1, **{**slots, **arguments}), keras.layers.Dense(5)]
         model = compiled_model(keras.Sequential([keras.Input((40,)), *layers]))
         model.fit(x, y, epochs=6, verbose=0)
         found = summary_dict(model, slots_file=True)["kernels"][0]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_slots
-from keras_slots import SlotDense, ValueBank
+from keras_slots import SlotDense, SlotMultiHeadAttention, SlotSeparableConv1D, ValueBank
 from keras_slots.registry import SLOT_CLASSES
 from slot_cases import (
     CASES,
@@ -256,3 +256,44 @@ def test_kernel_of_an_unbuilt_layer_is_an_error_that_says_so():
     for attribute in ("kernel", "bank", "scores", "selected_indices"):
         with pytest.raises(AttributeError, match="Layer 'layer' has no bank, scores or kernel yet"):
             getattr(dense(), attribute)
+
+
+SCORES = {
+    "per_value": {},
+    "per_connection": {"score_mode": "per_connection"},
+    "nearest": {
+        "score_mode": "per_connection",
+        "score_initializer": "nearest",
+        "bank_initializer": "stratified_uniform",
+    },
+}
+
+
+@pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
+def test_dir_shows_what_users_look_for_and_saving_computes_none_of_it(
+    tmp_path, scores, monkeypatch
+):
+    inputs = keras.Input((4, 4))
+    x = SlotDense(4, name="dense", **scores)(inputs)
+    x = SlotSeparableConv1D(4, 2, name="separable", **scores)(x)
+    attention = SlotMultiHeadAttention(1, 2, name="attention", **scores)
+    model = keras.Model(inputs, attention(x, x))
+    shown = {"kernel", "bank", "scores", "selected_indices", "slot_kernels", "lever", "units"}
+    assert shown <= set(dir(model.get_layer("dense")))
+    kernels = [k for layer in model.layers for k in getattr(layer, "slot_kernels", {}).values()]
+    assert len(kernels) == 1 + 2 + 4
+    assert {"bank", "scores", "selected_indices"} <= set(dir(kernels[0]))
+    computed = []
+    for cls in {c for part in (*kernels, *model.layers) for c in type(part).__mro__}:
+        for name, own in list(vars(cls).items()):
+            if cls.__module__.startswith("keras_slots") and isinstance(own, property):
+                monkeypatch.setattr(cls, name, counting(own, name, computed))
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    model.load_weights(tmp_path / "model.weights.h5")
+    assert set(computed) <= {"variables", "weights", "slot_kernels", "selection"}
+    assert model.get_layer("dense").bank is not None and "bank" in computed
+
+
+def counting(own, name, computed):
+    return property(lambda self: (computed.append(name), own.fget(self))[1])

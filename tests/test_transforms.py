@@ -317,3 +317,14 @@ def test_materialize_gives_weights_that_share_no_memory_with_the_slot_model():
         variable.assign(variable + 1)
     for variable, value in zip(model.variables, held, strict=True):
         np.testing.assert_array_equal(numpy_of(variable), numpy_of(value))
+
+
+@pytest.mark.parametrize("make", [sequential, nested])
+def test_slotify_says_that_a_model_is_a_slot_model_already(make):
+    slot = slotify(make())
+    for model, filters in ((slot, None), (slot, lambda layer: True)):
+        text = f"`model` is a slot model already.*model '{slot.name}'"
+        with pytest.raises(ValueError, match=text):
+            slotify(model, filters=filters)
+    partly = slotify(functional(), filters=["conv"])
+    assert len(slot_layers(slotify(partly))) == 3

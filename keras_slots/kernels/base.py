@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_slots.backend import initializer
-from keras_slots.keras_internals import current_pass
+from keras_slots.keras_internals import current_pass, passed_over_when_saving
 from keras_slots.kernels.regularizers import OnKernel
 from keras_slots.kernels.sampler import Sampler
 from keras_slots.kernels.seed import from_words, to_words, words_length
@@ -289,12 +289,7 @@ class SlotKernel(_Layer, ABC):
                 )
 
     def __dir__(self) -> list[str]:
-        # Keras reads all that `dir` names when it saves, and these may be as large as the bank.
-        return [name for name in super().__dir__() if name not in COSTLY]
-
-
-#: Properties that compute or draw as much as a bank holds.
-COSTLY = frozenset({"bank", "scores", "selected_indices", "kernel"})
+        return passed_over_when_saving(type(self), super().__dir__())
 
 
 def lost_seed(path: str) -> str:

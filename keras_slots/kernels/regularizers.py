@@ -60,7 +60,7 @@ def get_move_regularizer(
             "`move_regularizer` must be a Keras regularizer, its name, or None. Received: "
             f"move_regularizer={identifier!r}. Pass for example move_regularizer=keras.regularizers.L1(1e-5)."
         ) from error
-    if not getattr(make_kernel, "measures_moves", True):
+    if not getattr(make_kernel, "measures_moves", False):
         raise ValueError(
             f'`move_regularizer` must be None for score_mode="{score_mode}", whose connections have no one number '
             f"that tells how far they moved. Received: move_regularizer={regularizer_text(found)}. Pass "

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_slots.cloning import holds_assets
+from keras_slots.cloning import holds_assets, pair_weights, serialize
 from keras_slots.keras_internals import give_value, inner_layers, shapes_alone
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.slot_layer import SlotLayer
@@ -54,7 +54,8 @@ def save_slots(model: keras.Model, path: Path_, *, overwrite: bool = False) -> P
 
     Raises:
         ValueError: If `path` has another suffix, `materialize(model)` refuses the model (subclassed, not built,
-            without slot layers, scores that are not finite), or a layer holds a vocabulary.
+            without slot layers, scores that are not finite), or a layer holds a vocabulary or a function that no
+            file can hold.
         FileExistsError: If `path` exists and `overwrite` is False, or `path` is no file.
         OSError: If `path` cannot be written.
 
@@ -123,13 +124,13 @@ def describe(
 ) -> tuple[dict[str, Any], list[Record]]:
     """The architecture and the records of the selected network."""
     plain, records = _described(model, progress)
-    return keras.saving.serialize_keras_object(plain), [record for record, _ in records]
+    return serialize(plain), [record for record, _ in records]
 
 
 def sizes(model: keras.Model) -> tuple[dict[int, int], int]:
     """Bytes that each kernel, by its `id`, takes in a file, and those of the whole file."""
     plain, records = _described(model, None)
-    file = join(keras.saving.serialize_keras_object(plain), [record for record, _ in records])
+    file = join(serialize(plain), [record for record, _ in records])
     kernels = {id(kernel): len(record.payload) for record, kernel in records if kernel is not None}
     return kernels, len(file)
 
@@ -148,7 +149,7 @@ def _described(
                     "model and save it apart, or save `materialize(model)` as a .keras file."
                 )
         if isinstance(old, SlotLayer):
-            for source, variable in zip(old.weight_sources(), new.weights, strict=True):
+            for variable, source in pair_weights(new, old, old.weight_sources()):
                 if isinstance(source, SlotKernel):
                     kernels[id(variable)] = source, f"{old.name}/{variable.name}"
     _warn_of_strangers(plain)

@@ -1,0 +1,149 @@
+"""`register_slot_layer`: any class and any Keras layer, and no other one in its place by accident."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+
+from keras_slots import SlotDense, SlotLayer, materialize, register_slot_layer, slotify
+from slot_cases import numpy_of
+
+L = keras.layers
+pytestmark = pytest.mark.usefixtures("own_registrations")
+
+
+def passing_on(constructor):
+    @functools.wraps(constructor)
+    def wrapped(self, **kwargs):
+        return constructor(self, **kwargs)
+
+    return wrapped
+
+
+class WithKwargs(L.Layer):
+    def __init__(self, units=3, scale=2.0, **kwargs):
+        super().__init__(**kwargs)
+        self.units, self.scale = units, scale
+        self.kernel_initializer, self.kernel_regularizer = "glorot_uniform", None
+
+    def build(self, input_shape):
+        self.weight = self.add_weight(name="kernel", shape=(input_shape[-1], self.units))
+
+    def call(self, inputs):
+        return inputs @ self.weight * self.scale
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units, "scale": self.scale}
+
+
+class WithoutKwargs(WithKwargs):
+    def __init__(self, units=3, scale=2.0, name=None):
+        super().__init__(units, scale, name=name)
+
+    def get_config(self):
+        return {"units": self.units, "scale": self.scale, "name": self.name}
+
+
+class LocalSeed(WithKwargs):
+    def __init__(self, units=3, scale=2.0, **kwargs):
+        seed = num_values = selection = None
+        super().__init__(units, scale, **kwargs)
+        self.nothing = (seed, num_values, selection)
+
+
+class OwnSeed(WithKwargs):
+    def __init__(self, units=3, scale=2.0, seed=None, **kwargs):
+        super().__init__(units, scale, **kwargs)
+        self.seed = seed
+
+    def get_config(self):
+        return {**super().get_config(), "seed": self.seed}
+
+
+class WrappedSeed(OwnSeed):
+    @passing_on
+    def __init__(self, units=3, scale=2.0, seed=None, **kwargs):
+        super().__init__(units=units, scale=scale, seed=seed, **kwargs)
+
+
+class PassedSeed(OwnSeed):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
+class NoConstructor(OwnSeed):
+    pass
+
+
+def slot_class(plain, **options):
+    """A slot layer without a constructor of its own."""
+
+    def build(self, input_shape):
+        self.values = self.add_slot_kernel((input_shape[-1], self.units))
+
+    def call(self, inputs, training=None):
+        return inputs @ self.values.select(training) * self.scale
+
+    cls = type(f"Slot{plain.__name__}", (SlotLayer, plain), {"build": build, "call": call})
+    return register_slot_layer(plain, **options)(cls)
+
+
+PLAIN = (WithKwargs, WithoutKwargs, LocalSeed, OwnSeed, WrappedSeed, PassedSeed, NoConstructor)
+
+
+@pytest.mark.parametrize("plain", PLAIN, ids=lambda cls: cls.__name__)
+def test_a_layer_of_any_constructor_is_slotified_and_materialized(plain, tmp_path):
+    cls = slot_class(plain)
+    model = keras.Sequential([keras.Input((4,)), plain(units=5, scale=0.5, name="own")])
+    slot = slotify(model, 3, seed=6)
+    layer = slot.layers[0]
+    assert type(layer) is cls and (layer.num_values, layer.scale, layer.name) == (3, 0.5, "own")
+    x = np.eye(4, dtype="float32")
+    back = materialize(slot).layers[0]
+    assert type(back) is plain and (back.units, back.scale, back.name) == (5, 0.5, "own")
+    np.testing.assert_array_equal(numpy_of(back(x)), numpy_of(slot(x)))
+    assert getattr(back, "seed", None) == (layer.seed if issubclass(plain, OwnSeed) else None)
+    slot.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(numpy_of(loaded(x)), numpy_of(slot(x)))
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_materialized_layer_without_kwargs_is_frozen_as_asked(trainable, frozen):
+    layer = slot_class(WithoutKwargs)(5, name="own")
+    model = keras.Sequential([keras.Input((4,)), layer])
+    layer.trainable = not frozen
+    assert materialize(model, trainable).layers[0].trainable is (trainable and not frozen)
+
+
+def test_another_slot_layer_of_a_keras_layer_is_refused_unless_asked_for(own_registrations):
+    class Other(SlotDense):
+        pass
+
+    before = dict(own_registrations)
+    text = "whose slot layer is SlotDense, for Other.*`replace=True`"
+    with pytest.raises(ValueError, match=text):
+        register_slot_layer(L.Dense)(Other)
+    assert own_registrations == before and Other.plain_class is L.Dense
+    model = keras.Sequential([keras.Input((4,)), L.Dense(2)])
+    assert type(slotify(model).layers[0]) is SlotDense
+    assert register_slot_layer(L.Dense, replace=True)(Other) is Other
+    assert type(slotify(model).layers[0]) is Other
+
+
+def test_the_same_class_again_takes_its_own_place():
+    first, again = slot_class(WithKwargs), slot_class(WithKwargs)
+    model = keras.Sequential([keras.Input((4,)), WithKwargs()])
+    assert first is not again and type(slotify(model).layers[0]) is again
+
+
+def test_a_keras_layer_whose_arguments_would_be_lost_is_refused(own_registrations):
+    class Silent(L.Layer):
+        def __init__(self, scale=2.0, **kwargs):
+            super().__init__(**kwargs)
+
+    with pytest.raises(ValueError, match=r"must have a `get_config`.*\['scale'\].*Silent"):
+        slot_class(Silent)
+    assert Silent not in own_registrations
