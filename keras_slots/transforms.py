@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_slots import layers  # noqa: F401 (fills the table of slot classes)
 from keras_slots.cloning import Pairs, clone, copy_common_weights, copy_state, pair_weights
@@ -210,14 +209,14 @@ def _check_selection(layer: Any) -> None:
             f"Layer '{layer.name}' is not built yet, so nothing is selected. Call the model on an input first."
         )
     for kernel in layer.slot_kernels.values():
-        # Nothing that holds numbers is left out: a bank can be overwritten, or come from a damaged file.
-        held = {v.name: v for v in kernel.variables if "float" in v.dtype}
-        for name, value in {**held, "kernel": kernel.select()}.items():
-            if not bool(ops.all(ops.isfinite(value))):
-                raise ValueError(
-                    f"The {name} of layer '{layer.name}' holds NaN or infinity, so its selection means nothing. "
-                    "Go back to the last good checkpoint and train on with a smaller learning rate."
-                )
+        name = kernel.not_finite()
+        if name is not None:
+            raise ValueError(
+                f"The {name} of layer '{layer.name}' holds NaN or infinity, so its selection means nothing. "
+                "Go back to the last good checkpoint and train on with a smaller learning rate."
+            )
+        if kernel.needs_seed:
+            kernel.check_seed()
 
 
 def _as_function(filters: Any, model: keras.Model) -> Callable[[keras.layers.Layer], bool]:

@@ -49,6 +49,8 @@ class SlotKernel(_Layer, ABC):
         **kwargs: `name`, `dtype` and `trainable`, as of every Keras layer.
     """
 
+    #: Whether the values that are selected from come from the seed in the weights.
+    needs_seed = False
     #: Whether `moves` tells how far each connection is from its start, so that a regularizer can act on it.
     measures_moves = False
 
@@ -192,6 +194,20 @@ class SlotKernel(_Layer, ABC):
     def seed_words(self, seed: int) -> np.ndarray:
         """The value of the variable `seed` for that seed."""
         return to_words(*self.seed_numbers(seed))
+
+    def not_finite(self) -> str | None:
+        """The name of what holds NaN or infinity, so that a selection means nothing; None for nothing."""
+        # A bank can be overwritten, or come from a damaged file. Thresholds that float16 made infinite are never
+        # passed, as before.
+        for variable in self.variables:
+            if variable.name == "seed" or "float" not in variable.dtype:
+                continue
+            bad = ops.isnan(variable)
+            if not variable.name.endswith("thresholds"):
+                bad = ops.logical_not(ops.isfinite(variable))
+            if bool(ops.any(bad)):
+                return variable.name
+        return None if bool(ops.all(ops.isfinite(self.select()))) else "kernel"
 
     def check_seed(self) -> int:
         """The seed of the values that the weights belong to, or an error where it is lost."""

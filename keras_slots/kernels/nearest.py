@@ -59,6 +59,7 @@ class NearestKernel(SlotKernel):
     """
 
     measures_moves = True
+    needs_seed = True
 
     def __init__(self, *, kernel_initializer: Any, **arguments: Any):
         if arguments["bank_initializer"] is None:

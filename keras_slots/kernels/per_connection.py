@@ -33,6 +33,7 @@ class PerConnectionKernel(SlotKernel):
     """
 
     measures_moves = True
+    needs_seed = True
 
     def add_variables(self, initial: InitialValues) -> None:
         shape, dtype = initial.kernel_shape, self.score_dtype

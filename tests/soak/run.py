@@ -1,6 +1,6 @@
-"""The scorecard: planted bugs, kills, load and hostile files, on both backends.
+"""The scorecard: kills, load and hostile files, on both backends.
 
-    python tests/soak/run.py [--quick] [--parts mutants kills load hostile] [--out scorecard.json]
+    python tests/soak/run.py [--quick] [--parts kills load hostile] [--out scorecard.json]
 
 Takes an hour on two cores; --quick takes minutes, with fewer tries. Each part runs in a process of its own; what
 it says on the way goes to stderr. A file that is there keeps the rows of parts that do not run again. Exit status:
@@ -20,7 +20,7 @@ from pathlib import Path
 from scorecard import ROOT, say
 
 BACKENDS = ("tensorflow", "jax")
-PARTS = ("mutants", "kills", "load", "hostile")
+PARTS = ("kills", "load", "hostile")
 #: What depends on no backend runs on one.
 ONCE = {"hostile": ("tensorflow",)}
 
