@@ -24,7 +24,6 @@ VARIANTS = {
     "plain": None,
     "per_connection": {"score_mode": "per_connection"},
     "per_value": {"score_mode": "per_value"},
-    "rounded": {"score_mode": "per_connection", "score_initializer": "rounded"},
     "nearest": {
         "score_mode": "nearest",
         "bank_initializer": "stratified_uniform",

@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow starts
 import keras
 import tensorflow as tf
 
-from keras_slots import NearestScores, SlotConv2D, SlotDense, StratifiedUniform
+from keras_slots import SlotConv2D, SlotDense, StratifiedUniform
 
 parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -69,7 +69,7 @@ print(f"{strategy.num_replicas_in_sync} device(s), {batch_size} images in a batc
 
 with strategy.scope():
     penalty, values = keras.regularizers.L2(2.5e-4), StratifiedUniform(1.0)
-    slots = {"num_values": 8, "score_mode": "per_connection", "score_initializer": NearestScores()}
+    slots = {"num_values": 8, "score_mode": "nearest"}
     slots |= {"bank_initializer": values, "kernel_regularizer": penalty, "use_bias": False}
     image = inputs = keras.Input(x.shape[1:])
     image = keras.layers.RandomFlip("horizontal")(image)
