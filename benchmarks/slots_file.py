@@ -26,11 +26,11 @@ import numpy as np
 import networks
 import record
 from keras_slots import load_slots, save_slots
-from keras_slots.keras_internals import inner_layers
+from keras_slots._keras import inner_layers
 from keras_slots.kernels.base import SlotKernel
-from keras_slots.slots.choices import moves_of
-from keras_slots.slots.container import split
-from keras_slots.slots.describe import coding_of, find, values_of
+from keras_slots.slots_file.coder import moves_of
+from keras_slots.slots_file.container import split
+from keras_slots.slots_file.records import coding_of, find, values_of
 
 COLUMNS = {
     "file, kB": "{kilobytes:.1f}",

@@ -22,7 +22,7 @@ from keras_slots.registry import register_slot_layer
 from keras_slots.selection import SelectionRule
 from keras_slots.slot_arguments import SlotArguments
 from keras_slots.slot_layer import SlotLayer
-from keras_slots.slots.file import load_slots, save_slots
+from keras_slots.slots_file import load_slots, save_slots
 from keras_slots.summaries import summary, summary_dict
 from keras_slots.transforms import materialize, slotify
 from keras_slots.values.distributions import (

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import keras
 
+from keras_slots._files import check_path, replacing, write_file
+from keras_slots._keras import inner_layers
 from keras_slots.export import put_exported
-from keras_slots.keras_internals import inner_layers
 from keras_slots.kernels.base import SlotKernel
-from keras_slots.slots.atomic import check_path, replacing, write_file
-from keras_slots.slots.container import join, split, version_of
-from keras_slots.slots.file import describe, rebuild
-from keras_slots.slots.kernels import summary
+from keras_slots.slots_file import describe, rebuild
+from keras_slots.slots_file.container import join, split, version_of
+from keras_slots.slots_file.records import summary
 
 _BAR_AFTER = 3.0  # seconds
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import keras
 import numpy as np
 
-from keras_slots.keras_internals import copy_operation, direct_layers, inner_layers
+from keras_slots._keras import copy_operation, direct_layers, inner_layers
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.live_config import carried_in, live_config
 from keras_slots.slot_layer import SlotLayer, named_weights

@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_slots.keras_internals import inner_layers
+from keras_slots._keras import inner_layers
 
 Config = dict[str, Any]
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)

@@ -10,10 +10,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_slots._checks import check_integer
 from keras_slots.named_kernels import named_kernels
 from keras_slots.observers import Look, Observer, observer
 from keras_slots.positions import bits_per_choice
-from keras_slots.validation import check_integer
 
 
 class SelectionMonitor(keras.callbacks.Callback):

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_slots.keras_internals import direct_layers
+from keras_slots._keras import direct_layers
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.slot_layer import SlotLayer, unique_names
 

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_slots.backend import compiled
+from keras_slots._backend import compiled
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.kernels.envelope import envelope
 from keras_slots.kernels.nearest import NearestKernel, SharedValues

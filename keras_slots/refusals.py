@@ -3,7 +3,7 @@
 import re
 from typing import TYPE_CHECKING, Any
 
-from keras_slots.keras_internals import check_before_quantization, inner_layers
+from keras_slots._keras import check_before_quantization, inner_layers
 
 if TYPE_CHECKING:
     from keras.layers import Layer as _Mixin

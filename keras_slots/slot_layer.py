@@ -8,12 +8,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_slots.keras_internals import direct_layers, passed_over_when_saving
+from keras_slots._checks import check_choice, check_num_values, check_seed
+from keras_slots._keras import direct_layers, passed_over_when_saving
 from keras_slots.kernels import SCORE_MODES, SlotKernel
 from keras_slots.kernels.regularizers import get_move_regularizer
 from keras_slots.refusals import SelectedKernel
 from keras_slots.selection import get_rule, serialize_rule
-from keras_slots.validation import check_choice, check_num_values, check_seed
 from keras_slots.values import initializers
 from keras_slots.values.philox import derive_seed, draw_seed
 from keras_slots.values.value_bank import ValueBank, check_sharing

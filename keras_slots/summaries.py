@@ -16,7 +16,7 @@ from keras_slots.observers import observer
 from keras_slots.positions import bits_per_choice
 from keras_slots.selection import serialize_rule
 from keras_slots.slot_layer import SlotLayer
-from keras_slots.slots.file import sizes
+from keras_slots.slots_file import sizes
 from keras_slots.values.value_bank import ValueBank
 
 #: The columns in bytes, and what they are called when printed.

@@ -7,13 +7,13 @@ from typing import Any
 import keras
 
 from keras_slots import layers  # noqa: F401 (fills the table of slot classes)
+from keras_slots._checks import check_seed
+from keras_slots._keras import inner_layers
 from keras_slots.cloning import Pairs, clone, copy_common_weights, copy_state, pair_weights
-from keras_slots.keras_internals import inner_layers
 from keras_slots.live_config import from_live_config, live_config
 from keras_slots.registry import SLOT_CLASSES, parameters_of
 from keras_slots.slot_arguments import SLOT_ARGUMENTS
 from keras_slots.slot_layer import SlotLayer
-from keras_slots.validation import check_seed
 from keras_slots.values.philox import derive_seed
 
 

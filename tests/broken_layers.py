@@ -13,7 +13,7 @@ import keras_slots.slot_layer as slot_layer
 import keras_slots.transforms as transforms
 from contract import Row
 from keras_slots import SlotDense
-from keras_slots.backend import straight_through
+from keras_slots._backend import straight_through
 from keras_slots.kernels import SCORE_MODES
 from keras_slots.kernels.nearest import NearestKernel
 from keras_slots.kernels.per_connection import PerConnectionKernel

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import keras_slots
-from keras_slots.slots.values import Values
+from keras_slots.slots_file.values import Values
 
 READER = Path(__file__).resolve().parent.parent / "reader"
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")

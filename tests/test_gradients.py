@@ -199,7 +199,7 @@ def test_kernel_property_has_the_straight_through_gradient_too():
     else:
         import jax
 
-        from keras_slots.backend import straight_through
+        from keras_slots._backend import straight_through
         from keras_slots.kernels.base import ByScores, scores_gradient
         from keras_slots.selection import Greedy
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from keras_slots.backend import compiled as compile_function
+from keras_slots._backend import compiled as compile_function
 from keras_slots.kernels.nearest import nearest_in_strata
 from keras_slots.values.nearest_scores import NearestScores
 from keras_slots.values.stratified import StratifiedUniform, strata_bits, strata_unit

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_slots.validation import check_seed
+from keras_slots._checks import check_seed
 from keras_slots.values import philox as random_streams
 from keras_slots.values.philox import (
     BANK_STREAM,

@@ -13,18 +13,28 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keras_slots.slots_file import container
 
 import keras_slots
 from keras_slots import SlotDense, load_slots, materialize, save_slots
 from keras_slots.__main__ import main
-from keras_slots.slots import container
-from keras_slots.slots.choices import Coding, decode, encode, pack, unpack
-from keras_slots.slots.container import Record, array_of, join, split, stored
-from keras_slots.slots.kernels import read_choices, read_kernel, write_kernel
-from keras_slots.slots.model import size_class
-from keras_slots.slots.rans import Decoder, Encoder
-from keras_slots.slots.stairs import NEVER, Start, hull, nearest
-from keras_slots.slots.values import Stream, Values
+from keras_slots.slots_file.coder import (
+    NEVER,
+    Coding,
+    Decoder,
+    Encoder,
+    Start,
+    decode,
+    encode,
+    hull,
+    nearest,
+    pack,
+    size_class,
+    unpack,
+)
+from keras_slots.slots_file.container import Record, array_of, join, split, stored
+from keras_slots.slots_file.records import read_choices, read_kernel, write_kernel
+from keras_slots.slots_file.values import Stream, Values
 from slot_cases import numpy_of, two_replicas
 from slots_cases import (
     KERNELS,
@@ -574,7 +584,7 @@ def test_load_slots_compares_shapes_before_it_decodes_or_allocates(tmp_path, mon
     wrong = keras.saving.serialize_keras_object(materialize(other))
     path = tmp_path / "m.slots"
     path.write_bytes(join(wrong, records))
-    monkeypatch.setattr("keras_slots.slots.file.read_kernel", None)
+    monkeypatch.setattr("keras_slots.slots_file.read_kernel", None)
     with pytest.raises(ValueError, match=r"which differ: .*\(24, 5\).*\(24, 4\)"):
         load_slots(path)
     path.write_bytes(join(architecture, records[:-1]))
@@ -777,7 +787,7 @@ def test_load_slots_runs_no_code_of_a_file(tmp_path, content):
     "name", ["lever", "strata_16", "odd", "constant", "rounded", "layer", "bank"]
 )
 def test_values_rows_are_those_of_the_specification_in_plain_python(name):
-    from keras_slots.slots.describe import values_of
+    from keras_slots.slots_file.records import values_of
 
     kernel = dense_model(**KERNELS[name][0]).layers[0].slot_kernel
     values = values_of(kernel)
@@ -911,7 +921,7 @@ def test_write_kernel_packs_what_does_not_come_back(monkeypatch):
     selected = values.take(index, 0).reshape(40, 25)
     assert write_kernel("k", selected, index, values, coding).form == "hull"
     monkeypatch.setattr(
-        "keras_slots.slots.kernels.decode", lambda *a: (index, 0 * index.astype("float32"))
+        "keras_slots.slots_file.records.decode", lambda *a: (index, 0 * index.astype("float32"))
     )
     record = write_kernel("k", selected, index, values, coding)
     assert record.form == "packed"

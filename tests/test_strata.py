@@ -225,7 +225,7 @@ def test_rows_share_no_more_halves_than_chance_has_it():
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_hash_has_the_same_bits_in_numpy_and_on_the_backend(compiled):
-    from keras_slots.backend import compiled as compile_function
+    from keras_slots._backend import compiled as compile_function
 
     rows = np.arange(1000, dtype="uint32")[:, None] * np.uint32(1000)
     columns = np.arange(1000, dtype="uint32")

@@ -13,7 +13,7 @@ from keras_slots import (
     summary,
     summary_dict,
 )
-from keras_slots.slots.container import split
+from keras_slots.slots_file.container import split
 from slot_cases import compiled_model, numpy_of, small_data, small_model
 
 STRATIFIED = {"score_mode": "nearest", "bank_initializer": "stratified_uniform"}

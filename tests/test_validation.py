@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_slots.validation import (
+from keras_slots._checks import (
     check_choice,
     check_finite,
     check_integer,

@@ -50,7 +50,7 @@ def kept_share(model):
 def packed(model):
     """The plain network out of the file of a slot model, bytes of the file, bits a weight."""
     from keras_slots import load_slots, save_slots
-    from keras_slots.slots.container import split
+    from keras_slots.slots_file.container import split
 
     with tempfile.TemporaryDirectory() as folder:
         path = save_slots(model, Path(folder, "model.slots"))

@@ -13,8 +13,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_slots.backend import initializer
-from keras_slots.keras_internals import current_pass, passed_over_when_saving
+from keras_slots._backend import initializer
+from keras_slots._keras import current_pass, passed_over_when_saving
 from keras_slots.kernels.regularizers import OnKernel
 from keras_slots.kernels.sampler import Sampler
 from keras_slots.kernels.seed import from_words, to_words, words_length

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_slots.validation import LIMIT
+from keras_slots._checks import LIMIT
 
 Array = np.ndarray[Any, Any]
 

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_slots.backend import compiled, from_host, straight_through
+from keras_slots._backend import compiled, from_host, straight_through
 from keras_slots.kernels.base import SlotKernel, lost_seed
 from keras_slots.kernels.envelope import NUDGE
 from keras_slots.kernels.per_connection import lever_gradient

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import KerasTensor, ops
 
-from keras_slots.backend import from_host, straight_through
+from keras_slots._backend import from_host, straight_through
 from keras_slots.kernels.base import SlotKernel, lost_seed
 from keras_slots.kernels.capacity import capacity
 from keras_slots.kernels.seed import (

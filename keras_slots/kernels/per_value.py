@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_slots.backend import compiled, straight_through
+from keras_slots._backend import compiled, straight_through
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.selection import Greedy, SelectionRule, lookup
 from keras_slots.values.initial_values import InitialValues

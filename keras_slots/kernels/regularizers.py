@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from keras_slots.backend import at_rest
+from keras_slots._backend import at_rest
 
 if TYPE_CHECKING:
     from keras_slots.kernels.base import SlotKernel

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_slots._checks import check_choice, check_finite
 from keras_slots.kernels.capacity import Capacity, capacity
 from keras_slots.kernels.envelope import Array, envelope
-from keras_slots.validation import check_choice, check_finite
 from keras_slots.values.initial_values import InitialValues
 
 _CHUNK_VALUES = 1 << 17  # bank values handled at once by a thread, in about 5 MB

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
-from keras_slots.keras_internals import einsum_shapes
+from keras_slots._keras import einsum_shapes
 from keras_slots.layers.arguments import (
     Activation,
     Constraint,

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from keras_slots.validation import check_choice, check_integer, check_seed
+from keras_slots._checks import check_choice, check_integer, check_seed
 
 BANK_STREAM = 0
 SCORE_STREAM = 1

@@ -27,7 +27,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_slots.validation import check_num_values
+from keras_slots._checks import check_num_values
 from keras_slots.values.distributions import Distribution
 from keras_slots.values.philox import STRATA_STREAM, Float32Array, Words, raw_words
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_slots.validation import MAX_VALUES, check_num_values, check_positive, check_seed
+from keras_slots._checks import MAX_VALUES, check_num_values, check_positive, check_seed
 from keras_slots.values.philox import VALUE_BANK_STREAM, Float32Array, draw, draw_seed
 
 SHARINGS = ("connection", "layer")

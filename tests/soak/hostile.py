@@ -65,8 +65,8 @@ def _mutated(content, random):
 
 def _read(content):
     """Reads all of a file but for its model; whether it was refused."""
-    from keras_slots.slots.container import array_of, split
-    from keras_slots.slots.kernels import read_kernel
+    from keras_slots.slots_file.container import array_of, split
+    from keras_slots.slots_file.records import read_kernel
 
     try:
         _, records = split(content)
@@ -167,7 +167,7 @@ def flips(quick):
     """Every truncation and 20,000 flipped bits."""
     import numpy as np
 
-    from keras_slots.slots.container import split
+    from keras_slots.slots_file.container import split
 
     content = _files()["conv"]
     ends = range(0, len(content), 20 if quick else 1)

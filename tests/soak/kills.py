@@ -191,7 +191,7 @@ def _writers():
     atomic, paper = _load(ROOT / "keras_slots" / "slots" / "atomic.py"), _load(PAPER / "runs.py")
     state = {"weights": np.arange(5000.0)}
     return {
-        "keras_slots/slots/atomic.py: write_file": (atomic, atomic.write_file, Path.read_bytes),
+        "keras_slots/_files.py: write_file": (atomic, atomic.write_file, Path.read_bytes),
         "examples/paper/runs.py: write_atomic": (paper, paper.write_atomic, Path.read_bytes),
         "examples/paper/runs.py: write_atomic of arrays": (
             paper,

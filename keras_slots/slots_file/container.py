@@ -90,7 +90,7 @@ def _joined(record: Record) -> bytes:
     return struct.pack("<Q", len(head) + len(record.payload)) + head + bytes(record.payload)
 
 
-class Bytes:
+class ByteReader:
     """Reads numbers one after the other, and never beyond the end.
 
     Args:
@@ -143,13 +143,13 @@ def split(content: bytes) -> tuple[dict[str, Any], list[Record]]:
             f"weights and {MOST_COMPRESSED} bytes of architecture, {MOST_ARCHITECTURE} once decompressed. "
             f"Received: {count}, {compressed} and {uncompressed}."
         )
-    body = Bytes(memoryview(content)[HEADER.size : -4], "the file")
+    body = ByteReader(memoryview(content)[HEADER.size : -4], "the file")
     architecture = _architecture(body.take(compressed), uncompressed)
     records = []
     for number in range(count):
         body.what = f"weight {number}"
         (length,) = body.unpack("Q")
-        records.append(_record(Bytes(body.take(length), body.what)))
+        records.append(_record(ByteReader(body.take(length), body.what)))
     if body.left:
         raise ValueError(
             f"The .slots file is damaged: {body.left} bytes lie behind its last weight. Copy or write the file "
@@ -202,7 +202,7 @@ def _architecture(packed: memoryview, size: int) -> dict[str, Any]:
     return architecture
 
 
-def _record(body: Bytes) -> Record:
+def _record(body: ByteReader) -> Record:
     form, dtype, axes, length = body.unpack("BBBB")
     if form >= len(FORMS) or dtype >= len(DTYPES) or axes > MOST_AXES:
         raise ValueError(

@@ -9,7 +9,7 @@ import keras
 _BACKEND = keras.backend.backend()
 
 if _BACKEND == "tensorflow":
-    from keras_slots.backend.tensorflow import (
+    from keras_slots._backend.tensorflow import (
         at_rest,
         compiled,
         from_host,
@@ -17,7 +17,7 @@ if _BACKEND == "tensorflow":
         straight_through,
     )
 elif _BACKEND == "jax":
-    from keras_slots.backend.jax import (
+    from keras_slots._backend.jax import (
         at_rest,
         compiled,
         from_host,

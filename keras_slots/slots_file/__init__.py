@@ -1,4 +1,7 @@
-"""`save_slots` writes the selected network as choices, `load_slots` makes a plain Keras model of them."""
+"""`save_slots` writes the selected network as choices, `load_slots` makes a plain Keras model of them.
+
+`container` holds the bytes of a file, `records` those of one kernel, `coder` those of its choices.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_slots._files import check_path, write_file
+from keras_slots._keras import give_value, inner_layers, shapes_alone
 from keras_slots.cloning import holds_assets, pair_weights, serialize
-from keras_slots.keras_internals import give_value, inner_layers, shapes_alone
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.slot_layer import SlotLayer
-from keras_slots.slots.atomic import check_path, write_file
-from keras_slots.slots.container import Record, array_of, itemsize, join, split, stored
-from keras_slots.slots.describe import coding_of, find, values_of
-from keras_slots.slots.kernels import read_kernel, write_kernel
+from keras_slots.slots_file.container import Record, array_of, itemsize, join, split, stored
+from keras_slots.slots_file.records import coding_of, find, read_kernel, values_of, write_kernel
 from keras_slots.transforms import materialized
 
 Array = np.ndarray[Any, Any]

@@ -15,7 +15,7 @@ from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.layers.core.einsum_dense import _analyze_einsum_string
 
-from keras_slots.backend import initializer as initializer_of
+from keras_slots._backend import initializer as initializer_of
 
 Shape = tuple[int | None, ...]
 _ONE_AT_A_TIME = threading.RLock()
