@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras_slots.slots_file import container
 
 import keras_slots
 from keras_slots import SlotDense, load_slots, materialize, save_slots
 from keras_slots.__main__ import main
+from keras_slots.slots_file import container
 from keras_slots.slots_file.coder import (
     NEVER,
     Coding,

@@ -1,4 +1,4 @@
-"""`SlotDepthwiseConv1D` and `SlotDepthwiseConv2D`."""
+"""`SlotDepthwiseConv1D`, `SlotDepthwiseConv2D`, `SlotSeparableConv1D` and `SlotSeparableConv2D`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from keras_slots.layers.arguments import (
     Size2D,
     Tensor,
 )
-from keras_slots.layers.channels import ChannelLayer
+from keras_slots.layers.conv import ChannelLayer
 from keras_slots.registry import register_slot_layer
 from keras_slots.slot_arguments import SlotArguments
 
@@ -204,6 +204,233 @@ class SlotDepthwiseConv2D(SlotDepthwiseConvolution, keras.layers.DepthwiseConv2D
             bias_regularizer=bias_regularizer,
             activity_regularizer=activity_regularizer,
             depthwise_constraint=depthwise_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
+
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class SlotSeparableConvolution(ChannelLayer):
+    """The two kernels, forward pass and bias of the separable convolutions."""
+
+    kernel_arguments = ("depthwise", "pointwise")
+
+    def build(self, input_shape: Shape) -> None:
+        channels = self.read_channels(input_shape)
+        self.compute_output_shape(input_shape)  # Keras checks the shape there
+        depthwise = (*self.kernel_size, channels, self.depth_multiplier)
+        between = channels and self.depth_multiplier * channels
+        pointwise = (*[1] * len(self.kernel_size), between, self.filters)
+        self.depthwise_slots = self.add_slot_kernel(depthwise, "depthwise")
+        self.pointwise_slots = self.add_slot_kernel(pointwise, "pointwise")
+        self.bias = self.add_bias((self.filters,)) if self.use_bias else None
+
+    @property
+    def depthwise_kernel(self) -> Tensor:
+        """The greedily selected depthwise values, in the shape of the Keras layer's kernel."""
+        return self.depthwise_slots.select()
+
+    @property
+    def pointwise_kernel(self) -> Tensor:
+        """The greedily selected pointwise values, in the shape of the Keras layer's kernel."""
+        return self.pointwise_slots.select()
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        kernels = [
+            ops.cast(slots.select(training), self.compute_dtype)
+            for slots in (self.depthwise_slots, self.pointwise_slots)
+        ]
+        outputs = ops.separable_conv(
+            inputs,
+            *kernels,
+            strides=self.strides,
+            padding=self.padding,
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+        )
+        return self.finish(outputs)
+
+
+@register_slot_layer(keras.layers.SeparableConv1D)
+class SlotSeparableConv1D(SlotSeparableConvolution, keras.layers.SeparableConv1D):
+    """1-D separable convolution whose two kernels select each weight from K fixed random values.
+
+    Forward `y = activation(conv(depthwise_conv(x, D), P) + b)`, D and P selected from banks of their own;
+    backward `d scores[..., k] = bank[..., k] * d D`, and the same for P, see `SlotDense`. `layer.slot_kernels`
+    holds both: `"depthwise_kernel"` and `"pointwise_kernel"`.
+
+    Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
+
+    Args:
+        filters: Positive integer, the number of output channels.
+        kernel_size: Integer or tuple of one: the size of the window.
+        strides: Step of the window along the axis.
+        padding: `"valid"` or `"same"`.
+        data_format: `"channels_last"` or `"channels_first"`; None: as set in Keras.
+        dilation_rate: Dilation along the axis.
+        depth_multiplier: Number of outputs of each input channel.
+        activation: Activation function, or its name; None: none.
+        use_bias: Whether the layer has a bias, an ordinary trained one.
+        depthwise_initializer: Names the distribution of the depthwise values where `bank_initializer` is None.
+        pointwise_initializer: The same for the pointwise values.
+        bias_initializer: Initializer of the bias.
+        depthwise_regularizer: Acts on the greedily selected depthwise values.
+        pointwise_regularizer: Acts on the greedily selected pointwise values.
+        bias_regularizer: Acts on the bias.
+        activity_regularizer: Acts on the output.
+        depthwise_constraint: Must be None: the values are fixed.
+        pointwise_constraint: Must be None: the values are fixed.
+        bias_constraint: Acts on the bias.
+        **kwargs: The slot arguments, see `keras_slots.SlotArguments`; `name`, `dtype` and `trainable`.
+
+    Raises:
+        ValueError: As `SlotDense`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_slots import SlotSeparableConv1D
+    >>> layer = SlotSeparableConv1D(4, 3, padding="same")
+    >>> tuple(layer(np.ones((1, 5, 3), dtype="float32")).shape), sorted(layer.slot_kernels)
+    ((1, 5, 4), ['depthwise_kernel', 'pointwise_kernel'])
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size1D,
+        strides: Size1D = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: Size1D = 1,
+        depth_multiplier: int = 1,
+        activation: Activation = None,
+        use_bias: bool = True,
+        depthwise_initializer: Initializer = "glorot_uniform",
+        pointwise_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        depthwise_regularizer: Regularizer = None,
+        pointwise_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        depthwise_constraint: Constraint = None,
+        pointwise_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        **kwargs: Unpack[SlotArguments],
+    ) -> None:
+        super().__init__(
+            filters,
+            kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            depth_multiplier=depth_multiplier,
+            activation=activation,
+            use_bias=use_bias,
+            depthwise_initializer=depthwise_initializer,
+            pointwise_initializer=pointwise_initializer,
+            bias_initializer=bias_initializer,
+            depthwise_regularizer=depthwise_regularizer,
+            pointwise_regularizer=pointwise_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            depthwise_constraint=depthwise_constraint,
+            pointwise_constraint=pointwise_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
+
+
+@register_slot_layer(keras.layers.SeparableConv2D)
+class SlotSeparableConv2D(SlotSeparableConvolution, keras.layers.SeparableConv2D):
+    """2-D separable convolution whose two kernels select each weight from K fixed random values.
+
+    Forward `y = activation(conv(depthwise_conv(x, D), P) + b)`, D and P selected from banks of their own;
+    backward `d scores[..., k] = bank[..., k] * d D`, and the same for P, see `SlotDense`. `layer.slot_kernels`
+    holds both: `"depthwise_kernel"` and `"pointwise_kernel"`.
+
+    Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
+
+    Args:
+        filters: Positive integer, the number of output channels.
+        kernel_size: Integer or tuple of two: the size of the window.
+        strides: Step of the window along height and width.
+        padding: `"valid"` or `"same"`.
+        data_format: `"channels_last"` or `"channels_first"`; None: as set in Keras.
+        dilation_rate: Dilation along height and width.
+        depth_multiplier: Number of outputs of each input channel.
+        activation: Activation function, or its name; None: none.
+        use_bias: Whether the layer has a bias, an ordinary trained one.
+        depthwise_initializer: Names the distribution of the depthwise values where `bank_initializer` is None.
+        pointwise_initializer: The same for the pointwise values.
+        bias_initializer: Initializer of the bias.
+        depthwise_regularizer: Acts on the greedily selected depthwise values.
+        pointwise_regularizer: Acts on the greedily selected pointwise values.
+        bias_regularizer: Acts on the bias.
+        activity_regularizer: Acts on the output.
+        depthwise_constraint: Must be None: the values are fixed.
+        pointwise_constraint: Must be None: the values are fixed.
+        bias_constraint: Acts on the bias.
+        **kwargs: The slot arguments, see `keras_slots.SlotArguments`; `name`, `dtype` and `trainable`.
+
+    Raises:
+        ValueError: As `SlotDense`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_slots import SlotSeparableConv2D
+    >>> layer = SlotSeparableConv2D(4, 3, padding="same")
+    >>> tuple(layer(np.ones((1, 5, 5, 3), dtype="float32")).shape), sorted(layer.slot_kernels)
+    ((1, 5, 5, 4), ['depthwise_kernel', 'pointwise_kernel'])
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size2D,
+        strides: Size2D = (1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: Size2D = (1, 1),
+        depth_multiplier: int = 1,
+        activation: Activation = None,
+        use_bias: bool = True,
+        depthwise_initializer: Initializer = "glorot_uniform",
+        pointwise_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        depthwise_regularizer: Regularizer = None,
+        pointwise_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        depthwise_constraint: Constraint = None,
+        pointwise_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        **kwargs: Unpack[SlotArguments],
+    ) -> None:
+        super().__init__(
+            filters,
+            kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            depth_multiplier=depth_multiplier,
+            activation=activation,
+            use_bias=use_bias,
+            depthwise_initializer=depthwise_initializer,
+            pointwise_initializer=pointwise_initializer,
+            bias_initializer=bias_initializer,
+            depthwise_regularizer=depthwise_regularizer,
+            pointwise_regularizer=pointwise_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            depthwise_constraint=depthwise_constraint,
+            pointwise_constraint=pointwise_constraint,
             bias_constraint=bias_constraint,
             **kwargs,
         )

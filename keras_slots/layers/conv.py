@@ -1,0 +1,598 @@
+"""`SlotConv1D`, `SlotConv2D`, `SlotConv3D` and their transposed siblings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import keras
+from keras import ops
+
+from keras_slots.layers.arguments import (
+    Activation,
+    Constraint,
+    Initializer,
+    Regularizer,
+    Shape,
+    Size1D,
+    Size2D,
+    Size3D,
+    Tensor,
+)
+from keras_slots.registry import register_slot_layer
+from keras_slots.slot_arguments import SlotArguments
+from keras_slots.slot_layer import SlotLayer
+
+
+class ChannelLayer(SlotLayer):
+    """Reads the channels off an input shape, and adds bias and activation to an output."""
+
+    def read_channels(self, input_shape: Shape) -> Any:
+        """The number of input channels, which the layer expects from now on."""
+        first = self.data_format == "channels_first"
+        channels = input_shape[1 if first else -1]
+        rank = len(self.kernel_size)
+        self.input_spec = keras.layers.InputSpec(
+            min_ndim=rank + 2, axes={1 if first else -1: channels}
+        )
+        return channels
+
+    def finish(self, outputs: Tensor) -> Tensor:
+        """`activation(outputs + bias)`, the bias along the channel axis."""
+        if self.bias is not None:
+            ones = (1,) * len(self.kernel_size)
+            channels = self.bias.shape[0]
+            last = self.data_format == "channels_last"
+            shape = (1, *ones, channels) if last else (1, channels, *ones)
+            outputs = ops.add(outputs, ops.reshape(self.bias, shape))
+        return outputs if self.activation is None else self.activation(outputs)
+
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class SlotConvolution(ChannelLayer):
+    """Kernel, forward pass and bias of the convolutions; their arguments are those of the Keras layer after it."""
+
+    def build(self, input_shape: Shape) -> None:
+        channels = self.read_channels(input_shape)
+        if channels is not None and channels % self.groups:
+            raise ValueError(
+                f"`groups` must divide the number of input channels. Received: groups={self.groups} for an input "
+                f"of {channels} channels (input shape {input_shape})."
+            )
+        self.compute_output_shape(input_shape)  # Keras checks the shape there
+        inside = channels and channels // self.groups
+        self.slot_kernel = self.add_slot_kernel((*self.kernel_size, inside, self.filters))
+        self.bias = self.add_bias((self.filters,)) if self.use_bias else None
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        kernel = ops.cast(self.slot_kernel.select(training), self.compute_dtype)
+        outputs = self.convolution_op(inputs, kernel)
+        return self.finish(outputs)
+
+    def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        """The convolution of the Keras layer, also for `padding="causal"`, which Keras pads in `call`."""
+        if self.padding != "causal":
+            return super().convolution_op(inputs, kernel)
+        return ops.conv(
+            ops.pad(inputs, self._compute_causal_padding()),
+            kernel,
+            strides=list(self.strides),
+            padding="valid",
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+        )
+
+
+@register_slot_layer(keras.layers.Conv1D)
+class SlotConv1D(SlotConvolution, keras.layers.Conv1D):
+    """1-D convolution that selects each weight from K fixed random values.
+
+    Forward `y = activation(conv(x, W) + b)`, `W[t, c, f] = bank[t, c, f, k*]`; backward
+    `d scores[..., k] = bank[..., k] * d W`, see `SlotDense`.
+
+    Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
+
+    Args:
+        filters: Positive integer, the number of output channels.
+        kernel_size: Integer or tuple of one: the size of the window.
+        strides: Step of the window along the axis.
+        padding: `"valid"`, `"causal"` or `"same"`.
+        data_format: `"channels_last"` or `"channels_first"`; None: as set in Keras.
+        dilation_rate: Dilation along the axis.
+        groups: Number of groups that the channels are divided into.
+        activation: Activation function, or its name; None: none.
+        use_bias: Whether the layer has a bias, an ordinary trained one.
+        kernel_initializer: Names the distribution of the values where `bank_initializer` is None.
+        bias_initializer: Initializer of the bias.
+        kernel_regularizer: Acts on the greedily selected values.
+        bias_regularizer: Acts on the bias.
+        activity_regularizer: Acts on the output.
+        kernel_constraint: Must be None: the values are fixed.
+        bias_constraint: Acts on the bias.
+        **kwargs: The slot arguments, see `keras_slots.SlotArguments`; `name`, `dtype` and `trainable`.
+
+    Raises:
+        ValueError: As `SlotDense`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_slots import SlotConv1D
+    >>> tuple(SlotConv1D(4, 3, padding="causal")(np.ones((2, 10, 3), dtype="float32")).shape)
+    (2, 10, 4)
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size1D,
+        strides: Size1D = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: Size1D = 1,
+        groups: int = 1,
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        **kwargs: Unpack[SlotArguments],
+    ) -> None:
+        super().__init__(
+            filters,
+            kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            groups=groups,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
+
+
+@register_slot_layer(keras.layers.Conv2D)
+class SlotConv2D(SlotConvolution, keras.layers.Conv2D):
+    """2-D convolution that selects each weight from K fixed random values.
+
+    Forward `y = activation(conv(x, W) + b)`, `W[h, w, c, f] = bank[h, w, c, f, k*]`; backward
+    `d scores[..., k] = bank[..., k] * d W`, see `SlotDense`.
+
+    Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
+
+    Args:
+        filters: Positive integer, the number of output channels.
+        kernel_size: Integer or tuple of two: the size of the window.
+        strides: Step of the window along height and width.
+        padding: `"valid"` or `"same"`.
+        data_format: `"channels_last"` or `"channels_first"`; None: as set in Keras.
+        dilation_rate: Dilation along height and width.
+        groups: Number of groups that the channels are divided into.
+        activation: Activation function, or its name; None: none.
+        use_bias: Whether the layer has a bias, an ordinary trained one.
+        kernel_initializer: Names the distribution of the values where `bank_initializer` is None.
+        bias_initializer: Initializer of the bias.
+        kernel_regularizer: Acts on the greedily selected values.
+        bias_regularizer: Acts on the bias.
+        activity_regularizer: Acts on the output.
+        kernel_constraint: Must be None: the values are fixed.
+        bias_constraint: Acts on the bias.
+        **kwargs: The slot arguments, see `keras_slots.SlotArguments`; `name`, `dtype` and `trainable`.
+
+    Raises:
+        ValueError: As `SlotDense`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_slots import SlotConv2D
+    >>> layer = SlotConv2D(8, 3, padding="same", num_values=2)
+    >>> tuple(layer(np.ones((2, 6, 6, 3), dtype="float32")).shape), tuple(layer.bank.shape)
+    ((2, 6, 6, 8), (3, 3, 3, 8, 2))
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size2D,
+        strides: Size2D = (1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: Size2D = (1, 1),
+        groups: int = 1,
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        **kwargs: Unpack[SlotArguments],
+    ) -> None:
+        super().__init__(
+            filters,
+            kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            groups=groups,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
+
+
+@register_slot_layer(keras.layers.Conv3D)
+class SlotConv3D(SlotConvolution, keras.layers.Conv3D):
+    """3-D convolution that selects each weight from K fixed random values.
+
+    Forward `y = activation(conv(x, W) + b)`, `W[d, h, w, c, f] = bank[d, h, w, c, f, k*]`; backward
+    `d scores[..., k] = bank[..., k] * d W`, see `SlotDense`.
+
+    Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
+
+    Args:
+        filters: Positive integer, the number of output channels.
+        kernel_size: Integer or tuple of three: the size of the window.
+        strides: Step of the window along depth, height and width.
+        padding: `"valid"` or `"same"`.
+        data_format: `"channels_last"` or `"channels_first"`; None: as set in Keras.
+        dilation_rate: Dilation along depth, height and width.
+        groups: Number of groups that the channels are divided into.
+        activation: Activation function, or its name; None: none.
+        use_bias: Whether the layer has a bias, an ordinary trained one.
+        kernel_initializer: Names the distribution of the values where `bank_initializer` is None.
+        bias_initializer: Initializer of the bias.
+        kernel_regularizer: Acts on the greedily selected values.
+        bias_regularizer: Acts on the bias.
+        activity_regularizer: Acts on the output.
+        kernel_constraint: Must be None: the values are fixed.
+        bias_constraint: Acts on the bias.
+        **kwargs: The slot arguments, see `keras_slots.SlotArguments`; `name`, `dtype` and `trainable`.
+
+    Raises:
+        ValueError: As `SlotDense`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_slots import SlotConv3D
+    >>> tuple(SlotConv3D(4, 2)(np.ones((1, 4, 4, 4, 3), dtype="float32")).shape)
+    (1, 3, 3, 3, 4)
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size3D,
+        strides: Size3D = (1, 1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: Size3D = (1, 1, 1),
+        groups: int = 1,
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        **kwargs: Unpack[SlotArguments],
+    ) -> None:
+        super().__init__(
+            filters,
+            kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            groups=groups,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
+
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class SlotConvolutionTranspose(ChannelLayer):
+    """Kernel, forward pass and bias of the transposed convolutions."""
+
+    def build(self, input_shape: Shape) -> None:
+        channels = self.read_channels(input_shape)
+        self.slot_kernel = self.add_slot_kernel((*self.kernel_size, self.filters, channels))
+        self.bias = self.add_bias((self.filters,)) if self.use_bias else None
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        kernel = ops.cast(self.slot_kernel.select(training), self.compute_dtype)
+        outputs = ops.conv_transpose(
+            inputs,
+            kernel,
+            strides=list(self.strides),
+            padding=self.padding,
+            output_padding=self.output_padding,
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+        )
+        return self.finish(outputs)
+
+
+@register_slot_layer(keras.layers.Conv1DTranspose)
+class SlotConv1DTranspose(SlotConvolutionTranspose, keras.layers.Conv1DTranspose):
+    """1-D transposed convolution that selects each weight from K fixed random values.
+
+    Forward `y = activation(conv_transpose(x, W) + b)`, `W[t, f, c] = bank[t, f, c, k*]`; backward
+    `d scores[..., k] = bank[..., k] * d W`, see `SlotDense`. Fans are read off the kernel as Keras
+    does, the output channels before the input channels.
+
+    Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
+
+    Args:
+        filters: Positive integer, the number of output channels.
+        kernel_size: Integer or tuple of one: the size of the window.
+        strides: Step of the window along the axis.
+        padding: `"valid"` or `"same"`.
+        output_padding: Size added to the output along the axis; None: as Keras infers it.
+        data_format: `"channels_last"` or `"channels_first"`; None: as set in Keras.
+        dilation_rate: Dilation along the axis.
+        activation: Activation function, or its name; None: none.
+        use_bias: Whether the layer has a bias, an ordinary trained one.
+        kernel_initializer: Names the distribution of the values where `bank_initializer` is None.
+        bias_initializer: Initializer of the bias.
+        kernel_regularizer: Acts on the greedily selected values.
+        bias_regularizer: Acts on the bias.
+        activity_regularizer: Acts on the output.
+        kernel_constraint: Must be None: the values are fixed.
+        bias_constraint: Acts on the bias.
+        **kwargs: The slot arguments, see `keras_slots.SlotArguments`; `name`, `dtype` and `trainable`.
+
+    Raises:
+        ValueError: As `SlotDense`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_slots import SlotConv1DTranspose
+    >>> layer = SlotConv1DTranspose(4, 3, strides=2, padding="same")
+    >>> tuple(layer(np.ones((1, 5, 3), dtype="float32")).shape)
+    (1, 10, 4)
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size1D,
+        strides: Size1D = 1,
+        padding: str = "valid",
+        output_padding: Size1D | None = None,
+        data_format: str | None = None,
+        dilation_rate: Size1D = 1,
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        **kwargs: Unpack[SlotArguments],
+    ) -> None:
+        super().__init__(
+            filters,
+            kernel_size,
+            strides=strides,
+            padding=padding,
+            output_padding=output_padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
+
+
+@register_slot_layer(keras.layers.Conv2DTranspose)
+class SlotConv2DTranspose(SlotConvolutionTranspose, keras.layers.Conv2DTranspose):
+    """2-D transposed convolution that selects each weight from K fixed random values.
+
+    Forward `y = activation(conv_transpose(x, W) + b)`, `W[h, w, f, c] = bank[h, w, f, c, k*]`; backward
+    `d scores[..., k] = bank[..., k] * d W`, see `SlotDense`. Fans are read off the kernel as Keras
+    does, the output channels before the input channels.
+
+    Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
+
+    Args:
+        filters: Positive integer, the number of output channels.
+        kernel_size: Integer or tuple of two: the size of the window.
+        strides: Step of the window along height and width.
+        padding: `"valid"` or `"same"`.
+        output_padding: Size added to the output along height and width; None: as Keras infers it.
+        data_format: `"channels_last"` or `"channels_first"`; None: as set in Keras.
+        dilation_rate: Dilation along height and width.
+        activation: Activation function, or its name; None: none.
+        use_bias: Whether the layer has a bias, an ordinary trained one.
+        kernel_initializer: Names the distribution of the values where `bank_initializer` is None.
+        bias_initializer: Initializer of the bias.
+        kernel_regularizer: Acts on the greedily selected values.
+        bias_regularizer: Acts on the bias.
+        activity_regularizer: Acts on the output.
+        kernel_constraint: Must be None: the values are fixed.
+        bias_constraint: Acts on the bias.
+        **kwargs: The slot arguments, see `keras_slots.SlotArguments`; `name`, `dtype` and `trainable`.
+
+    Raises:
+        ValueError: As `SlotDense`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_slots import SlotConv2DTranspose
+    >>> layer = SlotConv2DTranspose(4, 3, strides=2, padding="same")
+    >>> tuple(layer(np.ones((1, 5, 5, 3), dtype="float32")).shape)
+    (1, 10, 10, 4)
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size2D,
+        strides: Size2D = (1, 1),
+        padding: str = "valid",
+        output_padding: Size2D | None = None,
+        data_format: str | None = None,
+        dilation_rate: Size2D = (1, 1),
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        **kwargs: Unpack[SlotArguments],
+    ) -> None:
+        super().__init__(
+            filters,
+            kernel_size,
+            strides=strides,
+            padding=padding,
+            output_padding=output_padding,
+            data_format=data_format,
+            dilation_rate=dilation_rate,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
+
+
+@register_slot_layer(keras.layers.Conv3DTranspose)
+class SlotConv3DTranspose(SlotConvolutionTranspose, keras.layers.Conv3DTranspose):
+    """3-D transposed convolution that selects each weight from K fixed random values.
+
+    Forward `y = activation(conv_transpose(x, W) + b)`, `W[d, h, w, f, c] = bank[d, h, w, f, c, k*]`; backward
+    `d scores[..., k] = bank[..., k] * d W`, see `SlotDense`. Fans are read off the kernel as Keras
+    does, the output channels before the input channels.
+
+    Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
+
+    Args:
+        filters: Positive integer, the number of output channels.
+        kernel_size: Integer or tuple of three: the size of the window.
+        strides: Step of the window along depth, height and width.
+        padding: `"valid"` or `"same"`.
+        data_format: `"channels_last"` or `"channels_first"`; None: as set in Keras.
+        output_padding: Size added to the output along depth, height and width; None: as Keras infers it.
+        dilation_rate: Dilation along depth, height and width.
+        activation: Activation function, or its name; None: none.
+        use_bias: Whether the layer has a bias, an ordinary trained one.
+        kernel_initializer: Names the distribution of the values where `bank_initializer` is None.
+        bias_initializer: Initializer of the bias.
+        kernel_regularizer: Acts on the greedily selected values.
+        bias_regularizer: Acts on the bias.
+        activity_regularizer: Acts on the output.
+        kernel_constraint: Must be None: the values are fixed.
+        bias_constraint: Acts on the bias.
+        **kwargs: The slot arguments, see `keras_slots.SlotArguments`; `name`, `dtype` and `trainable`.
+
+    Raises:
+        ValueError: As `SlotDense`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_slots import SlotConv3DTranspose
+    >>> layer = SlotConv3DTranspose(4, 3, strides=2, padding="same")
+    >>> tuple(layer(np.ones((1, 3, 3, 3, 3), dtype="float32")).shape)
+    (1, 6, 6, 6, 4)
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: Size3D,
+        strides: Size3D = (1, 1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        output_padding: Size3D | None = None,
+        dilation_rate: Size3D = (1, 1, 1),
+        activation: Activation = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
+        activity_regularizer: Regularizer = None,
+        kernel_constraint: Constraint = None,
+        bias_constraint: Constraint = None,
+        **kwargs: Unpack[SlotArguments],
+    ) -> None:
+        super().__init__(
+            filters,
+            kernel_size,
+            strides=strides,
+            padding=padding,
+            data_format=data_format,
+            output_padding=output_padding,
+            dilation_rate=dilation_rate,
+            activation=activation,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            activity_regularizer=activity_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
+        )
