@@ -13,8 +13,7 @@ import keras
 from keras_slots._checks import check_choice
 from keras_slots._files import check_path, name_beside, sync, unwritable_path_error
 from keras_slots._keras import inner_layers
-from keras_slots.cloning import holds_assets
-from keras_slots.transforms import materialize
+from keras_slots.transforms import holds_assets, materialize
 
 FORMATS = ("tf_saved_model", "litert", "onnx")
 # What a writer imports beside TensorFlow; the extra is called like the format.

@@ -22,6 +22,9 @@ from keras_slots.registry import register_slot_layer
 from keras_slots.slot_arguments import SlotArguments
 from keras_slots.slot_layer import SlotLayer
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 
 class ChannelLayer(SlotLayer):
     """Reads the channels off an input shape, and adds bias and activation to an output."""
@@ -45,10 +48,6 @@ class ChannelLayer(SlotLayer):
             shape = (1, *ones, channels) if last else (1, channels, *ones)
             outputs = ops.add(outputs, ops.reshape(self.bias, shape))
         return outputs if self.activation is None else self.activation(outputs)
-
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class SlotConvolution(ChannelLayer):
