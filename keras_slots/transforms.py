@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import keras
 import numpy as np
 
-from keras_slots import layers  # noqa: F401 (fills the table of slot classes)
+import keras_slots.layers  # noqa: F401 (fills the table of slot classes)
 from keras_slots._checks import check_seed
 from keras_slots._keras import copy_operation, direct_layers, inner_layers
 from keras_slots.kernels.base import SlotKernel
@@ -19,6 +19,9 @@ from keras_slots.registry import SLOT_CLASSES, parameters_of
 from keras_slots.slot_arguments import SLOT_ARGUMENTS
 from keras_slots.slot_layer import SlotLayer, named_weights
 from keras_slots.values.philox import derive_seed
+
+Convert = Callable[[keras.layers.Layer], keras.layers.Layer]
+Pairs = list[tuple[keras.layers.Layer, keras.layers.Layer]]
 
 
 def slotify(
@@ -257,10 +260,6 @@ def _warn_of_plain_kernels(pairs: Pairs, wanted: Callable) -> None:
         f"{'; '.join(lines)}. Leave them out through `filters` to silence this warning.",
         stacklevel=3,
     )
-
-
-Convert = Callable[[keras.layers.Layer], keras.layers.Layer]
-Pairs = list[tuple[keras.layers.Layer, keras.layers.Layer]]
 
 
 def clone(model: keras.Model, convert: Convert, caller: str) -> tuple[keras.Model, Pairs]:
