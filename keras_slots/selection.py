@@ -184,14 +184,19 @@ def greedy_index(scores: Tensor) -> Tensor:
             best = ops.where(higher, scores[..., k], best)
             index = ops.where(higher, k, index)
         return index
-    missing = -num_values % _RADIX
-    if missing:
-        # Padding comes last and never wins a strict comparison.
-        padding = [(0, 0)] * (len(scores.shape) - 1) + [(0, missing)]
-        scores = ops.pad(scores, padding, constant_values=float("-inf"))
-    blocks = ops.reshape(scores, (*scores.shape[:-1], -1, _RADIX))
+    whole = num_values - num_values % _RADIX
+    blocks = ops.reshape(scores[..., :whole], (*scores.shape[:-1], -1, _RADIX))
     within = greedy_index(blocks)
-    block = greedy_index(_unrolled_lookup(blocks, within))
+    best = [_unrolled_lookup(blocks, within)]
+    if whole < num_values:
+        rest = scores[..., whole:]
+        last = greedy_index(rest)
+        within = ops.concatenate([within, last[..., None]], axis=-1)
+        best.append(_unrolled_lookup(rest, last)[..., None])
+    # Whole blocks in the next round, in which the last score, repeated, never wins a strict comparison.
+    if within.shape[-1] > _RADIX:
+        best += [best[-1][..., -1:]] * (-within.shape[-1] % _RADIX)
+    block = greedy_index(ops.concatenate(best, axis=-1) if len(best) > 1 else best[0])
     return block * _RADIX + lookup(within, block)
 
 
