@@ -29,7 +29,7 @@ from keras_slots.monitor import SelectionMonitor
 from keras_slots.registry import register_slot_layer
 from keras_slots.rounded import RoundedScores
 from keras_slots.scores import NearestScores
-from keras_slots.selection import SelectionRule
+from keras_slots.selection import Greedy, Probabilistic, SelectionRule
 from keras_slots.sharing import ValueBank
 from keras_slots.slot_arguments import SlotArguments
 from keras_slots.slot_layer import SlotLayer
@@ -42,9 +42,11 @@ from keras_slots.version import __version__
 __all__ = [
     "GlorotNormal",
     "GlorotUniform",
+    "Greedy",
     "HeNormal",
     "HeUniform",
     "NearestScores",
+    "Probabilistic",
     "RoundedScores",
     "SelectionMonitor",
     "SelectionRule",

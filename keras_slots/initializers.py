@@ -19,6 +19,7 @@ from keras_slots.distributions import (
     UniformScores,
     VarianceScaling,
 )
+from keras_slots.equality import check_config
 from keras_slots.sharing import ValueBank
 from keras_slots.strata import StratifiedUniform
 
@@ -176,7 +177,10 @@ def _resolve(identifier: Any, argument: str, names: dict[str, type]) -> Any:
         )
     if type(initializer) in _FROM_KERAS:
         return _from_keras(initializer, argument)
-    if isinstance(initializer, _OURS) or callable(initializer):
+    if isinstance(initializer, _OURS):
+        check_config(initializer, argument)
+        return initializer
+    if callable(initializer):
         return initializer
     raise _unknown(identifier, argument, names)
 
