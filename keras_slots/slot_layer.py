@@ -16,7 +16,8 @@ from keras_slots.refusals import SelectedKernel
 from keras_slots.regularizers import get_move_regularizer
 from keras_slots.selection import get_rule, serialize_rule
 from keras_slots.sharing import ValueBank, check_sharing
-from keras_slots.validation import check_choice, check_num_values, check_seed
+from keras_slots.slot_arguments import SLOT_ARGUMENTS
+from keras_slots.validation import check_choice, check_num_values, check_seed, near_miss_error
 
 Tensor = Any
 
@@ -58,7 +59,13 @@ class SlotLayer(SelectedKernel):
         seed: int | None = None,
         **kwargs: Any,
     ):
-        super().__init__(*args, **kwargs)
+        try:
+            super().__init__(*args, **kwargs)
+        except (TypeError, ValueError) as error:
+            near_miss = near_miss_error(type(self), kwargs, SLOT_ARGUMENTS, error)
+            if near_miss is None:
+                raise
+            raise near_miss from error
         self.refuse_what_needs_a_trained_kernel()
         self.num_values = check_num_values(num_values)
         self._rule = get_rule(selection)
