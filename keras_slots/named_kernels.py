@@ -33,15 +33,17 @@ def named_kernels(model: keras.layers.Layer) -> dict[str, tuple[SlotLayer, SlotK
     kernels: dict[str, tuple[SlotLayer, SlotKernel]] = {}
     for path, layer in found:
         if not layer.built:
-            raise ValueError(
-                f"Layer '{layer.name}' is not built yet, so it holds no values. Call the model on an input, or "
-                "give it a `keras.Input`, first."
-            )
+            continue
         name = layer.name if names.count(layer.name) == 1 else "/".join((*path, layer.name))
         parts = layer.slot_kernels
         for part, kernel in parts.items():
             kernels[name if len(parts) == 1 else f"{name}/{part}"] = layer, kernel
     return kernels
+
+
+def unbuilt_layers(model: keras.layers.Layer) -> list[str]:
+    """Names of the slot layers of a model that no call has built."""
+    return [layer.name for _, layer in _slot_layers(model, (), set()) if not layer.built]
 
 
 def _slot_layers(
