@@ -190,8 +190,8 @@ MUTANTS = (
     M(
         "padding of the tournament may win",
         "selection.py",
-        'constant_values=float("-inf")',
-        "constant_values=0.0",
+        "best += [best[-1][..., -1:]]",
+        "best += [ops.ones_like(best[-1][..., -1:])]",
         one("selection", "never_takes_padding"),
     ),
     M(
@@ -232,8 +232,8 @@ MUTANTS = (
     M(
         "a rule without random numbers is greedy",
         "kernel.py",
-        "if self.random_shape is None:\n            return self.select_by_rule()",
-        "if self.random_shape is None:\n            return self.select_greedily()",
+        "return self.select_by_rule(*self.draw())",
+        "return self.select_by_rule(*self.draw()) if self.random_shape else self.select_greedily()",
         one("rules", "own_in_training"),
     ),
     M(
