@@ -19,7 +19,7 @@ from keras_slots.layers import (
 )
 from keras_slots.monitor import SelectionMonitor
 from keras_slots.registry import register_slot_layer
-from keras_slots.selection import SelectionRule
+from keras_slots.selection import Greedy, Probabilistic, SelectionRule
 from keras_slots.slot_arguments import SlotArguments
 from keras_slots.slot_layer import SlotLayer
 from keras_slots.slots_file import load_slots, save_slots
@@ -41,9 +41,11 @@ from keras_slots.version import __version__
 __all__ = [
     "GlorotNormal",
     "GlorotUniform",
+    "Greedy",
     "HeNormal",
     "HeUniform",
     "NearestScores",
+    "Probabilistic",
     "SelectionMonitor",
     "SelectionRule",
     "SignedConstant",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from abc import ABC, abstractmethod
 from typing import Any
@@ -22,3 +23,44 @@ class EqualByConfig(ABC):
     def __hash__(self) -> int:
         text = json.dumps(self.get_config(), sort_keys=True, default=repr)
         return hash((type(self), text))
+
+
+def check_config(thing: EqualByConfig, argument: str) -> None:
+    """Raises an error if objects that differ would be equal: if `get_config` lacks an argument of the constructor.
+
+    What is compiled for one of two equal objects runs for both, and a file holds the configuration alone.
+
+    Args:
+        thing: what was given for an argument of a layer.
+        argument: name of that argument.
+
+    Raises:
+        ValueError: if `get_config` lacks an argument.
+    """
+    missing = [
+        name for name in _constructor_arguments(type(thing)) if name not in thing.get_config()
+    ]
+    if missing:
+        name = type(thing).__name__
+        raise ValueError(
+            f"`{argument}` must have a `get_config` that returns every argument of its constructor: objects of "
+            "one class and configuration count as equal, and a saved model holds nothing else of them. "
+            f"Received: {argument}={name}, whose configuration {thing.get_config()!r} lacks {missing}. "
+            f"Give the class {name} a `get_config` that returns its arguments."
+        )
+
+
+def _constructor_arguments(cls: type) -> list[str]:
+    names: list[str] = []
+    open_ended: list[str] = []
+    for base in cls.__mro__:
+        constructor = vars(base).get("__init__")
+        if constructor is None or base is object:
+            continue
+        _, *parameters = inspect.signature(constructor).parameters.values()
+        open_ended = [p.name for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        names += [p.name for p in parameters if p.name not in open_ended]
+        if not open_ended:
+            return names
+    # No other constructor takes what `*args` or `**kwargs` took.
+    return names or open_ended

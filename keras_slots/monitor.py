@@ -11,8 +11,8 @@ import numpy as np
 from keras import ops
 
 from keras_slots._checks import check_integer
-from keras_slots.named_kernels import named_kernels
-from keras_slots.observers import Look, Observer, observer
+from keras_slots.named_kernels import named_kernels, unbuilt_layers
+from keras_slots.observers import Observer, observer
 from keras_slots.positions import bits_per_choice
 
 
@@ -36,10 +36,13 @@ class SelectionMonitor(keras.callbacks.Callback):
         per_layer: Whether the logs hold the numbers of each layer beside those of the network.
         log_dir: Folder for TensorBoard histograms of each kernel: the selected values, and the distances from the
             start. None writes none. Needs the extra `tensorboard`.
-        histogram_freq: Epochs from one histogram to the next.
+        histogram_freq: Epochs from one histogram to the next; 0 writes none.
+
+    Where `fit` builds the model, the choices are counted from its first batch on, and where a seed tells what the
+    initial scores choose, from before it. Layers that no call reaches, and so are never built, are left out.
 
     Raises:
-        ValueError: If `histogram_freq` is no positive integer; from `fit`, if the model holds no slot layer.
+        ValueError: If `histogram_freq` is negative or no integer; from `fit`, if the model holds no slot layer.
         ImportError: If `log_dir` is given and tensorboard is not installed.
 
     Example:
@@ -66,28 +69,47 @@ class SelectionMonitor(keras.callbacks.Callback):
         self.per_layer = per_layer
         self.log_dir = log_dir
         self.histogram_freq = check_integer(histogram_freq, "histogram_freq", 2**31)
-        if not self.histogram_freq:
-            raise ValueError(
-                "`histogram_freq` must be a positive number of epochs. Received: histogram_freq=0. Leave "
-                "`log_dir` out for no histograms."
-            )
-        self._writer: Any = None if log_dir is None else _writer(log_dir)
+        self._writer: Any = None
+        if log_dir is not None and self.histogram_freq:
+            self._writer = _writer(log_dir)
         self._observers: dict[str, Observer] = {}
-        self._last: dict[str, Look] = {}
+        self._last: dict[str, np.ndarray[Any, Any]] = {}
         self._start: dict[str, np.ndarray[Any, Any]] = {}
+        self._waits_for_build = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         # `self.model` brings the state of JAX into the variables.
-        kernels = named_kernels(self.model)
-        if not kernels:
+        model = self.model
+        self._observers, self._last, self._start = {}, {}, {}
+        self._observe(is_trained=False)
+        # On TensorFlow `fit` builds a model in its first step.
+        self._waits_for_build = not model.built or bool(unbuilt_layers(model))
+        if not self._waits_for_build:
+            self._check_found()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if self._waits_for_build:
+            self._waits_for_build = False
+            self._observe(is_trained=True)
+            self._check_found()
+
+    def _observe(self, is_trained: bool) -> None:
+        """Begins with the kernels that are new; `is_trained`: they have made a step since they were built."""
+        for name, (_, kernel) in named_kernels(self.model).items():
+            if name in self._observers:
+                continue
+            seen = self._observers[name] = observer(kernel)
+            start = seen.start
+            now = start if is_trained and start is not None else seen.look().positions
+            self._last[name] = now
+            self._start[name] = now if start is None else start
+
+    def _check_found(self) -> None:
+        if not self._observers:
             raise ValueError(
                 f"`SelectionMonitor` needs a model with slot layers. Received: model '{self.model.name}' with the "
                 f"layers {[layer.name for layer in self.model.layers]}. Leave the callback out."
             )
-        self._observers = {name: observer(kernel) for name, (_, kernel) in kernels.items()}
-        self._last = {name: seen.look() for name, seen in self._observers.items()}
-        for name, seen in self._observers.items():
-            self._start[name] = self._last[name].positions if seen.start is None else seen.start
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = {} if logs is None else logs
@@ -115,9 +137,9 @@ class SelectionMonitor(keras.callbacks.Callback):
 
     def _measure(self, name: str, seen: Observer) -> dict[str, float]:
         last, now = self._last[name], seen.look()
-        self._last[name] = now
+        self._last[name] = now.positions
         return {
-            "changed": float(np.mean(now.positions != last.positions)),
+            "changed": float(np.mean(now.positions != last)),
             "magnitude": now.magnitude / seen.available,
             "reach": seen.reach(),
             "bits": bits_per_choice(now.positions, self._start[name], seen.num_values),
@@ -129,7 +151,7 @@ class SelectionMonitor(keras.callbacks.Callback):
         with self._writer.as_default(step=epoch):
             for name, seen in self._observers.items():
                 values = ops.convert_to_numpy(seen.kernel.select_greedily()).astype("float32")
-                moved = self._last[name].positions.astype("int32") - self._start[name]
+                moved = self._last[name].astype("int32") - self._start[name]
                 tf.summary.histogram(f"slots/{name}/selected", values)
                 tf.summary.histogram(f"slots/{name}/moved", moved)
 

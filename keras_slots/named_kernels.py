@@ -36,15 +36,17 @@ def named_kernels(model: keras.layers.Layer) -> dict[str, tuple[SlotLayer, SlotK
     kernels: list[tuple[str, tuple[SlotLayer, SlotKernel]]] = []
     for name, (_, layer) in zip(unique_names(names), found, strict=True):
         if not layer.built:
-            raise ValueError(
-                f"Layer '{layer.name}' is not built yet, so it holds no values. Call the model on an input, or "
-                "give it a `keras.Input`, first."
-            )
+            continue
         parts = layer.slot_kernels
         for part, kernel in parts.items():
             kernels.append((name if len(parts) == 1 else f"{name}/{part}", (layer, kernel)))
     unique = unique_names(name for name, _ in kernels)
     return dict(zip(unique, (pair for _, pair in kernels), strict=True))
+
+
+def unbuilt_layers(model: keras.layers.Layer) -> list[str]:
+    """Names of the slot layers of a model that no call has built."""
+    return [layer.name for _, layer in _slot_layers(model, (), set()) if not layer.built]
 
 
 def _slot_layers(

@@ -3,14 +3,14 @@
 No layer and no variable in sight. K, the number of values of a connection, is always the last axis.
 """
 
-from abc import abstractmethod
+from abc import ABCMeta, abstractmethod
 from itertools import accumulate
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_slots.equality import EqualByConfig
+from keras_slots.equality import EqualByConfig, check_config
 
 Tensor = Any
 
@@ -22,12 +22,25 @@ _MAX_UNROLLED_LOOKUP = 16
 _MAX_UNROLLED_SUM = 64
 
 
-class SelectionRule(EqualByConfig):
+class _Constants(ABCMeta):
+    """The class of classes whose objects cannot be changed once their constructor is done."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        made = super().__call__(*args, **kwargs)
+        vars(made)["_is_made"] = True
+        return made
+
+
+class SelectionRule(EqualByConfig, metaclass=_Constants):
     """How a training call picks one value of each connection: the base of `Greedy`, `Probabilistic` and your own.
 
     Pass an object of a subclass as `selection`. The rule acts in training calls only: inference, `materialize` and
     every export take the value with the highest score (paper, section 3). The gradient is straight-through for
-    every rule. Rules are constants: two of one class and configuration are equal.
+    every rule.
+
+    Rules are constants. What is compiled for one serves every rule of its class and configuration, so `get_config`
+    must return all arguments of the constructor, and attributes cannot be set after it: to change a rule, make
+    another, and another layer. What an attribute refers to, such as a list or a global, must stay as it is too.
 
     Example:
 
@@ -74,6 +87,21 @@ class SelectionRule(EqualByConfig):
         """Returns the rule that `get_config` described."""
         return cls(**config)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._check_not_made(name)
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self._check_not_made(name)
+        super().__delattr__(name)
+
+    def _check_not_made(self, name: str) -> None:
+        if "_is_made" in vars(self):
+            raise AttributeError(
+                f"The selection rule {self!r} cannot be changed: what is compiled would go on with what it was. "
+                f"Received: a change of `{name}`. Make another rule, and a layer with it."
+            )
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.get_config().items())})"
 
@@ -85,7 +113,7 @@ class Greedy(SelectionRule):
     Example:
 
     >>> import numpy as np
-    >>> from keras_slots.selection import Greedy
+    >>> from keras_slots import Greedy
     >>> np.asarray(Greedy().index(np.array([[0.1, 0.7, 0.7]])))
     array([1], dtype=int32)
     """
@@ -101,7 +129,7 @@ class Probabilistic(SelectionRule):
     Example:
 
     >>> import numpy as np
-    >>> from keras_slots.selection import Probabilistic
+    >>> from keras_slots import Probabilistic
     >>> rule = Probabilistic()
     >>> rule.random_shape((2, 3), 8)
     (2, 3)
@@ -124,7 +152,7 @@ def get_rule(identifier: Any) -> SelectionRule:
     """Returns the rule of a name, a serialized form or a rule itself.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If it is none of these, or its `get_config` lacks an argument of its constructor.
 
     Example:
 
@@ -137,6 +165,7 @@ def get_rule(identifier: Any) -> SelectionRule:
     if isinstance(identifier, str) and identifier in RULES:
         return RULES[identifier]()
     if isinstance(identifier, SelectionRule):
+        check_config(identifier, "selection")
         return identifier
     names = ", ".join(f'"{name}"' for name in RULES)
     raise ValueError(
@@ -184,14 +213,19 @@ def greedy_index(scores: Tensor) -> Tensor:
             best = ops.where(higher, scores[..., k], best)
             index = ops.where(higher, k, index)
         return index
-    missing = -num_values % _RADIX
-    if missing:
-        # Padding comes last and never wins a strict comparison.
-        padding = [(0, 0)] * (len(scores.shape) - 1) + [(0, missing)]
-        scores = ops.pad(scores, padding, constant_values=float("-inf"))
-    blocks = ops.reshape(scores, (*scores.shape[:-1], -1, _RADIX))
+    whole = num_values - num_values % _RADIX
+    blocks = ops.reshape(scores[..., :whole], (*scores.shape[:-1], -1, _RADIX))
     within = greedy_index(blocks)
-    block = greedy_index(_unrolled_lookup(blocks, within))
+    best = [_unrolled_lookup(blocks, within)]
+    if whole < num_values:
+        rest = scores[..., whole:]
+        last = greedy_index(rest)
+        within = ops.concatenate([within, last[..., None]], axis=-1)
+        best.append(_unrolled_lookup(rest, last)[..., None])
+    # Whole blocks in the next round, in which the last score, repeated, never wins a strict comparison.
+    if within.shape[-1] > _RADIX:
+        best += [best[-1][..., -1:]] * (-within.shape[-1] % _RADIX)
+    block = greedy_index(ops.concatenate(best, axis=-1) if len(best) > 1 else best[0])
     return block * _RADIX + lookup(within, block)
 
 

@@ -1,19 +1,21 @@
 """What all slot layers share: the slot arguments, and kernels that are selected instead of trained."""
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from contextlib import ExitStack
 from itertools import count
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_slots._checks import check_choice, check_num_values, check_seed
+from keras_slots._checks import check_choice, check_num_values, check_seed, near_miss_error
 from keras_slots._keras import direct_layers, passed_over_when_saving
 from keras_slots.kernels import SCORE_MODES, SlotKernel
 from keras_slots.kernels.regularizers import get_move_regularizer
+from keras_slots.kernels.sampler import given
 from keras_slots.refusals import SelectedKernel
-from keras_slots.selection import get_rule, serialize_rule
+from keras_slots.selection import Greedy, get_rule, serialize_rule
+from keras_slots.slot_arguments import SLOT_ARGUMENTS
 from keras_slots.values import initializers
 from keras_slots.values.philox import derive_seed, draw_seed
 from keras_slots.values.value_bank import ValueBank, check_sharing
@@ -52,7 +54,13 @@ class SlotLayer(SelectedKernel):
         seed: int | None = None,
         **kwargs: Any,
     ):
-        super().__init__(*args, **kwargs)
+        try:
+            super().__init__(*args, **kwargs)
+        except (TypeError, ValueError) as error:
+            near_miss = near_miss_error(type(self), kwargs, SLOT_ARGUMENTS, error)
+            if near_miss is None:
+                raise
+            raise near_miss from error
         self.refuse_what_needs_a_trained_kernel()
         self.num_values = check_num_values(num_values)
         self._rule = get_rule(selection)
@@ -151,10 +159,28 @@ class SlotLayer(SelectedKernel):
     def rematerialized_call(
         self, layer_call: Callable, *args: Any, training: bool | None = None, **kwargs: Any
     ) -> Callable:
-        """As of every Keras layer, with `training` bound: under `keras.RematScope` it would be traced."""
-        bound = partial(layer_call, training=training)
-        run = super().rematerialized_call(bound, *args, **kwargs)
-        return lambda *args, training=None, **kwargs: run(*args, **kwargs)
+        """As of every Keras layer, for a call that is run again in the backward pass.
+
+        Arguments that are no tensors are bound, lest they be traced. Kernels select again what they selected: they
+        get the random numbers as arguments, and are not told `training` anew, which inner layers then do not know.
+        """
+        kernels = self.slot_kernels.values() if training else ()
+        selecting = [kernel for kernel in kernels if not isinstance(kernel.rule, Greedy)]
+        bound = {name: value for name, value in kwargs.items() if isinstance(value, bool | None)}
+
+        def call(numbers: list, *args: Any, **kwargs: Any) -> Any:
+            with ExitStack() as stack:
+                for kernel, drawn in zip(selecting, numbers, strict=True):
+                    stack.enter_context(given(kernel, drawn))
+                return layer_call(*args, training=training, **bound, **kwargs)
+
+        run = super().rematerialized_call(call, *args, **kwargs)
+
+        def draw_and_run(*args: Any, **kwargs: Any) -> Any:
+            tensors = {name: x for name, x in kwargs.items() if name not in (*bound, "training")}
+            return run([kernel.draw() for kernel in selecting], *args, **tensors)
+
+        return draw_and_run
 
     # For users: what the layer holds.
 

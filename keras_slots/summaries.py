@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.kernels.regularizers import regularizer_text
-from keras_slots.named_kernels import named_kernels
+from keras_slots.named_kernels import named_kernels, unbuilt_layers
 from keras_slots.observers import observer
 from keras_slots.positions import bits_per_choice
 from keras_slots.selection import serialize_rule
@@ -42,6 +42,7 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
       `choice_bytes`, and `slots_bytes` in a file of `save_slots`.
     - `"plain"`: for each layer with other weights `name`, `weights`, how many are `trained`, and bytes as above.
     - `"total"`: the sums; bytes include the plain weights.
+    - `"unbuilt"`: the names of slot layers that no call has built, which are left out.
 
     Args:
         model: Built model of any kind.
@@ -49,7 +50,7 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
             connections, to tell the bytes of that file; the total holds the whole of it.
 
     Returns:
-        A dictionary of `"kernels"` and `"plain"`, lists of dictionaries, and `"total"`, a dictionary.
+        A dictionary of `"kernels"` and `"plain"`, lists of dictionaries, `"total"`, a dictionary, and `"unbuilt"`.
 
     Raises:
         ValueError: If the model is not built; with `slots_file`, if `save_slots` refuses it.
@@ -62,14 +63,12 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
     >>> found["total"]["connections"], found["total"]["bank_bytes"], found["total"]["materialized_bytes"]
     (235200, 7526400, 942000)
     """
-    layers = [model, *model.layers] if isinstance(model, keras.Model) else [model]
-    unbuilt = [layer.name for layer in layers if not layer.built]
-    if unbuilt:
+    kernels, unbuilt = named_kernels(model), unbuilt_layers(model)
+    if not model.built or (unbuilt and not kernels):
         raise ValueError(
             f"`model` must be built, for before that it has no kernels to tell of. Received: model '{model.name}' "
             f"with {unbuilt} not built. Call it on an input first, or `model.build(input_shape)`."
         )
-    kernels = named_kernels(model)
     of_optimizer, shared = _optimizer_bytes(model)
     in_file, whole_file = sizes(model) if slots_file else ({}, None)
     rows = []
@@ -84,7 +83,7 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
     if total["optimizer_bytes"] is not None:
         total["optimizer_bytes"] += shared
     total["slots_bytes"] = whole_file
-    return {"kernels": rows, "plain": plain, "total": total}
+    return {"kernels": rows, "plain": plain, "total": total, "unbuilt": unbuilt}
 
 
 def summary(
@@ -259,6 +258,8 @@ def _tables(name: str, found: dict[str, Any]) -> list[Any]:
             numbers = (f"{row[key]:,}" for key in ("weights", "trained"))
             stayed.add_row(row["name"], *numbers, _size(row["materialized_bytes"]))
         parts.append(stayed)
+    if found["unbuilt"]:
+        parts.append(f"Left out, because no call has built them: {', '.join(found['unbuilt'])}\n")
     return [*parts, _NOTE]
 
 

@@ -30,6 +30,7 @@ from keras_slots import (
 )
 from keras_slots.__main__ import main
 from slots_cases import saved
+from strangers import LAYERS, slot_layer
 
 NUM_VALUES = "`num_values` must be a positive integer"
 SEED = r"`seed` must be an integer, at least 0 and below 2\*\*64. Received: seed="
@@ -37,6 +38,7 @@ SCALE = "`scale` must be a positive finite number. Received: scale="
 VALUES = "`values` must be 1 to 65536 finite numbers in one dimension"
 BANK = "`bank_initializer` must be one of 'glorot_uniform'.*Received: bank_initializer="
 SCORES = "`score_initializer` must be one of 'uniform_scores'.*Received: score_initializer="
+OURS = "`(bank|score)_initializer` must name a distribution of keras_slots.*_initializer="
 RULES = '`selection` must be one of "greedy", "probabilistic", or a `keras_slots.SelectionRule`'
 
 
@@ -96,6 +98,11 @@ ARGUMENTS = [
     ),
     (dense(lora_rank=2), "does not support LoRA. Received: rank=2.*materialize"),
     (dense(dtype="int8_from_float32"), "cannot be quantized. Received: mode='int8'.*materialize"),
+    (dense(bank_initializer="uniform"), f"{OURS}'uniform'.*Pass 'glorot_uniform'.*RandomUniform"),
+    (dense(bank_initializer="normal"), f"{OURS}'normal'.*Pass 'glorot_normal'.*RandomNormal"),
+    (dense(score_initializer="uniform"), f"{OURS}'uniform'.*Pass 'uniform_scores'.*RandomUniform"),
+    (dense(score_initializer="normal"), f"{OURS}'normal'.*Pass 'uniform_scores'.*RandomNormal"),
+    (lambda: NearestScores("normal"), "`start` .*'normal'.*Pass 'glorot_normal'.*RandomNormal"),
     (lambda: UniformScores(-1.0), f"{SCALE}-1.0"),
     (lambda: UniformScores("big"), f"{SCALE}'big'"),
     (lambda: GlorotUniform(scale=np.nan), f"{SCALE}nan"),
@@ -323,10 +330,85 @@ def test_main_exits_with_2_for_usage_and_1_for_failure_without_a_trace(
     assert re.search(text, errors)
 
 
-def test_slot_dense_refuses_an_unknown_argument_as_keras_does():
-    with pytest.raises((TypeError, ValueError), match="num_value"):
-        SlotDense(4, num_value=8)
+#: A name that somebody might try, and the argument that it stands for.
+NEAR_MISSES = {
+    "K": "num_values",
+    "k": "num_values",
+    "num_value": "num_values",
+    "n_values": "num_values",
+    "numvalues": "num_values",
+    "number_of_values": "num_values",
+    "num_slots": "num_values",
+    "values": "num_values",
+    "slots": "num_values",
+    "rule": "selection",
+    "selection_rule": "selection",
+    "select": "selection",
+    "mode": "score_mode",
+    "scoremode": "score_mode",
+    "scores_mode": "score_mode",
+    "bank": "bank_initializer",
+    "bank_init": "bank_initializer",
+    "bank_initialiser": "bank_initializer",
+    "values_initializer": "bank_initializer",
+    "scores": "score_initializer",
+    "score_init": "score_initializer",
+    "scores_initializer": "score_initializer",
+    "share": "sharing",
+    "shared": "sharing",
+    "move_reg": "move_regularizer",
+    "moves_regularizer": "move_regularizer",
+    "lever_regularizer": "move_regularizer",
+    "random_seed": "seed",
+    "rng_seed": "seed",
+}
+
+
+@pytest.mark.parametrize(("wrong", "right"), NEAR_MISSES.items())
+def test_near_misses_of_slot_arguments_name_the_right_one(wrong, right):
+    text = f"SlotDense has no argument `{wrong}`. Did you mean `{right}`"
+    with pytest.raises(ValueError, match=f"{text}.*Received: {wrong}=8"):
+        SlotDense(4, **{wrong: 8})
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_near_misses_are_named_by_every_layer(name):
+    with pytest.raises(ValueError, match=r"has no argument `K`. Did you mean `num_values`\?"):
+        slot_layer(name, K=8)
+    with pytest.raises(ValueError, match=r"`sead`. Did you mean `seed`\?.*`scores`. Did you mean"):
+        slot_layer(name, sead=8, scores="nearest")
+
+
+def test_near_misses_are_named_in_slotify_and_from_a_configuration():
+    with pytest.raises(
+        ValueError, match=r"'head' cannot become.*no argument `K`. Did you mean `num"
+    ):
+        slotify(plain_model(), K=8)
+    with pytest.raises(TypeError, match=r"has no argument `K`. Did you mean `num_values`\?"):
+        SlotDense.from_config({"units": 3, "K": 8})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"activaton": "relu"}, "no argument `activaton`. Did you mean `activation`"),
+        ({"kernel_initialiser": "zeros"}, "Did you mean `kernel_initializer`"),
+        ({"nonsense": 8}, "(?s)nonsense"),
+        ({"units_of_work": 8, "zzz": 1}, "(?s)zzz"),
+    ],
+)
+def test_other_unknown_arguments_are_refused_as_keras_does_or_with_its_name(arguments, text):
+    with pytest.raises((TypeError, ValueError), match=text):
+        SlotDense(4, **arguments)
+
+
+def test_a_wrong_value_of_a_keras_argument_is_refused_in_the_words_of_keras():
+    with pytest.raises(ValueError, match="rely") as plain:
+        keras.layers.Dense(4, activation="rely")
+    with pytest.raises(ValueError, match="rely") as slot:
+        SlotDense(4, activation="rely")
+    assert str(slot.value) == str(plain.value)
 
 
 def test_tables_have_as_many_rows_as_docs_say():
-    assert (len(ARGUMENTS), len(CALLS), len(FILES)) == (50, 16, 32)
+    assert (len(ARGUMENTS), len(CALLS), len(FILES)) == (55, 16, 31)

@@ -129,6 +129,23 @@ def test_get_finds_names_of_other_keras_initializers():
     assert restored.value == 0.5
 
 
+@pytest.mark.parametrize("get", [initializers.get, initializers.get_scores])
+@pytest.mark.parametrize("name", ["random_uniform", "random_normal", "truncated_normal"])
+def test_get_takes_what_can_only_be_meant_of_keras(get, name):
+    expected = type(keras.initializers.get(name))
+    assert type(get(name)) is type(get(expected())) is expected
+    assert type(get(in_json(initializers.serialize(expected())))) is expected
+
+
+@pytest.mark.parametrize("get", [initializers.get, initializers.get_scores])
+@pytest.mark.parametrize("name", ["uniform", "normal"])
+def test_get_refuses_a_name_that_says_no_more_than_the_kind_of_a_distribution(get, name):
+    with pytest.raises(
+        ValueError, match=rf"whose size does not depend.*\.Random{name.title()}\(\)"
+    ):
+        get(name)
+
+
 def test_get_replaces_no_subclass_of_a_keras_initializer():
     class Mine(keras.initializers.HeNormal):
         pass

@@ -26,14 +26,14 @@ MODES = {
 }
 
 
-def tiny_model(**arguments):
+def tiny_model(built=True, **arguments):
     """Two layers, a seed each, and one odd K."""
     arguments = {"seed": 4, "use_bias": False, **arguments}
     layers = [
         SlotDense(6, num_values=8, activation="tanh", name="hidden", **arguments),
         SlotDense(3, num_values=5, name="logits", **{**arguments, "seed": 5}),
     ]
-    return keras.Sequential([keras.Input((7,)), *layers])
+    return keras.Sequential([keras.Input((7,)), *layers] if built else layers)
 
 
 def tiny_data():
@@ -204,7 +204,7 @@ def test_selection_monitor_refuses_a_model_without_slot_layers():
 
 
 def test_selection_monitor_refuses_bad_arguments(monkeypatch):
-    for bad in (0, -1, 1.5):
+    for bad in (-1, 1.5):
         with pytest.raises(ValueError, match="`histogram_freq` must be"):
             SelectionMonitor(histogram_freq=bad)
     monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)
@@ -212,6 +212,80 @@ def test_selection_monitor_refuses_bad_arguments(monkeypatch):
         ImportError, match=r'^`log_dir` needs pip install "keras-slots\[tensorboard\]"$'
     ):
         SelectionMonitor(log_dir="logs")
+
+
+def test_selection_monitor_writes_no_histograms_at_a_frequency_of_zero(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)  # not even asked for
+    monitor = SelectionMonitor(log_dir=tmp_path, histogram_freq=0)
+    history = compiled_model(small_model()).fit(*small_data(), verbose=0, callbacks=[monitor])
+    assert "slots/changed" in history.history and list(tmp_path.iterdir()) == []
+
+
+class Unreached(keras.Model):
+    """Makes its layers in its constructor, and calls some of them."""
+
+    def __init__(self, called=("hidden", "logits"), **arguments):
+        super().__init__(name="unreached")
+        self.parts = {layer.name: layer for layer in tiny_model(**arguments, built=False).layers}
+        self.never = SlotDense(3, name="never")
+        self.called = called
+
+    def build(self, shape):
+        pass  # the layers are built when they are called
+
+    def call(self, x):
+        for name in self.called:
+            x = self.parts[name](x)
+        return x
+
+
+@pytest.mark.parametrize("mode", ["per_value", "lever", "nearest"])
+@pytest.mark.parametrize("kind", ["sequential", "subclassed", "in_build"])
+def test_selection_monitor_counts_a_model_that_fit_builds_as_one_that_was_built(mode, kind):
+    class InBuild(keras.Model):
+        def build(self, shape):
+            self.inner = tiny_model(**MODES[mode])
+
+        def call(self, x):
+            return self.inner(x)
+
+    makers = {
+        "sequential": lambda: tiny_model(**MODES[mode], built=False),
+        "subclassed": lambda: Unreached(**MODES[mode]),
+        "in_build": InBuild,
+    }
+    histories = []
+    for make in (lambda: tiny_model(**MODES[mode]), makers[kind]):
+        model = make()
+        model.compile(keras.optimizers.SGD(0.5, momentum=0.9), "mse")
+        arguments = {"epochs": 2, "verbose": 0, "shuffle": False, "batch_size": 8}
+        history = model.fit(*tiny_data(), callbacks=[SelectionMonitor()], **arguments).history
+        histories.append({key: x for key, x in history.items() if key.startswith("slots/")})
+    built, by_fit = histories
+    assert built.keys() == by_fit.keys() and sum(built["slots/changed"]) > 0
+    for key, numbers in built.items():
+        assert by_fit[key] == pytest.approx(numbers, rel=1e-6), key
+
+
+def test_selection_monitor_and_summary_leave_out_layers_that_no_call_reaches():
+    model = Unreached()
+    model.compile("sgd", "mse")
+    history = model.fit(*tiny_data(), verbose=0, callbacks=[SelectionMonitor()]).history
+    again = model.fit(*tiny_data(), verbose=0, callbacks=[SelectionMonitor()]).history
+    for logs in (history, again):
+        assert {key.split("/")[1] for key in logs if key.count("/") == 2} == {"hidden", "logits"}
+    found, text = keras_slots.summary_dict(model), []
+    assert [row["name"] for row in found["kernels"]] == ["hidden", "logits"]
+    assert found["unbuilt"] == ["never"] and found["total"]["connections"] == 60
+    keras_slots.summary(model, print_fn=text.append)
+    assert "Left out, because no call has built them: never" in text[0]
+
+
+def test_selection_monitor_refuses_a_model_without_slot_layers_that_fit_builds():
+    model = keras.Sequential([keras.layers.Dense(3, name="plain")])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"needs a model with slot layers.*'plain'"):
+        model.fit(*tiny_data(), verbose=0, callbacks=[SelectionMonitor()])
 
 
 @pytest.mark.tensorflow

@@ -19,9 +19,11 @@ ROOT = Path(__file__).parents[1]
 PUBLIC_NAMES = {
     "GlorotNormal",
     "GlorotUniform",
+    "Greedy",
     "HeNormal",
     "HeUniform",
     "NearestScores",
+    "Probabilistic",
     "RoundedScores",
     "SelectionMonitor",
     "SelectionRule",

@@ -1,12 +1,15 @@
 """Selection rules as objects: names, configuration, and a rule of the user's own."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from keras_slots import SelectionRule, SlotConv2D, SlotDense
+from keras_slots import GlorotUniform, NearestScores, SelectionRule, SlotConv2D, SlotDense, slotify
 from keras_slots.selection import RULES, Greedy, Probabilistic, get_rule, serialize_rule
+from keras_slots.values.initializers import BANK_DISTRIBUTIONS
 from slot_cases import compiled_model, numpy_of, small_data, small_model
 
 
@@ -97,3 +100,117 @@ def test_probabilistic_selection_draws_one_network_in_a_forward_pass(mode):
     for first, second in passes:
         np.testing.assert_array_equal(first, second)
     assert np.any(passes[0] != passes[1]) and np.any(passes[1] != passes[2])
+
+
+class Plain(SelectionRule):
+    """The first value: a rule that takes no argument."""
+
+    def index(self, scores, uniform=None):
+        return ops.zeros(scores.shape[:-1], "int32")
+
+
+class Place(Plain):
+    """Lacks the configuration of its one argument."""
+
+    def __init__(self, place=0):
+        self.place = place
+
+
+class Half(Worst):
+    """Its configuration is that of its base, which lacks `half`."""
+
+    def __init__(self, rank=0, *, half=False):
+        super().__init__(rank)
+        self.half = half
+
+
+class Passing(Place):
+    """Passes all on to a base that lacks it."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+
+
+class Many(Plain):
+    """Takes any number of arguments."""
+
+    def __init__(self, *places):
+        self.places = places
+
+
+@dataclasses.dataclass(frozen=True)
+class Data(Plain):
+    """A constructor that nobody wrote."""
+
+    place: int = 0
+
+
+class Wide(GlorotUniform):
+    """A distribution that lacks `width`."""
+
+    def __init__(self, width=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+
+
+class Far(NearestScores):
+    """Scores that lack `distance`."""
+
+    def __init__(self, distance=1.0):
+        super().__init__()
+        self.distance = distance
+
+
+LACKING = {
+    "place": (lambda: {"selection": Place(2)}, "place"),
+    "default": (lambda: {"selection": Place()}, "place"),
+    "half": (lambda: {"selection": Half(1)}, "half"),
+    "passing": (lambda: {"selection": Passing(place=2)}, "place"),
+    "many": (lambda: {"selection": Many(1, 2)}, "places"),
+    "data": (lambda: {"selection": Data(1)}, "place"),
+    "bank": (lambda: {"bank_initializer": Wide(2.0)}, "width"),
+    "scores": (lambda: {"score_initializer": Wide(2.0)}, "width"),
+    "dependent": (lambda: {"score_initializer": Far()}, "distance"),
+    "start": (lambda: {"score_initializer": NearestScores(Wide())}, "width"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "lacks"), LACKING.values(), ids=LACKING)
+def test_what_lacks_an_argument_in_its_configuration_is_refused(arguments, lacks):
+    text = rf"`\w+` must have a `get_config` that.*lacks \['{lacks}'\].*Give the class \w+ a"
+    with pytest.raises(ValueError, match=text):
+        SlotDense(3, **arguments())
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match=text):
+        slotify(model, **arguments())
+
+
+@pytest.mark.parametrize("rule", [Plain(), Worst(2), *(rule() for rule in RULES.values())])
+def test_rules_whose_configuration_is_whole_are_taken(rule):
+    assert get_rule(rule) is rule
+
+
+@pytest.mark.parametrize("distribution", BANK_DISTRIBUTIONS.values())
+def test_distributions_of_the_library_have_whole_configurations(distribution):
+    SlotDense(3, bank_initializer=distribution()).build((None, 4))
+
+
+def test_rules_of_other_arguments_select_otherwise_and_share_no_program():
+    x = np.eye(6, dtype="float32")
+    layers = [SlotDense(4, selection=Worst(rank), use_bias=False, seed=1) for rank in range(3)]
+    first, second, third = (numpy_of(layer(x, training=True)) for layer in layers)
+    assert np.all(first != second) and np.all(second != third)
+
+
+def test_a_rule_cannot_be_changed_once_it_is_made():
+    rule = Worst(1)
+    for change in (
+        lambda: setattr(rule, "rank", 2),
+        lambda: delattr(rule, "rank"),
+        lambda: setattr(rule, "new", 2),
+    ):
+        with pytest.raises(
+            AttributeError, match=r"Worst\(rank=1\) cannot be changed.*Make another"
+        ):
+            change()
+    assert rule == Worst(1)

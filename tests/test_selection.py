@@ -90,6 +90,54 @@ def test_greedy_index_orders_infinite_scores_and_never_takes_padding(compiled, n
     assert index[0] == 0 and index[1] == num_values - 1
 
 
+def tournament(scores):
+    """NumPy reference: blocks of eight, each won by the first score that no later one exceeds."""
+    if scores.shape[-1] <= 8:
+        best, index = scores[..., 0].copy(), np.zeros(scores.shape[:-1], "int32")
+        for k in range(1, scores.shape[-1]):
+            higher = scores[..., k] > best
+            best[higher], index[higher] = scores[higher, k], k
+        return index
+    padding = [(0, 0)] * (scores.ndim - 1) + [(0, -scores.shape[-1] % 8)]
+    padded = np.pad(scores, padding, constant_values=-np.inf)
+    blocks = padded.reshape(*scores.shape[:-1], -1, 8)
+    within = tournament(blocks)
+    block = tournament(np.take_along_axis(blocks, within[..., None], -1)[..., 0])
+    return block * 8 + np.take_along_axis(within, block[..., None], -1)[..., 0]
+
+
+@pytest.mark.parametrize("num_values", [*NUMBERS_OF_VALUES, 63, 100, 513, 520])
+def test_greedy_index_of_nan_and_infinity_is_that_of_the_tournament(compiled, num_values):
+    rng = np.random.default_rng(num_values)
+    numbers = [np.nan, -np.inf, np.inf, -0.0, 0.0, -3e38, 1.0]
+    scores = rng.choice(numbers, size=(300, num_values)).astype("float32")
+    scores[:100] = rng.choice(numbers[:2], size=(100, num_values))
+    scores[0], scores[1:3, -1] = np.nan, np.nan
+    np.testing.assert_array_equal(numpy_of(compiled(greedy_index), scores), tournament(scores))
+
+
+@pytest.fixture
+def infinities_are_errors():
+    """What users switch on to find an infinity: one that the library makes itself would hide theirs."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.debugging.enable_check_numerics()
+        yield
+        tf.debugging.disable_check_numerics()
+        return
+    import jax
+
+    with jax.debug_infs(True):
+        yield
+
+
+@pytest.mark.parametrize("num_values", NUMBERS_OF_VALUES)
+def test_greedy_index_makes_no_infinity(infinities_are_errors, num_values):
+    scores = np.random.default_rng(0).normal(size=(5, num_values)).astype("float32")
+    np.testing.assert_array_equal(numpy_of(greedy_index, scores), scores.argmax(-1))
+
+
 @pytest.mark.parametrize("num_values", [1, 2, 8, 17])
 def test_probabilistic_index_is_the_first_whose_cumulative_softmax_exceeds_the_number(
     compiled, num_values

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_slots import SlotConv2D, SlotDense
+from keras_slots import SelectionRule, SlotConv2D, SlotDense, SlotMultiHeadAttention
 from strangers import MODES, ON_TENSORFLOW, L, assert_close, numpy_of
 
 modes = pytest.mark.parametrize("mode", MODES)
@@ -217,3 +217,116 @@ def test_remat_scope_changes_no_number(make, shape, remat, regularizer, mode):
         history = model.fit(x, np.zeros(8), epochs=3, verbose=0, shuffle=False).history["loss"]
         results.append([np.array(history), *(numpy_of(v) for v in layer.trainable_variables)])
     assert_close(*results)
+
+
+# Rematerialization of a random selection: the pass and its recomputation must be of one draw.
+
+
+def drawing_model(remat, mode, selection, kind):
+    """Two layers with random selection. What the first one selects acts on the gradient of the second."""
+    arguments = {"score_mode": mode, "selection": selection, "kernel_regularizer": "l2"}
+    if kind == "dense":
+        layers = [
+            SlotDense(5, activation="tanh", seed=1, name="first", **arguments),
+            SlotDense(3, activation="tanh", seed=2, name="second", **arguments),
+        ]
+        inputs, make = keras.Input((6,)), lambda x: layers[1](layers[0](x))
+    elif kind == "twice":
+        layers = [SlotDense(6, activation="tanh", seed=1, name="first", **arguments)]
+        inputs, make = keras.Input((6,)), lambda x: layers[0](layers[0](x))
+    else:
+        layers = [SlotMultiHeadAttention(2, 3, seed=1, name="first", **arguments)]
+        inputs = keras.Input((4, 6))
+
+        def make(x):
+            return layers[0](x, x)
+
+    for layer in layers:
+        layer._remat_mode = remat
+    return keras.Model(inputs, make(inputs))
+
+
+class Other(SelectionRule):
+    """Draws with two numbers for each connection."""
+
+    def random_shape(self, kernel_shape, num_values):
+        return (2, *kernel_shape)
+
+    def index(self, scores, uniform=None):
+        k = scores.shape[-1]
+        return ops.cast(ops.floor(uniform[0] * uniform[1] * k), "int32")
+
+
+class Second(SelectionRule):
+    """The second value, without random numbers."""
+
+    def index(self, scores, uniform=None):
+        return ops.ones(scores.shape[:-1], "int32")
+
+
+def remat_mode(mode, **arguments):
+    with keras.RematScope(mode, **arguments):
+        return SlotDense(1)._remat_mode
+
+
+REMAT_MODES = {
+    "full": lambda: remat_mode("full"),
+    "activations": lambda: remat_mode("activations"),
+    "list": lambda: remat_mode("list_of_layers", layer_names=["first", "second"]),
+    "larger": lambda: remat_mode("larger_than", output_size_threshold=1),
+}
+
+
+DRAWING = {
+    "dense": ("full", "per_value", "probabilistic", "dense"),
+    "lever": ("full", "per_connection", "probabilistic", "dense"),
+    "twice": ("full", "per_value", "probabilistic", "twice"),
+    "own_rule": ("list", "per_value", Other(), "dense"),
+    "large": ("larger", "per_value", "probabilistic", "dense"),
+    "activations": ("activations", "per_value", "probabilistic", "dense"),
+    "attention": ("full", "per_value", "probabilistic", "attention"),
+    "attention_own_rule": ("full", "per_value", Second(), "attention"),
+}
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True], ids=["compiled", "eager"])
+@pytest.mark.parametrize("case", DRAWING)
+def test_remat_scope_computes_the_gradient_of_the_draw_of_the_pass(case, run_eagerly):
+    remat, mode, selection, kind = DRAWING[case]
+    x = data((8, 4, 6) if kind == "attention" else (8, 6))[0]
+    results = []
+    for scope in (None, REMAT_MODES[remat]()):
+        model = drawing_model(scope, mode, selection, kind)
+        optimizer = keras.optimizers.SGD(0.5)
+        model.compile(optimizer, lambda y, p: ops.mean((p - 1) ** 2), run_eagerly=run_eagerly)
+        history = model.fit(x, np.zeros(8), epochs=2, batch_size=4, verbose=0, shuffle=False)
+        results.append([np.array(history.history["loss"]), *map(numpy_of, model.variables)])
+    assert_close(*results)
+
+
+class Block(keras.layers.Layer):
+    """A layer of another kind around a slot layer."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def build(self, shape):
+        self.inner.build(shape)
+
+    def call(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("run_eagerly", [False, True], ids=["compiled", "eager"])
+def test_random_selection_inside_another_layer_that_is_rematerialized_is_refused(run_eagerly):
+    inner = SlotDense(3, selection="probabilistic", name="inside")
+    with keras.RematScope("full"):
+        block = Block(inner)
+    model = keras.Sequential([keras.Input((6,)), block])
+    model.compile("sgd", "mse", run_eagerly=run_eagerly)
+    text = "(?s)random selection.*would draw again.*`keras.RematScope` around"
+    for inner._remat_mode in (None, block._remat_mode):
+        with pytest.raises(ValueError, match=text):
+            model.fit(*data(), verbose=0)

@@ -154,3 +154,16 @@ def test_summary_tells_the_bytes_of_the_slots_file(mode, tmp_path):
     summary(model, printed.append, slots_file=True)
     assert "in .slots" in printed[0] and f"{path.stat().st_size / 1000:.1f} kB" in printed[0]
     assert summary_dict(model)["total"]["slots_bytes"] is None
+
+
+def test_summary_refuses_a_subclassed_model_none_of_whose_layers_is_built():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__(name="own")
+            self.hidden = SlotDense(3, name="hidden")
+
+    model = Own()
+    model.built = True
+    for function in (summary, summary_dict):
+        with pytest.raises(ValueError, match=r"`model` must be built.*'own' with .*'hidden'"):
+            function(model)

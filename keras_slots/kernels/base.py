@@ -16,7 +16,7 @@ from keras import ops
 from keras_slots._backend import initializer
 from keras_slots._keras import current_pass, passed_over_when_saving
 from keras_slots.kernels.regularizers import OnKernel
-from keras_slots.kernels.sampler import Sampler
+from keras_slots.kernels.sampler import GIVEN, Sampler
 from keras_slots.kernels.seed import from_words, to_words, words_length
 from keras_slots.selection import Greedy, SelectionRule, greedy_index
 from keras_slots.values import initializers
@@ -218,13 +218,19 @@ class SlotKernel(_Layer, ABC):
 
     def select(self, training: bool | None = False) -> Tensor:
         """The selected values, `kernel_shape`: by `rule` when `training`, else greedily."""
+        if id(self) in GIVEN:
+            return self.select_by_rule(*GIVEN[id(self)])
         if not training or isinstance(self.rule, Greedy):
             return self.select_greedily()
-        if self.random_shape is None:
-            return self.select_by_rule()
+        return self.select_by_rule(*self.draw())
+
+    def draw(self) -> tuple[Tensor, ...]:
+        """The random numbers that `rule` needs, if any, for a training call: one draw in a forward pass."""
+        if self.random_shape is None or id(self) in GIVEN:
+            return GIVEN.get(id(self), ())
         self.sampler.enter(current_pass(self))
-        uniform = keras.random.uniform(self.random_shape, dtype=self.score_dtype, seed=self.sampler)
-        return self.select_by_rule(uniform)
+        dtype = self.score_dtype
+        return (keras.random.uniform(self.random_shape, dtype=dtype, seed=self.sampler),)
 
     @property
     def selected_indices(self) -> Tensor:

@@ -1,5 +1,8 @@
 """The random state of a kernel."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
 
@@ -8,6 +11,22 @@ import numpy as np
 from keras import ops
 
 Tensor = Any
+
+#: What a kernel selects with in the call in progress where that was drawn before: `id` of the kernel -> tensors.
+GIVEN: dict[int, tuple[Tensor, ...]] = {}
+
+
+@contextmanager
+def given(kernel: Any, numbers: tuple[Tensor, ...]) -> Iterator[None]:
+    """In this context the kernel selects by its rule with these numbers, and draws none."""
+    before = GIVEN.get(id(kernel))
+    GIVEN[id(kernel)] = numbers
+    try:
+        yield
+    finally:
+        del GIVEN[id(kernel)]
+        if before is not None:
+            GIVEN[id(kernel)] = before
 
 
 class Sampler(keras.random.SeedGenerator):
@@ -19,7 +38,17 @@ class Sampler(keras.random.SeedGenerator):
         self._again = False
 
     def enter(self, current: Any) -> None:
-        """Tells in which forward pass the next numbers are drawn; None: in a pass of their own."""
+        """Tells in which forward pass the next numbers are drawn; None: in a pass of their own.
+
+        Raises:
+            ValueError: If TensorFlow is to run the code in progress again in the backward pass.
+        """
+        if _is_run_again():
+            raise ValueError(
+                "A slot layer with random selection was called inside another layer, or a function, that is "
+                "rematerialized: TensorFlow would draw again in the backward pass, and the gradient would be that "
+                "of another selection. Use `keras.RematScope` around the slot layer alone: it then keeps its draw."
+            )
         self._again = current is not None and current in self._seen
         if current is not None:
             self._seen.add(current)
@@ -31,3 +60,14 @@ class Sampler(keras.random.SeedGenerator):
         drawn = self.state.value * 1  # a copy
         self.state.assign(ops.add(self.state, step))
         return drawn
+
+
+def _is_run_again() -> bool:
+    """Whether a caller is `tf.recompute_grad`, which tells nobody that it will call once more."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "inner" and code.co_filename.endswith("custom_gradient.py"):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False

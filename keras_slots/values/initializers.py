@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_slots.equality import check_config
 from keras_slots.values.dependent_scores import DependentScores
 from keras_slots.values.distributions import (
     Distribution,
@@ -30,6 +31,11 @@ BANK_DISTRIBUTIONS: dict[str, type[Distribution]] = {
     "he_normal": HeNormal,
     "signed_constant": SignedConstant,
     "stratified_uniform": StratifiedUniform,
+}
+#: Names by which Keras means a size that has nothing to do with the kernel, and ours: argument -> name.
+_AMBIGUOUS = {
+    "uniform": ("RandomUniform", {"score_initializer": "uniform_scores"}, "glorot_uniform"),
+    "normal": ("RandomNormal", {"score_initializer": "uniform_scores"}, "glorot_normal"),
 }
 _OURS = Distribution, DependentScores
 _FROM_KERAS: dict[type, type[Distribution]] = {
@@ -79,7 +85,8 @@ def get(identifier: Any, argument: str = "bank_initializer") -> Distribution | C
             `"signed_constant"`, `"stratified_uniform"`; a `Distribution`; the serialized form of one; or whatever
             `keras.initializers.get` takes. Keras' `GlorotUniform`, `GlorotNormal`, `HeUniform`,
             `HeNormal`, `LecunUniform`, `LecunNormal` and `VarianceScaling` become the equal
-            `Distribution`, with their integer seed if they have one.
+            `Distribution`, with their integer seed if they have one. The names `"uniform"` and `"normal"` are
+            refused: pass `keras.initializers.RandomUniform()` for what Keras means by them.
         argument: name of the argument in the error message.
 
     Returns:
@@ -161,6 +168,13 @@ def serialize(initializer: Any) -> Any:
 def _resolve(identifier: Any, argument: str, names: dict[str, type]) -> Any:
     if isinstance(identifier, str) and identifier in names:
         return names[identifier]()
+    if isinstance(identifier, str) and identifier in _AMBIGUOUS:
+        theirs, by_argument, ours = _AMBIGUOUS[identifier]
+        raise ValueError(
+            f"`{argument}` must name a distribution of keras_slots: by {identifier!r} Keras means `{theirs}`, "
+            f"whose size does not depend on the kernel. Received: {argument}={identifier!r}. "
+            f"Pass {by_argument.get(argument, ours)!r}, or `keras.initializers.{theirs}()` if you mean that."
+        )
     initializer = identifier
     try:
         if isinstance(identifier, dict):
@@ -176,7 +190,10 @@ def _resolve(identifier: Any, argument: str, names: dict[str, type]) -> Any:
         )
     if type(initializer) in _FROM_KERAS:
         return _from_keras(initializer, argument)
-    if isinstance(initializer, _OURS) or callable(initializer):
+    if isinstance(initializer, _OURS):
+        check_config(initializer, argument)
+        return initializer
+    if callable(initializer):
         return initializer
     raise _unknown(identifier, argument, names)
 
