@@ -1,6 +1,8 @@
 """Slot machine networks for Keras: training chooses among fixed random values, and never changes one."""
 
 from keras_slots.export import export_selected
+from keras_slots.inspect.monitor import SelectionMonitor
+from keras_slots.inspect.summary import summary, summary_dict
 from keras_slots.layers import (
     SlotConv1D,
     SlotConv1DTranspose,
@@ -17,13 +19,9 @@ from keras_slots.layers import (
     SlotSeparableConv1D,
     SlotSeparableConv2D,
 )
-from keras_slots.monitor import SelectionMonitor
-from keras_slots.registry import register_slot_layer
+from keras_slots.layers.base import SlotArguments, SlotLayer, register_slot_layer
 from keras_slots.selection import Greedy, Probabilistic, SelectionRule
-from keras_slots.slot_arguments import SlotArguments
-from keras_slots.slot_layer import SlotLayer
 from keras_slots.slots_file import load_slots, save_slots
-from keras_slots.summaries import summary, summary_dict
 from keras_slots.transforms import materialize, slotify
 from keras_slots.values.distributions import (
     GlorotNormal,

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_slots.equality import EqualByConfig, check_config
+from keras_slots._config import EqualByConfig, check_config
 
 Tensor = Any
 

@@ -13,11 +13,15 @@ import numpy as np
 import keras_slots.layers  # noqa: F401 (fills the table of slot classes)
 from keras_slots._checks import check_seed
 from keras_slots._keras import copy_operation, direct_layers, inner_layers
+from keras_slots._live_config import carried_in, from_live_config, live_config
 from keras_slots.kernels.base import SlotKernel
-from keras_slots.live_config import carried_in, from_live_config, live_config
-from keras_slots.registry import SLOT_CLASSES, parameters_of
-from keras_slots.slot_arguments import SLOT_ARGUMENTS
-from keras_slots.slot_layer import SlotLayer, named_weights
+from keras_slots.layers.base import (
+    SLOT_ARGUMENTS,
+    SLOT_CLASSES,
+    SlotLayer,
+    named_weights,
+    parameters_of,
+)
 from keras_slots.values.philox import derive_seed
 
 Convert = Callable[[keras.layers.Layer], keras.layers.Layer]

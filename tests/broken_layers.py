@@ -9,7 +9,7 @@ import functools
 import numpy as np
 from keras import ops
 
-import keras_slots.slot_layer as slot_layer
+import keras_slots.layers.base as slot_layer
 import keras_slots.transforms as transforms
 from contract import Row
 from keras_slots import SlotDense
@@ -18,8 +18,8 @@ from keras_slots.kernels import SCORE_MODES
 from keras_slots.kernels.nearest import NearestKernel
 from keras_slots.kernels.per_connection import PerConnectionKernel
 from keras_slots.kernels.per_value import PerValueKernel, SelectFromScores, scores_gradient
+from keras_slots.layers.base import SlotLayer
 from keras_slots.selection import Greedy, lookup
-from keras_slots.slot_layer import SlotLayer
 from keras_slots.values.initializers import compute_fans
 
 FLOAT = Row()

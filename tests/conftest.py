@@ -78,7 +78,7 @@ def same_start():
 @pytest.fixture
 def own_registrations():
     """The table of slot classes; what a test registers is forgotten afterwards."""
-    from keras_slots.registry import SLOT_CLASSES
+    from keras_slots.layers.base import SLOT_CLASSES
 
     before = dict(SLOT_CLASSES)
     yield SLOT_CLASSES

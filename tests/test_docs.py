@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from keras_slots import SelectionMonitor, SlotLayer, materialize, slotify, summary_dict
-from keras_slots.registry import SLOT_CLASSES
-from keras_slots.slot_layer import SCORE_MODES
+from keras_slots.layers.base import SCORE_MODES, SLOT_CLASSES
 from slot_cases import numpy_of
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

@@ -10,7 +10,7 @@ from keras import ops
 
 import keras_slots
 from keras_slots import SlotConv2D, SlotDense, ValueBank
-from keras_slots.registry import SLOT_CLASSES
+from keras_slots.layers.base import SLOT_CLASSES
 from slot_cases import CASES, NAMES, SLOT_ARGUMENTS, case, greedy_kernel, numpy_of, plain_twin
 
 CLASSES = tuple(dict.fromkeys(cls for cls, *_ in CASES.values()))

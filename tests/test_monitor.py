@@ -333,7 +333,7 @@ def test_selection_monitor_counts_under_a_strategy_and_xla(mode):
 
 
 def test_named_kernels_of_nested_wrapped_and_attention_layers_differ():
-    from keras_slots.named_kernels import named_kernels
+    from keras_slots.inspect.choices import named_kernels
 
     inputs = keras.Input((4, 5))
     wrapped = keras.layers.TimeDistributed(SlotDense(3, name="b"))

@@ -16,7 +16,7 @@ from keras_slots import (
     slotify,
     summary_dict,
 )
-from keras_slots.named_kernels import named_kernels
+from keras_slots.inspect.choices import named_kernels
 from slot_cases import CASES, NAMES, case, numpy_of
 
 L = keras.layers

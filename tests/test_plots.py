@@ -105,5 +105,7 @@ def test_plots_first_layer_shows_the_units_with_the_largest_values():
 
 def test_plots_name_the_extra_of_a_missing_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r'^`keras_slots.plots` needs .*"keras-slots\[plots\]"$'):
+    with pytest.raises(
+        ImportError, match=r'^`keras_slots.inspect.plots` needs .*"keras-slots\[plots\]"$'
+    ):
         plots.accuracy_against_size({"a": [(1, 2)]})

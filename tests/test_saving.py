@@ -8,7 +8,7 @@ import pytest
 
 import keras_slots
 from keras_slots import SlotDense, SlotMultiHeadAttention, SlotSeparableConv1D, ValueBank
-from keras_slots.registry import SLOT_CLASSES
+from keras_slots.layers.base import SLOT_CLASSES
 from slot_cases import (
     CASES,
     assert_same_weights,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_slots import SlotConv2D, SlotDense, SlotLayer, materialize, slotify
-from keras_slots.registry import SLOT_CLASSES
+from keras_slots.layers.base import SLOT_CLASSES
 from slot_cases import assert_same_weights, numpy_of, small_data, small_model, weights_of
 
 L = keras.layers

@@ -228,12 +228,11 @@ def draw_first_layer(args):
 
 def magnitudes(model):
     """Name of each kernel, and the mean magnitude of its selected values over that of all."""
-    from keras_slots.named_kernels import named_kernels
-    from keras_slots.observers import observer
+    from keras_slots.inspect.choices import named_kernels, observer
 
     for name, (_, kernel) in named_kernels(model).items():
         seen = observer(kernel)
-        yield name, seen.look().magnitude / seen.available
+        yield name, seen.snapshot().magnitude / seen.available
 
 
 def kept_epochs(source):
@@ -295,7 +294,7 @@ def new_axes():
 def library():
     """The figures of the library; with them comes Keras."""
     cli.import_training()
-    from keras_slots import plots
+    from keras_slots.inspect import plots
 
     return plots
 

@@ -39,11 +39,10 @@ def make_parser():
 
 def kept_share(model):
     """Share of the connections whose choice is that of the initial scores."""
-    from keras_slots.named_kernels import named_kernels
-    from keras_slots.observers import observer
+    from keras_slots.inspect.choices import named_kernels, observer
 
     seen = [observer(kernel) for _, kernel in named_kernels(model).values()]
-    kept = sum(int((one.look().positions == one.start).sum()) for one in seen)
+    kept = sum(int((one.snapshot().positions == one.start).sum()) for one in seen)
     return kept / sum(one.size for one in seen)
 
 

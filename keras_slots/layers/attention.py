@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from keras_slots._checks import check_integer
-from keras_slots.layers.arguments import Constraint, Initializer, Regularizer
+from keras_slots.layers.base import (
+    SLOT_ARGUMENTS,
+    Constraint,
+    Initializer,
+    Regularizer,
+    SlotArguments,
+    SlotLayer,
+    register_slot_layer,
+)
 from keras_slots.layers.dense import SlotEinsumDense
-from keras_slots.registry import register_slot_layer
-from keras_slots.slot_arguments import SLOT_ARGUMENTS, SlotArguments
-from keras_slots.slot_layer import SlotLayer
 from keras_slots.values.philox import derive_seed
 
 if TYPE_CHECKING:

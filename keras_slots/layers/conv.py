@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops
 
-from keras_slots.layers.arguments import (
+from keras_slots.layers.base import (
     Activation,
     Constraint,
     Initializer,
@@ -16,11 +16,11 @@ from keras_slots.layers.arguments import (
     Size1D,
     Size2D,
     Size3D,
+    SlotArguments,
+    SlotLayer,
     Tensor,
+    register_slot_layer,
 )
-from keras_slots.registry import register_slot_layer
-from keras_slots.slot_arguments import SlotArguments
-from keras_slots.slot_layer import SlotLayer
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

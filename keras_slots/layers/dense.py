@@ -8,17 +8,17 @@ import keras
 from keras import ops
 
 from keras_slots._keras import einsum_shapes
-from keras_slots.layers.arguments import (
+from keras_slots.layers.base import (
     Activation,
     Constraint,
     Initializer,
     Regularizer,
     Shape,
+    SlotArguments,
+    SlotLayer,
     Tensor,
+    register_slot_layer,
 )
-from keras_slots.registry import register_slot_layer
-from keras_slots.slot_arguments import SlotArguments
-from keras_slots.slot_layer import SlotLayer
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

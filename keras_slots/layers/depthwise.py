@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
-from keras_slots.layers.arguments import (
+from keras_slots.layers.base import (
     Activation,
     Constraint,
     Initializer,
@@ -15,11 +15,11 @@ from keras_slots.layers.arguments import (
     Shape,
     Size1D,
     Size2D,
+    SlotArguments,
     Tensor,
+    register_slot_layer,
 )
 from keras_slots.layers.conv import ChannelLayer
-from keras_slots.registry import register_slot_layer
-from keras_slots.slot_arguments import SlotArguments
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

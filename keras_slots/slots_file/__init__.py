@@ -20,7 +20,7 @@ import numpy as np
 from keras_slots._files import check_path, write_file
 from keras_slots._keras import give_value, inner_layers, shapes_alone
 from keras_slots.kernels.base import SlotKernel
-from keras_slots.slot_layer import SlotLayer
+from keras_slots.layers.base import SlotLayer
 from keras_slots.slots_file.container import Record, array_of, itemsize, join, split, stored
 from keras_slots.slots_file.records import coding_of, find, read_kernel, values_of, write_kernel
 from keras_slots.transforms import holds_assets, materialized, pair_weights, serialize

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from keras_slots.equality import EqualByConfig
+from keras_slots._config import EqualByConfig
 
 
 class DependentScores(EqualByConfig):

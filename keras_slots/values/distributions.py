@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_slots._checks import check_choice, check_positive, check_seed
-from keras_slots.equality import EqualByConfig
+from keras_slots._config import EqualByConfig
 from keras_slots.values.philox import BANK_STREAM, SCORE_STREAM, Float32Array, draw
 
 # Standard deviation of the standard normal cut to [-2, 2]; Keras divides by the same number.

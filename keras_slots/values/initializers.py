@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_slots.equality import check_config
+from keras_slots._config import check_config
 from keras_slots.values.dependent_scores import DependentScores
 from keras_slots.values.distributions import (
     Distribution,

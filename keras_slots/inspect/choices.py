@@ -1,12 +1,13 @@
 """What a kernel has selected so far, in numbers: read off in one compiled pass, without drawing its bank.
 
-A choice is counted as a *position*: how many values of its connection are smaller than the selected one. For a
-lever that is the number of its step, for nearest scores the index of the value itself. Training moves positions
-away from where the initial scores put them. The seed tells that place, so only the distance is news.
+A choice is counted as a *position*: how many values of its connection are smaller than the selected one. Training
+moves positions away from where the initial scores put them. The seed tells that place, so only distances are news.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property, singledispatch
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -16,16 +17,144 @@ import numpy as np
 from keras import ops
 
 from keras_slots._backend import compiled
+from keras_slots._keras import direct_layers
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.kernels.envelope import envelope
-from keras_slots.kernels.nearest import NearestKernel, SharedValues
+from keras_slots.kernels.nearest import NearestKernel, SharedValues, Strata
 from keras_slots.kernels.per_connection import PerConnectionKernel
 from keras_slots.kernels.per_value import PerValueKernel
 from keras_slots.kernels.seed import integer_of
-from keras_slots.positions import PositionsOfNearest, by_bank, by_steps, magnitudes, position_dtype
+from keras_slots.layers.base import SlotLayer, unique_names
+
+
+def named_kernels(model: keras.layers.Layer) -> dict[str, tuple[SlotLayer, SlotKernel]]:
+    """All kernels of a model, at any depth, with the slot layers that own them, by names that no two share.
+
+    A kernel is called as its layer; one of several kernels of a layer `layer/kernel`. Where two layers have one
+    name, the names of the models and layers around them come before it, and a number behind it where these are the
+    same too.
+
+    Raises:
+        ValueError: If a slot layer is not built.
+
+    Example:
+
+    >>> from keras_slots import SlotDense, SlotSeparableConv2D
+    >>> layers = [SlotSeparableConv2D(4, 3, name="conv"), SlotDense(2, name="logits")]
+    >>> list(named_kernels(keras.Sequential([keras.Input((8, 8, 3)), *layers])))
+    ['conv/depthwise_kernel', 'conv/pointwise_kernel', 'logits']
+    """
+    found = list(_slot_layers(model, (), set()))
+    short = [layer.name for _, layer in found]
+    long = ["/".join((*path, layer.name)) for path, layer in found]
+    names = [x if short.count(x) == 1 else y for x, y in zip(short, long, strict=True)]
+    kernels: list[tuple[str, tuple[SlotLayer, SlotKernel]]] = []
+    for name, (_, layer) in zip(unique_names(names), found, strict=True):
+        if not layer.built:
+            continue
+        parts = layer.slot_kernels
+        for part, kernel in parts.items():
+            kernels.append((name if len(parts) == 1 else f"{name}/{part}", (layer, kernel)))
+    unique = unique_names(name for name, _ in kernels)
+    return dict(zip(unique, (pair for _, pair in kernels), strict=True))
+
+
+def unbuilt_layers(model: keras.layers.Layer) -> list[str]:
+    """Names of the slot layers of a model that no call has built."""
+    return [layer.name for _, layer in _slot_layers(model, (), set()) if not layer.built]
+
+
+def _slot_layers(
+    layer: Any, path: tuple[str, ...], seen: set[int]
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for part in direct_layers(layer):
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, SlotLayer):
+            yield path, part  # not those inside it: it names their kernels
+        else:
+            yield from _slot_layers(part, (*path, part.name), seen)
+
 
 Tensor = Any
 Array = np.ndarray[Any, Any]
+
+
+def bits_per_choice(positions: Array, start: Array, num_values: int) -> float:
+    """Entropy of how far the choices have moved, in bits a connection.
+
+    `H = -sum_d p_d log2 p_d`, `p_d` the share of connections with `positions - start = d`. It is what an
+    arithmetic coder needs that knows the seed and these shares, and nothing of where in the layer it is.
+
+    Example:
+
+    >>> bits_per_choice(np.array([0, 1, 2, 3], "uint8"), np.array([0, 1, 1, 2], "uint8"), 8)
+    1.0
+    """
+    moved = positions.astype("int32") - start
+    counts = np.bincount(moved + (num_values - 1)).astype("float64")
+    shares = counts[counts > 0] / len(positions)
+    return abs(float((shares * np.log2(shares)).sum()))
+
+
+def by_bank(kernel: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions of the selected values in a bank `(..., K)` or `(K,)`, and their `magnitudes`."""
+    smaller = ops.cast(bank < kernel[..., None], "int32")
+    return _small(ops.sum(smaller, axis=-1), bank.shape[-1]), magnitudes(kernel)
+
+
+def by_steps(
+    kernel: Tensor, steps: Tensor, overflow_index: Tensor | None = None, overflow_steps: Any = None
+) -> tuple[Tensor, Tensor]:
+    """The same on the staircases of `read_staircase`: a position is the number of a step."""
+    position, limit = _count_below(kernel, steps), steps.shape[0]
+    if overflow_index is not None:
+        limit += overflow_steps.shape[0]
+        flat = ops.reshape(position, (-1,))
+        index = integer_of(overflow_index, "int32")
+        more = _count_below(ops.take(ops.reshape(kernel, (-1,)), index), overflow_steps)
+        position = ops.scatter_update(flat, index[:, None], ops.take(flat, index) + more)
+    return _small(position, limit), magnitudes(kernel)
+
+
+def _count_below(kernel: Tensor, steps: Tensor) -> Tensor:
+    position = ops.zeros(kernel.shape, "int32")
+    for h in range(steps.shape[0]):
+        position = position + ops.cast(ops.cast(steps[h], kernel.dtype) < kernel, "int32")
+    return position
+
+
+@dataclass(frozen=True)
+class PositionsOfNearest:
+    """The same of a `NearestKernel`; equal for equal values."""
+
+    bank: Strata | SharedValues
+    num_values: int
+
+    def __call__(self, lever: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        values, index = self.bank.nearest(lever, seed)
+        if isinstance(self.bank, SharedValues):
+            return by_bank(values, np.array(self.bank.values, "float32"))
+        return _small(index, self.num_values), magnitudes(values)
+
+
+def _small(position: Tensor, limit: int) -> Tensor:
+    """As few bytes as numbers below `limit` need: they travel to the host."""
+    return ops.cast(position, "uint8" if limit <= 2**8 else "int32")
+
+
+def magnitudes(values: Tensor) -> Tensor:
+    """Sums of `|values|` over the last axis; the rest is for the host to add in float64."""
+    return ops.sum(
+        ops.abs(ops.cast(values, keras.backend.result_type(values.dtype, "float32"))), axis=-1
+    )
+
+
+def position_dtype(num_values: int) -> str:
+    """The unsigned integers that hold the positions of K values."""
+    return "uint8" if num_values <= 2**8 else "uint16"
+
 
 _SAMPLED_VALUES = 2**20  # of which the mean magnitude is known to a thousandth
 _BLOCK_VALUES = 2**20  # drawn at once
@@ -33,7 +162,7 @@ _SAMPLED_LINES = 2**15  # whose envelopes are computed in every epoch, in a few 
 _FEWEST_CONNECTIONS = 256
 
 
-class Look(NamedTuple):
+class ChoiceSnapshot(NamedTuple):
     """The choices of a kernel at one moment.
 
     Attributes:
@@ -57,9 +186,9 @@ class Observer:
         self.size = kernel.initial.num_connections
         self.num_values = kernel.num_values
 
-    def look(self) -> Look:
+    def snapshot(self) -> ChoiceSnapshot:
         """The choices of now."""
-        return self._as_look(*compiled(by_bank)(self.kernel.select_greedily(), self.kernel.bank))
+        return self._snapshot(*compiled(by_bank)(self.kernel.select_greedily(), self.kernel.bank))
 
     @cached_property
     def start(self) -> Array | None:
@@ -102,10 +231,10 @@ class Observer:
         thresholds, _ = envelope(bank, scores)
         return float(((thresholds < np.inf).sum(axis=0) + 1).mean() / k)
 
-    def _as_look(self, positions: Tensor, sums: Tensor) -> Look:
+    def _snapshot(self, positions: Tensor, sums: Tensor) -> ChoiceSnapshot:
         flat = keras.ops.convert_to_numpy(positions).reshape(-1)
         flat = flat.astype(position_dtype(self.num_values), copy=False)
-        return Look(flat, float(_wide(sums).sum() / self.size))
+        return ChoiceSnapshot(flat, float(_wide(sums).sum() / self.size))
 
 
 class _PerValueObserver(Observer):
@@ -144,13 +273,13 @@ class _LeverObserver(Observer):
 
     kernel: PerConnectionKernel
 
-    def look(self) -> Look:
-        return self._look_at(self.kernel.select_greedily())
+    def snapshot(self) -> ChoiceSnapshot:
+        return self._snapshot_at(self.kernel.select_greedily())
 
     @cached_property
     def start(self) -> Array | None:
         lever = self.kernel.lever.value
-        return self._look_at(self.kernel.select_greedily(ops.zeros_like(lever))).positions
+        return self._snapshot_at(self.kernel.select_greedily(ops.zeros_like(lever))).positions
 
     @cached_property
     def available(self) -> float:
@@ -187,8 +316,8 @@ class _LeverObserver(Observer):
             v for v in self.kernel._steps if v.name in ("steps", "overflow_index", "overflow_steps")
         ]
 
-    def _look_at(self, kernel: Tensor) -> Look:
-        return self._as_look(*compiled(by_steps)(kernel, *self._tables))
+    def _snapshot_at(self, kernel: Tensor) -> ChoiceSnapshot:
+        return self._snapshot(*compiled(by_steps)(kernel, *self._tables))
 
 
 class _NearestObserver(Observer):
@@ -196,14 +325,14 @@ class _NearestObserver(Observer):
 
     kernel: NearestKernel
 
-    def look(self) -> Look:
-        return self._look_at(self.kernel.lever)
+    def snapshot(self) -> ChoiceSnapshot:
+        return self._snapshot_at(self.kernel.lever)
 
     @cached_property
     def start(self) -> Array | None:
         kernel = self.kernel
         start = kernel.current_initial_values().start().astype(kernel.score_dtype)
-        return self._look_at(ops.convert_to_tensor(start)).positions
+        return self._snapshot_at(ops.convert_to_tensor(start)).positions
 
     @cached_property
     def available(self) -> float:
@@ -220,9 +349,9 @@ class _NearestObserver(Observer):
     def reach(self) -> float:
         return 1.0
 
-    def _look_at(self, lever: Tensor) -> Look:
+    def _snapshot_at(self, lever: Tensor) -> ChoiceSnapshot:
         positions = PositionsOfNearest(self.kernel._bank, self.num_values)
-        return self._as_look(*compiled(positions)(lever, self.kernel._seed))
+        return self._snapshot(*compiled(positions)(lever, self.kernel._seed))
 
 
 def _wide(tensor: Tensor) -> Array:
@@ -239,7 +368,7 @@ def observer(kernel: SlotKernel) -> Observer:
     >>> layer = SlotDense(300, num_values=8, score_mode="per_connection", seed=0)
     >>> layer.build((None, 784))
     >>> seen = observer(layer.slot_kernel)
-    >>> bool((seen.look().positions == seen.start).all()), round(seen.reach() * 8, 1)
+    >>> bool((seen.snapshot().positions == seen.start).all()), round(seen.reach() * 8, 1)
     (True, 3.7)
     """
     return Observer(kernel)

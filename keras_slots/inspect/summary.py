@@ -9,13 +9,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_slots.inspect.choices import bits_per_choice, named_kernels, observer, unbuilt_layers
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.kernels.regularizers import regularizer_text
-from keras_slots.named_kernels import named_kernels, unbuilt_layers
-from keras_slots.observers import observer
-from keras_slots.positions import bits_per_choice
+from keras_slots.layers.base import SlotLayer
 from keras_slots.selection import serialize_rule
-from keras_slots.slot_layer import SlotLayer
 from keras_slots.slots_file import sizes
 from keras_slots.values.value_bank import ValueBank
 
@@ -134,7 +132,7 @@ def _kernel_row(
     held = [v for v in kernel.variables if id(v) not in {id(t) for t in trained}]
     bits = None
     if seen.start is not None:
-        bits = bits_per_choice(seen.look().positions, seen.start, seen.num_values)
+        bits = bits_per_choice(seen.snapshot().positions, seen.start, seen.num_values)
     itemsize = np.dtype(kernel.variable_dtype).itemsize
     sharing = kernel.sharing
     return {

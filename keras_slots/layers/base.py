@@ -1,26 +1,173 @@
-"""What all slot layers share: the slot arguments, and kernels that are selected instead of trained."""
+"""What all slot layers share: slot arguments, selected kernels, refusals, and the Keras layer each stands for."""
 
+import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import keras
 import numpy as np
 
 from keras_slots._checks import check_choice, check_num_values, check_seed, near_miss_error
-from keras_slots._keras import direct_layers, passed_over_when_saving
+from keras_slots._keras import (
+    check_before_quantization,
+    direct_layers,
+    inner_layers,
+    passed_over_when_saving,
+)
 from keras_slots.kernels import SCORE_MODES, SlotKernel
 from keras_slots.kernels.regularizers import get_move_regularizer
 from keras_slots.kernels.sampler import given
-from keras_slots.refusals import SelectedKernel
-from keras_slots.selection import Greedy, get_rule, serialize_rule
-from keras_slots.slot_arguments import SLOT_ARGUMENTS
+from keras_slots.selection import Greedy, SelectionRule, get_rule, serialize_rule
 from keras_slots.values import initializers
 from keras_slots.values.philox import derive_seed, draw_seed
 from keras_slots.values.value_bank import ValueBank, check_sharing
 
 Tensor = Any
+Shape = tuple[int | None, ...]
+
+Activation = str | Callable[..., Any] | None
+Initializer = str | Callable[..., Any] | dict[str, Any]
+Regularizer = str | Callable[..., Any] | dict[str, Any] | None
+Constraint = str | Callable[..., Any] | dict[str, Any] | None
+
+Size1D = int | tuple[int] | list[int]
+Size2D = int | tuple[int, int] | list[int]
+Size3D = int | tuple[int, int, int] | list[int]
+
+
+class SlotArguments(TypedDict, total=False):
+    """The keyword arguments that every slot layer adds to those of its Keras layer.
+
+    Args:
+        num_values: Positive integer, K: the number of fixed random values of each connection. 8 unless you say
+            otherwise.
+        selection: `"greedy"`, the default, takes the value with the highest score; `"probabilistic"` draws one
+            value from softmax(scores) in each training pass; or a `keras_slots.SelectionRule` of your own.
+            Inference is greedy for all.
+        score_mode: `"per_value"`, the default, trains one score for each value, as the paper does.
+            `"per_connection"` trains one lever u for each connection, from which the K scores follow:
+            `initial_scores + bank * u`. Under SGD, with momentum or Nesterov, it selects what the paper's scores
+            select, at the price of an ordinary layer. Other optimizers (Adam, clipping by norm) train a lever well
+            too, but take another path than on K scores, and weight decay pulls a connection back to its initial
+            choice. `"nearest"` trains one lever for each connection like an ordinary weight, and selects the value
+            nearest to it: every value can be reached, and cost and memory do not depend on K.
+        bank_initializer: Distribution of the values: `"glorot_uniform"`, `"glorot_normal"`, `"he_uniform"`,
+            `"he_normal"`, `"signed_constant"`, `"stratified_uniform"`, the object of that name in `keras_slots`
+            with a `scale`, or a Keras initializer, which is called once with the shape of the whole bank. None
+            means the distribution that `kernel_initializer` names, `"glorot_uniform"` unless you say otherwise.
+            With `score_mode="nearest"` it must be a `keras_slots.StratifiedUniform`; None means one of scale 1.5,
+            and `kernel_initializer` says where levers start.
+        score_initializer: `keras_slots.UniformScores(scale)`, a Keras initializer, or `"nearest"`
+            (`keras_slots.NearestScores`), by which the value nearest to a start is selected first. None means
+            U(0, b), b the Glorot-uniform bound of the kernel, as in the author's code. With
+            `score_mode="nearest"` it must be None.
+        sharing: `"connection"`, the default: each connection has its own values; `"layer"`: one set of K values
+            for each kernel of the layer; a `keras_slots.ValueBank`: that set, which may be handed to several
+            layers.
+        move_regularizer: Keras regularizer of how far each connection has moved from its start, for a smaller
+            `.slots` file. It acts on the lever u: `keras.regularizers.L1(c)` adds `c * sum(abs(u))` to the loss,
+            and `c * sign(u)` to the gradient. With `score_mode="nearest"` u is the distance of the lever from its
+            start. Not with `score_mode="per_value"`. None: no such loss.
+        seed: Integer that fixes bank, scores and sampling. None draws one, so that
+            `keras.utils.set_random_seed` governs it.
+        name: As of every Keras layer.
+        dtype: As of every Keras layer. Scores and levers are float32 under half precision.
+        trainable: As of every Keras layer. The bank is never trained.
+
+    Example:
+
+    >>> from keras_slots import SlotArguments, SlotDense
+    >>> slots: SlotArguments = {"num_values": 4, "selection": "probabilistic"}
+    >>> SlotDense(3, **slots).num_values
+    4
+    """
+
+    num_values: int
+    selection: str | SelectionRule
+    score_mode: str
+    bank_initializer: Any
+    score_initializer: Any
+    sharing: Any
+    move_regularizer: Any
+    seed: int | None
+    name: str | None
+    dtype: Any
+    trainable: bool
+
+
+#: The names of the arguments that the Keras layer does not have.
+SLOT_ARGUMENTS = tuple(SlotArguments.__annotations__)[:-3]
+
+
+if TYPE_CHECKING:
+    from keras.layers import Layer as _Mixin
+else:
+    _Mixin = object
+
+
+class SelectedKernel(_Mixin):
+    """Mixin before a Keras layer: no constraint, no LoRA, no quantization of its kernels."""
+
+    #: How the arguments about each kernel begin: `kernel_initializer`, `depthwise_regularizer` and so on.
+    kernel_arguments: tuple[str, ...] = ("kernel",)
+
+    def refuse_what_needs_a_trained_kernel(self) -> None:
+        """Raises an error for arguments that would change a kernel."""
+        for argument in (f"{name}_constraint" for name in self.kernel_arguments):
+            constraint = getattr(self, argument, None) or getattr(self, f"_{argument}", None)
+            if constraint is not None:
+                raise ValueError(
+                    f"`{argument}` must be None in a slot layer: its values are fixed and never updated. "
+                    f"Received: {argument}={constraint}. Constrain the values through `bank_initializer` instead."
+                )
+        if getattr(self, "lora_rank", None):
+            self.enable_lora(self.lora_rank)
+        mode = getattr(self.dtype_policy, "quantization_mode", None)
+        if getattr(self, "quantization_config", None) or mode:
+            raise ValueError(self._no_quantization(mode))
+
+    def enable_lora(self, rank: int, *args: Any, **kwargs: Any) -> None:
+        """Refused: LoRA adds to a trained kernel, and this one is selected."""
+        raise ValueError(
+            f"A slot layer does not support LoRA. Received: rank={rank} for layer '{self.name}'. Call "
+            "`keras_slots.materialize(model)` and enable LoRA on the plain layers of the new model."
+        )
+
+    def quantize(self, mode: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """Refused: quantization would replace the kernel, and this one is selected."""
+        raise ValueError(self._no_quantization(mode))
+
+    def _no_quantization(self, mode: str | None) -> str:
+        return (
+            f"A slot layer cannot be quantized. Received: mode={mode!r} for layer '{self.name}'. Call "
+            "`keras_slots.materialize(model)` and quantize the new model."
+        )
+
+
+def _refuse_quantization(model: Any, filters: Any) -> None:
+    """Raises an error if `model.quantize` with these filters means a slot layer."""
+    for layer in inner_layers(model):
+        if isinstance(layer, SelectedKernel) and _chosen(layer, filters):
+            raise ValueError(
+                f"A model with slot layers cannot be quantized. Received: model '{model.name}' with the slot "
+                f"layer '{layer.name}'. Call `keras_slots.materialize(model)` first and quantize the new model."
+            )
+
+
+def _chosen(layer: Any, filters: Any) -> bool:
+    """Whether filters, as Keras reads them, choose a layer: None, regular expressions or a function."""
+    if filters is None:
+        return True
+    if callable(filters):
+        return bool(filters(layer))
+    patterns = [filters] if isinstance(filters, str) else filters
+    return any(re.search(pattern, layer.name) for pattern in patterns)
+
+
+check_before_quantization(_refuse_quantization)
 
 
 class SlotLayer(SelectedKernel):
@@ -386,3 +533,102 @@ def unique_names(names: Iterable[str]) -> list[str]:
             taken.add(name)
         unique.append(name)
     return unique
+
+
+LayerClass = TypeVar("LayerClass", bound=type)
+
+#: The slot layer of each Keras layer; `register_slot_layer` fills it.
+SLOT_CLASSES: dict[type[keras.layers.Layer], type[SlotLayer]] = {}
+
+
+def register_slot_layer(
+    plain_class: type[keras.layers.Layer], *, replace: bool = False
+) -> Callable[[LayerClass], LayerClass]:
+    """Class decorator of a slot layer: names its Keras layer, registers it, shows all arguments to `inspect`.
+
+    Args:
+        plain_class: The Keras layer that computes the same from an ordinary kernel. `slotify` replaces it by the
+            decorated class, and `materialize` puts it back.
+        replace: Whether the decorated class takes the place of another slot layer of `plain_class`, for the whole
+            process.
+
+    Raises:
+        ValueError: If `plain_class` has a slot layer already and `replace` is False, or no `get_config` although
+            its constructor takes arguments.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_slots import SlotDense, register_slot_layer
+    >>> class Projection(keras.layers.Dense):
+    ...     pass
+    >>> @register_slot_layer(Projection)
+    ... class SlotProjection(SlotDense):
+    ...     pass
+    >>> SlotProjection.plain_class.__name__
+    'Projection'
+    """
+
+    def decorate(cls: LayerClass) -> LayerClass:
+        before = SLOT_CLASSES.get(plain_class)
+        # The same class again, as when a cell of a notebook is run twice, is no other one.
+        if before is not None and not replace and _place(before) != _place(cls):
+            raise ValueError(
+                f"`plain_class` must be a layer that has no slot layer yet. Received: {plain_class.__name__}, "
+                f"whose slot layer is {before.__name__}, for {cls.__name__}. Register it for a subclass of "
+                f"{plain_class.__name__}, or pass `replace=True`: `slotify` then makes {cls.__name__} layers "
+                "everywhere in this process."
+            )
+        own = set(parameters_of(plain_class)) - set(parameters_of(keras.layers.Layer))
+        lost = plain_class.get_config is keras.layers.Layer.get_config
+        if own and lost and getattr(cls, "get_config", None) is SlotLayer.get_config:
+            raise ValueError(
+                f"`plain_class` must have a `get_config` that returns its arguments {sorted(own)}: without it "
+                f"they would be lost. Received: {plain_class.__name__}. Write one as docs/extending.md shows."
+            )
+        if "__init__" not in vars(cls):
+
+            def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+                super(cls, self).__init__(*args, **kwargs)  # type: ignore[arg-type]
+
+            cls.__init__ = __init__  # type: ignore[misc]
+        cls.plain_class = plain_class  # type: ignore[attr-defined]
+        vars(cls)["__init__"].__signature__ = _signature(plain_class)
+        SLOT_CLASSES[plain_class] = cls
+        return keras.saving.register_keras_serializable(package="keras_slots")(cls)
+
+    return decorate
+
+
+def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
+    """The parameters that a constructor takes by name, those that it passes on to its base class included."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = _parameters(base)
+        named = [p for p in parameters[1:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        found = {p.name: p for p in named} | found
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return found
+
+
+def _place(cls: type) -> tuple[str, str]:
+    return cls.__module__, cls.__qualname__
+
+
+def _signature(plain_class: type) -> inspect.Signature:
+    """All parameters of the Keras layer, then ours as keyword-only, then its `**kwargs` if it has them."""
+    plain = _parameters(plain_class)
+    kwargs = [p for p in plain if p.kind is p.VAR_KEYWORD]
+    plain = [p for p in plain if p.kind is not p.VAR_KEYWORD]
+    names = {p.name for p in plain}
+    ours = [p for p in _parameters(SlotLayer) if p.kind is p.KEYWORD_ONLY and p.name not in names]
+    return inspect.Signature([*plain, *ours, *kwargs])
+
+
+def _parameters(cls: type) -> list[inspect.Parameter]:
+    """The parameters of the constructor, `self` among them."""
+    function = getattr(cls, "__init__")  # noqa: B009 (a type checker frowns on the attribute itself)
+    return list(inspect.signature(function).parameters.values())

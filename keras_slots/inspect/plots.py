@@ -14,8 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_slots.named_kernels import named_kernels
-from keras_slots.observers import observer
+from keras_slots.inspect.choices import named_kernels, observer
 
 _BINS = 41
 
@@ -97,7 +96,7 @@ def changes(history: Any, ax: Any = None) -> Any:
 
     Example:
 
-    >>> from keras_slots import plots
+    >>> from keras_slots.inspect import plots
     >>> history = {"slots/changed": [0.3, 0.1], "slots/hidden/changed": [0.4, 0.1], "loss": [2.0, 1.0]}
     >>> [line.get_label() for line in plots.changes(history).axes[0].lines]
     ['hidden', 'network']
@@ -139,7 +138,7 @@ def accuracy_against_k(
 
     Example:
 
-    >>> from keras_slots import plots
+    >>> from keras_slots.inspect import plots
     >>> runs = {"greedy": {2: [96.9, 97.1], 8: [98.2, 98.3]}}
     >>> plots.accuracy_against_k(runs, learned=[98.0]).axes[0].get_xlabel()
     'K, values per connection'
@@ -188,7 +187,7 @@ def accuracy_against_size(
 
     Example:
 
-    >>> from keras_slots import plots
+    >>> from keras_slots.inspect import plots
     >>> runs = {"slots, K = 8": [(28_700, 98.0), (83_000, 98.8)], "float32": [(1_065_000, 98.9)]}
     >>> [len(line.get_xdata()) for line in plots.accuracy_against_size(runs).axes[0].lines]
     [2, 1]
@@ -292,7 +291,9 @@ def _new_figure() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('`keras_slots.plots` needs pip install "keras-slots[plots]"') from error
+        raise ImportError(
+            '`keras_slots.inspect.plots` needs pip install "keras-slots[plots]"'
+        ) from error
     return Figure(figsize=(7, 4.5), layout="constrained")
 
 

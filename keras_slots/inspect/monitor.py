@@ -11,9 +11,13 @@ import numpy as np
 from keras import ops
 
 from keras_slots._checks import check_integer
-from keras_slots.named_kernels import named_kernels, unbuilt_layers
-from keras_slots.observers import Observer, observer
-from keras_slots.positions import bits_per_choice
+from keras_slots.inspect.choices import (
+    Observer,
+    bits_per_choice,
+    named_kernels,
+    observer,
+    unbuilt_layers,
+)
 
 
 class SelectionMonitor(keras.callbacks.Callback):
@@ -100,7 +104,7 @@ class SelectionMonitor(keras.callbacks.Callback):
                 continue
             seen = self._observers[name] = observer(kernel)
             start = seen.start
-            now = start if is_trained and start is not None else seen.look().positions
+            now = start if is_trained and start is not None else seen.snapshot().positions
             self._last[name] = now
             self._start[name] = now if start is None else start
 
@@ -136,7 +140,7 @@ class SelectionMonitor(keras.callbacks.Callback):
             self._writer.flush()
 
     def _measure(self, name: str, seen: Observer) -> dict[str, float]:
-        last, now = self._last[name], seen.look()
+        last, now = self._last[name], seen.snapshot()
         self._last[name] = now.positions
         return {
             "changed": float(np.mean(now.positions != last)),
