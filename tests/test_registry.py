@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from keras_slots import SlotDense, SlotLayer, materialize, register_slot_layer, slotify
+from keras_slots.kernels import SCORE_MODES, SlotKernel, register_score_mode
+from keras_slots.kernels.per_value import PerValueKernel
 from slot_cases import numpy_of
 
 L = keras.layers
@@ -147,3 +149,52 @@ def test_a_keras_layer_whose_arguments_would_be_lost_is_refused(own_registration
     with pytest.raises(ValueError, match=r"must have a `get_config`.*\['scale'\].*Silent"):
         slot_class(Silent)
     assert Silent not in own_registrations
+
+
+# Score modes
+
+
+def lambda_of(kernel_class):
+    return lambda **arguments: kernel_class(**arguments)
+
+
+class Unmoved(PerValueKernel):
+    measures_moves = True
+
+
+class Abstract(SlotKernel):
+    pass
+
+
+class Taken(PerValueKernel):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "text"),
+    [
+        ("own", lambda_of(PerValueKernel), "must be a subclass of .*not a function that makes"),
+        ("own", SlotDense, "must be a subclass of .*SlotKernel"),
+        ("own", Unmoved, r"Received: Unmoved without \['moves'\]"),
+        ("own", Abstract, r"Received: Abstract without \['add_variables', 'bank'"),
+        ("nearest", Taken, "`name` must be that of a new score mode.*NearestKernel"),
+    ],
+)
+def test_register_score_mode_refuses_what_could_not_be_a_kernel(monkeypatch, name, mode, text):
+    before = dict(SCORE_MODES)
+    with pytest.raises(ValueError, match=text):
+        register_score_mode(name)(mode)
+    assert before == SCORE_MODES
+
+
+def test_register_score_mode_serves_every_layer_and_may_replace_when_asked(monkeypatch):
+    monkeypatch.setattr("keras_slots.kernels.SCORE_MODES", SCORE_MODES)
+    monkeypatch.setitem(SCORE_MODES, "nearest", SCORE_MODES["nearest"])
+    register_score_mode("nearest", replace=True)(Taken)
+    layer = SlotDense(3, score_mode="nearest")
+    layer.build((None, 2))
+    assert type(layer.slot_kernel) is Taken
+    with pytest.raises(
+        ValueError, match='`move_regularizer` must be None for score_mode="nearest"'
+    ):
+        SlotDense(3, score_mode="nearest", move_regularizer="l1")

@@ -7,7 +7,6 @@ from keras import ops
 
 import keras_slots
 from keras_slots import SlotDense, materialize, slotify, summary, summary_dict
-from keras_slots.kernels.per_connection import PerConnectionKernel
 from keras_slots.kernels.regularizers import get_move_regularizer, regularizer_text
 from slot_cases import NAMES, case, compiled_model, numpy_of, small_data, small_model
 from strangers import SLOT_CLASSES
@@ -193,13 +192,10 @@ def test_move_regularizer_must_be_a_regularizer(bad):
 
 
 def test_get_move_regularizer_takes_what_keras_takes():
-    function = get_move_regularizer(ops.sum, "per_connection", PerConnectionKernel)
+    function = get_move_regularizer(ops.sum, "per_connection", True)
     assert function is ops.sum and regularizer_text(function) == "sum"
-    assert (
-        regularizer_text(get_move_regularizer(L2, "per_connection", PerConnectionKernel))
-        == "L2(l2=0.01)"
-    )
-    assert get_move_regularizer(None, "per_value", PerConnectionKernel) is None
+    assert regularizer_text(get_move_regularizer(L2, "per_connection", True)) == "L2(l2=0.01)"
+    assert get_move_regularizer(None, "per_value", False) is None
 
 
 @pytest.mark.parametrize("arguments", [{}, STRATA], ids=["paper", "nearest"])

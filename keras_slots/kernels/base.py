@@ -13,9 +13,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_slots._backend import initializer
+from keras_slots._backend import at_rest, initializer
 from keras_slots._keras import current_pass, passed_over_when_saving
-from keras_slots.kernels.regularizers import OnKernel
 from keras_slots.kernels.sampler import GIVEN, Sampler
 from keras_slots.kernels.seed import from_words, to_words, words_length
 from keras_slots.selection import Greedy, SelectionRule, greedy_index
@@ -312,6 +311,23 @@ class SlotKernel(_Layer, ABC):
 
     def __dir__(self) -> list[str]:
         return passed_over_when_saving(type(self), super().__dir__())
+
+
+class OnKernel(keras.regularizers.Regularizer):
+    """Hangs on the trained variable of a kernel, and adds up the regularizers of its values and of its moves."""
+
+    def __init__(self, kernel: SlotKernel):
+        self.kernel = kernel
+
+    def __call__(self, trained: Tensor) -> Tensor:
+        kernel = self.kernel
+        losses = []
+        if kernel.regularizer is not None:
+            losses.append(kernel.regularizer(kernel.select_greedily(trained)))
+        if kernel.move_regularizer is not None:
+            # What has not moved, for example because its input is always 0, is not pushed.
+            losses.append(kernel.move_regularizer(at_rest(kernel.moves(trained))))
+        return losses[0] if len(losses) == 1 else sum(losses)
 
 
 def lost_seed(path: str) -> str:

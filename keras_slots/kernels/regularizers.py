@@ -1,54 +1,31 @@
-"""The regularizers of a kernel: they act on what it selects, and on how far it has moved."""
+"""The argument `move_regularizer`: which regularizer it means, and how one is shown."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
-
-from keras_slots._backend import at_rest
-
-if TYPE_CHECKING:
-    from keras_slots.kernels.base import SlotKernel
 
 Tensor = Any
 
 
-class OnKernel(keras.regularizers.Regularizer):
-    """Hangs on the trained variable of a kernel, and adds up the regularizers of its values and of its moves."""
-
-    def __init__(self, kernel: SlotKernel):
-        self.kernel = kernel
-
-    def __call__(self, trained: Tensor) -> Tensor:
-        kernel = self.kernel
-        losses = []
-        if kernel.regularizer is not None:
-            losses.append(kernel.regularizer(kernel.select_greedily(trained)))
-        if kernel.move_regularizer is not None:
-            # What has not moved, for example because its input is always 0, is not pushed.
-            losses.append(kernel.move_regularizer(at_rest(kernel.moves(trained))))
-        return losses[0] if len(losses) == 1 else sum(losses)
-
-
 def get_move_regularizer(
-    identifier: Any, score_mode: str, make_kernel: Callable[..., SlotKernel]
+    identifier: Any, score_mode: str, measures_moves: bool
 ) -> Callable[[Tensor], Tensor] | None:
     """Returns the regularizer of the moves of a kernel.
 
     Args:
         identifier: Keras regularizer, its name or its serialized form, or a function of a tensor; None for none.
         score_mode: Name of the score mode.
-        make_kernel: What makes the kernel of that mode.
+        measures_moves: Whether the kernels of that mode have one move a connection.
 
     Raises:
         ValueError: If the identifier is unknown, or the kernels of that mode have no one move a connection.
 
     Example:
 
-    >>> from keras_slots.kernels.per_connection import PerConnectionKernel
-    >>> regularizer_text(get_move_regularizer("l1", "per_connection", PerConnectionKernel))
+    >>> regularizer_text(get_move_regularizer("l1", "per_connection", measures_moves=True))
     'L1(l1=0.01)'
     """
     if identifier is None:
@@ -60,7 +37,7 @@ def get_move_regularizer(
             "`move_regularizer` must be a Keras regularizer, its name, or None. Received: "
             f"move_regularizer={identifier!r}. Pass for example move_regularizer=keras.regularizers.L1(1e-5)."
         ) from error
-    if not getattr(make_kernel, "measures_moves", False):
+    if not measures_moves:
         raise ValueError(
             f'`move_regularizer` must be None for score_mode="{score_mode}", whose connections have no one number '
             f"that tells how far they moved. Received: move_regularizer={regularizer_text(found)}. Pass "

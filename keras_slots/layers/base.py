@@ -223,7 +223,9 @@ class SlotLayer(SelectedKernel):
         kernel_class.check_arguments(
             self._rule, self.bank_initializer, self.score_initializer, self.sharing
         )
-        self.move_regularizer = get_move_regularizer(move_regularizer, score_mode, kernel_class)
+        self.move_regularizer = get_move_regularizer(
+            move_regularizer, score_mode, kernel_class.measures_moves
+        )
         self.seed = None if seed is None else check_seed(seed)
         self._seed = draw_seed() if self.seed is None else self.seed
         self._kernel_names: set[str] = set()
