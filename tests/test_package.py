@@ -24,7 +24,6 @@ PUBLIC_NAMES = {
     "HeUniform",
     "NearestScores",
     "Probabilistic",
-    "RoundedScores",
     "SelectionMonitor",
     "SelectionRule",
     "SignedConstant",
@@ -151,7 +150,7 @@ def test_importing_on_jax_imports_no_tensorflow(import_report):
 @pytest.mark.parametrize("backend", ["torch", "numpy"])
 def test_a_backend_without_a_gradient_of_ours_is_refused_by_name(backend, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: backend)
-    path = ROOT / "keras_slots" / "backend" / "__init__.py"
+    path = ROOT / "keras_slots" / "_backend" / "__init__.py"
     with pytest.raises(ImportError, match=f"'tensorflow' and 'jax'.*{backend}.*KERAS_BACKEND"):
         runpy.run_path(str(path))
 

@@ -45,7 +45,7 @@ def register_score_mode(name: str, *, replace: bool = False) -> Callable[[Kernel
                 "A score mode must be a subclass of `keras_slots.kernels.SlotKernel`. Received: "
                 f"{cls!r} for the name {name!r}. Decorate the class itself, not a function that makes kernels."
             )
-        missing = sorted(cls.__abstractmethods__)  # type: ignore[attr-defined]
+        missing = sorted(cls.__abstractmethods__)
         if cls.measures_moves and cls.moves is SlotKernel.moves:
             missing.append("moves")
         if missing:
