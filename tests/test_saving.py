@@ -297,3 +297,21 @@ def test_dir_shows_what_users_look_for_and_saving_computes_none_of_it(
 
 def counting(own, name, computed):
     return property(lambda self: (computed.append(name), own.fget(self))[1])
+
+
+@pytest.mark.parametrize(
+    ("mode", "written"),
+    [
+        ("per_value", {"scores": (5, 4, 8), "bank": (5, 4, 8)}),
+        ("per_connection", {"lever": (5, 4), "decay": (), "seed": (4,), "origin": (4,)}),
+        ("nearest", {"lever": (5, 4), "decay": (), "seed": (8,), "origin": (4,)}),
+    ],
+)
+def test_weights_of_an_older_layout_are_refused_by_name_and_change_nothing(mode, written):
+    layer = SlotDense(4, score_mode=mode)
+    layer.build((None, 5))
+    before = layer.get_weights()
+    with pytest.raises(ValueError, match="were written by keras_slots 0.2 or earlier.*Received"):
+        layer.slot_kernel.load_own_variables({k: np.zeros(v) for k, v in written.items()})
+    for old, new in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
