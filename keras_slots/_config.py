@@ -25,7 +25,7 @@ class EqualByConfig(ABC):
         return hash((type(self), text))
 
 
-def check_config(thing: EqualByConfig, argument: str) -> None:
+def check_config(thing: Any, argument: str) -> None:
     """Raises an error if objects that differ would be equal: if `get_config` lacks an argument of the constructor.
 
     What is compiled for one of two equal objects runs for both, and a file holds the configuration alone.

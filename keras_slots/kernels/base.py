@@ -291,11 +291,11 @@ class SlotKernel(_Layer, ABC):
         return {**self.saved_state(), "sampler": self.sampler.state}
 
     def _check_state(self, expected: dict[str, Any], given: dict[str, np.ndarray]) -> None:
-        if given and "seed" not in given or "decay" in given:
+        if (given and "seed" not in given) or "decay" in given:
             raise ValueError(
-                f"The weights of the kernel '{self.path}' were written by keras_slots 0.2 or earlier, whose layout "
-                f"is not read any more. Received: the variables {sorted(given)}. Train the model again, or load and "
-                "`materialize` it with the version that wrote it."
+                f"The weights of the kernel '{self.path}' were written by keras_slots 0.2 or earlier, whose "
+                f"layout is not read any more. Received: the variables {sorted(given)}. Train the model again, or "
+                "load and `materialize` it with the version that wrote it."
             )
         if set(expected) != set(given):
             raise ValueError(

@@ -25,10 +25,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from keras_slots.values.distributions import Distribution
 from keras_slots.values.initial_values import InitialValues
-from keras_slots.values.stratified import StratifiedUniform
-from keras_slots.values.value_bank import ValueBank
 
 #: K -> levels, overflow levels, and the share of connections with more than `levels` steps.
 _TABLE: dict[int, tuple[int, int, float]] = {
@@ -86,12 +83,12 @@ def capacity(initial: InitialValues) -> Capacity:
     Capacity(levels=1, overflow_levels=0, overflow_count=0)
     """
     most = initial.num_values - 1
-    if _has_two_values(initial):
+    if initial.bank_source.spread == "two values":
         return Capacity(min(1, most), 0, 0)
-    if most <= 3 or not _is_uniform(initial):
+    if most <= 3 or not _table_holds(initial):
         return Capacity(most, 0, 0)
     levels, overflow_levels, share = _TABLE[2 ** math.ceil(math.log2(initial.num_values))]
-    if isinstance(initial.bank_initializer, StratifiedUniform):
+    if initial.bank_source.spread == "strata":
         overflow_levels, share = overflow_levels + 1, 1.25 * share
     levels = min(levels, most)
     overflow_levels = min(overflow_levels, most - levels)
@@ -104,18 +101,6 @@ def capacity(initial: InitialValues) -> Capacity:
     return Capacity(levels, overflow_levels, overflow_count)
 
 
-def _has_two_values(initial: InitialValues) -> bool:
-    bank = initial.bank_initializer
-    drawn = isinstance(bank, Distribution) and not isinstance(initial.sharing, ValueBank)
-    return drawn and bank.kind == "signed_constant"
-
-
-def _is_uniform(initial: InitialValues) -> bool:
-    """Whether the table holds: uniform scores over values that are independent of each other, or nearly so."""
-    bank, scores = initial.bank_initializer, initial.score_initializer
-    if not isinstance(scores, Distribution) or scores.kind not in ("positive_uniform", "uniform"):
-        return False
-    if isinstance(initial.sharing, ValueBank):
-        return initial.sharing.drawn
-    kinds = ("uniform", "truncated_normal", "stratified_uniform")
-    return isinstance(bank, Distribution) and bank.kind in kinds
+def _table_holds(initial: InitialValues) -> bool:
+    """Whether scores are uniform, and values independent of each other, or nearly so."""
+    return initial.score_source.uniform and initial.bank_source.spread in ("independent", "strata")

@@ -16,7 +16,6 @@ from keras import ops
 
 from keras_slots.values import initializers
 from keras_slots.values.initial_values import InitialValues
-from keras_slots.values.value_bank import ValueBank
 
 Tensor = Any
 
@@ -77,7 +76,7 @@ def integer_of(words: Tensor, dtype: str) -> Tensor:
 
 def fingerprint(initial: InitialValues) -> np.ndarray:
     """Eight bytes that tell apart all that bank and initial scores come from besides the seed."""
-    shared = isinstance(initial.sharing, ValueBank)
+    shared = not isinstance(initial.sharing, str)
     parts = [
         initial.num_values,
         initial.fans,

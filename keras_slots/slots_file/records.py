@@ -35,11 +35,8 @@ from keras_slots.slots_file.coder import (
 )
 from keras_slots.slots_file.container import ByteReader, Record
 from keras_slots.slots_file.values import GIVEN, KINDS, STRATA, Stream, Values
-from keras_slots.values.distributions import Distribution
-from keras_slots.values.nearest_scores import NearestScores
 from keras_slots.values.philox import SCORE_STREAM, START_STREAM
-from keras_slots.values.stratified import StratifiedUniform, strata_unit
-from keras_slots.values.value_bank import ValueBank
+from keras_slots.values.source import Description
 
 Array = np.ndarray[Any, Any]
 
@@ -268,30 +265,21 @@ def values_of(kernel: SlotKernel) -> Values:
     k = kernel.num_values
     if kernel.variable_dtype == "float16":
         raise ValueError("a .slots file knows no values in float16")
+    initial, source = kernel.initial, kernel.initial.bank_source
+    rounded, shared = kernel.variable_dtype == "bfloat16", initial.shared
     seed = kernel.current_seed
-    sharing, bank = kernel.sharing, kernel.bank_initializer
-    rounded, shared = kernel.variable_dtype == "bfloat16", kernel.initial.shared
-    if isinstance(sharing, ValueBank):
-        given = np.asarray(sharing.values, "float32")
-        return Values(k, "given", shared=True, rounded=rounded, given=given)
-    if isinstance(bank, Distribution) and seed is None:
+    if source.needs_seed and seed is None:
         raise ValueError(
             "its seed is lost, by averaging models of different seeds, or clipping or noising all weights"
         )
-    fans = kernel.initial.fans
-    if isinstance(bank, StratifiedUniform):
-        assert seed is not None
-        low, high = (int(x) for x in bank.words(seed))
-        unit = float(strata_unit(k, bank.bound(fans)))
-        return Values(k, "strata", high << 32 | low, unit, shared, rounded)
-    if isinstance(bank, Distribution) and bank.kind in _DRAWN:
-        assert seed is not None
-        seed = seed if bank.seed is None else bank.seed
-        return Values(k, bank.kind, seed, bank.factor(fans), shared, rounded)
-    if shared:
-        given = np.asarray(kernel.bank, "float32")
-        return Values(k, "given", shared=True, rounded=rounded, given=given)
-    raise ValueError(f"no seed brings back what {bank!r} drew")
+    described = source.describe(seed or 0, k, initial.fans)
+    if described is None and shared:
+        described = Description("given", given=np.asarray(kernel.bank))
+    if described is None:
+        raise ValueError(f"no seed brings back what {kernel.bank_initializer!r} drew")
+    kind, seed, factor, given = described
+    given = None if given is None else given.astype("float32")
+    return Values(k, kind, seed, factor, shared, rounded, given)
 
 
 @dataclass(frozen=True)
@@ -386,17 +374,15 @@ def _staying(rows: Array, selected: Array, w0: Array) -> Array:
 
 def _start_stream(kernel: SlotKernel) -> tuple[Stream | None, bool]:
     """The stream of the initial scores and True, of w0 and False, or None and False."""
-    initial, scores = kernel.initial, kernel.initial.score_initializer
-    nearest = isinstance(scores, NearestScores)
-    drawn = initial.drawn_scores
-    if not isinstance(drawn, Distribution) or drawn.kind not in _DRAWN:
-        return None, False
-    seed = kernel.current_seed if drawn.seed is None else drawn.seed
-    if seed is None:
+    initial, seed = kernel.initial, kernel.current_seed
+    nearest = initial.score_source.from_start
+    drawn = initial.start_source if nearest else initial.score_source
+    described = None if seed is None else drawn.describe(seed, 1, initial.fans)
+    if described is None or described.kind not in _DRAWN:
         return None, False
     if nearest:
-        return Stream(drawn.kind, seed, START_STREAM, drawn.factor(initial.fans)), False
-    return Stream(drawn.kind, seed, SCORE_STREAM, 1.0), True
+        return Stream(described.kind, described.seed, START_STREAM, described.factor), False
+    return Stream(described.kind, described.seed, SCORE_STREAM, 1.0), True
 
 
 def coding_of(found: Found, values: Values, shape: tuple[int, ...]) -> Coding | None:

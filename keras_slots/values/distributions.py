@@ -10,7 +10,14 @@ import numpy as np
 
 from keras_slots._checks import check_choice, check_positive, check_seed
 from keras_slots._config import EqualByConfig
-from keras_slots.values.philox import BANK_STREAM, SCORE_STREAM, Float32Array, draw
+from keras_slots.values.philox import (
+    BANK_STREAM,
+    SCORE_STREAM,
+    START_STREAM,
+    Float32Array,
+    draw,
+)
+from keras_slots.values.source import Description, ValueSource, register_distribution
 
 # Standard deviation of the standard normal cut to [-2, 2]; Keras divides by the same number.
 _TRUNCATED_STDDEV = 0.87962566103423978
@@ -24,8 +31,14 @@ _RMS_FACTORS = {
     "signed_constant": 1.0,
 }
 
+_SPREADS = {
+    **dict.fromkeys(("uniform", "positive_uniform", "truncated_normal"), "independent"),
+    "stratified_uniform": "strata",
+    "signed_constant": "two values",
+}
 
-class Distribution(EqualByConfig):
+
+class Distribution(EqualByConfig, ValueSource):
     """Base of the distributions of banks and scores; use one of its subclasses.
 
     A distribution holds no state: its values are a function of (seed, index, distribution, fans).
@@ -40,6 +53,7 @@ class Distribution(EqualByConfig):
         ValueError: if `scale` or `seed` is no such number.
     """
 
+    roles = frozenset({"bank", "scores", "start"})
     #: How the values are distributed, up to a factor: a key of `random_streams.KINDS`.
     kind = "uniform"
     _variance = 1.0
@@ -80,6 +94,33 @@ class Distribution(EqualByConfig):
         seed = seed if self.seed is None else self.seed
         stream = self._stream if stream is None else stream
         return draw(self.kind, seed, stream, count, start, self.factor(fans))
+
+    @property
+    def spread(self) -> str | None:  # type: ignore[override]
+        return _SPREADS[self.kind]
+
+    @property
+    def uniform(self) -> bool:  # type: ignore[override]
+        return self.kind in ("uniform", "positive_uniform")
+
+    def rows(
+        self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int
+    ) -> Float32Array:
+        count, first = (stop - start) * num_values, start * num_values
+        return self.sample(seed, count, fans, first, BANK_STREAM).reshape(-1, num_values)
+
+    def score_rows(
+        self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int
+    ) -> Float32Array:
+        count, first = (stop - start) * num_values, start * num_values
+        return self.sample(seed, count, fans, first, SCORE_STREAM).reshape(-1, num_values)
+
+    def start_rows(self, seed: int, fans: tuple[int, int], start: int, stop: int) -> Float32Array:
+        return self.sample(seed, stop - start, fans, start, START_STREAM)
+
+    def describe(self, seed: int, num_values: int, fans: tuple[int, int]) -> Description | None:
+        seed = seed if self.seed is None else self.seed
+        return Description(self.kind, seed, self.factor(fans))
 
     def rms(self, fans: tuple[int, int]) -> float:
         """Returns the root mean square of the values: their standard deviation, if centred.
@@ -127,7 +168,7 @@ class Distribution(EqualByConfig):
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in config.items())})"
 
 
-@keras.saving.register_keras_serializable(package="keras_slots")
+@register_distribution("glorot_uniform")
 class GlorotUniform(Distribution):
     """Uniform on `[-b, b)`, `b = scale * sqrt(6 / (fan_in + fan_out))`: the default bank.
 
@@ -147,7 +188,7 @@ class GlorotUniform(Distribution):
     kind, _variance, _mode = "uniform", 1.0, "fan_avg"
 
 
-@keras.saving.register_keras_serializable(package="keras_slots")
+@register_distribution("glorot_normal")
 class GlorotNormal(Distribution):
     """Normal of standard deviation `scale * sqrt(2 / (fan_in + fan_out))`, cut as Keras does it.
 
@@ -166,7 +207,7 @@ class GlorotNormal(Distribution):
     kind, _variance, _mode = "truncated_normal", 1.0, "fan_avg"
 
 
-@keras.saving.register_keras_serializable(package="keras_slots")
+@register_distribution("he_uniform")
 class HeUniform(Distribution):
     """Uniform on `[-b, b)` with `b = scale * sqrt(6 / fan_in)`.
 
@@ -183,7 +224,7 @@ class HeUniform(Distribution):
     kind, _variance, _mode = "uniform", 2.0, "fan_in"
 
 
-@keras.saving.register_keras_serializable(package="keras_slots")
+@register_distribution("he_normal")
 class HeNormal(Distribution):
     """Normal of standard deviation `scale * sqrt(2 / fan_in)`, cut as Keras does it.
 
@@ -200,7 +241,7 @@ class HeNormal(Distribution):
     kind, _variance, _mode = "truncated_normal", 2.0, "fan_in"
 
 
-@keras.saving.register_keras_serializable(package="keras_slots")
+@register_distribution("signed_constant")
 class SignedConstant(Distribution):
     """Plus or minus `scale * sqrt(2 / fan_in)`, each with probability one half.
 
@@ -270,7 +311,7 @@ class VarianceScaling(Distribution):
         return {**own, **super().get_config()}
 
 
-@keras.saving.register_keras_serializable(package="keras_slots")
+@register_distribution("uniform_scores")
 class UniformScores(Distribution):
     """Initial scores: uniform on `[0, scale * b)`, `b = sqrt(6 / (fan_in + fan_out))`.
 
@@ -288,5 +329,6 @@ class UniformScores(Distribution):
     True
     """
 
+    roles = frozenset({"scores"})
     kind, _variance, _mode = "positive_uniform", 1.0, "fan_avg"
     _stream = SCORE_STREAM

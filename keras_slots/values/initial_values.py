@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from keras_slots.values.dependent_scores import DependentScores
-from keras_slots.values.distributions import Distribution
-from keras_slots.values.nearest_scores import NearestScores
-from keras_slots.values.philox import BANK_STREAM, SCORE_STREAM, derive_seed
-from keras_slots.values.stratified import StratifiedUniform
-from keras_slots.values.value_bank import ValueBank
+from keras_slots.values.philox import derive_seed
+from keras_slots.values.source import ValueSource
 
 Array = np.ndarray[Any, Any]
 
@@ -64,12 +60,6 @@ class InitialValues:
         return self.sharing != "connection"
 
     @property
-    def drawn_scores(self) -> Any:
-        """The distribution or Keras initializer that is drawn from for the scores: the start of nearest ones."""
-        scores = self.score_initializer
-        return scores.start if isinstance(scores, NearestScores) else scores
-
-    @property
     def bank_shape(self) -> tuple[int, ...]:
         """`(K,)` when the values are shared, else `kernel_shape + (K,)`."""
         return (self.num_values,) if self.shared else self.score_shape
@@ -79,21 +69,46 @@ class InitialValues:
         """`kernel_shape + (K,)`."""
         return (*self.kernel_shape, self.num_values)
 
+    @cached_property
+    def bank_source(self) -> ValueSource:
+        """What the bank comes from."""
+        if isinstance(self.sharing, ValueSource):
+            return self.sharing
+        return self._source(self.bank_initializer, "bank_initializer", self.bank_shape, "bank")
+
+    @cached_property
+    def score_source(self) -> ValueSource:
+        """What the initial scores come from."""
+        scores = self.score_initializer
+        return self._source(scores, "score_initializer", self.score_shape, "scores")
+
+    @cached_property
+    def start_source(self) -> ValueSource:
+        """What the start of each connection comes from, where the scores follow from it.
+
+        Raises:
+            ValueError: if they do not.
+        """
+        if not self.score_source.from_start:
+            raise ValueError(
+                "`score_initializer` must be `NearestScores` for a start. Received: "
+                f'score_initializer={self.score_initializer!r}. Pass score_initializer="nearest".'
+            )
+        return self._source(self.score_initializer.start, "start", self.kernel_shape, "start")
+
     @property
     def rebuildable(self) -> bool:
         """Whether the seed brings bank and scores back, so that nobody has to keep them."""
-        return isinstance(self.drawn_scores, Distribution) and (
-            isinstance(self.sharing, ValueBank) or isinstance(self.bank_initializer, Distribution)
-        )
+        return self.bank_source.rebuildable and self.score_source.rebuildable
 
     def bank(self) -> Array:
         """The whole bank, of shape `bank_shape`, float32 or what a Keras initializer returns."""
         stop = 1 if self.shared else self.num_connections
-        return self._draw_bank(0, stop).reshape(self.bank_shape)
+        return self._bank_rows(0, stop).reshape(self.bank_shape)
 
     def scores(self) -> Array:
         """The initial scores, of shape `score_shape`; float64 when they are nearest ones."""
-        if not isinstance(self.score_initializer, DependentScores):
+        if not self.score_source.from_start:
             return self.score_rows(0, self.num_connections).reshape(self.score_shape)
         scores = np.empty((self.num_connections, self.num_values))
         block = max(1, _BLOCK_VALUES // self.num_values)
@@ -108,17 +123,19 @@ class InitialValues:
         A shared bank comes as `(K,)`.
         """
         bank = self.bank_rows(start, stop)
-        return bank, self._scores_of(bank, start, stop)
+        if self.score_source.from_start:
+            return bank, self.score_initializer.scores(bank, self.start_rows(start, stop))
+        return bank, self.score_rows(start, stop)
 
     def bank_rows(self, start: int, stop: int) -> Array:
         """The values of the connections `start` to `stop - 1`, see `rows`."""
-        return self.bank() if self.shared else self._draw_bank(start, stop)
+        return self.bank() if self.shared else self._bank_rows(start, stop)
 
     def score_rows(self, start: int, stop: int) -> Array:
         """The initial scores of the connections `start` to `stop - 1`, see `rows`."""
-        if isinstance(self.score_initializer, DependentScores):
-            return self._scores_of(self.bank_rows(start, stop), start, stop)
-        return self._draw_scores(start, stop)
+        if self.score_source.from_start:
+            return self.rows(start, stop)[1]
+        return self.score_source.score_rows(self.seed, self.num_values, self.fans, start, stop)
 
     def start(self) -> Array:
         """The w0 of `NearestScores` at every connection, of the shape of the kernel."""
@@ -130,14 +147,7 @@ class InitialValues:
         Raises:
             ValueError: if the scores are no `NearestScores`.
         """
-        if not isinstance(self.score_initializer, NearestScores):
-            raise ValueError(
-                "`score_initializer` must be `NearestScores` for a start. Received: "
-                f'score_initializer={self.score_initializer!r}. Pass score_initializer="nearest".'
-            )
-        if isinstance(self.score_initializer.start, Distribution):
-            return self.score_initializer.sample_start(self.seed, stop - start, self.fans, start)
-        return self._start_from_keras[start:stop]
+        return self.start_source.start_rows(self.seed, self.fans, start, stop)
 
     def with_arrays(self, bank: Any, scores: Any = None) -> InitialValues:
         """The same kernel with these values, for example those of a file, in place of drawn ones.
@@ -156,73 +166,63 @@ class InitialValues:
             sharing="layer" if self.shared else "connection",
         )
 
-    def _scores_of(self, bank: Array, start: int, stop: int) -> Array:
-        """The scores of connections with that bank, which nearest ones depend on."""
-        scores = self.score_initializer
-        if isinstance(scores, NearestScores):
-            return scores.scores(bank, self.start_rows(start, stop))
-        return self._draw_scores(start, stop)
+    def _bank_rows(self, start: int, stop: int) -> Array:
+        return self.bank_source.rows(self.seed, self.num_values, self.fans, start, stop)
 
-    def _draw_scores(self, start: int, stop: int) -> Array:
-        k, scores = self.num_values, self.drawn_scores
-        if not isinstance(scores, Distribution):
-            return self._scores_from_keras[start:stop]
-        window = (stop - start) * k, self.fans, start * k, SCORE_STREAM
-        return scores.sample(self.seed, *window).reshape(-1, k)
+    def _source(
+        self, initializer: Any, argument: str, shape: tuple[int, ...], part: str
+    ) -> ValueSource:
+        if isinstance(initializer, ValueSource):
+            return initializer
+        return _Whole(initializer, argument, shape, derive_seed(self.seed, part))
 
-    def _draw_bank(self, start: int, stop: int) -> Array:
-        k, bank = self.num_values, self.bank_initializer
-        if isinstance(self.sharing, ValueBank):
-            return self.sharing.values[None]
-        if isinstance(bank, StratifiedUniform):
-            return bank.rows(self.seed, k, self.fans, start, stop)
-        if not isinstance(bank, Distribution):
-            return self._bank_from_keras[start:stop]
-        window = (stop - start) * k, self.fans, start * k, BANK_STREAM
-        return bank.sample(self.seed, *window).reshape(-1, k)
+
+class _Whole(ValueSource):
+    """An initializer that is called once with the whole shape: one of Keras, or an array in its place."""
+
+    rebuildable = False
+    needs_seed = False
+
+    def __init__(self, initializer: Any, argument: str, shape: tuple[int, ...], seed: int):
+        self._call = partial(_called, initializer, argument, shape, seed)
 
     @cached_property
-    def _bank_from_keras(self) -> Array:
-        seed = derive_seed(self.seed, "bank")
-        bank = _call(self.bank_initializer, "bank_initializer", self.bank_shape, seed)
-        if not isinstance(self.bank_initializer, _Given):
-            _check_varied(bank, self.bank_initializer)
-        return bank.reshape(-1, self.num_values)
+    def _array(self) -> Array:
+        return self._call()
 
-    @cached_property
-    def _scores_from_keras(self) -> Array:
-        seed = derive_seed(self.seed, "scores")
-        scores = _call(self.score_initializer, "score_initializer", self.score_shape, seed)
-        return scores.reshape(-1, self.num_values)
+    def rows(
+        self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int
+    ) -> Array:
+        return self._array.reshape(-1, num_values)[start:stop]
 
-    @cached_property
-    def _start_from_keras(self) -> Array:
-        seed = derive_seed(self.seed, "start")
-        return _call(self.score_initializer.start, "start", self.kernel_shape, seed).reshape(-1)
+    score_rows = rows
+
+    def start_rows(self, seed: int, fans: tuple[int, int], start: int, stop: int) -> Array:
+        return self._array.reshape(-1)[start:stop]
 
 
 class _Given:
     """An array in the place of an initializer."""
 
     def __init__(self, array: Any) -> None:
-        self._array = np.asarray(array)
-
-    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
-        return self._array
+        self.array = np.asarray(array)
 
 
-def _call(initializer: Any, name: str, shape: tuple[int, ...], seed: int) -> Array:
+def _called(initializer: Any, name: str, shape: tuple[int, ...], seed: int) -> Array:
     """The numbers of a Keras initializer; one without a seed of its own gets ours."""
+    given = isinstance(initializer, _Given)
     config = initializer.get_config() if hasattr(initializer, "get_config") else {}
     if "seed" in config and config["seed"] is None:
         # An unseeded Keras initializer would give two layers that share the object the same numbers.
         initializer = initializer.__class__.from_config({**config, "seed": seed % 2**31})
-    array = np.array(initializer(shape, dtype="float32"))
+    array = initializer.array if given else np.array(initializer(shape, dtype="float32"))
     if array.shape != shape:
         raise ValueError(
             f"`{name}` must return an array of shape {shape}. Received: shape {array.shape} from "
             f"{initializer!r}."
         )
+    if name == "bank_initializer" and not given:
+        _check_varied(array, initializer)
     return array
 
 

@@ -9,35 +9,34 @@ from typing import Any
 import keras
 
 from keras_slots._config import check_config
-from keras_slots.values.dependent_scores import DependentScores
 from keras_slots.values.distributions import (
     Distribution,
     GlorotNormal,
     GlorotUniform,
     HeNormal,
     HeUniform,
-    SignedConstant,
     UniformScores,
     VarianceScaling,
 )
-from keras_slots.values.stratified import StratifiedUniform
+from keras_slots.values.source import ValueSource, names_of
 from keras_slots.values.value_bank import ValueBank
 
-#: Names that `bank_initializer` and `score_initializer` know.
-BANK_DISTRIBUTIONS: dict[str, type[Distribution]] = {
-    "glorot_uniform": GlorotUniform,
-    "glorot_normal": GlorotNormal,
-    "he_uniform": HeUniform,
-    "he_normal": HeNormal,
-    "signed_constant": SignedConstant,
-    "stratified_uniform": StratifiedUniform,
+#: The argument -> the role of a source that can be given for it.
+_ROLES = {"score_initializer": "scores", "start": "start"}
+#: What to say of a source that cannot be given for an argument of that role.
+_OTHER_ROLE = {
+    "bank": ("a distribution of values, not of scores", "Pass it as `score_initializer`."),
+    "scores": ("a distribution of scores", "Pass it as `bank_initializer`."),
+    "start": (
+        "a distribution of single values, one for each connection",
+        "Pass for example start='glorot_uniform'.",
+    ),
 }
 #: Names by which Keras means a size that has nothing to do with the kernel, and ours: argument -> name.
 _AMBIGUOUS = {
     "uniform": ("RandomUniform", {"score_initializer": "uniform_scores"}, "glorot_uniform"),
     "normal": ("RandomNormal", {"score_initializer": "uniform_scores"}, "glorot_normal"),
 }
-_OURS = Distribution, DependentScores
 _FROM_KERAS: dict[type, type[Distribution]] = {
     keras.initializers.GlorotUniform: GlorotUniform,
     keras.initializers.GlorotNormal: GlorotNormal,
@@ -77,7 +76,7 @@ def compute_fans(kernel_shape: Sequence[int]) -> tuple[int, int]:
     return shape[-2] * receptive_field, shape[-1] * receptive_field
 
 
-def get(identifier: Any, argument: str = "bank_initializer") -> Distribution | Callable[..., Any]:
+def get(identifier: Any, argument: str = "bank_initializer") -> ValueSource | Callable[..., Any]:
     """Returns what a bank is drawn from.
 
     Args:
@@ -103,16 +102,10 @@ def get(identifier: Any, argument: str = "bank_initializer") -> Distribution | C
     >>> get(keras.initializers.LecunUniform(seed=3)).seed
     3
     """
-    initializer = _resolve(identifier, argument, BANK_DISTRIBUTIONS)
-    if isinstance(initializer, (UniformScores, DependentScores)):
-        raise ValueError(
-            f"`{argument}` must be a distribution of values, not of scores. Received: "
-            f"{argument}={identifier!r}. Pass it as `score_initializer`."
-        )
-    return initializer
+    return _resolve(identifier, argument)
 
 
-def get_scores(identifier: Any) -> Distribution | DependentScores | Callable[..., Any]:
+def get_scores(identifier: Any) -> ValueSource | Callable[..., Any]:
     """Returns what initial scores are drawn from.
 
     Args:
@@ -133,19 +126,7 @@ def get_scores(identifier: Any) -> Distribution | DependentScores | Callable[...
     """
     if identifier is None:
         return UniformScores()
-    names: dict[str, type] = {
-        "uniform_scores": UniformScores,
-        **DependentScores.named,
-        **BANK_DISTRIBUTIONS,
-    }
-    del names["stratified_uniform"]
-    initializer = _resolve(identifier, "score_initializer", names)
-    if isinstance(initializer, StratifiedUniform):
-        raise ValueError(
-            "`score_initializer` must be a distribution of scores. Received: "
-            f"score_initializer={identifier!r}. Pass it as `bank_initializer`."
-        )
-    return initializer
+    return _resolve(identifier, "score_initializer")
 
 
 def serialize(initializer: Any) -> Any:
@@ -165,7 +146,9 @@ def serialize(initializer: Any) -> Any:
     return keras.saving.serialize_keras_object(initializer)
 
 
-def _resolve(identifier: Any, argument: str, names: dict[str, type]) -> Any:
+def _resolve(identifier: Any, argument: str) -> Any:
+    role = _ROLES.get(argument, "bank")
+    names = names_of(role)
     if isinstance(identifier, str) and identifier in names:
         return names[identifier]()
     if isinstance(identifier, str) and identifier in _AMBIGUOUS:
@@ -179,7 +162,7 @@ def _resolve(identifier: Any, argument: str, names: dict[str, type]) -> Any:
     try:
         if isinstance(identifier, dict):
             initializer = keras.initializers.deserialize(identifier)
-        elif not isinstance(identifier, (*_OURS, ValueBank)):
+        elif not isinstance(identifier, ValueSource):
             initializer = keras.initializers.get(identifier)
     except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
         raise _unknown(identifier, argument, names, error) from error
@@ -190,7 +173,12 @@ def _resolve(identifier: Any, argument: str, names: dict[str, type]) -> Any:
         )
     if type(initializer) in _FROM_KERAS:
         return _from_keras(initializer, argument)
-    if isinstance(initializer, _OURS):
+    if isinstance(initializer, ValueSource):
+        if role not in initializer.roles:
+            expected, advice = _OTHER_ROLE[role]
+            raise ValueError(
+                f"`{argument}` must be {expected}. Received: {argument}={identifier!r}. {advice}"
+            )
         check_config(initializer, argument)
         return initializer
     if callable(initializer):
@@ -201,7 +189,7 @@ def _resolve(identifier: Any, argument: str, names: dict[str, type]) -> Any:
 def _unknown(
     identifier: Any,
     argument: str,
-    names: dict[str, type],
+    names: dict[str, type[ValueSource]],
     cause: Exception | None = None,
 ) -> ValueError:
     text = (

@@ -7,17 +7,15 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_slots._config import EqualByConfig
 from keras_slots.values import initializers
-from keras_slots.values.dependent_scores import DependentScores
-from keras_slots.values.distributions import Distribution
-from keras_slots.values.philox import START_STREAM, Float32Array
-from keras_slots.values.stratified import StratifiedUniform
+from keras_slots.values.source import ValueSource, register_distribution
 
 Array = np.ndarray[Any, Any]
 
 
-@keras.saving.register_keras_serializable(package="keras_slots")
-class NearestScores(DependentScores, name="nearest"):
+@register_distribution("nearest")
+class NearestScores(EqualByConfig, ValueSource):
     """Initial scores `s_k = w_k w0 - w_k^2 / 2`: greedy selection takes the value nearest to w0 plus the lever.
 
     They are `-(w_k - w0)^2 / 2` plus a constant, so the highest belongs to the bank value nearest to the start w0.
@@ -45,21 +43,21 @@ class NearestScores(DependentScores, name="nearest"):
     Not in the paper, whose initial scores are uniform; all else is its algorithm (section 3).
     """
 
+    roles = frozenset({"scores"})
+    from_start = True
+
     def __init__(self, start: Any = None) -> None:
         name = "glorot_uniform" if start is None else start
         self.start = initializers.get(name, "start")
-        if isinstance(self.start, StratifiedUniform):
-            raise ValueError(
-                "`start` must be a distribution of single values, one for each connection. Received: "
-                f"start={start!r}. Pass for example start='glorot_uniform'."
-            )
 
-    def sample_start(
-        self, seed: int, count: int, fans: tuple[int, int], start: int = 0
-    ) -> Float32Array:
-        """Returns w0 of the connections `[start, start + count)`; `self.start` must be a `Distribution`."""
-        assert isinstance(self.start, Distribution)
-        return self.start.sample(seed, count, fans, start, START_STREAM)
+    @property
+    def rebuildable(self) -> bool:  # type: ignore[override]
+        return getattr(self.start, "rebuildable", False)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> NearestScores:
+        """Returns the object that `get_config` described."""
+        return cls(**config)
 
     def scores(self, bank: Array, start: Array) -> Array:
         """Returns the initial scores, computed in float64.

@@ -23,13 +23,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
 from keras_slots._checks import check_num_values
 from keras_slots.values.distributions import Distribution
 from keras_slots.values.philox import STRATA_STREAM, Float32Array, Words, raw_words
+from keras_slots.values.source import Description, register_distribution
 
 Tensor = Any
 
@@ -100,7 +100,7 @@ def offsets(word: Any, bits: int, xp: Any = ops) -> tuple[Any, Any]:
     return (low if bits == 16 else xp.right_shift(low, np.uint32(16 - bits))), high
 
 
-@keras.saving.register_keras_serializable(package="keras_slots")
+@register_distribution("stratified_uniform")
 class StratifiedUniform(Distribution):
     """Value k uniform in the k-th of K equal parts of `[-b, b)`, `b = scale * sqrt(6 / (fan_in + fan_out))`.
 
@@ -119,6 +119,7 @@ class StratifiedUniform(Distribution):
     Not in the paper, whose values are independent of each other.
     """
 
+    roles = frozenset({"bank"})
     kind, _variance, _mode = "stratified_uniform", 1.0, "fan_avg"
 
     def bound(self, fans: tuple[int, int]) -> float:
@@ -170,6 +171,12 @@ class StratifiedUniform(Distribution):
             part = values[low - start : low - start + len(connections)]
             np.multiply(positions(words, connections, num_values), unit, out=part)
         return values
+
+    def describe(self, seed: int, num_values: int, fans: tuple[int, int]) -> Description | None:
+        low, high = (int(x) for x in self.words(seed))
+        return Description(
+            "strata", high << 32 | low, float(strata_unit(num_values, self.bound(fans)))
+        )
 
     def sample(self, *args: Any, **kwargs: Any) -> Float32Array:
         """Refused: the values depend on K, see `rows`."""

@@ -9,12 +9,13 @@ import numpy as np
 
 from keras_slots._checks import MAX_VALUES, check_num_values, check_positive, check_seed
 from keras_slots.values.philox import VALUE_BANK_STREAM, Float32Array, draw, draw_seed
+from keras_slots.values.source import Description, ValueSource
 
 SHARINGS = ("connection", "layer")
 
 
 @keras.saving.register_keras_serializable(package="keras_slots")
-class ValueBank:
+class ValueBank(ValueSource):
     """One set of K values that several layers share: pass one object as `sharing` to each.
 
     Drawn: `ValueBank(8, bound=0.1)` has the values `float32(bound) * (2 u_i - 1)`, uniform on
@@ -74,10 +75,22 @@ class ValueBank:
         """Number of values, K."""
         return int(self.values.size)
 
+    needs_seed = False
+
     @property
-    def drawn(self) -> bool:
-        """Whether the values were drawn, not given."""
-        return "seed" in self._config
+    def spread(self) -> str | None:  # type: ignore[override]
+        """`"independent"` where the values were drawn; nothing is known of given ones."""
+        return "independent" if "seed" in self._config else None
+
+    def rows(
+        self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int
+    ) -> Float32Array:
+        """The values, `(1, K)`, for all connections."""
+        return self.values[None]
+
+    def describe(self, seed: int, num_values: int, fans: tuple[int, int]) -> Description | None:
+        """The values themselves."""
+        return Description("given", given=self.values)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make an equal bank."""
