@@ -14,7 +14,6 @@ import keras_slots
 from keras_slots import (
     GlorotUniform,
     NearestScores,
-    RoundedScores,
     SlotConv2D,
     SlotDense,
     SlotDepthwiseConv2D,
@@ -117,7 +116,18 @@ ARGUMENTS = [
     (lambda: ValueBank(values=[1.0, 1.0]), "`values` must hold two different values"),
     (lambda: ValueBank(values=[1, 2], bound=1.0), "`values` cannot be combined with `bound`"),
     (lambda: NearestScores("here"), "`start` must be one of 'glorot_uniform'.*start='here'"),
-    (lambda: RoundedScores("nearest"), "`scores` must be a distribution of keras_slots.*for exa"),
+    (
+        dense(score_mode="nearest", selection="probabilistic"),
+        '`selection` must be "greedy" for score_mode="nearest".*per_value',
+    ),
+    (
+        dense(score_mode="nearest", bank_initializer="glorot_uniform"),
+        '`bank_initializer` must be a `StratifiedUniform` for score_mode="nearest".*per_value',
+    ),
+    (
+        dense(score_mode="nearest", score_initializer="nearest"),
+        "`score_initializer` must be None for score_mode=\"nearest\".*kernel_initializer",
+    ),
 ]
 
 
@@ -156,10 +166,6 @@ CALLS = [
     (
         lambda: built(SlotDense(4, bank_initializer=too_short, name="short")),
         r"(?s)Layer 'short' cannot draw.*must return an array of shape \(3, 4, 8\).*shape \(3,\)",
-    ),
-    (
-        lambda: built(SlotDense(4, score_initializer="rounded", bank_initializer=constant)),
-        "`bank_initializer` must be a distribution of keras_slots for rounded scores",
     ),
     (lambda: SlotDense(4, name="new").kernel, "Layer 'new' has no bank, scores or kernel yet"),
     (lambda: built(SlotDense(4)).lever, 'has scores and no lever. Build it with score_mode="per_'),

@@ -21,7 +21,6 @@ MODES = {
         "score_mode": "per_connection",
         "bank_initializer": keras.initializers.RandomNormal(0, 0.5),
     },
-    "rounded": {"score_mode": "per_connection", "score_initializer": "rounded"},
     "nearest": {"score_mode": "per_connection", **STRATIFIED},
 }
 

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_slots import GlorotUniform, NearestScores, SelectionRule, SlotConv2D, SlotDense, slotify
 from keras_slots.selection import RULES, Greedy, Probabilistic, get_rule, serialize_rule
-from keras_slots.values.initializers import BANK_DISTRIBUTIONS
+from keras_slots.values.source import names_of
 from slot_cases import compiled_model, numpy_of, small_data, small_model
 
 
@@ -190,7 +190,7 @@ def test_rules_whose_configuration_is_whole_are_taken(rule):
     assert get_rule(rule) is rule
 
 
-@pytest.mark.parametrize("distribution", BANK_DISTRIBUTIONS.values())
+@pytest.mark.parametrize("distribution", names_of("bank").values())
 def test_distributions_of_the_library_have_whole_configurations(distribution):
     SlotDense(3, bank_initializer=distribution()).build((None, 4))
 

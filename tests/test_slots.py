@@ -784,7 +784,7 @@ def test_load_slots_runs_no_code_of_a_file(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    "name", ["lever", "strata_16", "odd", "constant", "rounded", "layer", "bank"]
+    "name", ["lever", "strata_16", "odd", "constant", "layer", "bank"]
 )
 def test_values_rows_are_those_of_the_specification_in_plain_python(name):
     from keras_slots.slots_file.records import values_of

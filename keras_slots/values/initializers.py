@@ -18,7 +18,7 @@ from keras_slots.values.distributions import (
     UniformScores,
     VarianceScaling,
 )
-from keras_slots.values.source import ValueSource, names_of
+from keras_slots.values.source import NAMED, ValueSource, names_of
 from keras_slots.values.value_bank import ValueBank
 
 #: The argument -> the role of a source that can be given for it.
@@ -149,8 +149,6 @@ def serialize(initializer: Any) -> Any:
 def _resolve(identifier: Any, argument: str) -> Any:
     role = _ROLES.get(argument, "bank")
     names = names_of(role)
-    if isinstance(identifier, str) and identifier in names:
-        return names[identifier]()
     if isinstance(identifier, str) and identifier in _AMBIGUOUS:
         theirs, by_argument, ours = _AMBIGUOUS[identifier]
         raise ValueError(
@@ -159,10 +157,12 @@ def _resolve(identifier: Any, argument: str) -> Any:
             f"Pass {by_argument.get(argument, ours)!r}, or `keras.initializers.{theirs}()` if you mean that."
         )
     initializer = identifier
+    if isinstance(identifier, str) and identifier in NAMED:
+        initializer = NAMED[identifier]()
     try:
         if isinstance(identifier, dict):
             initializer = keras.initializers.deserialize(identifier)
-        elif not isinstance(identifier, ValueSource):
+        elif not isinstance(initializer, ValueSource):
             initializer = keras.initializers.get(identifier)
     except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
         raise _unknown(identifier, argument, names, error) from error

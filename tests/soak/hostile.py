@@ -27,7 +27,7 @@ def _files():
     import keras_slots
     from slots_cases import dense_model, moved, saved
 
-    names = ("lever", "strata", "bank", "many", "rounded", "conv")
+    names = ("lever", "strata", "bank", "many", "nearest_layer", "conv")
     found = {name: saved(name)[0] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         model = moved(dense_model((9,), 16, score_mode="per_connection"))

@@ -123,7 +123,7 @@ def test_step_time_device_loop_asks_for_jax():
         (["--networks", "lenet5"], "--networks: expected names out of lenet300100, conv6, vgg19"),
         (
             ["--variants", "plain,levers"],
-            "plain, per_connection, per_value, rounded, nearest. Received: lev",
+            "plain, per_connection, per_value, nearest. Received: lev",
         ),
         (["--num-values", "8,0"], "--num-values: expected positive integers. Received: 0"),
     ],
