@@ -1,7 +1,7 @@
 """The random state of a kernel."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
@@ -17,16 +17,17 @@ GIVEN: dict[int, tuple[Tensor, ...]] = {}
 
 
 @contextmanager
-def given(kernel: Any, numbers: tuple[Tensor, ...]) -> Iterator[None]:
-    """In this context the kernel selects by its rule with these numbers, and draws none."""
-    before = GIVEN.get(id(kernel))
-    GIVEN[id(kernel)] = numbers
+def given(kernels: Sequence[Any], numbers: Sequence[tuple[Tensor, ...]]) -> Iterator[None]:
+    """In this context the kernels select by their rules with these numbers, and draw none."""
+    keys = [id(kernel) for kernel in kernels]
+    before = {key: GIVEN[key] for key in keys if key in GIVEN}
+    GIVEN.update(zip(keys, numbers, strict=True))
     try:
         yield
     finally:
-        del GIVEN[id(kernel)]
-        if before is not None:
-            GIVEN[id(kernel)] = before
+        for key in keys:
+            del GIVEN[key]
+        GIVEN.update(before)
 
 
 class Sampler(keras.random.SeedGenerator):

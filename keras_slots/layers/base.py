@@ -310,17 +310,16 @@ class SlotLayer(SelectedKernel):
     ) -> Callable:
         """As of every Keras layer, for a call that is run again in the backward pass.
 
-        Arguments that are no tensors are bound, lest they be traced. Kernels select again what they selected: they
-        get the random numbers as arguments, and are not told `training` anew, which inner layers then do not know.
+        The random numbers are drawn before and passed as arguments, so that kernels select the same values in both
+        runs, those of inner layers too, which are not told `training` in the second. Flags such as `training` are
+        bound, because they would be traced as tensors.
         """
         kernels = self.slot_kernels.values() if training else ()
         selecting = [kernel for kernel in kernels if not isinstance(kernel.rule, Greedy)]
         bound = {name: value for name, value in kwargs.items() if isinstance(value, bool | None)}
 
         def call(numbers: list, *args: Any, **kwargs: Any) -> Any:
-            with ExitStack() as stack:
-                for kernel, drawn in zip(selecting, numbers, strict=True):
-                    stack.enter_context(given(kernel, drawn))
+            with given(selecting, numbers):
                 return layer_call(*args, training=training, **bound, **kwargs)
 
         run = super().rematerialized_call(call, *args, **kwargs)

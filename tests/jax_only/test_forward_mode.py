@@ -31,7 +31,9 @@ def outputs_of(mode):
 def jvp_of_two_vjps(function, point, tangent):
     """The way that docs/support.md shows."""
     outputs, pull = jax.vjp(function, point)
-    return jax.vjp(lambda upstream: pull(upstream)[0], outputs)[1](tangent)[0]
+    _, push = jax.vjp(lambda upstream: pull(upstream)[0], outputs)
+    (product,) = push(tangent)
+    return product
 
 
 @pytest.mark.parametrize("mode", MODES)
