@@ -171,14 +171,11 @@ CALLS = [
     (lambda: built(SlotDense(4)).lever, 'has scores and no lever. Build it with score_mode="per_'),
     (
         lambda: built(SlotSeparableConv2D(4, 3, name="two"), (2, 5, 5, 3)).kernel,
-        "Layer 'two' has 2 kernels, so `kernel` of which one.*'depthwise_kernel', 'pointwise_ker",
+        "`kernel` is ambiguous: layer 'two' has 2 kernels.*'depthwise_kernel', 'pointwise_ker",
     ),
     (lambda: built(SlotDense(4)).enable_lora(4), "does not support LoRA. Received: rank=4.*mater"),
     (lambda: built(SlotDense(4)).quantize("int8"), "cannot be quantized. Received: mode='int8'.*m"),
-    (
-        lambda: keras.layers.SpectralNormalization(SlotDense(4, name="in"))(np.ones((2, 3))),
-        "Layer 'in' cannot be wrapped in `SpectralNormalization`.*Leave the wrapper out",
-    ),
+    (lambda: slots().quantize("int8"), "model with slot layers cannot be quantized.*'dense0'.*mat"),
 ]
 
 
@@ -269,7 +266,7 @@ FILES = [
     (loading(slots(**LEVER), slots(score_initializer="nearest", **LEVER)), OTHERS),
     (lambda f: export_selected(slots(), f / "x", format="onnx2"), "`format` must be .*'onnx2'"),
     (lambda f: materialize(plain_model()), "holds no slot layer, so there is nothing to mater"),
-    (lambda f: slotify(slots()), "`model` has no layer to replace. Expected at least one of"),
+    (lambda f: slotify(slots()), "`model` is a slot model already: no layer that `filters`"),
     (
         lambda f: slotify(plain_model(), selection="best"),
         "Layer 'head' cannot become a slot layer. `selection`",

@@ -81,15 +81,6 @@ def test_keras_internals_current_pass_is_one_for_all_calls_within_the_outermost(
     assert keras_internals.current_pass(stranger) is None
 
 
-def test_spectral_normalization_cannot_overwrite_what_a_slot_layer_selects():
-    slot = SlotDense(3, name="hidden")
-    layer = keras.layers.SpectralNormalization(slot)
-    x = np.ones((2, 4), "float32")
-    with pytest.raises(AttributeError):
-        layer(x, training=True)
-    np.testing.assert_array_equal(layer(x, training=False), slot(x))
-
-
 def test_dir_names_what_keras_passes_over_when_it_saves(tmp_path):
     reads = []
 
