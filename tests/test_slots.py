@@ -783,9 +783,7 @@ def test_load_slots_runs_no_code_of_a_file(tmp_path, content):
 # The pieces.
 
 
-@pytest.mark.parametrize(
-    "name", ["lever", "strata_16", "odd", "constant", "layer", "bank"]
-)
+@pytest.mark.parametrize("name", ["lever", "strata_16", "odd", "constant", "layer", "bank"])
 def test_values_rows_are_those_of_the_specification_in_plain_python(name):
     from keras_slots.slots_file.records import values_of
 

@@ -362,6 +362,19 @@ def test_build_keeps_nothing_of_what_a_keras_initializer_drew(mode):
     assert not any(isinstance(x, np.ndarray) for x in held)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_fit_builds_layers_whose_numbers_come_from_keras_initializers(mode):
+    given = {"kernel_initializer": NORMAL}
+    if mode != "nearest":
+        given = {"bank_initializer": NORMAL, "score_initializer": NORMAL}
+    model = keras.Sequential([SlotDense(3, score_mode=mode, seed=1, **given)])
+    model.compile("sgd", "mse")
+    model.fit(np.ones((4, 5)), np.ones((4, 3)), verbose=0)
+    twin = SlotDense(3, score_mode=mode, seed=1, **given)
+    twin.build((None, 5))
+    np.testing.assert_array_equal(numpy_of(model.layers[0].bank), numpy_of(twin.bank))
+
+
 @pytest.mark.parametrize("mode", LEVERS)
 @pytest.mark.parametrize("part", ["bank", "scores"])
 def test_bank_and_scores_in_compiled_code_follow_a_seed_that_is_loaded_later(mode, part):

@@ -1,6 +1,7 @@
 """What differs between the Keras backends.
 
-Each module has the same functions: `straight_through`, `compiled`, `initializer`, `from_host` and `at_rest`. This
+Each module has the same functions: `straight_through`, `compiled`, `eager_scope`, `initializer`, `from_host` and
+`at_rest`. This
 one re-exports those of the backend that Keras runs on.
 """
 
@@ -12,6 +13,7 @@ if _BACKEND == "tensorflow":
     from keras_slots._backend.tensorflow import (
         at_rest,
         compiled,
+        eager_scope,
         from_host,
         initializer,
         straight_through,
@@ -20,6 +22,7 @@ elif _BACKEND == "jax":
     from keras_slots._backend.jax import (
         at_rest,
         compiled,
+        eager_scope,
         from_host,
         initializer,
         straight_through,
@@ -31,4 +34,4 @@ else:
         "Set the environment variable KERAS_BACKEND to one of these before importing keras."
     )
 
-__all__ = ["at_rest", "compiled", "from_host", "initializer", "straight_through"]
+__all__ = ["at_rest", "compiled", "eager_scope", "from_host", "initializer", "straight_through"]

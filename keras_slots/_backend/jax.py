@@ -85,6 +85,11 @@ def from_host(function: Callable[[np.ndarray], Any], argument: Any, like: Any) -
     return jax.pure_callback(lambda x: function(np.asarray(x)), shapes, argument.value)
 
 
+def eager_scope() -> Any:
+    """A context in which tensors have values, also while a program is traced."""
+    return jax.ensure_compile_time_eval()
+
+
 def at_rest(x: Tensor) -> Tensor:
     """`x`, without a gradient where it is 0: JAX gives `abs` a slope of 1 there."""
     return ops.where(x == 0, ops.stop_gradient(x), x)

@@ -92,6 +92,11 @@ def from_host(function: Callable[[np.ndarray], Any], argument: Any, like: Any) -
     return tuple(tf.ensure_shape(x, y.shape) for x, y in zip(results, like, strict=True))
 
 
+def eager_scope() -> Any:
+    """A context in which tensors have values, also while a program is traced."""
+    return tf.init_scope()
+
+
 def at_rest(x: Tensor) -> Tensor:
     """`x`, whose `abs` has no gradient where it is 0, by TensorFlow's own rule."""
     return x

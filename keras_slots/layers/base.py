@@ -3,7 +3,6 @@
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 

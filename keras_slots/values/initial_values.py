@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_slots._backend import eager_scope
 from keras_slots.values.philox import derive_seed
 from keras_slots.values.source import ValueSource
 
@@ -215,7 +216,11 @@ def _called(initializer: Any, name: str, shape: tuple[int, ...], seed: int) -> A
     if "seed" in config and config["seed"] is None:
         # An unseeded Keras initializer would give two layers that share the object the same numbers.
         initializer = initializer.__class__.from_config({**config, "seed": seed % 2**31})
-    array = initializer.array if given else np.array(initializer(shape, dtype="float32"))
+    if given:
+        array = initializer.array
+    else:
+        with eager_scope():  # `fit` may build a layer while it traces its program
+            array = np.array(initializer(shape, dtype="float32"))
     if array.shape != shape:
         raise ValueError(
             f"`{name}` must return an array of shape {shape}. Received: shape {array.shape} from "

@@ -114,6 +114,6 @@ def register_distribution(name: str, *, replace: bool = False) -> Callable[[Sour
 
 
 def names_of(role: str) -> dict[str, type[ValueSource]]:
-    """The sources that can be given for an argument, by name; those of scores begin with those for nothing else."""
+    """The sources that can be given for an argument, by name; for scores those that are nothing else first."""
     fitting = [(name, cls) for name, cls in NAMED.items() if role in cls.roles]
     return dict(sorted(fitting, key=lambda pair: role == "scores" and len(pair[1].roles)))
