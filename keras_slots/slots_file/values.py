@@ -16,7 +16,7 @@ from keras_slots.values.stratified import positions
 
 Array = np.ndarray[Any, Any]
 
-#: Kinds of values by their number in the file. The first four are those of `random_streams.draw`.
+#: Kinds of values by their number in the file. The first four are those of `philox.draw`.
 KINDS = ("uniform", "positive_uniform", "truncated_normal", "signed_constant", "strata", "given")
 STRATA, GIVEN = KINDS.index("strata"), KINDS.index("given")
 #: Values are compared as integers, whose magnitudes stay below it.

@@ -24,7 +24,7 @@ _TRUNCATED_STDDEV = 0.87962566103423978
 # Below it, the smallest values would be denormal numbers, which some devices take for zero.
 _SMALLEST = 2.0**-102
 _MODES = ("fan_in", "fan_out", "fan_avg")
-# Kind of `random_streams.draw` -> its factor for values of root mean square 1.
+# Kind of `philox.draw` -> its factor for values of root mean square 1.
 _RMS_FACTORS = {
     **dict.fromkeys(("uniform", "positive_uniform", "stratified_uniform"), math.sqrt(3.0)),
     "truncated_normal": 1.0 / _TRUNCATED_STDDEV,
@@ -54,7 +54,7 @@ class Distribution(EqualByConfig, ValueSource):
     """
 
     roles = frozenset({"bank", "scores", "start"})
-    #: How the values are distributed, up to a factor: a key of `random_streams.KINDS`.
+    #: How the values are distributed, up to a factor: a key of `philox.KINDS`.
     kind = "uniform"
     _variance = 1.0
     _mode = "fan_in"
@@ -82,8 +82,8 @@ class Distribution(EqualByConfig, ValueSource):
             count: number of values.
             fans: `(fan_in, fan_out)` of the kernel, see `initializers.compute_fans`.
             start: index of the first value.
-            stream: number of the random stream; None: `random_streams.SCORE_STREAM` for
-                `UniformScores`, `random_streams.BANK_STREAM` for all others.
+            stream: number of the random stream; None: `philox.SCORE_STREAM` for
+                `UniformScores`, `philox.BANK_STREAM` for all others.
 
         Returns:
             `float32` array of shape `(count,)`.

@@ -111,7 +111,7 @@ def get_scores(identifier: Any) -> ValueSource | Callable[..., Any]:
     Args:
         identifier: None or `"uniform_scores"` for `UniformScores(1.0)`; `"nearest"` for
             `NearestScores()`; a `Distribution`, whose `sample` must then be
-            called with `stream=random_streams.SCORE_STREAM`; the serialized form of one; or whatever `get` takes.
+            called with `stream=philox.SCORE_STREAM`; the serialized form of one; or whatever `get` takes.
 
     Returns:
         A `Distribution`, a `NearestScores`, or any other Keras initializer as it came.
