@@ -224,7 +224,7 @@ def test_nearest_kernel_selects_from_its_bank_whatever_sizes_coincide(shape):
     # `keras.ops.add` takes a vector for a channels-first bias where its size is that of axis 1.
     layer = SlotDense(1, num_values=5, seed=1, **NEAREST)
     layer.build((None, 2))
-    kernel = layer.add_slot_kernel(shape)
+    kernel = layer.add_slot_kernel(shape, name="other")
     expected, index = nearest_of(numpy_of(kernel.bank), numpy_of(kernel.lever))
     np.testing.assert_array_equal(numpy_of(kernel.select()), expected)
     np.testing.assert_array_equal(numpy_of(kernel.selected_indices), index)

@@ -251,7 +251,7 @@ def test_slots_format_sizes_are_those_of_the_committed_runs():
 
 @pytest.mark.parametrize("num_values", ["8", "64"])
 def test_readme_row_of_nearest_scores_is_that_of_the_committed_runs(num_values):
-    row = table_rows("README.md")[f"`score_mode=\"nearest\"`, K = {num_values}"]
+    row = table_rows("README.md")[f'`score_mode="nearest"`, K = {num_values}']
     steps = [
         ratios(f"{name}_nearest")[f"nearest K={num_values}"] for name in ("lenet300100", "conv6")
     ]

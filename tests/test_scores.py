@@ -163,7 +163,9 @@ def test_nearest_scores_refuse_an_unknown_start(start):
         NearestScores(start)
 
 
-@pytest.mark.parametrize("start", ["stratified_uniform", "nearest", UniformScores(), NearestScores()])
+@pytest.mark.parametrize(
+    "start", ["stratified_uniform", "nearest", UniformScores(), NearestScores()]
+)
 def test_nearest_scores_refuse_a_start_that_is_none(start):
     with pytest.raises(ValueError, match="`start` must be a distribution of"):
         NearestScores(start)

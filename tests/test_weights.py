@@ -382,9 +382,11 @@ def test_bank_and_scores_in_compiled_code_follow_a_seed_that_is_loaded_later(mod
     for one in (layer, other):
         one.build((None, 5))
     read = compiled_reader(layer, part)
-    np.testing.assert_array_equal(read(), numpy_of(getattr(layer, part)))
+    # Scores are a product and a sum, which a compiler may fuse.
+    rounding = 0 if part == "bank" else 1e-5
+    np.testing.assert_allclose(read(), numpy_of(getattr(layer, part)), rtol=rounding, atol=rounding)
     layer.set_weights(other.get_weights())
-    np.testing.assert_array_equal(read(), numpy_of(getattr(other, part)))
+    np.testing.assert_allclose(read(), numpy_of(getattr(other, part)), rtol=rounding, atol=rounding)
 
 
 def compiled_reader(layer, part):
