@@ -342,7 +342,7 @@ def test_projections_have_their_kernel_before_their_bias_and_lists_agree():
     assert [x[-1] for x in names] == ["scores", "bias"] * 4
     assert [v.name for v in model.trainable_variables] == ["scores", "bias"] * 2
     assert [id(v) for v in model.weights] == [id(v) for v in model.variables]
-    assert len({id(v) for v in model.weights}) == len(model.weights) == 6
+    assert len({id(v) for v in model.weights}) == len(model.weights) == 8
 
 
 def test_a_saved_optimizer_goes_on_as_the_one_that_was_saved(tmp_path):

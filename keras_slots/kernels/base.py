@@ -169,7 +169,6 @@ class SlotKernel(_Layer, ABC):
 
     # The same for all.
 
-    @property
     def current_seed(self) -> int | None:
         """The seed of the values that the weights belong to; None where averaging or noise has destroyed it."""
         numbers = from_words(ops.convert_to_numpy(self._seed))
@@ -210,7 +209,7 @@ class SlotKernel(_Layer, ABC):
 
     def check_seed(self) -> int:
         """The seed of the values that the weights belong to, or an error where it is lost."""
-        seed = self.current_seed
+        seed = self.current_seed()
         if seed is None:
             raise ValueError(lost_seed(self.path))
         return seed

@@ -134,7 +134,7 @@ class PerConnectionKernel(SlotKernel):
         super().load_state(given)
 
     def _take_seed(self, seed: int) -> None:
-        if seed == self.current_seed:
+        if seed == self.current_seed():
             return
         self._seed.assign(self.seed_words(seed))
         initial = self.current_initial_values()

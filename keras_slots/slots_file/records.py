@@ -267,7 +267,7 @@ def values_of(kernel: SlotKernel) -> Values:
         raise ValueError("a .slots file knows no values in float16")
     initial, source = kernel.initial, kernel.initial.bank_source
     rounded, shared = kernel.variable_dtype == "bfloat16", initial.shared
-    seed = kernel.current_seed
+    seed = kernel.current_seed()
     if source.needs_seed and seed is None:
         raise ValueError(
             "its seed is lost, by averaging models of different seeds, or clipping or noising all weights"
@@ -374,7 +374,7 @@ def _staying(rows: Array, selected: Array, w0: Array) -> Array:
 
 def _start_stream(kernel: SlotKernel) -> tuple[Stream | None, bool]:
     """The stream of the initial scores and True, of w0 and False, or None and False."""
-    initial, seed = kernel.initial, kernel.current_seed
+    initial, seed = kernel.initial, kernel.current_seed()
     nearest = initial.score_source.from_start
     drawn = initial.start_source if nearest else initial.score_source
     described = None if seed is None else drawn.describe(seed, 1, initial.fans)
