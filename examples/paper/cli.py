@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Annotated, TypedDict, get_type_hints
 
 import cyclopts
+import tabulate
 from rich.console import Console
-from tabulate import tabulate
 
 from recipes import Options, SettingError
 from runs import RunError
 from sources import DataError
 
+tabulate.MIN_PADDING = 0
 STOPPED = 130  # what a shell reports for Ctrl-C
 
 
@@ -29,7 +30,7 @@ def make_app(name, description):
         help_formatter="plain",
         version_flags=(),
         console=Console(width=max(115, shutil.get_terminal_size().columns)),
-        default_parameter=cyclopts.Parameter(negative=()),
+        default_parameter=cyclopts.Parameter(negative=(), allow_repeating=True),
         print_error=False,
         exit_on_error=False,
         suppress_keyboard_interrupt=False,
@@ -53,7 +54,7 @@ def listed(*choices):
     """The type of a comma-separated list of `choices`, or of positive numbers without any."""
 
     def parse(_, tokens):
-        parts = tokens[0].value.split(",")
+        parts = tokens[-1].value.split(",")
         wrong = [p for p in parts if not (p in choices if choices else p.isdecimal() and int(p))]
         if wrong:
             wanted = f"names out of {', '.join(choices)}" if choices else "positive numbers"
@@ -128,4 +129,4 @@ def print_table(rows):
     """Prints rows of texts and shares (floats become percent), titles first, the first column left-aligned."""
     texts = [[x if isinstance(x, str) else percent(x) for x in row] for row in rows]
     align = ["left", *["right"] * (len(rows[0]) - 1)]
-    print(tabulate(texts, "firstrow", "plain", disable_numparse=True, colalign=align))
+    print(tabulate.tabulate(texts, "firstrow", "plain", disable_numparse=True, colalign=align))

@@ -42,9 +42,9 @@ app = cli.make_app("finetune.py", __doc__)
 
 
 def parse_states(_, tokens):
-    parts = [part.strip() for part in tokens[0].value.split(",")]
+    parts = [part.strip() for part in tokens[-1].value.split(",")]
     if not all(part.isdigit() or part in ("best", "last") for part in parts):
-        raise ValueError(f"expected best, last or epochs. Received: {tokens[0].value}")
+        raise ValueError(f"expected best, last or epochs. Received: {tokens[-1].value}")
     return parts
 
 

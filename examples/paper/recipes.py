@@ -164,7 +164,7 @@ class Recipe(Checked):
 
 def split_by_commas(_, tokens):
     """Reads "0,1,5" as the sorted epochs in it."""
-    return tuple(sorted({int(part) for part in tokens[0].value.split(",")}))
+    return tuple(sorted({int(part) for part in tokens[-1].value.split(",")}))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,7 +36,7 @@ import pandas as pd
 import cli
 from paper_numbers import paper_accuracy
 from recipes import SettingError
-from runs import RunError, write_whole
+from runs import RunError
 
 # What tells one cell from another; a column for each that differs within a file.
 MARKS = (
@@ -60,11 +60,11 @@ BLOCK = re.compile(r"(<!-- report: (\w+) (\S+) -->\n).*?(<!-- /report -->)", re.
 app = cli.make_app("report.py", __doc__)
 
 
-def read_table(path, smoke=False):
-    """The runs of a results file that are not limited, or those that are: texts, but accuracies in %.
+def read_table(path):
+    """The rows of a results file: texts, but accuracies in %.
 
     Raises:
-        RunError: the file is no results file, or holds no such runs.
+        RunError: the file is no results file with rows.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -74,12 +74,6 @@ def read_table(path, smoke=False):
         raise RunError(f"cannot read the results file {path}: {error}") from error
     if table.empty or "run_id" not in table:
         raise RunError(f"{path} is no results file with rows; train some runs first")
-    # A limited run is no result, and no other run belongs among those.
-    limited = table["limit_steps"] != "0"
-    if not (limited == smoke).any():
-        kind = "limited runs" if smoke else "runs but those limited by --limit-steps"
-        raise RunError(f"{path} has no {kind}")
-    table = table[limited == smoke].copy()
     for name in table.columns.intersection(SHARES):
         table[name] = 100 * pd.to_numeric(table[name])
     return table
@@ -259,7 +253,12 @@ def markdown(path, kind):
     """The table of a results file, and the versions and devices of its runs."""
     if kind not in TABLES:
         raise RunError(f"there is no table {kind}; there are: {', '.join(TABLES)}")
-    rows = read_table(path, smoke=kind == "smoke")
+    rows = read_table(path)
+    # A limited run is no result, and no other run belongs among those.
+    rows = rows[(rows["limit_steps"] != "0") == (kind == "smoke")]
+    if rows.empty:
+        limited = "limited runs" if kind == "smoke" else "runs but those limited by --limit-steps"
+        raise RunError(f"{path} has no {limited}")
     header, *cells = TABLES[kind](rows)
     table = [header, ["---"] * len(header), *cells]
     lines = "".join(f"| {' | '.join(row)} |\n" for row in table)
@@ -312,7 +311,7 @@ def main(source: str, /, *, table: Literal[tuple(TABLES)] = "cells", check: bool
     if check and before != after:
         raise RunError(f"{source} is not what its results files give; run report.py on it")
     if before != after:
-        write_whole(source, after.encode())
+        Path(source).write_text(after, encoding="utf-8")
     print(f"{source}: {len(BLOCK.findall(after))} tables")
 
 

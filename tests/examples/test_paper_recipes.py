@@ -111,7 +111,7 @@ def test_the_papers_number_stands_beside_the_experiments_that_it_has():
 
 def test_a_network_that_is_not_of_the_paper_has_only_recipes_of_ours():
     with pytest.raises(
-        ValueError, match="conv6bn is not of the paper: its recipes are of the kind"
+        ValueError, match="conv6bn is not in the paper: its recipes are of the kind"
     ):
         recipes.make_recipe("paper", "conv6bn", "gs")
     ours = recipes.make_recipe("ours", "conv6bn", "ns", 32)
