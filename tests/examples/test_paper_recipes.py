@@ -21,12 +21,12 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
 PAGES = [*ROOT.glob("docs/**/*.md"), ROOT / "examples/paper/README.md", ROOT / "README.md"]
 SCRIPTS = sorted((ROOT / "examples" / "paper").glob("*.py"))
-COMMAND = re.compile(r"python (?:\.\./)*examples/paper/\w+\.py(?: |\\\n)[^`\n]*(?:\\\n[^`\n]*)*")
+COMMAND = re.compile(r"python (?:\.\./)*examples/paper/\w+\.py (?:\\\n|[^`\n])*")
 
 
 def parsed(command):
     """The script of a command, and its arguments."""
-    script, *words = shlex.split(re.sub(r"\\+\n", " ", command))[1:]
+    script, *words = shlex.split(command.replace("\\\n", " "))[1:]
     app = importlib.import_module(Path(script).stem).app
     _, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
     bound.apply_defaults()
@@ -100,7 +100,7 @@ def test_the_commands_above_a_table_train_its_rows_and_nothing_else(page, comman
 CITED = [
     (path.name, command)
     for path in (*PAGES, *SCRIPTS)
-    for command in COMMAND.findall(path.read_text())
+    for command in COMMAND.findall(path.read_text().replace("\\\\\n", "\\\n"))
 ]
 
 
