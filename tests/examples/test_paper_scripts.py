@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from example_scripts import DIGITS, error_of, run
+from test_paper_recipes import recipes_of
 
 import cli
 import recipes
@@ -87,22 +88,21 @@ def test_all_arms_get_the_same_total_epochs(selected, tmp_path, capsys):
     assert start == pytest.approx(history[2]["val_accuracy"])
 
 
-def test_fine_tuning_starts_at_the_selected_weights(selected):
-    import finetune as script
+def test_fine_tuning_starts_at_the_selected_weights(selected, tmp_path):
     import training
-    from keras_slots import materialize
 
-    args = script.make_parser().parse_args([str(selected), "--from", "3"])
-    recipe, slots = training.load_model(selected, 3)
-    planned = list(script.arms(args, recipe, 8))
-    assert [spent for _, _, spent, _ in planned] == [3, 0]
-    assert planned[0][3].method == "learned" and planned[0][3].epochs == 5
-    plain = materialize(slots, trainable=True)
-    for layer in plain.layers:
-        if isinstance(layer, keras.layers.Dense):
-            expected = np.asarray(slots.get_layer(layer.name).kernel)
-            assert np.array_equal(np.asarray(layer.kernel), expected)
-            assert layer.trainable_weights
+    flags = ["--from", "3", "--save-epochs", 0, "--total-epochs", 8, "--limit-steps", 1]
+    assert run(*finetune(selected, tmp_path, *flags)) == 0
+    slots, plain = (
+        training.load_model(folder, state)[1]
+        for folder, state in ((selected, 3), (tmp_path / "arms" / "from-3", 0))
+    )
+    assert [row["epochs"] for row in runs.read_rows(tmp_path / "results.csv")] == ["5", "8"]
+    dense = [x for x in plain.layers if isinstance(x, keras.layers.Dense)]
+    assert len(dense) == 3
+    for layer in dense:
+        assert np.array_equal(layer.kernel, slots.get_layer(layer.name).kernel)
+        assert layer.trainable_weights
 
 
 def test_fine_tuning_refuses_more_selection_than_epochs(selected, tmp_path, capsys):
@@ -143,6 +143,12 @@ def test_a_sweep_goes_over_selection_and_sharing(tmp_path, capsys):
     assert planned == [f"ours-lenet300100-{name} seed 0" for name in names]
 
 
+def test_a_limited_sweep_says_so(tmp_path, capsys):
+    assert run(*sweep(tmp_path, "--only-learned", "--limit-steps", 1)) == 0
+    printed = capsys.readouterr().out
+    assert "runs limited to 1 batches: no results" in printed
+
+
 def test_a_failing_cell_does_not_stop_the_others(tmp_path, capsys):
     wrong = ["--selection", "greedy", "--num-values", "2,4", "--learning-rate", "1e38"]
     assert run(*sweep(tmp_path, *wrong, "--bank-scale", "1e30")) == 1
@@ -172,7 +178,8 @@ def test_a_search_tries_its_trials_and_goes_on_where_it_stopped(tmp_path, capsys
     table = tmp_path / "tuning" / "trials.csv"
     first = table.read_text().splitlines()
     assert run(*tune(tmp_path, "--trials", 3)) == 0
-    assert "3 of 3 trials completed" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "3 of 3 trials completed, 1 epochs each, limited to 4 batches: no results" in printed
     second = table.read_text().splitlines()
     assert set(first) < set(second)
     trials = list(csv.DictReader(second))
@@ -182,6 +189,14 @@ def test_a_search_tries_its_trials_and_goes_on_where_it_stopped(tmp_path, capsys
     rows = runs.read_rows(tmp_path / "results.csv")
     assert sorted(float(row["val_best"]) for row in rows) == sorted(scores)
     assert {row["num_values"] for row in rows} == {trial["num_values"] for trial in trials}
+    # Each trial says what it tries, and the end where all is and how the best one is trained.
+    best = max(rows, key=lambda row: float(row["val_best"]))
+    lines = printed.splitlines()
+    assert len([x for x in lines if x.startswith("trial 2: ")]) == 2
+    assert str(table) in lines[-2] and str(tmp_path / "results.csv") in lines[-2]
+    recipe = dataclasses.asdict(recipes_of(lines[-1].partition(": ")[2])[0])
+    for name in ("dataset", "epochs", "num_values", "learning_rate", "bank_scale"):
+        assert str(recipe[name]) == best[name]
 
 
 def test_a_search_leaves_fixed_fields_alone_and_needs_validation_images(tmp_path, capsys):
@@ -256,13 +271,15 @@ def test_size_tells_what_the_unpacked_file_of_a_run_reaches(selected, tmp_path, 
     assert run("size", tmp_path, selected, "--state", "last", "--out", out) == 1
     told = capsys.readouterr()
     assert told.out.splitlines() == printed and "is not a run folder" in told.err
+    assert f"[1/2] {tmp_path.name}" in told.err and "[2/2] run" in told.err
     assert runs.read_rows(out) == [row]
 
 
 def test_plots_sizes_draws_a_curve_for_each_kind_of_values(tmp_path, capsys):
     def row(k, penalty, seed, size, test, **more):
         fields = {"num_values": k, "move_penalty": penalty, "seed": seed, "bytes": size}
-        named = {"network": "lenet300100", "scores": "nearest", "state": "best"}
+        named = {"run_id": f"{k}{penalty}{seed}", "limit_steps": 0}
+        named |= {"network": "lenet300100", "scores": "nearest", "state": "best"}
         return named | fields | {"test": test} | {"bank_scale": 1.0} | more
 
     rows = [
@@ -281,10 +298,9 @@ def test_plots_sizes_draws_a_curve_for_each_kind_of_values(tmp_path, capsys):
         ["nearest, K = 8", "0", "1", "40000", "99.00"],
         ["nearest, K = 8", "1e-05", "2", "25000", "97.50"],
     ]
-    line = error_of(
-        capsys, "plots", "sizes", tmp_path / "none.csv", "--out", tmp_path / "x.png", status=1
-    )
-    assert "has no rows of size.py" in line
+    runs.write_csv(tmp_path / "sizes.csv", [{"run_id": "0", "num_values": 8, "move_penalty": 0.0}])
+    source = [tmp_path / "sizes.csv", "--out", tmp_path / "x.png"]
+    assert "has no rows of size.py" in error_of(capsys, "plots", "sizes", *source, status=1)
 
 
 def test_plots_curves_shows_validation_accuracy_of_each_epoch(selected, tmp_path, capsys):
@@ -338,6 +354,6 @@ def test_learning_rates_trains_each_setting_once(tmp_path, monkeypatch, capsys):
 
 
 def test_the_command_of_a_results_row_names_no_place_of_the_machine():
-    words = ["/runs/a", "--data-dir", "data", "--results", "/tmp/x/r.csv", "--seeds", 2]
+    words = ["/runs/a", "--data-dir", "data", "--results", "/tmp/x/r.csv", "--seeds", "2"]
     expected = "python examples/paper/sweep.py a --data-dir DIR --results r.csv --seeds 2"
-    assert cli.command_line("sweep.py", words) == expected
+    assert cli.command_line("/home/examples/paper/sweep.py", *words) == expected
