@@ -299,23 +299,26 @@ def test_a_folder_in_use_is_refused(tmp_path, capsys):
 
 def test_open_run_clears_away_what_a_killed_save_left_behind(tmp_path):
     with runs.open_run(tmp_path, {"a": 1}) as folder:
-        (folder / "state" / ".last.npz.0123abcd.tmp").write_bytes(b"half a state")
+        (folder / "state" / ".last.npz.0123abcd").write_bytes(b"half a state")
     with runs.open_run(tmp_path, {"a": 1}) as folder:
         assert not list((folder / "state").iterdir())
 
 
-@pytest.mark.parametrize("fails", ["write", "replace"])
+@pytest.mark.parametrize("fails", ["fsync", "replace"])
 def test_a_failing_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, fails):
-    runs.write_atomic(tmp_path / "last.npz", b"old")
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    runs.save_state(tmp_path / "last.npz", model)
+    before = (tmp_path / "last.npz").read_bytes()
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runs.os, {"write": "fsync", "replace": "replace"}[fails], full)
-    with pytest.raises(runs.RunError, match="cannot write .*: No space left on device"):
-        runs.write_atomic(tmp_path / "last.npz", b"new")
+    monkeypatch.setattr(os, fails, full)
+    model.layers[0].kernel.assign([[0.0, 0.0], [0.0, 0.0]])
+    with pytest.raises(runs.RunError, match="cannot write .*: .*No space left on device"):
+        runs.save_state(tmp_path / "last.npz", model)
     assert [path.name for path in tmp_path.iterdir()] == ["last.npz"]
-    assert (tmp_path / "last.npz").read_bytes() == b"old"
+    assert (tmp_path / "last.npz").read_bytes() == before
 
 
 def test_a_damaged_state_is_named(tmp_path, capsys):
@@ -387,7 +390,7 @@ def test_choose_devices_refuses_batches_that_cannot_be_spread_evenly():
 @pytest.mark.jax
 def test_on_jax_training_imports_no_tensorflow(tmp_path):
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import train; train.main(sys.argv[2:]);"
+        "import sys; sys.path.insert(0, sys.argv[1]); import train; train.app(sys.argv[2:]);"
         "assert 'tensorflow' not in sys.modules, 'TensorFlow was imported'"
     )
     more = flags(tmp_path, "--limit-steps", 2, epochs=1)
@@ -403,3 +406,11 @@ def test_lists_and_shows_recipes_without_training(capsys):
     assert "paper-conv6-ps-k64" in capsys.readouterr().out.split()
     assert run("train", "--recipe", "paper-conv6-ps-k64", "--show") == 0
     assert "probabilistic" in capsys.readouterr().out
+    for more, expected in (
+        (["--recipe", "conv2-learned"], ["paper", "author", "ours"]),
+        (["--network", "conv2", "--method", "learned", "--padding", "author"], ["author"]),
+        (["--recipe", "conv2-learned", "--network", "conv4"], []),
+    ):
+        assert run("train", "--list-recipes", *more) == 0
+        listed = capsys.readouterr().out.split()
+        assert listed == [f"{kind}-conv2-learned" for kind in expected]
