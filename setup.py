@@ -46,6 +46,10 @@ EXAMPLES = [
     "tensorflow-datasets>=4.9.8",
     "importlib_resources>=6.0",  # tensorflow-datasets imports it without declaring it.
     "scikit-learn>=1.5",
+    # Command lines and tables of examples/paper. Their lower bounds were tried on Python 3.11 alone.
+    "cyclopts>=4.16",
+    "pandas>=2.2.3",
+    "tabulate>=0.9",
     *PLOTS,
 ]
 DOCS = [
