@@ -25,7 +25,7 @@ from cyclopts import Parameter
 
 import cli
 from recipes import Options, Recipe, SettingError, make_recipe
-from runs import read_extra, state_file
+from runs import read_state, state_file
 from sources import check_source
 
 # What both arms take over from the selected run.
@@ -53,7 +53,7 @@ def arms(run, states, selected, total, fields):
     learned = make_recipe("ours", selected.network, "learned")
     fields = {name: getattr(selected, name) for name in SHARED} | fields
     for state in states:
-        spent = len(read_extra(state_file(run, state))["history"])
+        spent = len(read_state(state_file(run, state))[1]["history"])
         if spent >= total:
             raise SettingError(
                 f"`total_epochs` must be more than the {spent} epochs of state {state}. "

@@ -65,32 +65,33 @@ def write_csv(path, rows):
 
 @contextlib.contextmanager
 def open_run(folder, identity):
-    """Takes a folder for one run: makes it, or checks that it holds the same run.
+    """Takes a folder for one run: makes it, or checks that it holds the run of that `identity`.
 
-    Args:
-        folder: path of the run folder.
-        identity: a flat dict of what decides the result (recipe fields and options).
-
-    Yields:
-        The folder as a `Path`, locked against a second process.
-
-    Raises:
-        RunError: the folder cannot be written, holds something else, or is in use.
+    Yields the folder as a `Path`, locked against a second process. Raises `RunError` when it cannot be
+    written, holds something else, or is in use.
     """
-    folder = Path(folder)
+    folder, known = Path(folder), Path(folder, "run.json")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("a")
     except OSError as error:
-        raise RunError(
+        message = (
             f"cannot write the run folder {folder}: {error.strerror}; choose another --run-dir"
-        ) from error
+        )
+        raise RunError(message) from error
     with lock:
-        _lock(lock, folder)
+        with contextlib.suppress(
+            ImportError
+        ):  # on Windows: one process per folder is up to the user
+            import fcntl
+
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(f"{folder} is in use by another process") from error
         for left in folder.rglob(".*"):  # by a run that was killed while it wrote
             if re.fullmatch(r"\..+\.(npz|json|csv)\.\w+", left.name):
                 left.unlink()
-        known = folder / "run.json"
         if known.exists():
             check_identity(folder, identity)
         elif any(not path.name.startswith(".") for path in folder.iterdir()):
@@ -99,17 +100,6 @@ def open_run(folder, identity):
             write_json(known, {"run_id": uuid.uuid4().hex, **identity})
         (folder / "state").mkdir(exist_ok=True)
         yield folder
-
-
-def _lock(file, folder):
-    try:
-        import fcntl
-    except ImportError:  # not on Windows: one process per folder is then up to the user
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise RunError(f"{folder} is in use by another process") from error
 
 
 def check_identity(folder, identity):
@@ -121,9 +111,8 @@ def check_identity(folder, identity):
         if known.get(name) != value
     ]
     if wrong:
-        raise RunError(
-            f"{folder} holds another run ({'; '.join(wrong[:4])}); choose another --run-dir"
-        )
+        text = "; ".join(wrong[:4])
+        raise RunError(f"{folder} holds another run ({text}); choose another --run-dir")
 
 
 def bank_checksum(model):
@@ -152,10 +141,8 @@ def _named_variables(model, optimizer):
 def save_state(path, model, bank=0, optimizer=True, **extra):
     """Writes the changing variables of model and optimizer, and JSON values in `extra`.
 
-    `bank` is the model's `bank_checksum`, which the caller computes once.
-
-    Raises:
-        RunError: a variable holds NaN or infinity, or the file cannot be written.
+    `bank` is the model's `bank_checksum`, which the caller computes once. Raises `RunError` when a
+    variable holds NaN or infinity, or the file cannot be written.
     """
     arrays = {name: np.asarray(variable) for name, variable in _named_variables(model, optimizer)}
     for name, array in arrays.items():
@@ -170,7 +157,8 @@ def save_state(path, model, bank=0, optimizer=True, **extra):
     write_whole(path, content.getvalue())
 
 
-def _read_arrays(path):
+def read_state(path):
+    """The arrays of a state by name, and its JSON values."""
     try:
         # Opened here: np.load leaves a damaged file open.
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
@@ -180,29 +168,21 @@ def _read_arrays(path):
         raise RunError(f"cannot read the state {path}: {error}") from error
 
 
-def read_extra(path):
-    """The JSON values of a state."""
-    return _read_arrays(path)[1]
-
-
 def load_state(path, model, bank=0, optimizer=True):
     """Puts a state back into an equal model; returns the JSON values.
 
-    All shapes are checked before the first variable is changed.
-
-    Raises:
-        RunError: the file is missing, damaged, or of another model or other values.
+    Raises `RunError`, before a variable is changed, when the file is damaged, or of another model or
+    other values.
     """
-    arrays, extra = _read_arrays(path)
-    if not optimizer:
-        arrays = {name: array for name, array in arrays.items() if name.startswith("model/")}
+    arrays, extra = read_state(path)
+    arrays = [array for name, array in arrays.items() if optimizer or name.startswith("model/")]
     variables = [variable for _, variable in _named_variables(model, optimizer)]
-    there, wanted = [x.shape for x in arrays.values()], [tuple(x.shape) for x in variables]
+    there, wanted = [x.shape for x in arrays], [tuple(x.shape) for x in variables]
     if there != wanted:
         raise RunError(f"{path} is of another model: it holds shapes {there}, not {wanted}")
     if extra["bank"] != bank:
         raise RunError(f"{path} belongs to other random values than this seed and version give")
-    for array, variable in zip(arrays.values(), variables, strict=True):
+    for array, variable in zip(arrays, variables, strict=True):
         variable.assign(array)
     return extra
 
@@ -220,31 +200,28 @@ def state_file(folder, state):
     return path
 
 
-def read_rows(path):
-    """The rows of a results file; none when it does not exist."""
+def read_rows(path, columns=None):
+    """The rows of a results file; none when it does not exist.
+
+    Raises `RunError` when it cannot be read, or no row with these `columns` could be appended.
+    """
     try:
         with open(path, newline="") as file:
-            return list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            if columns is not None and (reader.fieldnames or columns) != columns:
+                raise RunError(
+                    f"{path} has other columns than a results file; choose another --results"
+                )
+            return list(reader)
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RunError(f"cannot read the results file {path}: {error}") from error
 
 
-def check_results(path, columns):
-    """Fails early when a row with these columns could not be appended; returns the rows there are."""
-    rows = read_rows(path)
-    with contextlib.suppress(FileNotFoundError), open(path, newline="") as file:
-        if next(csv.reader(file), list(columns)) != list(columns):
-            raise RunError(
-                f"{path} has other columns than a results file; choose another --results"
-            )
-    return rows
-
-
 def append_row(path, row):
     """Appends one run to a results file, once: a second row with the same `run_id` is left out."""
-    if any(known["run_id"] == row["run_id"] for known in check_results(path, row)):
+    if any(known["run_id"] == row["run_id"] for known in read_rows(path, list(row))):
         return
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -119,7 +119,7 @@ def train(recipe, options, callbacks=(), make_model=networks.build_model, origin
         The results row, a dict.
     """
     folder, identity = Path(options.run_dir), run_identity(recipe, options, origin)
-    runs.check_results(options.results, RESULT_COLUMNS)
+    runs.read_rows(options.results, RESULT_COLUMNS)
     if (folder / "results.json").exists():
         runs.check_identity(folder, identity)
     else:
@@ -367,7 +367,7 @@ def load_model(folder, state="best"):
     """The recipe of a run folder, and its model with one of its states."""
     recipe, _ = recipe_of(folder)
     path = runs.state_file(folder, state)
-    extra = runs.read_extra(path)
+    extra = runs.read_state(path)[1]
     prepare(recipe)
     model = networks.build_model(recipe, tuple(extra["input_shape"]), extra["num_classes"])
     runs.load_state(path, model, runs.bank_checksum(model), optimizer=False)

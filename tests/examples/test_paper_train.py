@@ -365,7 +365,7 @@ def test_weights_that_are_not_finite_are_not_saved_whatever_the_loss_is(tmp_path
         training.train(recipe, options, callbacks=[PoisonsTheWeights()])
     arrays = state(last)
     assert all(np.isfinite(array).all() for array in arrays.values())
-    assert len(runs.read_extra(last)["history"]) == 1
+    assert len(runs.read_state(last)[1]["history"]) == 1
 
 
 def test_save_state_refuses_what_is_not_finite_and_names_it(tmp_path):
