@@ -144,9 +144,9 @@ def cells_table(rows):
 
 
 def by_seed(rows, names, measured):
-    """The names of the seeds, and a row for each cell: the cell, its accuracy with each seed."""
+    """The seeds, and for each cell its rows and its accuracy with each seed, of its last run."""
     seeds = sorted(set(rows["seed"]), key=int)
-    found = [(cell, cell.set_index("seed")[measured]) for cell in grouped(rows, names)]
+    found = [(c, dict(zip(c["seed"], c[measured], strict=True))) for c in grouped(rows, names)]
     return seeds, [(cell, [number(each.get(seed)) for seed in seeds]) for cell, each in found]
 
 
@@ -259,7 +259,10 @@ def markdown(path, kind):
     if rows.empty:
         limited = "limited runs" if kind == "smoke" else "runs but those limited by --limit-steps"
         raise RunError(f"{path} has no {limited}")
-    header, *cells = TABLES[kind](rows)
+    try:
+        header, *cells = TABLES[kind](rows)
+    except KeyError as error:
+        raise RunError(f"{path} has no column {error} for a table of kind {kind}") from error
     table = [header, ["---"] * len(header), *cells]
     lines = "".join(f"| {' | '.join(row)} |\n" for row in table)
     limited = "Limited runs, no results. " if kind == "smoke" else ""
