@@ -86,9 +86,9 @@ def library():
 
 def wanted_rows(sources, network, kind, dataset, selections):
     """The rows of the network, kind and data set that were asked for: slot machines, learned."""
-    rows = pd.concat(report.read_table(source) for source in sources)
-    for name, value in EARLIER.items():
-        rows[name] = rows.get(name, pd.Series(value, rows.index)).fillna(value)
+    rows = pd.concat([report.read_table(source) for source in sources], ignore_index=True)
+    marks = rows.reindex(columns=MARKS)  # files have more columns than earlier ones
+    rows = rows.assign(**marks.fillna(EARLIER).fillna("-"))
     dataset = dataset or paper_numbers.DATASETS.get(network, "cifar10")
     rows = rows[rows["name"].str.startswith(f"{kind}-")]
     rows = rows[(rows["network"] == network) & (rows["dataset"] == dataset)]

@@ -17,9 +17,7 @@ Exit status: 0, 1 when a run cannot be packed, 2 for a wrong command line.
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
+from typing import Literal
 
 import cli
 from recipes import Options
@@ -82,7 +80,7 @@ def size_row(folder, state, out, data_dir):
 
 @app.default
 def main(
-    runs: Annotated[list[str], Parameter(negative=())],
+    runs: list[str],
     /,
     *,
     data_dir: str | None = None,
@@ -108,7 +106,10 @@ def main(
 
     for number, folder in enumerate(runs, 1):
         print(f"[{number}/{len(runs)}] {Path(folder).name}", file=sys.stderr, flush=True)
-        failed += bool(cli.guarded(lambda folder=folder: pack(folder), "size.py"))
+        status = cli.guarded(lambda folder=folder: pack(folder), "size.py")
+        if status == cli.STOPPED:
+            return status
+        failed += bool(status)
     cli.print_table(table)
     return 1 if failed else 0
 

@@ -97,9 +97,10 @@ def run_identity(recipe, options, origin=""):
 
 
 def run_folder(recipe, digest, limit_steps=0):
-    """The name of a run folder; `digest` tells apart recipes that share a name."""
-    parts = [recipe.name, recipe.digest() if digest else "", f"limit{limit_steps or ''}"]
-    return "-".join([p for p in parts if p not in ("", "limit")] + [f"s{recipe.seed}"])
+    """<name>[-<digest>][-limit<N>]-s<seed>; the digest tells apart recipes that share a name."""
+    middle = f"-{recipe.digest()}" if digest else ""
+    limited = f"-limit{limit_steps}" if limit_steps else ""
+    return f"{recipe.name}{middle}{limited}-s{recipe.seed}"
 
 
 def train(recipe, options, callbacks=(), make_model=networks.build_model, origin=""):
