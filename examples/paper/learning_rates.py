@@ -64,11 +64,7 @@ def cnn(x, layers):
 
 
 #: Name -> what comes before the logits, and the data set.
-NETWORKS = {
-    "mlp": (mlp, "mnist"),
-    "attention": (attention, "mnist"),
-    "cnn": (cnn, "cifar10_16x16"),
-}
+NETWORKS = {"mlp": (mlp, "mnist"), "attention": (attention, "mnist"), "cnn": (cnn, "cifar10_16x16")}
 
 
 def make_model(network, shape, weights, seed):

@@ -56,10 +56,7 @@ def rows_of(path):
 
 
 # Runs from before a recipe was improved: the search for it, and one that its page cites with both flags.
-CHANGED_SINCE = {
-    "lenet300100_mnist_nearest_search.csv": 84,
-    "cifar10.csv": 1,
-}
+CHANGED_SINCE = {"lenet300100_mnist_nearest_search.csv": 84, "cifar10.csv": 1}
 CHANGED = {"learning_rate", "bank_scale", "weight_decay", "weight_decay_kind"}
 
 

@@ -171,13 +171,7 @@ REFUSED = [
     ("page.md", "<!-- report: sums r.csv -->\n<!-- /report -->", [], 1, "there is no table sums"),
     ("r.csv", None, ["--check"], 2, "needs a Markdown file"),
     ("r.csv", "run_id,limit_steps\n1,5\n", [], 1, "no runs but those limited by --limit-steps"),
-    (
-        "r.csv",
-        "run_id,limit_steps\n1,0\n",
-        [],
-        1,
-        "no column 'method' for a table of kind cells",
-    ),
+    ("r.csv", "run_id,limit_steps\n1,0\n", [], 1, "no column 'method' for a table of kind cells"),
 ]
 
 
