@@ -125,3 +125,10 @@ def test_split_refuses_fewer_images_than_a_batch_and_an_unknown_augmentation():
         data.split("npz", arrays, batch_size=64)
     with pytest.raises(ValueError, match="`augment` must be one of .*Received: augment=rotate"):
         data.split("npz", arrays, batch_size=2, augment="rotate")
+
+
+def test_missing_data_are_named_with_the_way_out(tmp_path):
+    with pytest.raises(DataError, match=r"no prepared mnist in .*--data-dir.*--download"):
+        read_arrays("mnist", tmp_path)
+    with pytest.raises(DataError, match=r"needs --data-dir FILE.npz"):
+        read_arrays("npz", tmp_path / "none.npz")
