@@ -25,6 +25,7 @@ from runs import RunError, open_run, write_csv
 from sources import check_source
 
 SEARCHED = ("num_values", "learning_rate", "bank_scale")
+NO_ZERO = 10_001  # in the place of seed 0, for which keras-tuner draws one from 1 to 10,000
 app = cli.make_app("tune.py", __doc__)
 
 
@@ -132,24 +133,26 @@ def main(
             return row["val_best"]
 
         places = {"directory": str(folder), "project_name": "keras_tuner"}
-        found = make_tuner(tuner, space, train, max_trials=trials, seed=tuner_seed, **places)
+        seed = tuner_seed or NO_ZERO
+        found = make_tuner(tuner, space, train, max_trials=trials, seed=seed, **places)
         found.search(verbose=0)
         rows = list(trial_table(found))
         write_csv(folder / "trials.csv", rows)
         best = max(found.oracle.trials.values(), key=lambda t: t.score or 0.0).hyperparameters
     done = sum(row["status"] == "completed" for row in rows)
-    limited = f", limited to {settings.limit_steps} batches: no results" * bool(
-        settings.limit_steps
-    )
-    print(
-        f"\n{base.name}: {done} of {len(rows)} trials completed, {base.epochs} epochs each{limited}"
-    )
-    header = [name.replace("_accuracy", " %") for name in rows[0]]
-    cli.print_table([header, *(list(row.values()) for row in rows[:20])])
+    print_trials(base, rows, done, settings.limit_steps)
     if not done:
         raise RunError(f"no trial was completed; see {out}/keras_tuner")
     print(f"all trials: {folder / 'trials.csv'}; a row for each run: {settings.results}")
     print(f"the best one: {best_command(recipe, fields or {}, options, space(best))}")
+
+
+def print_trials(base, rows, done, limit_steps):
+    limited = f", limited to {limit_steps} batches: no results" if limit_steps else ""
+    completed = f"{done} of {len(rows)} trials completed, {base.epochs} epochs each{limited}"
+    print(f"\n{base.name}: {completed}")
+    header = [name.replace("_accuracy", " %") for name in rows[0]]
+    cli.print_table([header, *(list(row.values()) for row in rows[:20])])
 
 
 def best_command(recipe, fields, options, tried):

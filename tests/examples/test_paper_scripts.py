@@ -169,6 +169,9 @@ def test_a_search_tries_its_trials_and_goes_on_where_it_stopped(tmp_path, capsys
     rows = runs.read_rows(tmp_path / "results.csv")
     assert sorted(float(row["val_best"]) for row in rows) == sorted(scores)
     assert {row["num_values"] for row in rows} == {trial["num_values"] for trial in trials}
+    # A search can be repeated: keras-tuner would draw another seed in the place of 0.
+    oracle = runs.read_json(tmp_path / "tuning" / "keras_tuner" / "oracle.json")
+    assert oracle["seed"] == 10_001
     # Each trial says what it tries, and the end where all is and how the best one is trained.
     best = max(rows, key=lambda row: float(row["val_best"]))
     lines = printed.splitlines()
