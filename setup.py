@@ -31,7 +31,7 @@ INSTALL_REQUIRES = [
     'keras>=3.14,<3.16; python_version >= "3.11"',
     "tensorflow>=2.20",
     "numpy>=1.26",
-    "rich>=13.0",  # Keras brings it; 13.0 was tried on Python 3.11 alone.
+    "rich>=13.6",  # Keras brings it, cyclopts needs 13.6; tried on Python 3.11 alone.
 ]
 
 PLOTS = ["matplotlib>=3.8.4"]
@@ -46,6 +46,10 @@ EXAMPLES = [
     "tensorflow-datasets>=4.9.8",
     "importlib_resources>=6.0",  # tensorflow-datasets imports it without declaring it.
     "scikit-learn>=1.5",
+    # Command lines and tables of examples/paper. Their lower bounds were tried on Python 3.11 alone.
+    "cyclopts>=4.16",
+    "pandas>=2.2.3",
+    "tabulate>=0.9",
     *PLOTS,
 ]
 DOCS = [

@@ -1,166 +1,132 @@
-"""What the command lines share: a flag for every field, one-line errors, tables."""
+"""What the command lines share: flags from dataclasses, one-line errors, tables."""
 
-import argparse
-import dataclasses
-import logging
+import contextlib
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
+from typing import Annotated, TypedDict, get_type_hints
 
-from recipes import Options, Recipe, get_recipe, make_recipe
+import cyclopts
+import tabulate
+from rich.console import Console
 
+from recipes import Options, SettingError
+from runs import RunError
+from sources import DataError
+
+tabulate.MIN_PADDING = 0
 STOPPED = 130  # what a shell reports for Ctrl-C
 
 
-class Parser(argparse.ArgumentParser):
-    """Keeps the description as written, and reports a wrong command line in one line."""
-
-    def __init__(self, **kwargs):
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
-
-    def parse_args(self, args=None, namespace=None):
-        found = super().parse_args(args, namespace)
-        found.command = command_line(self.prog, sys.argv[1:] if args is None else args)
-        return found
-
-    def error(self, message):
-        print(f"{self.prog}: error: {message} (see --help)", file=sys.stderr)
-        raise SystemExit(2)
-
-
-def command_line(name, words):
-    """The command that repeats a run, without the places of this machine."""
-    words = [str(word) for word in words]
-    words = [Path(word).name if Path(word).is_absolute() else word for word in words]
-    for index, word in enumerate(words[:-1]):
-        if word == "--data-dir":
-            words[index + 1] = "DIR"
-    return shlex.join(["python", f"examples/paper/{name}", *words])
+def make_app(name, description):
+    """A command line that shows the docstring of its script, and leaves errors to `guarded`."""
+    return cyclopts.App(
+        name=name,
+        help="",
+        help_prologue=description,
+        help_format="plaintext",
+        help_formatter="plain",
+        version_flags=(),
+        console=Console(width=max(115, shutil.get_terminal_size().columns)),
+        default_parameter=cyclopts.Parameter(negative=(), allow_repeating=True),
+        print_error=False,
+        exit_on_error=False,
+        suppress_keyboard_interrupt=False,
+        result_action="return_value",
+    )
 
 
-def parse_bool(text):
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"expected true or false. Received: {text}")
-    return text.lower() == "true"
-
-
-def count(text):
-    """A whole number that is not negative."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected 0 or more. Received: {text}")
-    return value
+def flags(owner, without=()):
+    """The type of an argument that takes a flag for each field of a dataclass: a dict of those given."""
+    hints = get_type_hints(owner, include_extras=True)
+    hidden = {"name", "run_dir", "command", *without}
+    taken = TypedDict(
+        owner.__name__, {n: h for n, h in hints.items() if n not in hidden}, total=False
+    )
+    taken.__doc__ = owner.__doc__
+    group = cyclopts.Group(owner.__name__, help=owner.__doc__.splitlines()[0])
+    return Annotated[taken, cyclopts.Parameter(name="*", group=group)]
 
 
 def listed(*choices):
-    """A parser of comma-separated names out of `choices`, or of positive numbers without any."""
+    """The type of a comma-separated list of `choices`, or of positive numbers without any."""
 
-    def parse(text):
-        parts = text.split(",")
+    def parse(_, tokens):
+        parts = tokens[-1].value.split(",")
         wrong = [p for p in parts if not (p in choices if choices else p.isdecimal() and int(p))]
         if wrong:
             wanted = f"names out of {', '.join(choices)}" if choices else "positive numbers"
-            raise argparse.ArgumentTypeError(f"expected {wanted}. Received: {', '.join(wrong)}")
+            raise ValueError(f"expected {wanted}. Received: {', '.join(wrong)}")
         return parts if choices else [int(part) for part in parts]
 
-    return parse
+    return Annotated[list[str if choices else int], cyclopts.Parameter(converter=parse, n_tokens=1)]
 
 
-def epochs(text):
-    """Comma-separated epochs, 0 among them."""
-    return tuple(sorted({count(part) for part in text.split(",")}))
+def options(given, run_dir):
+    """The `Options` that the flags ask for, for one run folder."""
+    return Options(**given, run_dir=str(run_dir), command=command_line(*sys.argv))
 
 
-count.__name__, epochs.__name__ = "whole number", "list of epochs"  # argparse says it
-TYPES = {bool: parse_bool, int: int, float: float, str: str, "count": count, "epochs": epochs}
-
-
-def add_flags(parser, owner, without=()):
-    """One flag for each field of a dataclass that has a help text; flags not given stay None."""
-    group = parser.add_argument_group(owner.__name__.lower(), owner.__doc__.splitlines()[0])
-    for field in dataclasses.fields(owner):
-        if field.name in without or not field.metadata.get("help"):
-            continue
-        flag, text = "--" + field.name.replace("_", "-"), field.metadata["help"]
-        kind, choices = field.metadata["kind"] or field.type, field.metadata["choices"]
-        if kind == "switch":
-            group.add_argument(flag, action="store_const", const=True, help=text)
-        else:
-            shown = None if choices else field.name.split("_")[-1].upper()
-            group.add_argument(flag, type=TYPES[kind], choices=choices, metavar=shown, help=text)
-
-
-def given(args, owner):
-    """The fields of a dataclass that flags were given for."""
-    values = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(owner)}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def recipe_from(args):
-    """The recipe that the flags ask for, and the named one that it came from."""
-    own = given(args, Recipe)
-    if args.recipe:
-        plain = get_recipe(args.recipe)
-    else:
-        method = {"greedy": "gs", "probabilistic": "ps"}[own.get("selection", "greedy")]
-        method = "learned" if own.get("method") == "learned" else method
-        network, num_values = own.get("network", "lenet300100"), max(own.get("num_values", 8), 1)
-        plain = make_recipe("ours", network, method, num_values, own.get("sharing", "connection"))
-    return dataclasses.replace(plain, **own), plain
-
-
-def options_from(args, run_dir):
-    """The `Options` that the flags ask for."""
-    return Options(**given(args, Options) | {"run_dir": str(run_dir), "command": args.command})
+def command_line(script, *words):
+    """The command that repeats a run, without the places of this machine."""
+    words = [Path(word).name if Path(word).is_absolute() else str(word) for word in words]
+    for index, word in enumerate(words[:-1]):
+        if word == "--data-dir":
+            words[index + 1] = "DIR"
+    return shlex.join(["python", f"examples/paper/{Path(script).name}", *words])
 
 
 def import_training():
     """The module that needs Keras; TensorFlow writes to stderr while it starts, whatever it is told."""
+    import logging
+
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # of models built one after another
     sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
+    with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
+        saved = os.dup(2)
+        stack.callback(os.close, saved)
+        stack.callback(os.dup2, saved, 2)
+        os.dup2(nowhere.fileno(), 2)
         import training
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
     return training
 
 
-def guarded(main, name, argv=None):
-    """Runs `main`; every failure is one line on stderr and a status, never a stack trace.
+def guarded(work, name):
+    """Runs `work`; every failure is one line on stderr and a status, never a stack trace.
 
     The environment variable EXAMPLES_DEBUG=1 lets the trace through.
     """
     if os.environ.get("EXAMPLES_DEBUG"):
-        return main(argv)
+        return work() or 0
     try:
-        return main(argv)
+        return work() or 0
     except KeyboardInterrupt:
         print(f"{name}: stopped; the same command goes on from the last epoch", file=sys.stderr)
         return STOPPED
     except Exception as error:
-        text = " ".join(str(error).split())
-        own = type(error).__name__ in ("RunError", "DataError")
-        print(
-            f"{name}: error: {text if own else f'{type(error).__name__}: {text}'}", file=sys.stderr
-        )
-        return 1
+        text, status = " ".join(str(error).split()), 1
+        if isinstance(error, (SettingError, cyclopts.CycloptsError)):
+            text, status = f"{text} (see --help)", 2
+        elif not isinstance(error, (RunError, DataError)):
+            text = f"{type(error).__name__}: {text}"
+        print(f"{name}: error: {text}", file=sys.stderr)
+        return status
 
 
-def percent(value):
-    return "-" if value is None else f"{100 * value:.2f}"
+def run(app, argv=None):
+    """The exit status of a script."""
+    return guarded(lambda: app(argv), app.name[0])
+
+
+def percent(share):
+    return "-" if share is None else f"{100 * share:.2f}"
 
 
 def print_table(rows):
-    """Prints rows of texts and shares (floats become percent), the first column left-aligned."""
-    texts = [[v if isinstance(v, str) else percent(v) for v in row] for row in rows]
-    widths = [max(len(row[i]) for row in texts) for i in range(len(texts[0]))]
-    for row in texts:
-        cells = [row[0].ljust(widths[0])]
-        cells += [text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True)]
-        print("  ".join(cells).rstrip())
+    """Prints rows of texts and shares (floats become percent), titles first, the first column left-aligned."""
+    texts = [[x if isinstance(x, str) else percent(x) for x in row] for row in rows]
+    align = ["left", *["right"] * (len(rows[0]) - 1)]
+    print(tabulate.tabulate(texts, "firstrow", "plain", disable_numparse=True, colalign=align))

@@ -40,19 +40,7 @@ _FIRST_FLIPS = 2**40  # a step that no run reaches
 
 
 def load(dataset, data_dir=None, download=False, **settings):
-    """Reads and splits a data set.
-
-    Args:
-        dataset: "mnist", "cifar10" or "cifar10_16x16" (a .npz file or tensorflow-datasets), "digits"
-            (inside scikit-learn) or "npz" (a file with uint8 arrays x_train, y_train, x_test, y_test).
-        data_dir: the .npz file, a folder with one, or the tensorflow-datasets folder (None: its
-            default).
-        download: lets tensorflow-datasets fetch what is not prepared yet.
-        **settings: those of `split`.
-
-    Raises:
-        DataError: the data are missing or unusable.
-    """
+    """Reads and splits a data set: `sources.read_arrays`, then `split` with those settings."""
     return split(dataset, read_arrays(dataset, data_dir, download), **settings)
 
 
@@ -67,10 +55,9 @@ def split(
         validation_share: share of the training images kept for validation, in [0, 1).
         seed: seed of the data order and of the random changes.
         batch_size: images in a training batch; the last incomplete batch is dropped.
-        augment: a name out of `CHANGES`: "flip" mirrors every second image; "crop_flip" also moves by up
-            to 4 pixels; "shift1" and "shift" move by up to 1 and 2; "translate_altflip" moves by up to 4
-            pixels and mirrors each image in every second epoch; "translate_altflip_cutout" also paints
-            a square of 8 by 8 pixels in the mean colour, anywhere, part of it outside at the border.
+        augment: a name out of `CHANGES`. "flip" mirrors at random, and so does "crop_flip"; the two with
+            "altflip" mirror each image in every second epoch. The square that "cutout" paints in the mean
+            colour may lie partly outside.
         split_seed: seed of the train/validation split.
 
     Returns:
@@ -161,9 +148,9 @@ class Data:
     def evaluation(self, split, limit=None, replicas=1, mirror=False):
         """The "validation" or "test" images, normalised, in order, as a `keras.utils.PyDataset`.
 
-        `limit` caps the batches; the images are then spread evenly over the split. All batches have
-        one size, a multiple of `replicas`: black images of weight 0 fill the last ones. Weighted means over
-        the batches, loss and accuracy alike, are those over the images. `mirror` flips the images.
+        `limit` caps the batches; their images are then spread evenly over the split. All batches have
+        one size, a multiple of `replicas`: black images of weight 0 fill the last ones, so weighted means
+        over the batches are those over the images. `mirror` flips the images.
         """
         x, y = self.splits[split]
         if limit and limit * _EVALUATION_BATCH < len(x):
@@ -193,7 +180,7 @@ class Data:
 
 
 class _Kept(keras.utils.PyDataset):
-    """Batches that are there already."""
+    """Batches in memory."""
 
     def __init__(self, batches):
         super().__init__()

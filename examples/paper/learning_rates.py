@@ -1,4 +1,4 @@
-"""Which learning rate: three networks that are not the paper's, plain and with slot layers.
+"""Which learning rate: three networks that are not in the paper, plain and with slot layers.
 
     python examples/paper/learning_rates.py --data-dir DIR
 
@@ -14,6 +14,7 @@ cores.
 Exit status: 0, 1 when a run failed, 2 for a wrong command line.
 """
 
+import itertools
 import sys
 
 import numpy as np
@@ -28,76 +29,53 @@ WEIGHTS = ("plain", "nearest", "paper")
 SLOTTED = ("Dense", "Conv2D", "MultiHeadAttention")
 KEY = ("network", "weights", "optimizer", "learning_rate", "seed")
 TRAIN, VALIDATION, EPOCHS, BATCH = 6000, 2000, 8, 64
+app = cli.make_app("learning_rates.py", __doc__)
 
 
-def make_parser():
-    parser = cli.Parser(description=__doc__, prog="learning_rates.py")
-    parser.add_argument("--data-dir", metavar="DIR", help="folder of tensorflow-datasets")
-    parser.add_argument("--networks", type=cli.listed(*NETWORKS), default=list(NETWORKS))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--results", default="runs/learning_rates.csv", metavar="FILE")
-    return parser
-
-
-def mlp(shape):
+def mlp(x, layers):
     """Batch norm and dropout."""
-    from keras import Input, Model, layers
-
-    image = Input(shape)
-    x = layers.Flatten()(image)
+    x = layers.Flatten()(x)
     for _ in range(3):
         x = layers.Dropout(0.1)(layers.ReLU()(layers.BatchNormalization()(layers.Dense(256)(x))))
-    return Model(image, layers.Dense(10, name="logits")(x))
+    return x
 
 
-def attention(shape):
-    """A transformer over the rows of an image, each told its place by an embedding that stays plain."""
-    from keras import Input, Model, layers, ops
+def attention(x, layers):
+    """A transformer over the rows of an image; the embedding of their positions stays plain."""
+    from keras import ops
 
-    image = Input(shape)
-    x = layers.Dense(64)(ops.squeeze(image, -1))
-    x = x + layers.Embedding(shape[0], 64)(ops.arange(shape[0]))
+    rows = x.shape[1]
+    x = layers.Dense(64)(ops.squeeze(x, -1))
+    x = x + layers.Embedding(rows, 64)(ops.arange(rows))
     for _ in range(2):
         seen = layers.LayerNormalization()(x)
         x = x + layers.MultiHeadAttention(4, 16)(seen, seen)
         seen = layers.LayerNormalization()(x)
         x = x + layers.Dense(64)(layers.Dense(128, activation="gelu")(seen))
-    x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
-    return Model(image, layers.Dense(10, name="logits")(x))
+    return layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
 
 
-def cnn(shape):
+def cnn(x, layers):
     """Three convolutions with bias and batch norm."""
-    from keras import Input, Model, layers
-
-    image = x = Input(shape)
     for filters in (32, 64, 128):
         x = layers.Conv2D(filters, 3, padding="same")(x)
         x = layers.MaxPooling2D()(layers.ReLU()(layers.BatchNormalization()(x)))
-    return Model(image, layers.Dense(10, name="logits")(layers.Flatten()(x)))
+    return layers.Flatten()(x)
 
 
-#: Name -> what is trained, and what it is trained on.
-NETWORKS = {
-    "mlp": (mlp, "mnist"),
-    "attention": (attention, "mnist"),
-    "cnn": (cnn, "cifar10_16x16"),
-}
-
-
-def images(network, data_dir, seed):
-    """Training and validation images, from -1 to 1, and their labels."""
-    x, y, _, _ = read_arrays(NETWORKS[network][1], data_dir)
-    chosen = np.random.default_rng(seed).permutation(len(x))[: TRAIN + VALIDATION]
-    x = x[chosen].astype("float32") / 127.5 - 1.0
-    return x[:TRAIN], y[chosen[:TRAIN]], x[TRAIN:], y[chosen[TRAIN:]]
+#: Name -> what comes before the logits, and the data set.
+NETWORKS = {"mlp": (mlp, "mnist"), "attention": (attention, "mnist"), "cnn": (cnn, "cifar10_16x16")}
 
 
 def make_model(network, shape, weights, seed):
     """The network with that kind of weights; its last layer stays plain."""
+    import keras
+
     from keras_slots import StratifiedUniform, slotify
 
-    model = NETWORKS[network][0](shape)
+    image = keras.Input(shape)
+    x = NETWORKS[network][0](image, keras.layers)
+    model = keras.Model(image, keras.layers.Dense(10, name="logits")(x))
     if weights == "plain":
         return model
     scores = {}
@@ -112,18 +90,21 @@ def train(network, weights, optimizer, learning_rate, seed, data_dir):
     """Trains one setting; returns its validation accuracy."""
     import keras
 
-    x, y, x_val, y_val = images(network, data_dir, seed)
+    x, y, _, _ = read_arrays(NETWORKS[network][1], data_dir)
+    chosen = np.random.default_rng(seed).permutation(len(x))[: TRAIN + VALIDATION]
+    x, y = x[chosen].astype("float32") / 127.5 - 1.0, y[chosen]
+    x_val, y_val, x, y = x[TRAIN:], y[TRAIN:], x[:TRAIN], y[:TRAIN]
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     model = make_model(network, x.shape[1:], weights, seed)
     steps = EPOCHS * (len(x) // BATCH)
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
-    if optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(schedule, momentum=0.9)
-    else:
-        optimizer = keras.optimizers.Adam(schedule)
+    optimizers = {
+        "sgd": lambda: keras.optimizers.SGD(schedule, momentum=0.9),
+        "adam": lambda: keras.optimizers.Adam(schedule),
+    }
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, metrics=["accuracy"])
+    model.compile(optimizers[optimizer](), loss, metrics=["accuracy"])
     order = np.random.default_rng(seed)
     # fit would repeat one order in every epoch on TensorFlow.
     for _ in range(EPOCHS):
@@ -132,32 +113,37 @@ def train(network, weights, optimizer, learning_rate, seed, data_dir):
     return model.evaluate(x_val, y_val, batch_size=500, verbose=0, return_dict=True)["accuracy"]
 
 
-def main(argv=None):
-    args = make_parser().parse_args(argv)
-    for network in args.networks:
-        check_source(NETWORKS[network][1], args.data_dir)
-    settings = [
-        (network, weights, optimizer, rate)
-        for network in args.networks
-        for weights in WEIGHTS
-        for optimizer, rates in RATES.items()
-        for rate in rates
-    ]
-    cli.import_training()  # without the lines of TensorFlow
-    from keeper import processor, versions
+@app.default
+def main(
+    *,
+    data_dir: str | None = None,
+    networks: cli.listed(*NETWORKS) = tuple(NETWORKS),
+    seed: int = 0,
+    results: str = "runs/learning_rates.csv",
+):
+    """Trains all settings.
 
-    for setting in settings:
-        key = dict(zip(KEY, (*setting, args.seed), strict=True))
+    Args:
+        data_dir: folder of tensorflow-datasets
+        networks: comma-separated: mlp, attention, cnn
+        results: the file that gets a row for each run
+    """
+    for network in networks:
+        check_source(NETWORKS[network][1], data_dir)
+    training = cli.import_training()
+    rates = [(optimizer, rate) for optimizer in RATES for rate in RATES[optimizer]]
+    for network, weights, (optimizer, rate) in itertools.product(networks, WEIGHTS, rates):
+        key = dict(zip(KEY, (network, weights, optimizer, rate, seed), strict=True))
         run_id = "-".join(map(str, key.values()))
-        if any(row["run_id"] == run_id for row in read_rows(args.results)):
+        if any(row["run_id"] == run_id for row in read_rows(results)):
             continue
-        accuracy = train(**key, data_dir=args.data_dir)
+        accuracy = train(**key, data_dir=data_dir)
         row = {"run_id": run_id, "limit_steps": 0, **key, "validation": round(accuracy, 4)}
-        append_row(args.results, {**row, **versions(), "devices": 1, "device": processor()})
+        row |= training.versions() | {"devices": 1, "device": training.processor()}
+        append_row(results, row)
         print(f"{run_id}: {cli.percent(accuracy)}", flush=True)
-    print(f"\n{markdown(args.results, 'rates')}", end="")
-    return 0
+    print(f"\n{markdown(results, 'rates')}", end="")
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main, "learning_rates.py"))
+    sys.exit(cli.run(app))

@@ -22,18 +22,19 @@ finetune    validation accuracy of the arms of finetune.py, over selection and w
 Exit status: 0, 1 when a figure cannot be drawn, 2 for a wrong command line.
 """
 
-import csv
-import importlib.util
-import io
 import statistics
 import sys
 from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+from cyclopts import Parameter
 
 import cli
 import paper_numbers
+import recipes
 import report
-from recipes import KINDS, NETWORKS
-from runs import RunError, read_json, read_rows, write_atomic
+from runs import RunError, read_json
 
 TITLES = {
     "lenet300100": "LeNet-300-100 on MNIST",
@@ -42,154 +43,163 @@ TITLES = {
     "conv6bn": "Six convolutions with batch norm on CIFAR-10 at 16x16",
 }
 # What tells one curve from another; those that differ are named in the legend.
-EARLIER = {
-    "scores": "uniform",
-    "move_penalty": "0.0",
-}  # what files say that were written before there was a choice
 MARKS = (
     *("selection", "scores", "sharing", "score_mode", "epochs", "dtype_policy"),
     "move_penalty",
 )
+EARLIER = {"scores": "uniform", "move_penalty": "0.0"}  # in files from before there was a choice
+app = cli.make_app("plots.py", __doc__)
 
 
-def make_parser():
-    parser = cli.Parser(description=__doc__, prog="plots.py")
-    figures = parser.add_subparsers(dest="figure", required=True, metavar="FIGURE")
-    for name in ("accuracy", "selections"):
-        part = figures.add_parser(name, help="from results files")
-        part.add_argument("source", nargs="+", metavar="RESULTS")
-        part.add_argument("--network", choices=NETWORKS, default="lenet300100")
-        part.add_argument("--kind", choices=KINDS, default="ours", help="kind of the recipes")
-        part.add_argument("--dataset", help="(default: the paper's for that network)")
-    part = figures.add_parser("sizes", help="from the rows of size.py")
-    part.add_argument("source", nargs="+", metavar="SIZES")
-    for name in ("curves", "finetune"):
-        part = figures.add_parser(name, help="from folders")
-        part.add_argument("source", nargs="+", metavar="DIR")
-    for name in ("weights", "first-layer"):
-        figures.add_parser(name, help="from a run folder").add_argument("source", metavar="RUN")
-    for part in figures.choices.values():
-        part.add_argument("--out", required=True, metavar="FILE", help=".png, .svg or .pdf")
-    return parser
+def check_suffix(_, path):
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise ValueError("It must end in .png, .svg or .pdf")
 
 
-def wanted_rows(args, selections):
+Out = Annotated[Path, Parameter(validator=check_suffix, help="a .png, .svg or .pdf")]
+Sources = Annotated[list[str], Parameter(help="results files")]
+Folders = Annotated[list[str], Parameter(help="folders")]
+Folder = Annotated[str, Parameter(help="run folder of a slot machine")]
+
+
+def finish(figure, table, out):
+    """Writes the figure, and prints the numbers that it shows."""
+    figure.savefig(out, dpi=150)
+    cli.print_table(table)
+    print(out)
+
+
+def new_axes():
+    """Axes on a figure of their own."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(7, 4.5), layout="constrained").subplots()
+
+
+def library():
+    """The figures of the library, which import Keras."""
+    cli.import_training()
+    from keras_slots.inspect import plots
+
+    return plots
+
+
+def wanted_rows(sources, network, kind, dataset, selections):
     """The rows of the network, kind and data set that were asked for: slot machines, learned."""
-    rows = []
-    for source in args.source:
-        found = read_rows(source)
-        if not found or "run_id" not in found[0]:
-            raise RunError(f"{source} is no results file with rows; train some runs first")
-        rows += found
-    dataset = args.dataset or paper_numbers.DATASETS.get(args.network, "cifar10")
-    named = [row for row in rows if row["name"].startswith(f"{args.kind}-")]
-    rows = [r for r in named if (r["network"], r["dataset"]) == (args.network, dataset)]
-    whole = [row for row in rows if row["limit_steps"] == "0"]
-    slots = [r for r in whole if r["method"] == "slot" and r["selection"] in selections]
-    if not slots:
+    rows = pd.concat([report.read_table(source) for source in sources], ignore_index=True)
+    marks = rows.reindex(columns=MARKS)  # files have more columns than earlier ones
+    rows = rows.assign(**marks.fillna(EARLIER).fillna("-"))
+    dataset = dataset or paper_numbers.DATASETS.get(network, "cifar10")
+    rows = rows[rows["name"].str.startswith(f"{kind}-")]
+    rows = rows[(rows["network"] == network) & (rows["dataset"] == dataset)]
+    whole = rows[rows["limit_steps"] == "0"]
+    slots = whole[(whole["method"] == "slot") & whole["selection"].isin(list(selections))]
+    if slots.empty:
         limited = " but those limited by --limit-steps" if len(whole) < len(rows) else ""
         raise RunError(
-            f"{', '.join(args.source)} has no slot runs of {args.network}{limited}; "
-            "train some first"
+            f"{', '.join(sources)} has no slot runs of {network}{limited}; train some first"
         )
-    return slots, [row for row in whole if row["method"] == "learned"]
+    return slots, whole[whole["method"] == "learned"]
 
 
-def draw_against_values(args, tables):
+def draw_against_values(tables, sources, network, kind, dataset, out):
     """A curve for each kind of run, with bars from the lowest to the highest, and the paper's."""
-    slots, learned = wanted_rows(args, tables)
-    axes = new_axes()
-    lines = [("runs", "K", "seeds", "test mean %", "paper %")]
-    slots = [EARLIER | row for row in slots]
-    marks = [name for name in MARKS if len({row.get(name) for row in slots}) > 1]
-    curves = {}
-    for row in slots:
-        label = ", ".join(row.get(name) or "-" for name in marks) or row["selection"]
-        cell = curves.setdefault((label, row["selection"]), {})
-        cell.setdefault(int(row["num_values"]), []).append(100 * float(row["test_best"]))
+    slots, learned = wanted_rows(sources, network, kind, dataset, tables)
     published = {
-        rule: dict(zip(paper_numbers.VALUES, table[args.network], strict=True))
+        rule: dict(zip(paper_numbers.VALUES, table[network], strict=True))
         for rule, table in tables.items()
-        if not args.dataset and args.network in table
+        if not dataset and network in table
     }
-    curves = dict(sorted(curves.items()))
-    library().accuracy_against_k(
-        {f"{label}, here": found for (label, _), found in curves.items()}, axes
-    )
-    # Of several curves of a rule the last: uniform scores, which the paper's are.
-    colors = {rule: f"C{index}" for index, (_, rule) in enumerate(curves)}
-    for (label, rule), found in curves.items():
-        for k in sorted(found):
+    marks = report.differing(slots, MARKS)
+    labels = slots[marks].agg(", ".join, axis=1) if marks else slots["selection"]
+    slots = slots.assign(label=labels, k=slots["num_values"].astype(int))
+    curves, colors, axes = {}, {}, new_axes()
+    lines = [("runs", "K", "seeds", "test mean %", "paper %")]
+    for index, ((label, rule), curve) in enumerate(slots.groupby(["label", "selection"])):
+        cells = curves[f"{label}, here"] = {}
+        # Of several curves of a rule the last: uniform scores, which are the paper's.
+        colors[rule] = f"C{index}"
+        for k, cell in curve.groupby("k"):
+            cells[k] = list(cell["test_best"])
             paper = published.get(rule, {}).get(k)
-            mean = statistics.fmean(found[k]) / 100
-            row = (label, str(k), str(len(found[k])), mean, None if paper is None else paper / 100)
-            lines.append(row)
+            means = cell["test_best"].mean() / 100, None if paper is None else paper / 100
+            lines.append((label, str(k), str(len(cell)), *means))
+    library().accuracy_against_k(curves, axes)
     for index, (rule, table) in enumerate(sorted(published.items())):
         style = {"marker": "x", "ls": ":", "c": colors.get(rule, f"C{index}")}
         axes.plot(*zip(*table.items(), strict=True), label=f"{rule}, paper", **style)
-    baselines = {}
-    for row in learned:
-        baselines.setdefault(float(row["weight_decay"]), []).append(100 * float(row["test_best"]))
-    for index, (decay, accuracies) in enumerate(sorted(baselines.items(), reverse=True)):
+    decays = learned["weight_decay"].astype(float)
+    baselines = learned.groupby(decays)["test_best"].mean().sort_index(ascending=False)
+    for index, (decay, mean) in enumerate(baselines.items()):
         label = f"learned, decay {decay:g}" if len(baselines) > 1 else "learned"
         style = {"color": "0.2", "lw": 1.2, "ls": ("-", "--", "-.")[index % 3]}
-        axes.axhline(statistics.fmean(accuracies), label=f"{label}, here", **style)
-    if published and args.network in paper_numbers.LEARNED:
-        mean = paper_numbers.LEARNED[args.network]
+        axes.axhline(mean, label=f"{label}, here", **style)
+    if published and network in paper_numbers.LEARNED:
+        mean = paper_numbers.LEARNED[network]
         axes.axhline(mean, color="0.2", lw=1.2, ls=(0, (1, 2)), label="learned, paper")
-    ticks = sorted({*paper_numbers.VALUES, *(k for found in curves.values() for k in found)})
+    ticks = sorted({*paper_numbers.VALUES, *slots["k"]})
     axes.set_xticks(ticks, map(str, ticks))
-    axes.set_title(TITLES[args.network])
+    axes.set_title(TITLES[network])
     axes.legend(fontsize="small", ncols=2, loc="lower center")
-    return axes.figure, lines
+    finish(axes.figure, lines, out)
 
 
-def draw_accuracy(args):
-    return draw_against_values(args, {"greedy": paper_numbers.GREEDY})
+def against_values(name, tables):
+    """Adds the command that draws accuracy against K for the selection rules in `tables`."""
+
+    @app.command(name=name)
+    def draw(
+        sources: Sources,
+        /,
+        *,
+        out: Out,
+        network: recipes.Network = "lenet300100",
+        kind: recipes.Kind = "ours",
+        dataset: str = "",
+    ):
+        """From results files."""
+        draw_against_values(tables, sources, network, kind, dataset, out)
 
 
-def draw_selections(args):
-    tables = {"greedy": paper_numbers.GREEDY, "probabilistic": paper_numbers.PROBABILISTIC}
-    return draw_against_values(args, tables)
+against_values("accuracy", {"greedy": paper_numbers.GREEDY})
+both = {"greedy": paper_numbers.GREEDY, "probabilistic": paper_numbers.PROBABILISTIC}
+against_values("selections", both)
 
 
-def draw_sizes(args):
-    """A curve for each kind of scores and K, from the files of the strongest penalty to those of none."""
-    rows = [row for source in args.source for row in read_rows(source) if row.get("bytes")]
-    if not rows:
-        raise RunError(f"{', '.join(args.source)} has no rows of size.py; pack some runs first")
-    kinds = {}
-    for row in sorted(rows, key=lambda r: (r["network"], r["scores"], int(r["num_values"]))):
-        kinds.setdefault((row["network"], row["scores"], row["num_values"]), []).append(row)
-    cells = {}
-    for (network, scores, k), kind in kinds.items():
-        # What differs in more than penalty and seed is another curve.
-        marks = report.differing(kind, report.SIZED)
-        parts = [network] * (len({key[0] for key in kinds}) > 1) + [scores, f"K = {k}"]
-        for row in kind:
-            label = ", ".join(
-                [*parts, *(f"{name.replace('_', ' ')} {row[name]}" for name in marks)]
-            )
-            cells.setdefault(label, {}).setdefault(float(row["move_penalty"]), []).append(row)
+@app.command
+def sizes(sources: Sources, /, *, out: Out):
+    """From the rows of size.py."""
+    rows = pd.concat(report.read_table(source) for source in sources)
+    if "bytes" not in rows:
+        raise RunError(f"{', '.join(sources)} has no rows of size.py; pack some runs first")
+    rows = rows.assign(k=rows["num_values"].astype(int), penalty=rows["move_penalty"].astype(float))
+    rows["bytes"] = rows["bytes"].astype(float)
     curves, lines = {}, [("files", "penalty", "seeds", "bytes, mean", "test mean %")]
-    for label, curve in cells.items():
-        for penalty, cell in sorted(curve.items()):
-            size, test = (statistics.fmean(float(r[n]) for r in cell) for n in ("bytes", "test"))
-            curves.setdefault(label, []).append((size, 100 * test))
-            lines.append((label, f"{penalty:g}", str(len(cell)), f"{size:.0f}", test))
-    return library().accuracy_against_size(curves, new_axes()), lines
+    for (network, scores, k), files in rows.groupby(["network", "scores", "k"]):
+        # What differs in more than penalty and seed is another curve.
+        marks = report.differing(files, report.SIZED)
+        parts = [network] * (rows["network"].nunique() > 1) + [scores, f"K = {k}"]
+        for values, curve in files.groupby(marks or ["network"], sort=False):
+            named = [f"{n.replace('_', ' ')} {v}" for n, v in zip(marks, values, strict=False)]
+            label = ", ".join([*parts, *named])
+            for penalty, cell in curve.groupby("penalty"):
+                size, test = cell["bytes"].mean(), cell["test"].mean()
+                curves.setdefault(label, []).append((size, test))
+                row = (label, f"{penalty:g}", str(len(cell)), f"{size:.0f}", test / 100)
+                lines.append(row)
+    finish(library().accuracy_against_size(curves, new_axes()), lines, out)
 
 
-def draw_curves(args):
-    """Validation accuracy after every epoch; a dot at the end."""
+@app.command
+def curves(sources: Folders, /, *, out: Out):
+    """From folders or history files: validation accuracy after every epoch; a dot at the end."""
     axes = new_axes()
     lines = [("run", "epochs", "last validation %")]
-    for source in args.source:
+    for source in sources:
         path = Path(source)
         path = path / "history.csv" if path.is_dir() else path
         try:
-            with open(path, newline="") as file:
-                curve = [100 * float(row["val_accuracy"]) for row in csv.DictReader(file)]
+            curve = list(100 * pd.read_csv(path)["val_accuracy"].astype(float))
         except (OSError, KeyError, ValueError) as error:
             raise RunError(f"{path} is no history of a run: {error}") from error
         name = path.parent.name if path.name == "history.csv" else path.stem
@@ -199,31 +209,18 @@ def draw_curves(args):
     axes.set(xlabel="epoch", ylabel="validation accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", loc="lower right")
-    return axes.figure, lines
+    finish(axes.figure, lines, out)
 
 
-def draw_weights(args):
-    """Densities of the values on offer and of those selected, a picture a layer, a curve an epoch."""
-    import matplotlib
-
-    lines = [("layer", "epoch", "mean |selected| / mean |available|")]
-    figure = None
-    for share, epoch, model in kept_epochs(args.source):
-        color = matplotlib.colormaps["viridis_r"](0.15 + 0.85 * share)
-        figure = library().selected_values(model, f"selected, epoch {epoch}", color, figure)
-        lines += [(name, str(epoch), f"{ratio:.3f}") for name, ratio in magnitudes(model)]
-    return figure, [lines[0], *sorted(lines[1:], key=lambda line: line[0])]
-
-
-def draw_first_layer(args):
-    """Mean magnitude of each pixel and single units of the first layer, a row an epoch."""
-    models, lines = {}, [("epoch", "layer", "mean |selected| / mean |available|")]
-    for _, epoch, model in kept_epochs(args.source):
-        models[f"epoch {epoch}"] = model
-        name, ratio = next(magnitudes(model))
-        lines.append((str(epoch), name, f"{ratio:.3f}"))
-    height, width, *_ = model.input_shape[1:]
-    return library().first_layer(models, (height, width)), lines
+def kept_epochs(folder):
+    """Share of the kept epochs so far, number of the epoch, and the model then."""
+    training = cli.import_training()
+    recipe, _ = training.slot_recipe_of(folder)
+    epochs = sorted(int(file.stem[6:]) for file in Path(folder).glob("state/epoch-*.npz"))
+    if not epochs:
+        raise RunError(f"{folder} kept no epochs; train with --save-epochs 0,1,5,{recipe.epochs}")
+    for number, epoch in enumerate(epochs, 1):
+        yield number / len(epochs), epoch, training.load_model(folder, epoch)[1]
 
 
 def magnitudes(model):
@@ -232,27 +229,42 @@ def magnitudes(model):
 
     for name, (_, kernel) in named_kernels(model).items():
         seen = observer(kernel)
-        yield name, seen.snapshot().magnitude / seen.available
+        yield name, f"{seen.snapshot().magnitude / seen.available:.3f}"
 
 
-def kept_epochs(source):
-    """Share of the kept epochs so far, number of the epoch, and the model then."""
-    training = cli.import_training()
-    folder = Path(source)
-    recipe, _ = training.recipe_of(folder)
-    if recipe.method != "slot":
-        raise RunError(f"{folder} holds a learned network, which selects nothing")
-    epochs = sorted(int(file.stem[6:]) for file in folder.glob("state/epoch-*.npz"))
-    if not epochs:
-        raise RunError(f"{folder} kept no epochs; train with --save-epochs 0,1,5,{recipe.epochs}")
-    for number, epoch in enumerate(epochs, 1):
-        yield number / len(epochs), epoch, training.load_model(folder, epoch)[1]
+@app.command
+def weights(run: Folder, /, *, out: Out):
+    """From a run folder: densities of all values and of those selected, by layer and epoch."""
+    import matplotlib
+
+    lines, figure = [], None
+    for share, epoch, model in kept_epochs(run):
+        color = matplotlib.colormaps["viridis_r"](0.15 + 0.85 * share)
+        figure = library().selected_values(model, f"selected, epoch {epoch}", color, figure)
+        lines += [(name, str(epoch), ratio) for name, ratio in magnitudes(model)]
+    titles = ("layer", "epoch", "mean |selected| / mean |available|")
+    finish(figure, [titles, *sorted(lines, key=lambda line: line[0])], out)
 
 
-def draw_finetune(args):
-    """Validation accuracy of every arm; fine-tuning starts with what the selected network has."""
+@app.command
+def first_layer(run: Folder, /, *, out: Out):
+    """From a run folder: mean magnitude of each pixel and single units of the first layer, by epoch."""
+    models, lines = {}, [("epoch", "layer", "mean |selected| / mean |available|")]
+    for _, epoch, model in kept_epochs(run):
+        models[f"epoch {epoch}"] = model
+        lines.append((str(epoch), *next(magnitudes(model))))
+    height, width, *_ = model.input_shape[1:]
+    finish(library().first_layer(models, (height, width)), lines, out)
+
+
+@app.command
+def finetune(folders: Folders, /, *, out: Out):
+    """From folders of finetune.py: validation accuracy of every arm.
+
+    Fine-tuning starts at the accuracy of the selected network.
+    """
     arms = {}
-    for folder in args.source:
+    for folder in folders:
         found = sorted(Path(folder).glob("*/results.json"))
         if not found:
             raise RunError(f"{folder} holds no finished arm of finetune.py")
@@ -263,12 +275,12 @@ def draw_finetune(args):
     lines = [("start", "selection epochs", "runs", "best validation %", "test %")]
     for name in sorted(arms, key=lambda arm: -longest[arm]):
         runs, offset = arms[name], max(longest.values()) - longest[name]
-        curves = []
+        shown = []
         for run in runs:
-            start = run.get("start")  # before the first weight epoch
+            start = [] if run.get("start") is None else [run["start"]]  # before any weight epoch
             shares = [line.get("val_accuracy", line["accuracy"]) for line in run["history"]]
-            curves.append([100 * s for s in ([start] * (start is not None) + shares)])
-        spread = list(zip(*curves, strict=False))  # a band needs the epochs that all have
+            shown.append([100 * share for share in start + shares])
+        spread = list(zip(*shown, strict=False))  # a band needs the epochs that all have
         first = offset + (runs[0].get("start") is None)
         epochs = range(first, first + len(spread))
         label = "trained from scratch"
@@ -281,38 +293,8 @@ def draw_finetune(args):
         lines.append((name, str(offset), str(len(runs)), *means))
     axes.set(xlabel="selection and weight epochs together", ylabel="validation accuracy, %")
     axes.legend(fontsize="small", loc="lower right")
-    return axes.figure, lines
-
-
-def new_axes():
-    """Axes on a figure of their own."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(7, 4.5), layout="constrained").subplots()
-
-
-def library():
-    """The figures of the library; with them comes Keras."""
-    cli.import_training()
-    from keras_slots.inspect import plots
-
-    return plots
-
-
-def main(argv=None):
-    args = make_parser().parse_args(argv)
-    if Path(args.out).suffix not in (".png", ".svg", ".pdf"):
-        make_parser().error(f"--out must end in .png, .svg or .pdf. Received: {args.out}")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise RunError('plots.py needs pip install "keras-slots[plots]"')
-    figure, table = globals()[f"draw_{args.figure.replace('-', '_')}"](args)
-    picture = io.BytesIO()
-    figure.savefig(picture, format=Path(args.out).suffix[1:], dpi=150)
-    write_atomic(args.out, picture.getvalue())
-    cli.print_table(table)
-    print(args.out)
-    return 0
+    finish(axes.figure, lines, out)
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main, "plots.py"))
+    sys.exit(cli.run(app))

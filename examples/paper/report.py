@@ -3,13 +3,13 @@
     python examples/paper/report.py runs/results.csv
     python examples/paper/report.py docs/results/README.md
 
-Of a results file (.csv) the table of its cells is printed: the runs that differ in nothing but the
+For a results file (.csv) the table of its cells is printed; a cell is the runs that differ only in the
 seed. In a Markdown file every block
 
     <!-- report: cells FILE.csv -->
     <!-- /report -->
 
-is filled with the table of FILE.csv, a path beside the Markdown file; what stands between the two
+is filled with the table of FILE.csv, a path relative to the Markdown file; text between the two
 lines is replaced. --check changes nothing and fails when a table is not what its file gives. The
 word before the file chooses the columns:
 
@@ -18,7 +18,7 @@ seeds     test accuracy of each seed, a row for each cell
 runs      long runs one by one: last epoch, mirror images, averaged weights, minutes
 finetune  the arms of finetune.py
 search    validation accuracy of every run, with the fields that a search for recipes varies
-smoke     runs cut short by --limit-steps: what was run, and no accuracy
+smoke     runs limited by --limit-steps: what was run, and no accuracy
 rates     the runs of learning_rates.py: validation accuracy at each rate, the best of a row in bold
 sizes     the runs that size.py packed: bytes and test accuracy of each file, means over the seeds
 
@@ -26,21 +26,24 @@ Exit status: 0, 1 when a table cannot be made or --check found another, 2 for a 
 """
 
 import re
-import statistics
 import sys
 import types
 from pathlib import Path
+from typing import Literal
+
+import pandas as pd
 
 import cli
 from paper_numbers import paper_accuracy
-from runs import RunError, read_rows, write_atomic
+from recipes import SettingError
+from runs import RunError
 
 # What tells one cell from another; a column for each that differs within a file.
 MARKS = (
     *("network", "method", "selection", "scores", "sharing", "score_mode", "epochs", "num_values"),
     "move_penalty",
 )
-# The same of the files that size.py packed, beside K and penalty.
+# The same of the files that size.py packed, besides K and penalty.
 SIZED = ("network", "scores", "bank_scale", "learning_rate", "weight_decay", "epochs", "state")
 TITLES = {
     "num_values": "K",
@@ -48,219 +51,190 @@ TITLES = {
     "move_penalty": "penalty of moves",
     "train_images": "images",
 }
+SCORES = {"uniform": "the paper's scores", "nearest": "nearest scores"}
+SHARES = (
+    *("test_best", "val_best", "val_last", "test_last", "test_mirror", "test_averaged"),
+    *("validation", "test", "kept"),
+)
 BLOCK = re.compile(r"(<!-- report: (\w+) (\S+) -->\n).*?(<!-- /report -->)", re.DOTALL)
+app = cli.make_app("report.py", __doc__)
 
 
-def make_parser():
-    parser = cli.Parser(description=__doc__, prog="report.py")
-    parser.add_argument("source", metavar="FILE", help="a results file, or a Markdown file")
-    parser.add_argument(
-        "--table", choices=TABLES, default="cells", help="columns for a .csv (default: cells)"
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="only say whether the tables of a .md are up to date"
-    )
-    return parser
+def read_table(path):
+    """The rows of a results file: texts, but accuracies in %.
+
+    Raises:
+        RunError: the file is no results file with rows.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        table = pd.DataFrame()
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read the results file {path}: {error}") from error
+    if table.empty or "run_id" not in table:
+        raise RunError(f"{path} is no results file with rows; train some runs first")
+    for name in table.columns.intersection(SHARES):
+        table[name] = 100 * pd.to_numeric(table[name])
+    return table
+
+
+def differing(rows, names):
+    return [name for name in names if name in rows and rows[name].nunique() > 1]
 
 
 def grouped(rows, names):
-    """Rows that agree in `names`, in the order of those values; slot machines before learned."""
-    cells = {}
-    for row in rows:
-        cells.setdefault(tuple(row[name] for name in names), []).append(row)
+    """The cells, in the order of the values of `names`; slot machines before learned."""
 
-    def place(key):
-        row = cells[key][0]
-        sizes = tuple(float(part) if part[:1].isdigit() else part for part in key)
-        return row["method"] == "learned", *sizes
+    def order(column):
+        if column.name == "learned":
+            return column
+        numbers = pd.to_numeric(column, errors="coerce")
+        return column if numbers.isna().any() else numbers
 
-    return [cells[key] for key in sorted(cells, key=place)]
+    learned = rows["method"].eq("learned") if "method" in rows else False
+    names = ["learned", *(name for name in names if name != "learned")]
+    rows = rows.assign(learned=learned).sort_values(names, key=order, kind="stable")
+    return [cell for _, cell in rows.groupby(names, sort=False)]
 
 
-def marks_of(row, names):
-    """The cells that name a row; the baseline has nothing to select."""
+def titles(names):
+    return [TITLES.get(name, name.replace("_", " ")) for name in names]
+
+
+def marks_of(cell, names):
+    """The values that name a cell; the baseline has nothing to select."""
+    row = cell.iloc[0]
     if row["method"] != "learned":
-        return [row[name] for name in names]
+        return list(row[names])
     own = {"network": row["network"], "method": "learned", "epochs": row["epochs"]}
     marks = [own.get(name, "–") for name in names]
     return marks if "method" in names else ["learned", *marks[1:]]
 
 
-def percents(rows, name):
-    return [100 * float(row[name]) for row in rows]
+def number(value, form=".2f"):
+    return "–" if value is None or pd.isna(value) else f"{value:{form}}"
 
 
 def span(values):
-    return f"{min(values):.2f} to {max(values):.2f}" if len(values) > 1 else "–"
+    return f"{values.min():.2f} to {values.max():.2f}" if len(values) > 1 else "–"
 
 
-def differing(rows, names):
-    return [name for name in names if len({row.get(name) for row in rows}) > 1]
+def median_seconds(cell):
+    return f"{cell['seconds_total'].astype(float).median():.0f}"
+
+
+def paper_of(row):
+    """The paper's test accuracy in % for the experiment of a row, or None."""
+    fields = dict(row) | {"num_values": int(row["num_values"])}
+    share = paper_accuracy(types.SimpleNamespace(**fields))
+    return None if share is None else 100 * share
 
 
 def cells_table(rows):
     names = [name for name in differing(rows, MARKS) if name != "method"] or ["method"]
-    header = [TITLES.get(name, name) for name in names]
-    table = [
-        [
-            *header,
-            "seeds",
-            "test %, mean",
-            "lowest to highest",
-            "paper %",
-            "difference",
-            "s per run",
-        ]
-    ]
-    for cell in grouped(rows, ("method", *names)):
-        tests = percents(cell, "test_best")
-        mean, paper = statistics.mean(tests), paper_of(cell[0])
-        beside = (
-            ["–", "–"] if paper is None else [f"{100 * paper:.2f}", f"{mean - 100 * paper:+.2f}"]
-        )
-        seconds = statistics.median(float(row["seconds_total"]) for row in cell)
-        row = [*marks_of(cell[0], names), str(len(cell)), f"{mean:.2f}", span(tests)]
-        table.append([*row, *beside, f"{seconds:.0f}"])
-    return table
+    measured = ["seeds", "test %, mean", "lowest to highest", "paper %", "difference", "s per run"]
+    yield [*titles(names), *measured]
+    for cell in grouped(rows, names):
+        tests, paper = cell["test_best"], paper_of(cell.iloc[0])
+        mean = tests.mean()
+        beside = number(paper), number(None if paper is None else mean - paper, "+.2f")
+        measured = str(len(cell)), f"{mean:.2f}", span(tests), *beside, median_seconds(cell)
+        yield [*marks_of(cell, names), *measured]
+
+
+def by_seed(rows, names, measured):
+    """The seeds, and for each cell its rows and its accuracy with each seed, of its last run."""
+    seeds = sorted(set(rows["seed"]), key=int)
+    found = [(c, dict(zip(c["seed"], c[measured], strict=True))) for c in grouped(rows, names)]
+    return seeds, [(cell, [number(each.get(seed)) for seed in seeds]) for cell, each in found]
 
 
 def seeds_table(rows):
     names = differing(rows, MARKS) or ["method"]
-    seeds = sorted({row["seed"] for row in rows}, key=int)
-    titles = [f"seed {seed}, test %" for seed in seeds]
-    table = [[*[TITLES.get(name, name) for name in names], *titles, "s per run"]]
-    for cell in grouped(rows, names):
-        tests = {row["seed"]: 100 * float(row["test_best"]) for row in cell}
-        each = [f"{tests[seed]:.2f}" if seed in tests else "–" for seed in seeds]
-        seconds = statistics.median(float(row["seconds_total"]) for row in cell)
-        table.append([*marks_of(cell[0], names), *each, f"{seconds:.0f}"])
-    return table
-
-
-def runs_table(rows):
-    measured = ("validation %", "test %", "with mirror images", "averaged weights", "paper %")
-    names = differing(rows, ("train_images",))
-    first = ["network", "weights", "K", *(TITLES[name] for name in names), "epochs"]
-    table = [[*first, "seed", *measured, "minutes", "processor minutes"]]
-    for row in sorted(
-        rows, key=lambda row: (row["network"], row["method"] == "learned", int(row["num_values"]))
-    ):
-        learned = row["method"] == "learned"
-        kind = "learned" if learned else f"selected, {SCORES[row['scores']]}"
-        paper = paper_of(row)
-        shares = [row[name] for name in ("val_last", "test_last", "test_mirror", "test_averaged")]
-        minutes = [f"{float(row[n]) / 60:.0f}" for n in ("seconds_total", "cpu_seconds_total")]
-        table.append(
-            [
-                *(row["network"], kind, "–" if learned else row["num_values"]),
-                *(f"{int(row[name]):,}" for name in names),
-                *(row["epochs_done"], row["seed"]),
-                *(f"{100 * float(share):.2f}" if share else "–" for share in shares),
-                "–" if paper is None else f"{100 * paper:.1f}",
-                *minutes,
-            ]
-        )
-    return table
-
-
-SCORES = {"uniform": "the paper's scores", "nearest": "nearest scores"}
-
-
-def paper_of(row):
-    """The paper's number for the experiment of a row."""
-    return paper_accuracy(types.SimpleNamespace(**row | {"num_values": int(row["num_values"])}))
+    seeds, cells = by_seed(rows, names, "test_best")
+    yield [*titles(names), *(f"seed {seed}, test %" for seed in seeds), "s per run"]
+    for cell, each in cells:
+        yield [*marks_of(cell, names), *each, median_seconds(cell)]
 
 
 def search_table(rows):
-    names = [*differing(rows, MARKS), "bank_scale", "learning_rate"]
-    seeds = sorted({row["seed"] for row in rows}, key=int)
-    titles = [f"seed {seed}, validation %" for seed in seeds]
-    header = [TITLES.get(name, name.replace("_", " ")) for name in names]
-    table = [[*header, *titles]]
-    for cell in grouped(rows, names):
-        found = {row["seed"]: 100 * float(row["val_best"]) for row in cell}
-        each = [f"{found[seed]:.2f}" if seed in found else "–" for seed in seeds]
-        fields = [cell[0][name] for name in names]
-        fields[-2:] = [f"{float(field):.4g}" for field in fields[-2:]]
-        table.append([*fields, *each])
-    return table
+    scales = ["bank_scale", "learning_rate"]
+    names = [*differing(rows, MARKS), *scales]
+    seeds, cells = by_seed(rows, names, "val_best")
+    yield [*titles(names), *(f"seed {seed}, validation %" for seed in seeds)]
+    for cell, each in cells:
+        numbers = [f"{float(cell.iloc[0][name]):.4g}" for name in scales]
+        yield [*cell.iloc[0][names[:-2]], *numbers, *each]
 
 
-def rates_table(rows):
-    titles = {"sgd": "SGD", "adam": "Adam"}
-    rates = {name: [] for name in titles}
-    lines = {}
-    for row in rows:
-        optimizer, rate = row["optimizer"], row["learning_rate"]
-        if rate not in rates[optimizer]:
-            rates[optimizer].append(rate)
-        cells = lines.setdefault((row["network"], row["weights"]), {})
-        cells.setdefault((optimizer, rate), []).append(100 * float(row["validation"]))
-    columns = [(name, rate) for name in rates for rate in sorted(rates[name], key=float)]
-    table = [["network", "weights", *(f"{titles[name]} {rate}" for name, rate in columns)]]
-    for key, cells in lines.items():
-        means = {column: statistics.mean(cells[column]) for column in columns if column in cells}
-        best = {
-            name: max((v for c, v in means.items() if c[0] == name), default=0) for name in rates
-        }
-        texts = [f"{means[c]:.1f}" if c in means else "–" for c in columns]
-        bold = [means.get(c) == best[c[0]] for c in columns]
-        texts = [f"**{t}**" if strong else t for t, strong in zip(texts, bold, strict=True)]
-        table.append([*key, *texts])
-    return table
+def runs_table(rows):
+    names = differing(rows, ["train_images"])
+    first = ["network", "weights", "K", *titles(names), "epochs", "seed"]
+    measured = ["validation %", "test %", "with mirror images", "averaged weights", "paper %"]
+    yield [*first, *measured, "minutes", "processor minutes"]
+    rows = rows.assign(k=rows["num_values"].astype(int), learned=rows["method"].eq("learned"))
+    for _, row in rows.sort_values(["network", "learned", "k"], kind="stable").iterrows():
+        kind = "learned" if row["learned"] else f"selected, {SCORES[row['scores']]}"
+        yield [
+            *(row["network"], kind, "–" if row["learned"] else row["num_values"]),
+            *(f"{int(row[name]):,}" for name in names),
+            *(row["epochs_done"], row["seed"]),
+            *map(number, row[["val_last", "test_last", "test_mirror", "test_averaged"]]),
+            number(paper_of(row), ".1f"),
+            *(f"{float(row[name]) / 60:.0f}" for name in ("seconds_total", "cpu_seconds_total")),
+        ]
 
 
 def finetune_table(rows):
-    total = max(int(row["epochs"]) for row in rows)
-    measured = ("validation %, mean", "test %, mean", "lowest to highest")
-    networks = differing(rows, ("network",))
-    table = [[*networks, "start", "selection epochs", "weight epochs", "runs", *measured]]
-    cells = grouped(rows, (*networks, "epochs", "name"))
-    for cell in sorted(cells, key=lambda c: (c[0]["network"], -int(c[0]["epochs"]))):
-        tests, epochs = percents(cell, "test_best"), int(cell[0]["epochs"])
-        start = cell[0]["name"].removeprefix("finetune-")
-        start = "scratch" if start == "scratch" else "selected weights"
-        validation = f"{statistics.mean(percents(cell, 'val_best')):.2f}"
-        row = [*(cell[0][name] for name in networks), start]
-        row += [str(total - epochs), str(epochs), str(len(cell)), validation]
-        table.append([*row, f"{statistics.mean(tests):.2f}", span(tests)])
-    return table
+    networks = differing(rows, ["network"])
+    measured = ["validation %, mean", "test %, mean", "lowest to highest"]
+    yield [*networks, "start", "selection epochs", "weight epochs", "runs", *measured]
+    epochs = rows["epochs"].astype(int)
+    rows = rows.assign(spent=epochs.max() - epochs)
+    for cell in grouped(rows, [*networks, "spent", "name"]):
+        row, tests = cell.iloc[0], cell["test_best"]
+        start = "scratch" if row["name"] == "finetune-scratch" else "selected weights"
+        counts = str(row["spent"]), row["epochs"], str(len(cell))
+        means = f"{cell['val_best'].mean():.2f}", f"{tests.mean():.2f}"
+        yield [*row[networks], start, *counts, *means, span(tests)]
+
+
+def smoke_table(rows):
+    yield ["network", "method", "K", "connections", "batch", "steps", "seconds"]
+    for _, row in rows.iterrows():
+        k = "–" if row["method"] == "learned" else row["num_values"]
+        steps = str(int(row["limit_steps"]) * int(row["epochs_done"]))
+        size = f"{int(row['connections']):,}"
+        what = row["network"], row["method"], k, size, row["batch_size"]
+        yield [*what, steps, row["seconds_total"]]
+
+
+def rates_table(rows):
+    kinds = {"sgd": "SGD", "adam": "Adam"}
+    means = rows.pivot_table(
+        "validation", ["network", "weights"], ["optimizer", "learning_rate"], sort=False
+    )
+    columns = [
+        (kind, rate) for kind in kinds for rate in sorted(set(means.get(kind, ())), key=float)
+    ]
+    yield ["network", "weights", *(f"{kinds[kind]} {rate}" for kind, rate in columns)]
+    for key, row in means.iterrows():
+        best = {kind: row[kind].max() for kind, _ in columns}
+        texts = [(number(row[c], ".1f"), row[c] == best[c[0]]) for c in columns]
+        yield [*key, *(f"**{text}**" if strong else text for text, strong in texts)]
 
 
 def sizes_table(rows):
     names = [*differing(rows, SIZED), "num_values", "move_penalty"]
-    measured = (
-        "file, kB",
-        "bits a weight",
-        "kept %",
-        "validation %",
-        "test %",
-        "lowest to highest",
-    )
-    titles = [TITLES.get(name, name.replace("_", " ")) for name in names]
-    table = [[*titles, "seeds", *measured]]
-    for cell in grouped([row | {"method": "slot"} for row in rows], names):
-        marks = [cell[0][name] for name in names[:-1]] + [f"{float(cell[0]['move_penalty']):g}"]
-        kilobytes, bits = (statistics.mean(float(r[n]) for r in cell) for n in ("bytes", "bits"))
-        kept, validation, test = (
-            statistics.mean(percents(cell, name)) if all(row[name] for row in cell) else None
-            for name in ("kept", "validation", "test")
-        )
-        shares = ["–" if x is None else f"{x:.2f}" for x in (validation, test)]
-        sizes = [f"{kilobytes / 1000:.1f}", f"{bits:.3f}", f"{kept:.1f}"]
-        table.append([*marks, str(len(cell)), *sizes, *shares, span(percents(cell, "test"))])
-    return table
-
-
-def smoke_table(rows):
-    table = [["network", "method", "K", "connections", "batch", "steps", "seconds"]]
-    for row in rows:
-        learned = row["method"] == "learned"
-        size = f"{int(row['connections']):,}"
-        what = [row["network"], row["method"], "–" if learned else row["num_values"], size]
-        steps = int(row["limit_steps"]) * int(row["epochs_done"])
-        table.append([*what, row["batch_size"], str(steps), row["seconds_total"]])
-    return table
+    measured = ["seeds", "file, kB", "bits a weight", "kept %", "validation %", "test %"]
+    yield [*titles(names), *measured, "lowest to highest"]
+    for cell in grouped(rows, names):
+        marks = [*cell.iloc[0][names[:-1]], f"{float(cell.iloc[0]['move_penalty']):g}"]
+        size, bits = (cell[name].astype(float).mean() for name in ("bytes", "bits"))
+        shares = (cell[name].mean(skipna=False) for name in ("validation", "test"))
+        sizes = str(len(cell)), f"{size / 1000:.1f}", f"{bits:.3f}", f"{cell['kept'].mean():.1f}"
+        yield [*marks, *sizes, *map(number, shares), span(cell["test"])]
 
 
 TABLES = {
@@ -277,19 +251,22 @@ TABLES = {
 
 def markdown(path, kind):
     """The table of a results file, and the versions and devices of its runs."""
-    rows = read_rows(path)
     if kind not in TABLES:
         raise RunError(f"there is no table {kind}; there are: {', '.join(TABLES)}")
-    if not rows or "run_id" not in rows[0]:
-        raise RunError(f"{path} is no results file with rows; train some runs first")
-    # A run cut short is no result, and no other run belongs among those.
-    rows = [row for row in rows if (row["limit_steps"] != "0") == (kind == "smoke")]
-    if not rows:
-        raise RunError(f"{path} has no rows for a table of kind {kind}")
-    table = TABLES[kind](rows)
-    table.insert(1, ["---"] * len(table[0]))
+    rows = read_table(path)
+    # A limited run is no result, and no other run belongs among those.
+    rows = rows[(rows["limit_steps"] != "0") == (kind == "smoke")]
+    if rows.empty:
+        limited = "limited runs" if kind == "smoke" else "runs but those limited by --limit-steps"
+        raise RunError(f"{path} has no {limited}")
+    try:
+        header, *cells = TABLES[kind](rows)
+    except KeyError as error:
+        raise RunError(f"{path} has no column {error} for a table of kind {kind}") from error
+    table = [header, ["---"] * len(header), *cells]
     lines = "".join(f"| {' | '.join(row)} |\n" for row in table)
-    return f"{lines}\n{versions_line(rows)}\n"
+    limited = "Limited runs, no results. " if kind == "smoke" else ""
+    return f"{lines}\n{limited}{versions_line(rows)}\n"
 
 
 def versions_line(rows):
@@ -297,9 +274,9 @@ def versions_line(rows):
     packages = {"python": "Python", "keras": "Keras", "tensorflow": "TensorFlow", "jax": "JAX"}
     used = []
     for name, title in {**packages, "numpy": "NumPy"}.items():
-        found = sorted({row[name] for row in rows if row.get(name)})
+        found = sorted(set(rows.get(name, ())) - {""})
         used += [f"{title} {' and '.join(found)}"] if found else []
-    devices = sorted({f"{row['devices']} x {row['device']}" for row in rows})
+    devices = sorted(set(rows["devices"] + " x " + rows["device"]))
     return f"{', '.join(used)}; {'; '.join(devices)}."
 
 
@@ -319,22 +296,27 @@ def refreshed(path):
     return text, BLOCK.sub(fill, text)
 
 
-def main(argv=None):
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    if Path(args.source).suffix != ".md":
-        if args.check:
-            parser.error("--check needs a Markdown file")
-        print(markdown(args.source, args.table), end="")
-        return 0
-    before, after = refreshed(args.source)
-    if args.check and before != after:
-        raise RunError(f"{args.source} is not what its results files give; run report.py on it")
+@app.default
+def main(source: str, /, *, table: Literal[tuple(TABLES)] = "cells", check: bool = False):
+    """Prints or fills in tables.
+
+    Args:
+        source: a results file, or a Markdown file
+        table: columns for a .csv
+        check: only say whether the tables of a .md are up to date
+    """
+    if Path(source).suffix != ".md":
+        if check:
+            raise SettingError("--check needs a Markdown file")
+        print(markdown(source, table), end="")
+        return
+    before, after = refreshed(source)
+    if check and before != after:
+        raise RunError(f"{source} is not what its results files give; run report.py on it")
     if before != after:
-        write_atomic(args.source, after.encode())
-    print(f"{args.source}: {len(BLOCK.findall(after))} tables")
-    return 0
+        Path(source).write_text(after, encoding="utf-8")
+    print(f"{source}: {len(BLOCK.findall(after))} tables")
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main, "report.py"))
+    sys.exit(cli.run(app))

@@ -144,17 +144,16 @@ def _npz(path):
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} must be a .npz file with {', '.join(NAMES)}: {error}") from error
     for name, array in zip(NAMES, arrays, strict=True):
-        if name.startswith("x") and (array.dtype != np.uint8 or array.ndim not in (3, 4)):
+        is_x, found = name.startswith("x"), f"Received: {array.dtype} of shape {array.shape}"
+        if is_x and (array.dtype != np.uint8 or array.ndim not in (3, 4)):
             raise DataError(
-                f"{name} in {path} must be uint8 images (count, height, width[, channels]). "
-                f"Received: {array.dtype} of shape {array.shape}"
+                f"{name} in {path} must be uint8 images (count, height, width[, channels]). {found}"
             )
         # Labels of another form, say ten numbers for each image, must not be read as more labels.
         wrong = array.dtype.kind not in "iu" or array.size != len(array) or array.min(initial=0) < 0
-        if name.startswith("y") and wrong:
+        if not is_x and wrong:
             raise DataError(
-                f"{name} in {path} must be whole numbers from 0 on, one for each image. Received: "
-                f"{array.dtype} of shape {array.shape}"
+                f"{name} in {path} must be whole numbers from 0 on, one for each image. {found}"
             )
     x, y, x_test, y_test = arrays
     if len(x) != len(y) or len(x_test) != len(y_test):

@@ -4,8 +4,8 @@
     python examples/paper/sweep.py --network conv2 --kind author --selection greedy,probabilistic \\
         --data-dir DIR --seeds 3
 
-Each cell is the named recipe of its kind (recipes.py), with the recipe flags given here put over
-all cells. A cell with a row in the results file is not trained again, so the same command
+Each cell is the named recipe of its kind (recipes.py); the recipe flags given here override its fields
+in all cells. A cell with a row in the results file is not trained again, so the same command
 continues a sweep that was stopped, and a longer list of values or seeds adds to it.
 
 Exit status: 0, 1 when a run failed (the others are still trained), 2 for a wrong command line.
@@ -18,67 +18,42 @@ import sys
 from pathlib import Path
 
 import cli
+import recipes
 from paper_numbers import paper_accuracy
-from recipes import KINDS, NETWORKS, PAPER_VALUES, Options, Recipe, make_recipe
+from recipes import Options, Recipe, SettingError, make_recipe
 from runs import read_rows
 from sources import check_source
 
 AXES = ("network", "num_values", "selection", "scores", "sharing", "seed", "method")
 METHODS = {"greedy": "gs", "probabilistic": "ps"}
+app = cli.make_app("sweep.py", __doc__)
 
 
-def make_parser():
-    parser = cli.Parser(description=__doc__, prog="sweep.py")
-    axes = parser.add_argument_group("grid")
-    axes.add_argument("--network", choices=NETWORKS, default="lenet300100")
-    axes.add_argument("--kind", choices=KINDS, default="ours", help="kind of the recipes")
-    names = {"type": cli.listed(*METHODS), "metavar": "NAME,..."}
-    axes.add_argument("--selection", default=["greedy"], **names)
-    names = {"type": cli.listed("connection", "layer", "network"), "metavar": "NAME,..."}
-    axes.add_argument("--sharing", default=["connection"], **names)
-    names = {"type": cli.listed("uniform", "nearest"), "metavar": "NAME,..."}
-    axes.add_argument("--scores", default=["uniform"], **names)
-    numbers = {"type": cli.listed(), "metavar": "K,K,..."}
-    axes.add_argument("--num-values", default=PAPER_VALUES, **numbers)
-    axes.add_argument("--seeds", type=cli.count, default=1, metavar="N", help="seeds 0 to N - 1")
-    axes.add_argument("--learned", action="store_true", help="add the learned baseline")
-    axes.add_argument("--only-learned", action="store_true", help="nothing but the baseline")
-    parser.add_argument("--runs-dir", default="runs", metavar="DIR", help="folder of run folders")
-    parser.add_argument("--dry-run", action="store_true", help="print what is left to train")
-    cli.add_flags(parser, Options)
-    cli.add_flags(parser, Recipe, without=AXES)
-    return parser
-
-
-def cells(args):
+def cells(kind, network, selection, scores, sharing, num_values, learned, only_learned):
     """The recipes of the grid, without seeds: the baseline first."""
-    given = {name: value for name, value in cli.given(args, Recipe).items() if name not in AXES}
-    methods = [METHODS[rule] for rule in args.selection if "uniform" in args.scores]
-    methods += ["ns"] * ("nearest" in args.scores)
-    grid = list(itertools.product(methods, args.sharing, args.num_values))
-    learned = [make_recipe(args.kind, args.network, "learned")]
-    slots = [make_recipe(args.kind, args.network, method, k, who) for method, who, k in grid]
-    recipes = learned * (args.learned or args.only_learned) + slots * (not args.only_learned)
-    return [dataclasses.replace(recipe, **given) for recipe in recipes]
+    if learned or only_learned:
+        yield make_recipe(kind, network, "learned")
+    methods = [METHODS[rule] for rule in selection if "uniform" in scores]
+    methods += ["ns"] * ("nearest" in scores)
+    if not only_learned:
+        for method, who, k in itertools.product(methods, sharing, num_values):
+            yield make_recipe(kind, network, method, k, who)
 
 
 def find_row(rows, recipe, limit_steps):
     """The results row of exactly this recipe, or None."""
     wanted = dataclasses.asdict(recipe) | {"limit_steps": limit_steps}
     wanted = {name: str(value) for name, value in wanted.items()}
-    for row in rows:
-        if all(row.get(name) == value for name, value in wanted.items()):
-            return row
-    return None
+    return next((row for row in rows if wanted.items() <= row.items()), None)
 
 
-def train_cell(recipe, args):
+def train_cell(recipe, options, runs_dir):
     """Trains one run, in a folder that its recipe names."""
     training = cli.import_training()
-    limited = f"-limit{args.limit_steps}" if args.limit_steps else ""
-    folder = f"{recipe.name}-{recipe.digest()}{limited}-s{recipe.seed}"
+    limit_steps = options.get("limit_steps", 0)
+    folder = Path(runs_dir, training.run_folder(recipe, True, limit_steps))
     training.keras.backend.clear_session()
-    row = training.train(recipe, cli.options_from(args, Path(args.runs_dir) / folder))
+    row = training.train(recipe, cli.options(options, folder))
     print(
         f"validation {cli.percent(row['val_best'])} %, test {cli.percent(row['test_best'])} %, "
         f"{row['seconds_per_epoch']} s per epoch"
@@ -98,39 +73,67 @@ def report(grid, rows, seeds, limit_steps):
         time = f"{statistics.median(seconds):.2f}" if seconds else "-"
         paper = None if limit_steps else paper_accuracy(recipe)
         table.append((recipe.name, str(len(tests)), mean, spread, paper, time))
-    print("\ntest accuracy at the best validation epoch")
+    limited = f", runs limited to {limit_steps} batches: no results" if limit_steps else ""
+    print(f"\ntest accuracy at the best validation epoch{limited}")
     cli.print_table(table)
 
 
-def main(argv=None):
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    options = cli.options_from(args, "")
-    try:
-        grid = cells(args)
-        runs = [dataclasses.replace(r, seed=s) for s in range(args.seeds) for r in grid]
-    except ValueError as error:
-        parser.error(str(error))
-    if not runs:
-        parser.error("nothing to train: --seeds must be at least 1")
-    rows = read_rows(options.results)
-    left = [one for one in runs if find_row(rows, one, options.limit_steps) is None]
-    print(f"{len(runs)} runs, {len(runs) - len(left)} done, {len(left)} to train")
-    if args.dry_run:
+@app.default
+def main(
+    *,
+    network: recipes.Network = "lenet300100",
+    kind: recipes.Kind = "ours",
+    selection: cli.listed(*METHODS) = ("greedy",),
+    sharing: cli.listed("connection", "layer", "network") = ("connection",),
+    scores: cli.listed("uniform", "nearest") = ("uniform",),
+    num_values: cli.listed() = recipes.PAPER_VALUES,
+    seeds: int = 1,
+    learned: bool = False,
+    only_learned: bool = False,
+    runs_dir: str = "runs",
+    dry_run: bool = False,
+    options: cli.flags(Options) = None,
+    fields: cli.flags(Recipe, without=AXES) = None,
+):
+    """Trains a grid.
+
+    Args:
+        kind: kind of the recipes
+        selection: comma-separated selection rules: greedy, probabilistic
+        sharing: comma-separated: connection, layer, network
+        scores: comma-separated: uniform, nearest
+        num_values: comma-separated K
+        seeds: N, for the seeds 0 to N - 1
+        learned: add the learned baseline
+        only_learned: train nothing but the baseline
+        runs_dir: folder of the run folders
+        dry_run: print what is left to train
+    """
+    options = options or {}
+    settings = cli.options(options, "")
+    plain = cells(kind, network, selection, scores, sharing, num_values, learned, only_learned)
+    grid = [dataclasses.replace(recipe, **fields or {}) for recipe in plain]
+    every = [dataclasses.replace(recipe, seed=s) for s in range(seeds) for recipe in grid]
+    if not every:
+        raise SettingError("nothing to train: --seeds must be at least 1")
+    rows = read_rows(settings.results)
+    left = [one for one in every if find_row(rows, one, settings.limit_steps) is None]
+    print(f"{len(every)} runs, {len(every) - len(left)} done, {len(left)} to train")
+    if dry_run:
         print("\n".join(f"{recipe.name} seed {recipe.seed}" for recipe in left))
         return 0
-    check_source(runs[0].dataset, options.data_dir, options.download)
+    check_source(every[0].dataset, settings.data_dir, settings.download)
     failed = 0
     for number, recipe in enumerate(left, 1):
         print(f"\n[{number}/{len(left)}] {recipe.name}, seed {recipe.seed}", flush=True)
         name = f"sweep.py: {recipe.name}, seed {recipe.seed}"
-        status = cli.guarded(lambda _, recipe=recipe: train_cell(recipe, args), name)
+        status = cli.guarded(lambda recipe=recipe: train_cell(recipe, options, runs_dir), name)
         if status == cli.STOPPED:
             return status
         failed += bool(status)
-    report(grid, read_rows(options.results), args.seeds, options.limit_steps)
+    report(grid, read_rows(settings.results), seeds, settings.limit_steps)
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(cli.guarded(main, "sweep.py"))
+    sys.exit(cli.run(app))

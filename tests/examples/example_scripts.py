@@ -1,6 +1,8 @@
 """What the tests of examples/paper share: how its scripts are run."""
 
 import importlib
+import sys
+from unittest import mock
 
 import cli
 
@@ -9,12 +11,10 @@ DIGITS = ["--dataset", "digits", "--batch-size", "64", "--verbose", "0"]
 
 
 def run(script, *flags):
-    """Runs a script's `main` as its command line would, and returns the exit status."""
-    module = importlib.import_module(script)
-    try:
-        return cli.guarded(module.main, f"{script}.py", [str(flag) for flag in flags])
-    except SystemExit as leave:
-        return leave.code
+    """Runs a script as its command line would, and returns the exit status."""
+    words = [str(flag) for flag in flags]
+    with mock.patch.object(sys, "argv", [f"{script}.py", *words]):
+        return cli.run(importlib.import_module(script).app, words)
 
 
 def error_of(capsys, script, *flags, status):

@@ -12,11 +12,11 @@ from sources import DataError, read_arrays
 
 FLAGS = [
     (["--recipe", "ours-lenet"], "`recipe` must name a recipe"),
-    (["--network", "resnet"], "invalid choice: 'resnet'"),
-    (["--dataset", "svhn"], "invalid choice: 'svhn'"),
-    (["--method", "guess"], "invalid choice: 'guess'"),
+    (["--network", "resnet"], 'Invalid value "resnet" for --network'),
+    (["--dataset", "svhn"], 'Invalid value "svhn" for --dataset'),
+    (["--method", "guess"], 'Invalid value "guess" for --method'),
     (["--num-values", "0"], "`num_values` must be a positive integer. Received: num_values=0"),
-    (["--num-values", "two"], "invalid int value: 'two'"),
+    (["--num-values", "two"], 'for --num-values: unable to convert "two" into int'),
     (["--learning-rate", "nan"], "`learning_rate` must be positive and finite"),
     (["--learning-rate", "-1"], "`learning_rate` must be positive and finite"),
     (["--momentum", "1"], "`momentum` must be in [0, 1). Received: momentum=1.0"),
@@ -26,12 +26,12 @@ FLAGS = [
     (["--epochs", "0"], "`epochs` must be at least 1. Received: epochs=0"),
     (["--seed", "-1"], "`seed` must be 0 or positive, below 2**31. Received: seed=-1"),
     (["--seed", "2147483648"], "`seed` must be 0 or positive, below 2**31"),
-    (["--nesterov", "maybe"], "expected true or false. Received: maybe"),
+    (["--nesterov", "maybe"], "'maybe'"),
     (["--validation-share", "1"], "`validation_share` must be in [0, 1)"),
-    (["--limit-steps", "-1"], "expected 0 or more. Received: -1"),
+    (["--limit-steps", "-1"], "`limit_steps` must be 0 or more. Received: limit_steps=-1"),
     (["--save-epochs", "1,x"], "--save-epochs"),
     (["--schedule", "step"], "`schedule_epoch` must be at least 1 for schedule=step"),
-    (["--no-such-flag"], "unrecognized arguments"),
+    (["--no-such-flag"], "Unknown option: --no-such-flag"),
 ]
 
 
@@ -125,3 +125,10 @@ def test_split_refuses_fewer_images_than_a_batch_and_an_unknown_augmentation():
         data.split("npz", arrays, batch_size=64)
     with pytest.raises(ValueError, match="`augment` must be one of .*Received: augment=rotate"):
         data.split("npz", arrays, batch_size=2, augment="rotate")
+
+
+def test_missing_data_are_named_with_the_way_out(tmp_path):
+    with pytest.raises(DataError, match=r"no prepared mnist in .*--data-dir.*--download"):
+        read_arrays("mnist", tmp_path)
+    with pytest.raises(DataError, match=r"needs --data-dir FILE.npz"):
+        read_arrays("npz", tmp_path / "none.npz")

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,10 @@ from example_scripts import DIGITS, error_of, run
 import recipes
 import runs
 import training
+from sources import read_arrays
 
 PAPER = Path(training.__file__).parent
+LEARNED = ["--method", "learned"]
 
 
 def flags(tmp_path, *more, epochs=2, folder="run"):
@@ -25,17 +28,29 @@ def flags(tmp_path, *more, epochs=2, folder="run"):
     return [*DIGITS, "--epochs", epochs, *places, *more]
 
 
+def trained(tmp_path, *more, **places):
+    """Trains, and returns the last row of the results file."""
+    assert run("train", *flags(tmp_path, *more, **places)) == 0
+    return runs.read_rows(tmp_path / "results.csv")[-1]
+
+
 def state(path):
     """The arrays of a state file without its JSON part, which holds times."""
-    with np.load(path) as file:
-        return {name: file[name] for name in file.files if name != "extra"}
+    return runs.read_state(path)[0]
 
 
-def assert_equal_states(a, b):
-    a, b = state(a), state(b)
-    assert list(a) == list(b)
-    for name in a:
-        assert np.array_equal(a[name], b[name]), name
+def assert_equal_states(folder, names, *run_dirs):
+    for name in names:
+        a, b = (state(folder / run_dir / "state" / f"{name}.npz") for run_dir in run_dirs)
+        assert list(a) == list(b)
+        np.testing.assert_equal(a, b)
+
+
+def recipe_and_options(tmp_path, folder="run", **fields):
+    fields = {"dataset": "digits", "batch_size": 64, "epochs": 3} | fields
+    recipe = dataclasses.replace(recipes.get_recipe("ours-lenet300100-gs"), **fields)
+    places = {"run_dir": str(tmp_path / folder), "results": str(tmp_path / "r.csv")}
+    return recipe, recipes.Options(**places, verbose=0)
 
 
 class StopAfter(keras.callbacks.Callback):
@@ -69,53 +84,62 @@ VARIANTS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, variant):
-    recipe = dataclasses.replace(
-        recipes.get_recipe("ours-lenet300100-gs"),
-        **{"dataset": "digits", "batch_size": 64, "epochs": 3} | VARIANTS[variant],
-    )
     rows = []
-    for folder, interrupted in (("whole", False), ("broken", True)):
-        options = recipes.Options(
-            run_dir=str(tmp_path / folder), results=str(tmp_path / "r.csv"), verbose=0
-        )
-        if interrupted:
+    for folder in ("whole", "broken"):
+        recipe, options = recipe_and_options(tmp_path, folder, **VARIANTS[variant])
+        if folder == "broken":
             with pytest.raises(KeyboardInterrupt):
                 training.train(recipe, options, callbacks=[StopAfter(2)])
             assert not (tmp_path / folder / "results.json").exists()
         rows.append(training.train(recipe, options))
-    for name in ("last.npz", "best.npz"):
-        assert_equal_states(*(tmp_path / run / "state" / name for run in ("whole", "broken")))
+    assert_equal_states(tmp_path, ("last", "best"), "whole", "broken")
     for column in ("train_last", "val_best", "test_best", "val_last", "test_last", "best_epoch"):
         assert rows[0][column] == rows[1][column]
 
 
-def test_training_learns_the_digits_and_reports_it(tmp_path, capsys):
-    assert run("train", *flags(tmp_path, "--method", "learned", epochs=12)) == 0
+def test_a_killed_run_goes_on_to_the_same_end(tmp_path):
+    """By SIGKILL, in a process of its own, wherever it comes."""
+    more = ["--network", "lenet300100", "--num-values", "4", "--dropout", "0.2", "--verbose", "2"]
+    more += ["--averaging", "0.9"]
+    trained(tmp_path, *more, epochs=6, folder="whole")
+    command = [sys.executable, "-u", PAPER / "train.py"]
+    command += flags(tmp_path, *more, epochs=6, folder="killed")
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        env=os.environ | {"PYTHONPATH": str(PAPER.parents[1])},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while "Epoch 4/6" not in process.stdout.readline():
+        assert process.poll() is None
+    process.kill()
+    process.communicate()
+    trained(tmp_path, *more, epochs=6, folder="killed")
+    assert_equal_states(tmp_path, ("last", "best", "averaged"), "whole", "killed")
+
+
+def test_a_run_learns_the_digits_and_reports_what_its_saved_weights_reach(tmp_path, capsys):
+    row = trained(tmp_path, *LEARNED, "--data-dir", "/somewhere/private", epochs=12)
     printed = capsys.readouterr().out
     assert "best epoch" in printed and "test %" in printed
-    (row,) = runs.read_rows(tmp_path / "results.csv")
     assert float(row["test_best"]) > 0.9
     assert row["name"] == "ours-lenet300100-learned" and row["dataset"] == "digits"
     assert row["keras"] == keras.__version__ and row["epochs_done"] == "12"
+    assert row["command"].startswith("python examples/paper/train.py --dataset digits")
+    assert "--data-dir DIR" in row["command"] and "private" not in row["command"]
+    assert row["device"].endswith(f", {os.cpu_count()} cores")
+    assert float(row["cpu_seconds_total"]) > 0
     with open(tmp_path / "run" / "history.csv", newline="") as file:
         history = list(csv.DictReader(file))
     assert [int(line["epoch"]) for line in history] == list(range(1, 13))
     assert float(history[0]["learning_rate"]) > float(history[-1]["learning_rate"])
-    best = max(float(line["val_accuracy"]) for line in history)
-    assert float(row["val_best"]) == best
+    assert float(row["val_best"]) == max(float(line["val_accuracy"]) for line in history)
     saved = json.loads((tmp_path / "run" / "results.json").read_text())
     assert saved["row"]["run_id"] == row["run_id"] and len(saved["history"]) == 12
-
-
-def test_the_reported_accuracy_is_that_of_the_saved_weights(tmp_path):
-    assert run("train", *flags(tmp_path, "--method", "learned", epochs=6)) == 0
-    (row,) = runs.read_rows(tmp_path / "results.csv")
+    # The network by hand, out of the saved state.
     weights = list(state(tmp_path / "run" / "state" / "best.npz").values())[:3]
-    from sources import read_arrays
-
     _, _, x_test, y_test = read_arrays("digits")
-    recipe, _ = training.recipe_of(tmp_path / "run")
-    data = training.load_data(recipe, recipes.Options())
+    data = training.load_data(training.recipe_of(tmp_path / "run")[0], recipes.Options())
     hidden = ((x_test / 255.0 - data.mean) / data.std).reshape(len(x_test), -1)
     for weight in weights[:2]:
         hidden = np.maximum(hidden @ weight, 0)
@@ -123,31 +147,23 @@ def test_the_reported_accuracy_is_that_of_the_saved_weights(tmp_path):
     assert float(row["test_best"]) == pytest.approx(accuracy, abs=1.5 / len(y_test))
 
 
-def test_a_finished_run_is_reported_again_and_its_row_stays_alone(tmp_path, capsys):
-    for _ in range(2):
-        assert run("train", *flags(tmp_path, "--method", "learned")) == 0
+def test_a_finished_run_is_reported_again_and_its_row_stays_alone_or_comes_back(tmp_path, capsys):
+    for lost in (False, False, True):
+        if lost:
+            (tmp_path / "results.csv").unlink()
+        trained(tmp_path, *LEARNED)
         assert "last epoch (2)" in capsys.readouterr().out
-    assert len(runs.read_rows(tmp_path / "results.csv")) == 1
-
-
-def test_a_lost_results_row_is_appended_when_the_run_is_asked_for_again(tmp_path):
-    assert run("train", *flags(tmp_path, "--method", "learned")) == 0
-    (tmp_path / "results.csv").unlink()
-    assert run("train", *flags(tmp_path, "--method", "learned")) == 0
-    assert len(runs.read_rows(tmp_path / "results.csv")) == 1
+        assert len(runs.read_rows(tmp_path / "results.csv")) == 1
 
 
 def test_without_validation_images_the_last_epoch_is_the_best(tmp_path):
-    more = ["--method", "learned", "--validation-share", "0", "--limit-steps", "3"]
-    assert run("train", *flags(tmp_path, *more)) == 0
-    (row,) = runs.read_rows(tmp_path / "results.csv")
+    row = trained(tmp_path, *LEARNED, "--validation-share", "0", "--limit-steps", "3")
     assert row["best_epoch"] == "2" and row["val_best"] == ""
     assert row["test_best"] == row["test_last"]
 
 
 def test_asked_for_epochs_are_kept_from_before_the_first_on(tmp_path):
-    more = ["--method", "learned", "--save-epochs", "0,2"]
-    assert run("train", *flags(tmp_path, *more, epochs=3)) == 0
+    trained(tmp_path, *LEARNED, "--save-epochs", "0,2", epochs=3)
     kept = sorted(path.name for path in (tmp_path / "run").glob("state/epoch-*.npz"))
     assert kept == ["epoch-0.npz", "epoch-2.npz"]
 
@@ -156,83 +172,48 @@ def test_asked_for_epochs_are_kept_from_before_the_first_on(tmp_path):
     "network", ["conv2", "conv4", "conv6", pytest.param("vgg19", marks=pytest.mark.slow)]
 )
 def test_every_network_trains_a_step_on_a_local_file(tmp_path, network):
-    rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (24, 16, 16, 3), "uint8")
-    y = np.arange(24) % 3
+    x, y = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), "uint8"), np.arange(24) % 3
     np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x[:6], y_test=y[:6])
     more = ["--network", network, "--dataset", "npz", "--data-dir", tmp_path / "x.npz"]
     more += ["--batch-size", 8, "--limit-steps", 1, "--score-mode", "per_value", "--num-values", 2]
-    assert run("train", *flags(tmp_path, *more, epochs=1)) == 0
-    (row,) = runs.read_rows(tmp_path / "results.csv")
+    row = trained(tmp_path, *more, epochs=1)
     assert row["network"] == network and row["limit_steps"] == "1"
+
+
+_STATES = pytest.StashKey()
 
 
 @pytest.mark.parametrize("strategy", ["none", "mirrored"])
 def test_two_devices_train_like_one(tmp_path, strategy, request):
     """Runs on as many logical CPUs as the test session has; one is the control."""
-    more = ["--method", "learned", "--strategy", strategy]
-    assert run("train", *flags(tmp_path, *more, folder=strategy)) == 0
-    done = request.config.stash.setdefault(_ROWS, {})
-    done[strategy] = state(tmp_path / strategy / "state" / "last.npz")
+    trained(tmp_path, *LEARNED, "--strategy", strategy)
+    done = request.config.stash.setdefault(_STATES, {})
+    done[strategy] = state(tmp_path / "run" / "state" / "last.npz")
     if len(done) == 2:
         for name, array in done["none"].items():
             np.testing.assert_allclose(done["mirrored"][name], array, atol=1e-5)
 
 
-_ROWS = pytest.StashKey()
-
-
-def test_a_failing_command_leaves_no_folder(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    flags = ["--dataset", "digits", "--batch-size", "100000", "--method", "learned"]
-    assert "fewer than one batch" in error_of(capsys, "train", *flags, status=1)
-    assert list(tmp_path.iterdir()) == []
+def test_choose_devices_refuses_batches_that_cannot_be_spread_evenly():
+    assert training.choose_devices("none", 63) == training.choose_devices("auto", 63) == (None, 1)
+    assert training.choose_devices("mirrored", 64)[1] == 2
+    with pytest.raises(runs.RunError, match="63 cannot be spread evenly over 2 devices"):
+        training.choose_devices("mirrored", 63)
 
 
 def test_a_limited_run_has_a_folder_of_its_own(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for more in ([], ["--limit-steps", "1"]):
-        assert run("train", *DIGITS, "--epochs", "1", "--method", "learned", *more) == 0
+        assert run("train", *DIGITS, "--epochs", "1", *LEARNED, *more) == 0
     assert "limited to 1 batches: no result" in capsys.readouterr().out
     rows = runs.read_rows(tmp_path / "runs" / "results.csv")
     assert [row["limit_steps"] for row in rows] == ["0", "1"]
 
 
-def test_a_killed_run_goes_on_to_the_same_end(tmp_path):
-    """By SIGKILL, in a process of its own, wherever it comes."""
-    more = ["--network", "lenet300100", "--num-values", "4", "--dropout", "0.2", "--verbose", "2"]
-    more += ["--averaging", "0.9"]
-    assert run("train", *flags(tmp_path, *more, epochs=6, folder="whole")) == 0
-    command = [sys.executable, "-u", PAPER / "train.py"]
-    command += flags(tmp_path, *more, epochs=6, folder="killed")
-    root = str(PAPER.parents[1])
-    environment = os.environ | {"PYTHONPATH": root}
-    process = subprocess.Popen(
-        [str(word) for word in command], env=environment, stdout=subprocess.PIPE, text=True
-    )
-    while "Epoch 4/6" not in process.stdout.readline():
-        assert process.poll() is None
-    process.kill()
-    process.communicate()
-    assert run("train", *flags(tmp_path, *more, epochs=6, folder="killed")) == 0
-    for name in ("last.npz", "best.npz", "averaged.npz"):
-        assert_equal_states(*(tmp_path / run / "state" / name for run in ("whole", "killed")))
-
-
-def test_a_row_says_by_what_command_and_on_what_processor(tmp_path):
-    more = ["--method", "learned", "--data-dir", "/somewhere/private"]
-    assert run("train", *flags(tmp_path, *more, epochs=1)) == 0
-    (row,) = runs.read_rows(tmp_path / "results.csv")
-    assert row["command"].startswith("python examples/paper/train.py --dataset digits")
-    assert "--data-dir DIR" in row["command"] and "private" not in row["command"]
-    assert row["device"].endswith(f", {os.cpu_count()} cores")
-    assert float(row["cpu_seconds_total"]) > 0
-
-
 def test_averaged_weights_are_the_mean_over_the_last_steps(tmp_path):
     """And those of a slot machine are levers: banks have no mean."""
     more = ["--num-values", "4", "--averaging", "0.5", "--limit-steps", "2"]
-    assert run("train", *flags(tmp_path, *more, epochs=3)) == 0
+    row = trained(tmp_path, *more, epochs=3)
     last, averaged = (state(tmp_path / "run" / "state" / f"{n}.npz") for n in ("last", "averaged"))
     name = "model/0/dense1/kernel/lever"
     means = [n for n in last if n.startswith("optimizer") and "lever" in n and "average" in n]
@@ -240,90 +221,77 @@ def test_averaged_weights_are_the_mean_over_the_last_steps(tmp_path):
     np.testing.assert_array_equal(averaged[name], last[means[0]])
     assert not np.array_equal(averaged[name], last[name])
     assert not any("bank" in n for n in last)
-    (row,) = runs.read_rows(tmp_path / "results.csv")
-    _, model = training.load_model(tmp_path / "run", "averaged")
-    data = training.load_data(training.recipe_of(tmp_path / "run")[0], recipes.Options())
+    recipe, model = training.load_model(tmp_path / "run", "averaged")
+    data = training.load_data(recipe, recipes.Options())
     x, y = data.splits["validation"]
     logits = model.predict(data.normalise(x), verbose=0)
     assert float(row["val_averaged"]) == pytest.approx((logits.argmax(-1) == y).mean(), abs=1e-6)
 
 
-def test_missing_data_are_one_line_and_status_1(tmp_path, capsys):
-    more = ["--dataset", "mnist", "--data-dir", tmp_path / "nowhere"]
-    line = error_of(capsys, "train", *flags(tmp_path), *more, status=1)
-    assert "no prepared mnist" in line and "--download" in line
-    assert not (tmp_path / "run").exists()
-
-
 def files_of(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {path: path.read_bytes() for path in folder.rglob("[!.]*") if path.is_file()}
 
 
-def test_the_folder_of_another_run_is_refused_and_left_alone(tmp_path, capsys):
-    assert run("train", *flags(tmp_path, "--method", "learned")) == 0
-    before = files_of(tmp_path / "run")
+# What is there before, flags, and what the answer says.
+REFUSED = [
+    ({}, ["--batch-size", "100000"], "fewer than one batch"),
+    ({}, ["--dataset", "mnist", "--data-dir", "nowhere"], "no prepared mnist in .*--download"),
+    ({"run/thesis.tex": "mine"}, [], "holds files of something else"),
+    ({"run": ""}, [], "cannot write the run folder"),
+    ({"results.csv": "a,b\n1,2\n"}, [], "has other columns than a results file"),
+    (None, ["--seed", "5"], r"holds another run \(seed: there 0, here 5\).*--run-dir"),
+]
+
+
+@pytest.mark.parametrize(("before", "more", "text"), REFUSED, ids=[text for *_, text in REFUSED])
+def test_what_cannot_be_trained_is_one_line_and_leaves_all_as_it_was(
+    tmp_path, capsys, before, more, text
+):
+    if before is None:
+        trained(tmp_path, *LEARNED)
+    for name, content in (before or {}).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
     capsys.readouterr()
-    more = ["--method", "learned", "--seed", "5"]
-    line = error_of(capsys, "train", *flags(tmp_path, *more), status=1)
-    assert "holds another run (seed: there 0, here 5)" in line and "--run-dir" in line
-    assert before == files_of(tmp_path / "run")
+    files = files_of(tmp_path)
+    line = error_of(capsys, "train", *flags(tmp_path, *LEARNED, *more), status=1)
+    assert re.search(text, line), line
+    assert files_of(tmp_path) == files
+    assert (tmp_path / "run").exists() == (before is None or any("run" in n for n in before))
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path, capsys):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "thesis.tex").write_text("mine")
-    line = error_of(capsys, "train", *flags(tmp_path, "--method", "learned"), status=1)
-    assert "holds files of something else" in line
-    assert [p.name for p in (tmp_path / "run").glob("[!.]*")] == ["thesis.tex"]
-
-
-def test_an_unwritable_folder_is_refused(tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    line = error_of(capsys, "train", *flags(tmp_path, folder="file/run"), status=1)
-    assert "cannot write the run folder" in line
-
-
-def test_a_results_file_of_something_else_is_refused(tmp_path, capsys):
-    (tmp_path / "results.csv").write_text("a,b\n1,2\n")
-    line = error_of(capsys, "train", *flags(tmp_path, "--method", "learned"), status=1)
-    assert "has other columns than a results file" in line
-    assert (tmp_path / "results.csv").read_text() == "a,b\n1,2\n"
-
-
-def test_a_folder_in_use_is_refused(tmp_path, capsys):
-    taken = runs.open_run(tmp_path / "run", {"a": 1})
-    again = runs.open_run(tmp_path / "run", {"a": 1})
-    with taken, pytest.raises(runs.RunError, match="in use by another process"), again:
-        pass
-
-
-def test_open_run_clears_away_what_a_killed_save_left_behind(tmp_path):
+def test_a_folder_in_use_is_refused_and_one_that_a_kill_left_is_cleared(tmp_path):
     with runs.open_run(tmp_path, {"a": 1}) as folder:
-        (folder / "state" / ".last.npz.0123abcd.tmp").write_bytes(b"half a state")
+        with pytest.raises(runs.RunError, match="in use by another process"):
+            runs.open_run(tmp_path, {"a": 1}).__enter__()
+        (folder / "state" / ".last.npz.0123abcd").write_bytes(b"half a state")
     with runs.open_run(tmp_path, {"a": 1}) as folder:
         assert not list((folder / "state").iterdir())
 
 
-@pytest.mark.parametrize("fails", ["write", "replace"])
+@pytest.mark.parametrize("fails", ["fsync", "replace", "not finite"])
 def test_a_failing_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, fails):
-    runs.write_atomic(tmp_path / "last.npz", b"old")
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="dense")])
+    runs.save_state(tmp_path / "last.npz", model)
+    before = (tmp_path / "last.npz").read_bytes()
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runs.os, {"write": "fsync", "replace": "replace"}[fails], full)
-    with pytest.raises(runs.RunError, match="cannot write .*: No space left on device"):
-        runs.write_atomic(tmp_path / "last.npz", b"new")
+    text, value = "cannot write .*: .*No space left on device", 0.0
+    if fails == "not finite":
+        text, value = "model/0/.*kernel holds NaN or infinity.*lower --learn", np.nan
+    else:
+        monkeypatch.setattr(os, fails, full)
+    model.layers[0].kernel.assign([[0.0, value], [0.0, 0.0]])
+    with pytest.raises(runs.RunError, match=text):
+        runs.save_state(tmp_path / "last.npz", model)
     assert [path.name for path in tmp_path.iterdir()] == ["last.npz"]
-    assert (tmp_path / "last.npz").read_bytes() == b"old"
+    assert (tmp_path / "last.npz").read_bytes() == before
 
 
-def test_a_damaged_state_is_named(tmp_path, capsys):
-    recipe = dataclasses.replace(recipes.get_recipe("ours-lenet300100-learned"), epochs=3)
-    recipe = dataclasses.replace(recipe, dataset="digits", batch_size=64)
-    options = recipes.Options(
-        run_dir=str(tmp_path / "run"), verbose=0, results=str(tmp_path / "results.csv")
-    )
+def test_a_damaged_state_is_named(tmp_path):
+    recipe, options = recipe_and_options(tmp_path, method="learned")
     with pytest.raises(KeyboardInterrupt):
         training.train(recipe, options, callbacks=[StopAfter(1)])
     last = tmp_path / "run" / "state" / "last.npz"
@@ -333,7 +301,7 @@ def test_a_damaged_state_is_named(tmp_path, capsys):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(tmp_path, capsys):
-    more = ["--method", "learned", "--learning-rate", "1e30"]
+    more = [*LEARNED, "--learning-rate", "1e30"]
     line = error_of(capsys, "train", *flags(tmp_path, *more), status=1)
     assert "the loss of epoch 1 is" in line and "lower --learning-rate" in line
     assert not (tmp_path / "run" / "state" / "last.npz").exists()
@@ -350,44 +318,18 @@ class PoisonsTheWeights(keras.callbacks.Callback):
 
 @pytest.mark.parametrize("variant", ["learned", "greedy by lever"])
 def test_weights_that_are_not_finite_are_not_saved_whatever_the_loss_is(tmp_path, variant):
-    recipe = dataclasses.replace(
-        recipes.get_recipe("ours-lenet300100-gs"),
-        **{"dataset": "digits", "batch_size": 64, "epochs": 3} | VARIANTS[variant],
-    )
-    options = recipes.Options(
-        run_dir=str(tmp_path / "run"), results=str(tmp_path / "r.csv"), verbose=0
-    )
-    last = tmp_path / "run" / "state" / "last.npz"
+    recipe, options = recipe_and_options(tmp_path, **VARIANTS[variant])
     with pytest.raises(runs.RunError, match="NaN or infinity|the loss of epoch 2 is"):
         training.train(recipe, options, callbacks=[PoisonsTheWeights()])
-    arrays = state(last)
+    arrays, extra = runs.read_state(tmp_path / "run" / "state" / "last.npz")
     assert all(np.isfinite(array).all() for array in arrays.values())
-    assert len(runs.read_extra(last)["history"]) == 1
-
-
-def test_save_state_refuses_what_is_not_finite_and_names_it(tmp_path):
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="dense")])
-    runs.save_state(tmp_path / "last.npz", model)
-    before = (tmp_path / "last.npz").read_bytes()
-    model.layers[0].kernel.assign([[0.0, np.nan], [0.0, 0.0]])
-    with pytest.raises(
-        runs.RunError, match="model/0/.*kernel holds NaN or infinity.*lower --learn"
-    ):
-        runs.save_state(tmp_path / "last.npz", model)
-    assert (tmp_path / "last.npz").read_bytes() == before
-
-
-def test_choose_devices_refuses_batches_that_cannot_be_spread_evenly():
-    assert training.choose_devices("none", 63) == training.choose_devices("auto", 63) == (None, 1)
-    assert training.choose_devices("mirrored", 64)[1] == 2
-    with pytest.raises(runs.RunError, match="63 cannot be spread evenly over 2 devices"):
-        training.choose_devices("mirrored", 63)
+    assert len(extra["history"]) == 1
 
 
 @pytest.mark.jax
 def test_on_jax_training_imports_no_tensorflow(tmp_path):
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import train; train.main(sys.argv[2:]);"
+        "import sys; sys.path.insert(0, sys.argv[1]); import train; train.app(sys.argv[2:]);"
         "assert 'tensorflow' not in sys.modules, 'TensorFlow was imported'"
     )
     more = flags(tmp_path, "--limit-steps", 2, epochs=1)
@@ -403,3 +345,11 @@ def test_lists_and_shows_recipes_without_training(capsys):
     assert "paper-conv6-ps-k64" in capsys.readouterr().out.split()
     assert run("train", "--recipe", "paper-conv6-ps-k64", "--show") == 0
     assert "probabilistic" in capsys.readouterr().out
+    for more, expected in (
+        (["--recipe", "conv2-learned"], ["paper", "author", "ours"]),
+        (["--network", "conv2", *LEARNED, "--padding", "author"], ["author"]),
+        (["--recipe", "conv2-learned", "--network", "conv4"], []),
+    ):
+        assert run("train", "--list-recipes", *more) == 0
+        listed = capsys.readouterr().out.split()
+        assert listed == [f"{kind}-conv2-learned" for kind in expected]

@@ -53,7 +53,7 @@ def kill(process, state, rng, in_save):
     while process.poll() is None:
         time.sleep(0.0002)
         now = set(state.iterdir()) if state.exists() else set()
-        new = {path for path in now - seen if path.name.endswith(".tmp")}
+        new = {path for path in now - seen if path.name.startswith(".")}
         seen |= new
         if new and moment is None:
             moment = time.monotonic() + rng.uniform(0.0, 1.0)
@@ -83,7 +83,7 @@ def killed_run(name, flags, kills, epochs, rng):
             if not kill(start(command(broken, flags, epochs)), state, rng, done % 4 != 3):
                 break  # it had finished: make it longer
             done += 1
-            caught += any(state.glob(".*.tmp"))
+            caught += any(state.glob(".*"))
             try:
                 _, now = arrays(state / "last.npz") if (state / "last.npz").exists() else ({}, 0)
             except (OSError, ValueError, KeyError) as error:
@@ -100,7 +100,7 @@ def killed_run(name, flags, kills, epochs, rng):
         rows = [_only_row(f / "results.csv") for f in (whole, broken)]
         scores = [k for k in rows[0] if k.startswith(("test_", "val_", "train_last", "best_epoch"))]
         same = not differ and all(rows[0][k] == rows[1][k] for k in scores)
-        left = len(list((broken / "run").rglob("*.tmp")))
+        left = sum(path.name != ".lock" for path in (broken / "run").rglob(".*"))
     return row(
         "kills",
         f"SIGKILL of a run, {name}",
@@ -187,20 +187,8 @@ def _load(path):
 
 def _writers():
     """Our writers, each `(module that is watched, write a path and bytes, read what is in the path)`."""
-    sys.path.insert(0, str(PAPER))
-    atomic, paper = _load(ROOT / "keras_slots" / "slots" / "atomic.py"), _load(PAPER / "runs.py")
-    state = {"weights": np.arange(5000.0)}
-    return {
-        "keras_slots/_files.py: write_file": (atomic, atomic.write_file, Path.read_bytes),
-        "examples/paper/runs.py: write_atomic": (paper, paper.write_atomic, Path.read_bytes),
-        "examples/paper/runs.py: write_atomic of arrays": (
-            paper,
-            lambda path, content: paper.write_atomic(
-                path, lambda f: np.savez(f, mark=np.frombuffer(content, "uint8"), **state)
-            ),
-            lambda path: arrays_of(path)["mark"].tobytes(),
-        ),
-    }
+    atomic = _load(ROOT / "keras_slots" / "_files.py")
+    return {"keras_slots/_files.py: write_file": (atomic, atomic.write_file, Path.read_bytes)}
 
 
 def arrays_of(path):
