@@ -1,5 +1,6 @@
 """Slot machine networks for Keras: training chooses among fixed random values, and never changes one."""
 
+from keras_slots._registry import register
 from keras_slots.export import export_selected
 from keras_slots.inspect.monitor import SelectionMonitor
 from keras_slots.inspect.summary import summary, summary_dict
@@ -19,7 +20,7 @@ from keras_slots.layers import (
     SlotSeparableConv1D,
     SlotSeparableConv2D,
 )
-from keras_slots.layers.base import SlotArguments, SlotLayer, register_slot_layer
+from keras_slots.layers.base import SlotArguments, SlotLayer
 from keras_slots.selection import Greedy, Probabilistic, SelectionRule
 from keras_slots.slots_file import load_slots, save_slots
 from keras_slots.transforms import materialize, slotify
@@ -70,7 +71,7 @@ __all__ = [
     "export_selected",
     "load_slots",
     "materialize",
-    "register_slot_layer",
+    "register",
     "save_slots",
     "slotify",
     "summary",

@@ -3,14 +3,17 @@
 No layer and no variable in sight. K, the number of values of a connection, is always the last axis.
 """
 
+from __future__ import annotations
+
 from abc import ABCMeta, abstractmethod
 from itertools import accumulate
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
 from keras_slots._config import EqualByConfig, check_config
+from keras_slots._registry import Registrable, register
 
 Tensor = Any
 
@@ -31,7 +34,7 @@ class _Constants(ABCMeta):
         return made
 
 
-class SelectionRule(EqualByConfig, metaclass=_Constants):
+class SelectionRule(EqualByConfig, Registrable, metaclass=_Constants):
     """How a training call picks one value of each connection: the base of `Greedy`, `Probabilistic` and your own.
 
     Pass an object of a subclass as `selection`. The rule acts in training calls only: inference, `materialize` and
@@ -44,18 +47,20 @@ class SelectionRule(EqualByConfig, metaclass=_Constants):
 
     Example:
 
-    >>> import keras
     >>> from keras import ops
-    >>> from keras_slots import SelectionRule, SlotDense
-    >>> @keras.saving.register_keras_serializable(package="my_project")
+    >>> from keras_slots import SelectionRule, SlotDense, register
+    >>> @register("gumbel")
     ... class Gumbel(SelectionRule):
     ...     def random_shape(self, kernel_shape, num_values):
     ...         return (*kernel_shape, num_values)
     ...     def index(self, scores, uniform):
     ...         return ops.cast(ops.argmax(scores - ops.log(-ops.log(uniform)), axis=-1), "int32")
-    >>> SlotDense(3, selection=Gumbel()).selection
-    Gumbel()
+    >>> SlotDense(3, selection="gumbel").selection
+    'gumbel'
     """
+
+    registry: ClassVar[dict[str, type[SelectionRule]]] = {}
+    kind_of_class = "selection rule"
 
     def random_shape(
         self, kernel_shape: tuple[int, ...], num_values: int
@@ -83,7 +88,7 @@ class SelectionRule(EqualByConfig, metaclass=_Constants):
         return {}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "SelectionRule":
+    def from_config(cls, config: dict[str, Any]) -> SelectionRule:
         """Returns the rule that `get_config` described."""
         return cls(**config)
 
@@ -106,7 +111,7 @@ class SelectionRule(EqualByConfig, metaclass=_Constants):
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.get_config().items())})"
 
 
-@keras.saving.register_keras_serializable(package="keras_slots")
+@register("greedy")
 class Greedy(SelectionRule):
     """The value with the highest score: `selection="greedy"` (paper, section 3, "greedy selection").
 
@@ -122,7 +127,7 @@ class Greedy(SelectionRule):
         return greedy_index(scores)
 
 
-@keras.saving.register_keras_serializable(package="keras_slots")
+@register("probabilistic")
 class Probabilistic(SelectionRule):
     """One draw from softmax(scores): `selection="probabilistic"` (paper, section 3, "probabilistic sampling").
 
@@ -144,10 +149,6 @@ class Probabilistic(SelectionRule):
         return probabilistic_index(scores, uniform)
 
 
-#: The rules that have a name. One line here is all that a new name needs.
-RULES: dict[str, type[SelectionRule]] = {"greedy": Greedy, "probabilistic": Probabilistic}
-
-
 def get_rule(identifier: Any) -> SelectionRule:
     """Returns the rule of a name, a serialized form or a rule itself.
 
@@ -162,12 +163,12 @@ def get_rule(identifier: Any) -> SelectionRule:
     """
     if isinstance(identifier, dict):
         identifier = keras.saving.deserialize_keras_object(identifier)
-    if isinstance(identifier, str) and identifier in RULES:
-        return RULES[identifier]()
+    if isinstance(identifier, str) and identifier in SelectionRule.registry:
+        return SelectionRule.registry[identifier]()
     if isinstance(identifier, SelectionRule):
         check_config(identifier, "selection")
         return identifier
-    names = ", ".join(f'"{name}"' for name in RULES)
+    names = ", ".join(f'"{name}"' for name in SelectionRule.registry)
     raise ValueError(
         f"`selection` must be one of {names}, or a `keras_slots.SelectionRule`. "
         f'Received: selection={identifier!r}. Pass for example selection="greedy".'
@@ -176,7 +177,7 @@ def get_rule(identifier: Any) -> SelectionRule:
 
 def serialize_rule(rule: SelectionRule) -> Any:
     """Returns the name of a rule that has one, or the serialized object, both fit for JSON."""
-    for name, cls in RULES.items():
+    for name, cls in SelectionRule.registry.items():
         if type(rule) is cls:
             return name
     return keras.saving.serialize_keras_object(rule)

@@ -17,7 +17,6 @@ from keras_slots._live_config import carried_in, from_live_config, live_config
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.layers.base import (
     SLOT_ARGUMENTS,
-    SLOT_CLASSES,
     SlotLayer,
     named_weights,
     parameters_of,
@@ -76,7 +75,7 @@ def slotify(
     wanted = _as_function(filters, model)
 
     def convert(layer: keras.layers.Layer) -> keras.layers.Layer:
-        slot_class = SLOT_CLASSES.get(type(layer))
+        slot_class = SlotLayer.registry.get(type(layer))
         if slot_class is None or not wanted(layer):
             return _same(layer)
         arguments = {"num_values": num_values, **layer_args}
@@ -97,7 +96,7 @@ def slotify(
                 f"model '{model.name}', filters={filters!r}. Use it as it is, or call "
                 "`keras_slots.materialize(model)` first for new banks."
             )
-        names = sorted(cls.__name__ for cls in SLOT_CLASSES)
+        names = sorted(cls.__name__ for cls in SlotLayer.registry)
         raise ValueError(
             f"`model` has no layer to replace. Expected at least one of {names} that `filters` selects. "
             f"Received: model '{model.name}', filters={filters!r}"
@@ -194,7 +193,7 @@ def _plain(layer: Any, trainable: bool) -> keras.layers.Layer:
             raise ValueError(
                 f"Layer '{layer.name}' of type {type(layer).__name__} cannot be materialized: it has a `{method}` "
                 f"of its own, which {owner.plain_class.__name__} does not know. Decorate the class with "
-                "`keras_slots.register_slot_layer(plain_class)`: the Keras layer that computes the same."
+                "`keras_slots.register(plain_class)`: the Keras layer that computes the same."
             )
     kept = parameters_of(owner.plain_class)
     config = {
@@ -238,7 +237,7 @@ def _as_function(filters: Any, model: keras.Model) -> Callable[[keras.layers.Lay
     if isinstance(filters, str):
         filters = [filters]
     names = set(filters)
-    known = {x.name for x in inner_layers(model) if type(x) in SLOT_CLASSES}
+    known = {x.name for x in inner_layers(model) if type(x) in SlotLayer.registry}
     if not names <= known:
         raise ValueError(
             f"`filters` must be a function of a layer, or names out of {sorted(known)}. Received: "

@@ -14,7 +14,7 @@ import keras_slots.transforms as transforms
 from contract import Row
 from keras_slots import SlotDense
 from keras_slots._backend import straight_through
-from keras_slots.kernels import SCORE_MODES
+from keras_slots.kernels import SlotKernel
 from keras_slots.kernels.nearest import NearestKernel
 from keras_slots.kernels.per_connection import PerConnectionKernel
 from keras_slots.kernels.per_value import PerValueKernel, SelectFromScores, scores_gradient
@@ -31,7 +31,7 @@ CONV = Row(layer="conv2d")
 
 
 def kernel_of(monkeypatch, cls, mode="per_value"):
-    monkeypatch.setitem(SCORE_MODES, mode, cls)
+    monkeypatch.setitem(SlotKernel.registry, mode, cls)
 
 
 def dropped_seed_in_config(monkeypatch):

@@ -77,13 +77,17 @@ def same_start():
 
 @pytest.fixture
 def own_registrations():
-    """The table of slot classes; what a test registers is forgotten afterwards."""
-    from keras_slots.layers.base import SLOT_CLASSES
+    """The table of slot layers; what a test registers, of any kind, is forgotten afterwards."""
+    from keras_slots import SelectionRule, SlotLayer
+    from keras_slots.kernels import SlotKernel
+    from keras_slots.values.source import ValueSource
 
-    before = dict(SLOT_CLASSES)
-    yield SLOT_CLASSES
-    SLOT_CLASSES.clear()
-    SLOT_CLASSES.update(before)
+    tables = [x.registry for x in (SlotLayer, SelectionRule, SlotKernel, ValueSource)]
+    before = [dict(table) for table in tables]
+    yield SlotLayer.registry
+    for table, old in zip(tables, before, strict=True):
+        table.clear()
+        table.update(old)
 
 
 @pytest.fixture

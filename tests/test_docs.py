@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_slots import SelectionMonitor, SlotLayer, materialize, slotify, summary_dict
-from keras_slots.layers.base import SCORE_MODES, SLOT_CLASSES
+from keras_slots.kernels import SlotKernel
 from slot_cases import numpy_of
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -18,11 +18,11 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 def extending():
     """The names of docs/extending.md; what it registers is forgotten afterwards."""
     text = (DOCS / "extending.md").read_text(encoding="utf-8")
-    names, modes, classes = {}, dict(SCORE_MODES), dict(SLOT_CLASSES)
+    names, modes, classes = {}, dict(SlotKernel.registry), dict(SlotLayer.registry)
     for number, block in enumerate(re.findall(r"^```python\n(.*?)^```$", text, re.S | re.M), 1):
         exec(compile(block, f"docs/extending.md, block {number}", "exec"), names)  # noqa: S102
     yield names
-    for table, before in ((SCORE_MODES, modes), (SLOT_CLASSES, classes)):
+    for table, before in ((SlotKernel.registry, modes), (SlotLayer.registry, classes)):
         table.clear()
         table.update(before)
 

@@ -10,7 +10,7 @@ from keras import ops
 
 import keras_slots
 from keras_slots import SlotConv2D, SlotDense, ValueBank
-from keras_slots.layers.base import SLOT_CLASSES
+from keras_slots.layers.base import SlotLayer
 from slot_cases import CASES, NAMES, SLOT_ARGUMENTS, case, greedy_kernel, numpy_of, plain_twin
 
 CLASSES = tuple(dict.fromkeys(cls for cls, *_ in CASES.values()))
@@ -19,8 +19,8 @@ ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 def test_slot_layers_are_all_in_the_table():
     elsewhere = {keras_slots.SlotMultiHeadAttention, keras_slots.SlotGroupQueryAttention}
-    assert set(CLASSES) | elsewhere == set(SLOT_CLASSES.values()) and len(CLASSES) == 12
-    assert all(getattr(keras_slots, cls.__name__) is cls for cls in SLOT_CLASSES.values())
+    assert set(CLASSES) | elsewhere == set(SlotLayer.registry.values()) and len(CLASSES) == 12
+    assert all(getattr(keras_slots, cls.__name__) is cls for cls in SlotLayer.registry.values())
 
 
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])

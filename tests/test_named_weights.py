@@ -11,7 +11,7 @@ from keras_slots import (
     SlotMultiHeadAttention,
     load_slots,
     materialize,
-    register_slot_layer,
+    register,
     save_slots,
     slotify,
     summary_dict,
@@ -113,7 +113,7 @@ HOLDERS = (AssignedBackwards, MadeBackwards, InAList, InATuple, InADict, Deep)
 
 
 def registered(cls, plain=Two):
-    return register_slot_layer(plain)(type(cls.__name__, (cls,), {}))
+    return register(plain)(type(cls.__name__, (cls,), {}))
 
 
 def model_of(layer, width=4):

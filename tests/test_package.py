@@ -50,7 +50,7 @@ PUBLIC_NAMES = {
     "export_selected",
     "load_slots",
     "materialize",
-    "register_slot_layer",
+    "register",
     "save_slots",
     "slotify",
     "summary",

@@ -1,4 +1,4 @@
-"""`register_slot_layer`: any class and any Keras layer, and no other one in its place by accident."""
+"""`register`: any class and any Keras layer, and no other one in its place by accident."""
 
 import functools
 
@@ -6,9 +6,18 @@ import keras
 import numpy as np
 import pytest
 
-from keras_slots import SlotDense, SlotLayer, materialize, register_slot_layer, slotify
-from keras_slots.kernels import SCORE_MODES, SlotKernel, register_score_mode
+from keras_slots import (
+    GlorotUniform,
+    SelectionRule,
+    SlotDense,
+    SlotLayer,
+    materialize,
+    register,
+    slotify,
+)
+from keras_slots.kernels import SlotKernel
 from keras_slots.kernels.per_value import PerValueKernel
+from keras_slots.values.source import ValueSource
 from slot_cases import numpy_of
 
 L = keras.layers
@@ -88,7 +97,7 @@ def slot_class(plain, **options):
         return inputs @ self.values.select(training) * self.scale
 
     cls = type(f"Slot{plain.__name__}", (SlotLayer, plain), {"build": build, "call": call})
-    return register_slot_layer(plain, **options)(cls)
+    return register(plain, **options)(cls)
 
 
 PLAIN = (WithKwargs, WithoutKwargs, LocalSeed, OwnSeed, WrappedSeed, PassedSeed, NoConstructor)
@@ -127,11 +136,11 @@ def test_another_slot_layer_of_a_keras_layer_is_refused_unless_asked_for(own_reg
     before = dict(own_registrations)
     text = "whose slot layer is SlotDense, for Other.*`replace=True`"
     with pytest.raises(ValueError, match=text):
-        register_slot_layer(L.Dense)(Other)
+        register(L.Dense)(Other)
     assert own_registrations == before and Other.plain_class is L.Dense
     model = keras.Sequential([keras.Input((4,)), L.Dense(2)])
     assert type(slotify(model).layers[0]) is SlotDense
-    assert register_slot_layer(L.Dense, replace=True)(Other) is Other
+    assert register(L.Dense, replace=True)(Other) is Other
     assert type(slotify(model).layers[0]) is Other
 
 
@@ -151,7 +160,7 @@ def test_a_keras_layer_whose_arguments_would_be_lost_is_refused(own_registration
     assert Silent not in own_registrations
 
 
-# Score modes
+# Score modes, rules and distributions
 
 
 def lambda_of(kernel_class):
@@ -170,27 +179,61 @@ class Taken(PerValueKernel):
     pass
 
 
+class Last(SelectionRule):
+    def index(self, scores, uniform=None):
+        return keras.ops.full(scores.shape[:-1], scores.shape[-1] - 1, "int32")
+
+
+class Wide(GlorotUniform):
+    def __init__(self, scale=3.0, *, seed=None):
+        super().__init__(scale, seed=seed)
+
+
+class NoRole(ValueSource):
+    pass
+
+
 @pytest.mark.parametrize(
-    ("name", "mode", "text"),
+    ("key", "cls", "text"),
     [
-        ("own", lambda_of(PerValueKernel), "must be a subclass of .*not a function that makes"),
-        ("own", SlotDense, "must be a subclass of .*SlotKernel"),
+        ("own", lambda_of(PerValueKernel), "decorates a subclass of .*not a function that makes"),
+        ("own", L.Dense, "decorates a subclass of `SelectionRule`"),
         ("own", Unmoved, r"Received: Unmoved without \['moves'\]"),
         ("own", Abstract, r"Received: Abstract without \['add_variables', 'bank'"),
-        ("nearest", Taken, "`name` must be that of a new score mode.*NearestKernel"),
+        ("nearest", Taken, "`key` must be new. Received: key='nearest', which NearestKernel has"),
+        ("greedy", Last, "`key` must be new. Received: key='greedy', which Greedy has"),
+        ("he_normal", Wide, "`key` must be new. Received: key='he_normal', which HeNormal has"),
+        ("own", NoRole, "`NoRole.roles` must say what it can be given for"),
+        (7, Last, "`key` must be the name of a selection rule. Received: key=7"),
+        ("own", SlotDense, "`key` must be the Keras layer that computes the same"),
     ],
 )
-def test_register_score_mode_refuses_what_could_not_be_a_kernel(monkeypatch, name, mode, text):
-    before = dict(SCORE_MODES)
+def test_register_refuses_what_could_not_do_its_work(key, cls, text):
+    tables = [dict(x.registry) for x in (SelectionRule, SlotKernel, ValueSource, SlotLayer)]
     with pytest.raises(ValueError, match=text):
-        register_score_mode(name)(mode)
-    assert before == SCORE_MODES
+        register(key)(cls)
+    assert tables == [x.registry for x in (SelectionRule, SlotKernel, ValueSource, SlotLayer)]
 
 
-def test_register_score_mode_serves_every_layer_and_may_replace_when_asked(monkeypatch):
-    monkeypatch.setattr("keras_slots.kernels.SCORE_MODES", SCORE_MODES)
-    monkeypatch.setitem(SCORE_MODES, "nearest", SCORE_MODES["nearest"])
-    register_score_mode("nearest", replace=True)(Taken)
+def test_register_gives_rules_distributions_and_score_modes_a_name_for_every_layer(tmp_path):
+    for key, cls in (("last", Last), ("wide", Wide), ("taken", Taken)):
+        assert register(key)(cls) is cls
+        assert register(key)(cls) is cls  # as when a cell of a notebook is run twice
+    arguments = {"selection": "last", "bank_initializer": "wide", "score_mode": "taken"}
+    layer = SlotDense(3, seed=1, **arguments)
+    model = keras.Sequential([keras.Input((5,)), layer])
+    assert type(layer.slot_kernel) is Taken and layer.bank_initializer == Wide()
+    np.testing.assert_array_equal(
+        numpy_of(layer(np.eye(5, dtype="float32"), training=True)), numpy_of(layer.bank)[..., -1]
+    )
+    model.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras").layers[0]
+    assert again.get_config() == layer.get_config()
+    np.testing.assert_array_equal(numpy_of(again.kernel), numpy_of(layer.kernel))
+
+
+def test_register_replaces_where_it_is_asked_to():
+    register("nearest", replace=True)(Taken)
     layer = SlotDense(3, score_mode="nearest")
     layer.build((None, 2))
     assert type(layer.slot_kernel) is Taken

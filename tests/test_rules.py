@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 from keras_slots import GlorotUniform, NearestScores, SelectionRule, SlotConv2D, SlotDense, slotify
-from keras_slots.selection import RULES, Greedy, Probabilistic, get_rule, serialize_rule
+from keras_slots.selection import Greedy, Probabilistic, get_rule, serialize_rule
 from keras_slots.values.source import names_of
 from slot_cases import compiled_model, numpy_of, small_data, small_model
 
@@ -28,7 +28,7 @@ class Worst(SelectionRule):
 
 
 def test_get_rule_knows_every_name_and_keeps_objects():
-    assert {name: type(get_rule(name)) for name in RULES} == RULES
+    assert {name: type(get_rule(name)) for name in SelectionRule.registry} == SelectionRule.registry
     rule = Worst(2)
     assert get_rule(rule) is rule
 
@@ -185,7 +185,9 @@ def test_what_lacks_an_argument_in_its_configuration_is_refused(arguments, lacks
         slotify(model, **arguments())
 
 
-@pytest.mark.parametrize("rule", [Plain(), Worst(2), *(rule() for rule in RULES.values())])
+@pytest.mark.parametrize(
+    "rule", [Plain(), Worst(2), *(rule() for rule in SelectionRule.registry.values())]
+)
 def test_rules_whose_configuration_is_whole_are_taken(rule):
     assert get_rule(rule) is rule
 

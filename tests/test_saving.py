@@ -8,7 +8,7 @@ import pytest
 
 import keras_slots
 from keras_slots import SlotDense, SlotMultiHeadAttention, SlotSeparableConv1D, ValueBank
-from keras_slots.layers.base import SLOT_CLASSES
+from keras_slots.layers.base import SlotLayer
 from slot_cases import (
     CASES,
     assert_same_weights,
@@ -168,7 +168,7 @@ every_mode = pytest.mark.parametrize("mode", MODES)
 
 
 def test_unbuilt_has_every_slot_layer():
-    assert {cls for cls, _, _ in UNBUILT.values()} == set(SLOT_CLASSES.values())
+    assert {cls for cls, _, _ in UNBUILT.values()} == set(SlotLayer.registry.values())
 
 
 @keras.saving.register_keras_serializable("saving")

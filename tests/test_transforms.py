@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from keras_slots import SlotConv2D, SlotDense, SlotLayer, materialize, slotify
-from keras_slots.layers.base import SLOT_CLASSES
 from slot_cases import assert_same_weights, numpy_of, small_data, small_model, weights_of
 
 L = keras.layers
@@ -297,7 +296,7 @@ def test_slotify_and_materialize_refuse_what_cannot_be_transformed(call, text):
 
 
 def test_plain_class_of_every_slot_layer_is_its_keras_layer():
-    for plain, cls in SLOT_CLASSES.items():
+    for plain, cls in SlotLayer.registry.items():
         assert cls.plain_class is plain is getattr(L, cls.__name__.removeprefix("Slot"))
 
 

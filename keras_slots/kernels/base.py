@@ -4,10 +4,12 @@ One subclass of `SlotKernel` for each score mode. A slot layer owns one for each
 ordinary sub-layers, so that Keras tracks, freezes and saves their variables.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import keras
 import numpy as np
@@ -15,6 +17,7 @@ from keras import ops
 
 from keras_slots._backend import at_rest, initializer
 from keras_slots._keras import current_pass, passed_over_when_saving
+from keras_slots._registry import Registrable
 from keras_slots.kernels.sampler import GIVEN, Sampler
 from keras_slots.kernels.seed import from_words, to_words, words_length
 from keras_slots.selection import Greedy, SelectionRule, greedy_index
@@ -31,7 +34,7 @@ else:
     _Layer = keras.layers.Layer
 
 
-class SlotKernel(_Layer, ABC):
+class SlotKernel(_Layer, Registrable, ABC):
     """Base of the kernels: makes the variables, selects, saves and loads.
 
     Args:
@@ -48,10 +51,28 @@ class SlotKernel(_Layer, ABC):
         **kwargs: `name`, `dtype` and `trainable`, as of every Keras layer.
     """
 
+    registry: ClassVar[dict[str, type[SlotKernel]]] = {}
+    kind_of_class = "score mode"
     #: Whether the values that are selected from come from the seed in the weights.
     needs_seed = False
     #: Whether `moves` tells how far each connection is from its start, so that a regularizer can act on it.
     measures_moves = False
+
+    @classmethod
+    def check_registration(cls, key: Any) -> None:
+        super().check_registration(key)
+        missing = sorted(cls.__abstractmethods__)
+        if cls.measures_moves and cls.moves is SlotKernel.moves:
+            missing.append("moves")
+        if missing:
+            raise ValueError(
+                f"A score mode must have all methods that a kernel needs. Received: {cls.__name__} without "
+                f"{missing}. Write them as docs/extending.md shows."
+            )
+
+    @classmethod
+    def on_registration(cls, key: Any) -> None:
+        """Nothing: a file names the score mode, not the class."""
 
     def __init__(
         self,

@@ -20,6 +20,7 @@ import numpy as np
 from keras import ops
 
 from keras_slots._backend import compiled, from_host, straight_through
+from keras_slots._registry import register
 from keras_slots.kernels.base import SlotKernel, lost_seed
 from keras_slots.kernels.envelope import NUDGE
 from keras_slots.kernels.per_connection import lever_gradient
@@ -48,6 +49,7 @@ DEFAULT_SCALE = 1.5
 _QUARTERS = np.float32(1.5 * 2**21)
 
 
+@register("nearest")
 class NearestKernel(SlotKernel):
     """The bank value nearest to a lever that moves like an ordinary weight (`score_mode="nearest"`).
 

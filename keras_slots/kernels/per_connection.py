@@ -9,6 +9,7 @@ import numpy as np
 from keras import KerasTensor, ops
 
 from keras_slots._backend import from_host, straight_through
+from keras_slots._registry import register
 from keras_slots.kernels.base import SlotKernel, lost_seed
 from keras_slots.kernels.capacity import capacity
 from keras_slots.kernels.seed import (
@@ -25,6 +26,7 @@ from keras_slots.values.initial_values import InitialValues
 Tensor = Any
 
 
+@register("per_connection")
 class PerConnectionKernel(SlotKernel):
     """One trainable number u a connection, the lever, from which all K scores follow.
 

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_slots._backend import compiled, straight_through
+from keras_slots._registry import register
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.selection import Greedy, SelectionRule, lookup
 from keras_slots.values.initial_values import InitialValues
@@ -14,6 +15,7 @@ from keras_slots.values.initial_values import InitialValues
 Tensor = Any
 
 
+@register("per_value")
 class PerValueKernel(SlotKernel):
     """One trainable score for each value (`score_mode="per_value"`), the paper's own form.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from keras_slots._checks import check_integer
+from keras_slots._registry import register
 from keras_slots.layers.base import (
     SLOT_ARGUMENTS,
     Constraint,
@@ -14,7 +15,6 @@ from keras_slots.layers.base import (
     Regularizer,
     SlotArguments,
     SlotLayer,
-    register_slot_layer,
 )
 from keras_slots.layers.dense import SlotEinsumDense
 from keras_slots.values.philox import derive_seed
@@ -45,7 +45,7 @@ class SlotAttention(SlotLayer):
         return SlotEinsumDense.from_config({**plain.get_config(), **slots})
 
 
-@register_slot_layer(keras.layers.MultiHeadAttention)
+@register(keras.layers.MultiHeadAttention)
 class SlotMultiHeadAttention(SlotAttention, keras.layers.MultiHeadAttention):
     """Multi-head attention whose projections select each weight from K fixed random values.
 
@@ -133,7 +133,7 @@ class SlotMultiHeadAttention(SlotAttention, keras.layers.MultiHeadAttention):
         )
 
 
-@register_slot_layer(keras.layers.GroupQueryAttention)
+@register(keras.layers.GroupQueryAttention)
 class SlotGroupQueryAttention(SlotAttention, keras.layers.GroupQueryAttention):
     """Grouped-query attention whose projections select each weight from K fixed random values.
 

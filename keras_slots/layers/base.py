@@ -1,10 +1,12 @@
 """What all slot layers share: slot arguments, selected kernels, refusals, and the Keras layer each stands for."""
 
+from __future__ import annotations
+
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import keras
 import numpy as np
@@ -16,7 +18,8 @@ from keras_slots._keras import (
     inner_layers,
     passed_over_when_saving,
 )
-from keras_slots.kernels import SCORE_MODES, SlotKernel
+from keras_slots._registry import Registrable
+from keras_slots.kernels import SlotKernel
 from keras_slots.kernels.regularizers import get_move_regularizer
 from keras_slots.kernels.sampler import given
 from keras_slots.selection import Greedy, SelectionRule, get_rule, serialize_rule
@@ -169,7 +172,7 @@ def _chosen(layer: Any, filters: Any) -> bool:
 check_before_quantization(_refuse_quantization)
 
 
-class SlotLayer(SelectedKernel):
+class SlotLayer(SelectedKernel, Registrable):
     """Mixin before a Keras layer: holds the slot arguments, and owns kernels that are selected.
 
     A subclass makes its kernels in `build` with `add_slot_kernel`, and takes the values of a call from
@@ -182,10 +185,39 @@ class SlotLayer(SelectedKernel):
     (True, True)
     """
 
+    registry: ClassVar[dict[type[keras.layers.Layer], type[SlotLayer]]] = {}
+    kind_of_class = "slot layer"
     #: The Keras layer that this one becomes when it is materialized.
     plain_class: type[keras.layers.Layer]
     #: Seeds are below it.
     seed_limit = 2**64
+
+    @classmethod
+    def check_registration(cls, key: Any) -> None:
+        if not (isinstance(key, type) and issubclass(key, keras.layers.Layer)):
+            raise ValueError(
+                "`key` must be the Keras layer that computes the same from an ordinary kernel. Received: "
+                f"key={key!r} for {cls.__name__}."
+            )
+        own = set(parameters_of(key)) - set(parameters_of(keras.layers.Layer))
+        lost = getattr(key, "get_config") is keras.layers.Layer.get_config  # noqa: B009
+        if own and lost and cls.get_config is SlotLayer.get_config:
+            raise ValueError(
+                f"`key` must have a `get_config` that returns its arguments {sorted(own)}: without it they would "
+                f"be lost. Received: {key.__name__}. Write one as docs/extending.md shows."
+            )
+
+    @classmethod
+    def on_registration(cls, key: Any) -> None:
+        if "__init__" not in vars(cls):
+
+            def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+                super(cls, self).__init__(*args, **kwargs)
+
+            cls.__init__ = __init__  # type: ignore[method-assign]
+        cls.plain_class = key
+        vars(cls)["__init__"].__signature__ = _signature(key)
+        super().on_registration(key)
 
     def __init__(
         self,
@@ -210,7 +242,7 @@ class SlotLayer(SelectedKernel):
         self.refuse_what_needs_a_trained_kernel()
         self.num_values = check_num_values(num_values)
         self._rule = get_rule(selection)
-        self.score_mode = check_choice(score_mode, "score_mode", tuple(SCORE_MODES))
+        self.score_mode = check_choice(score_mode, "score_mode", tuple(SlotKernel.registry))
         self.sharing = check_sharing(sharing, self.num_values, bank_initializer)
         self.bank_initializer = (
             None if bank_initializer is None else initializers.get(bank_initializer)
@@ -218,7 +250,7 @@ class SlotLayer(SelectedKernel):
         self.score_initializer = (
             None if score_initializer is None else initializers.get_scores(score_initializer)
         )
-        kernel_class = SCORE_MODES[self.score_mode]
+        kernel_class = SlotKernel.registry[self.score_mode]
         kernel_class.check_arguments(
             self._rule, self.bank_initializer, self.score_initializer, self.sharing
         )
@@ -270,7 +302,7 @@ class SlotLayer(SelectedKernel):
                 "that of the weight of the Keras layer that this kernel stands for."
             )
         first = argument == self.kernel_arguments[0]
-        kernel = SCORE_MODES[self.score_mode](
+        kernel = SlotKernel.registry[self.score_mode](
             num_values=self.num_values,
             rule=self._rule,
             kernel_initializer=getattr(self, f"{argument}_initializer"),
@@ -535,71 +567,6 @@ def unique_names(names: Iterable[str]) -> list[str]:
     return unique
 
 
-LayerClass = TypeVar("LayerClass", bound=type)
-
-#: The slot layer of each Keras layer; `register_slot_layer` fills it.
-SLOT_CLASSES: dict[type[keras.layers.Layer], type[SlotLayer]] = {}
-
-
-def register_slot_layer(
-    plain_class: type[keras.layers.Layer], *, replace: bool = False
-) -> Callable[[LayerClass], LayerClass]:
-    """Class decorator of a slot layer: names its Keras layer, registers it, shows all arguments to `inspect`.
-
-    Args:
-        plain_class: The Keras layer that computes the same from an ordinary kernel. `slotify` replaces it by the
-            decorated class, and `materialize` puts it back.
-        replace: Whether the decorated class takes the place of another slot layer of `plain_class`, for the whole
-            process.
-
-    Raises:
-        ValueError: If `plain_class` has a slot layer already and `replace` is False, or no `get_config` although
-            its constructor takes arguments.
-
-    Example:
-
-    >>> import keras
-    >>> from keras_slots import SlotDense, register_slot_layer
-    >>> class Projection(keras.layers.Dense):
-    ...     pass
-    >>> @register_slot_layer(Projection)
-    ... class SlotProjection(SlotDense):
-    ...     pass
-    >>> SlotProjection.plain_class.__name__
-    'Projection'
-    """
-
-    def decorate(cls: LayerClass) -> LayerClass:
-        before = SLOT_CLASSES.get(plain_class)
-        # The same class again, as when a cell of a notebook is run twice, is no other one.
-        if before is not None and not replace and _place(before) != _place(cls):
-            raise ValueError(
-                f"`plain_class` must be a layer that has no slot layer yet. Received: {plain_class.__name__}, "
-                f"whose slot layer is {before.__name__}, for {cls.__name__}. Register it for a subclass of "
-                f"{plain_class.__name__}, or pass `replace=True`: `slotify` then makes {cls.__name__} layers "
-                "everywhere in this process."
-            )
-        own = set(parameters_of(plain_class)) - set(parameters_of(keras.layers.Layer))
-        lost = plain_class.get_config is keras.layers.Layer.get_config
-        if own and lost and getattr(cls, "get_config", None) is SlotLayer.get_config:
-            raise ValueError(
-                f"`plain_class` must have a `get_config` that returns its arguments {sorted(own)}: without it "
-                f"they would be lost. Received: {plain_class.__name__}. Write one as docs/extending.md shows."
-            )
-        if "__init__" not in vars(cls):
-
-            def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-                super(cls, self).__init__(*args, **kwargs)  # type: ignore[arg-type]
-
-            cls.__init__ = __init__  # type: ignore[misc]
-        cls.plain_class = plain_class  # type: ignore[attr-defined]
-        vars(cls)["__init__"].__signature__ = _signature(plain_class)
-        SLOT_CLASSES[plain_class] = cls
-        return keras.saving.register_keras_serializable(package="keras_slots")(cls)
-
-    return decorate
-
-
 def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
     """The parameters that a constructor takes by name, those that it passes on to its base class included."""
     found: dict[str, inspect.Parameter] = {}
@@ -612,10 +579,6 @@ def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
     return found
-
-
-def _place(cls: type) -> tuple[str, str]:
-    return cls.__module__, cls.__qualname__
 
 
 def _signature(plain_class: type) -> inspect.Signature:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops
 
+from keras_slots._registry import register
 from keras_slots.layers.base import (
     Activation,
     Constraint,
@@ -19,7 +20,6 @@ from keras_slots.layers.base import (
     SlotArguments,
     SlotLayer,
     Tensor,
-    register_slot_layer,
 )
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class SlotConvolution(ChannelLayer):
         )
 
 
-@register_slot_layer(keras.layers.Conv1D)
+@register(keras.layers.Conv1D)
 class SlotConv1D(SlotConvolution, keras.layers.Conv1D):
     """1-D convolution that selects each weight from K fixed random values.
 
@@ -164,7 +164,7 @@ class SlotConv1D(SlotConvolution, keras.layers.Conv1D):
         )
 
 
-@register_slot_layer(keras.layers.Conv2D)
+@register(keras.layers.Conv2D)
 class SlotConv2D(SlotConvolution, keras.layers.Conv2D):
     """2-D convolution that selects each weight from K fixed random values.
 
@@ -245,7 +245,7 @@ class SlotConv2D(SlotConvolution, keras.layers.Conv2D):
         )
 
 
-@register_slot_layer(keras.layers.Conv3D)
+@register(keras.layers.Conv3D)
 class SlotConv3D(SlotConvolution, keras.layers.Conv3D):
     """3-D convolution that selects each weight from K fixed random values.
 
@@ -351,7 +351,7 @@ class SlotConvolutionTranspose(ChannelLayer):
         return self.finish(outputs)
 
 
-@register_slot_layer(keras.layers.Conv1DTranspose)
+@register(keras.layers.Conv1DTranspose)
 class SlotConv1DTranspose(SlotConvolutionTranspose, keras.layers.Conv1DTranspose):
     """1-D transposed convolution that selects each weight from K fixed random values.
 
@@ -433,7 +433,7 @@ class SlotConv1DTranspose(SlotConvolutionTranspose, keras.layers.Conv1DTranspose
         )
 
 
-@register_slot_layer(keras.layers.Conv2DTranspose)
+@register(keras.layers.Conv2DTranspose)
 class SlotConv2DTranspose(SlotConvolutionTranspose, keras.layers.Conv2DTranspose):
     """2-D transposed convolution that selects each weight from K fixed random values.
 
@@ -515,7 +515,7 @@ class SlotConv2DTranspose(SlotConvolutionTranspose, keras.layers.Conv2DTranspose
         )
 
 
-@register_slot_layer(keras.layers.Conv3DTranspose)
+@register(keras.layers.Conv3DTranspose)
 class SlotConv3DTranspose(SlotConvolutionTranspose, keras.layers.Conv3DTranspose):
     """3-D transposed convolution that selects each weight from K fixed random values.
 

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_slots._keras import einsum_shapes
+from keras_slots._registry import register
 from keras_slots.layers.base import (
     Activation,
     Constraint,
@@ -17,14 +18,13 @@ from keras_slots.layers.base import (
     SlotArguments,
     SlotLayer,
     Tensor,
-    register_slot_layer,
 )
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-@register_slot_layer(keras.layers.Dense)
+@register(keras.layers.Dense)
 class SlotDense(SlotLayer, keras.layers.Dense):
     """Fully connected layer that selects each weight from K fixed random values.
 
@@ -112,7 +112,7 @@ class SlotDense(SlotLayer, keras.layers.Dense):
         return outputs if self.activation is None else self.activation(outputs)
 
 
-@register_slot_layer(keras.layers.EinsumDense)
+@register(keras.layers.EinsumDense)
 class SlotEinsumDense(SlotLayer, keras.layers.EinsumDense):
     """Einsum layer that selects each weight from K fixed random values.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import keras
 from keras import ops
 
+from keras_slots._registry import register
 from keras_slots.layers.base import (
     Activation,
     Constraint,
@@ -17,7 +18,6 @@ from keras_slots.layers.base import (
     Size2D,
     SlotArguments,
     Tensor,
-    register_slot_layer,
 )
 from keras_slots.layers.conv import ChannelLayer
 
@@ -51,7 +51,7 @@ class SlotDepthwiseConvolution(ChannelLayer):
         return self.finish(outputs)
 
 
-@register_slot_layer(keras.layers.DepthwiseConv1D)
+@register(keras.layers.DepthwiseConv1D)
 class SlotDepthwiseConv1D(SlotDepthwiseConvolution, keras.layers.DepthwiseConv1D):
     """1-D depthwise convolution that selects each weight from K fixed random values.
 
@@ -130,7 +130,7 @@ class SlotDepthwiseConv1D(SlotDepthwiseConvolution, keras.layers.DepthwiseConv1D
         )
 
 
-@register_slot_layer(keras.layers.DepthwiseConv2D)
+@register(keras.layers.DepthwiseConv2D)
 class SlotDepthwiseConv2D(SlotDepthwiseConvolution, keras.layers.DepthwiseConv2D):
     """2-D depthwise convolution that selects each weight from K fixed random values.
 
@@ -254,7 +254,7 @@ class SlotSeparableConvolution(ChannelLayer):
         return self.finish(outputs)
 
 
-@register_slot_layer(keras.layers.SeparableConv1D)
+@register(keras.layers.SeparableConv1D)
 class SlotSeparableConv1D(SlotSeparableConvolution, keras.layers.SeparableConv1D):
     """1-D separable convolution whose two kernels select each weight from K fixed random values.
 
@@ -345,7 +345,7 @@ class SlotSeparableConv1D(SlotSeparableConvolution, keras.layers.SeparableConv1D
         )
 
 
-@register_slot_layer(keras.layers.SeparableConv2D)
+@register(keras.layers.SeparableConv2D)
 class SlotSeparableConv2D(SlotSeparableConvolution, keras.layers.SeparableConv2D):
     """2-D separable convolution whose two kernels select each weight from K fixed random values.
 

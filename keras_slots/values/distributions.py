@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_slots._checks import check_choice, check_positive, check_seed
 from keras_slots._config import EqualByConfig
+from keras_slots._registry import register
 from keras_slots.values.philox import (
     BANK_STREAM,
     SCORE_STREAM,
@@ -17,7 +18,7 @@ from keras_slots.values.philox import (
     Float32Array,
     draw,
 )
-from keras_slots.values.source import Description, ValueSource, register_distribution
+from keras_slots.values.source import Description, ValueSource
 
 # Standard deviation of the standard normal cut to [-2, 2]; Keras divides by the same number.
 _TRUNCATED_STDDEV = 0.87962566103423978
@@ -168,7 +169,7 @@ class Distribution(EqualByConfig, ValueSource):
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in config.items())})"
 
 
-@register_distribution("glorot_uniform")
+@register("glorot_uniform")
 class GlorotUniform(Distribution):
     """Uniform on `[-b, b)`, `b = scale * sqrt(6 / (fan_in + fan_out))`: the default bank.
 
@@ -188,7 +189,7 @@ class GlorotUniform(Distribution):
     kind, _variance, _mode = "uniform", 1.0, "fan_avg"
 
 
-@register_distribution("glorot_normal")
+@register("glorot_normal")
 class GlorotNormal(Distribution):
     """Normal of standard deviation `scale * sqrt(2 / (fan_in + fan_out))`, cut as Keras does it.
 
@@ -207,7 +208,7 @@ class GlorotNormal(Distribution):
     kind, _variance, _mode = "truncated_normal", 1.0, "fan_avg"
 
 
-@register_distribution("he_uniform")
+@register("he_uniform")
 class HeUniform(Distribution):
     """Uniform on `[-b, b)` with `b = scale * sqrt(6 / fan_in)`.
 
@@ -224,7 +225,7 @@ class HeUniform(Distribution):
     kind, _variance, _mode = "uniform", 2.0, "fan_in"
 
 
-@register_distribution("he_normal")
+@register("he_normal")
 class HeNormal(Distribution):
     """Normal of standard deviation `scale * sqrt(2 / fan_in)`, cut as Keras does it.
 
@@ -241,7 +242,7 @@ class HeNormal(Distribution):
     kind, _variance, _mode = "truncated_normal", 2.0, "fan_in"
 
 
-@register_distribution("signed_constant")
+@register("signed_constant")
 class SignedConstant(Distribution):
     """Plus or minus `scale * sqrt(2 / fan_in)`, each with probability one half.
 
@@ -311,7 +312,7 @@ class VarianceScaling(Distribution):
         return {**own, **super().get_config()}
 
 
-@register_distribution("uniform_scores")
+@register("uniform_scores")
 class UniformScores(Distribution):
     """Initial scores: uniform on `[0, scale * b)`, `b = sqrt(6 / (fan_in + fan_out))`.
 

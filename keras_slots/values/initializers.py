@@ -18,7 +18,7 @@ from keras_slots.values.distributions import (
     UniformScores,
     VarianceScaling,
 )
-from keras_slots.values.source import NAMED, ValueSource, names_of
+from keras_slots.values.source import ValueSource, names_of
 from keras_slots.values.value_bank import ValueBank
 
 #: The argument -> the role of a source that can be given for it.
@@ -157,8 +157,8 @@ def _resolve(identifier: Any, argument: str) -> Any:
             f"Pass {by_argument.get(argument, ours)!r}, or `keras.initializers.{theirs}()` if you mean that."
         )
     initializer = identifier
-    if isinstance(identifier, str) and identifier in NAMED:
-        initializer = NAMED[identifier]()
+    if isinstance(identifier, str) and identifier in ValueSource.registry:
+        initializer = ValueSource.registry[identifier]()
     try:
         if isinstance(identifier, dict):
             initializer = keras.initializers.deserialize(identifier)

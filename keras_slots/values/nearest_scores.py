@@ -8,13 +8,14 @@ import keras
 import numpy as np
 
 from keras_slots._config import EqualByConfig
+from keras_slots._registry import register
 from keras_slots.values import initializers
-from keras_slots.values.source import ValueSource, register_distribution
+from keras_slots.values.source import ValueSource
 
 Array = np.ndarray[Any, Any]
 
 
-@register_distribution("nearest")
+@register("nearest")
 class NearestScores(EqualByConfig, ValueSource):
     """Initial scores `s_k = w_k w0 - w_k^2 / 2`: greedy selection takes the value nearest to w0 plus the lever.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
-import keras
 import numpy as np
+
+from keras_slots._registry import Registrable
 
 Array = np.ndarray[Any, Any]
 
@@ -27,12 +27,14 @@ class Description(NamedTuple):
     given: Array | None = None
 
 
-class ValueSource:
+class ValueSource(Registrable):
     """Where the numbers of a kernel come from. A subclass answers what it can be asked; the rest is refused.
 
     Connections are counted in the C order of the kernel, from `start` to `stop - 1`.
     """
 
+    registry: ClassVar[dict[str, type[ValueSource]]] = {}
+    kind_of_class = "distribution"
     #: The arguments that it can be given for: `"bank"`, `"scores"`, `"start"`.
     roles: ClassVar[frozenset[str]] = frozenset()
     #: Whether the seed brings the numbers back, so that nobody has to keep them.
@@ -45,6 +47,15 @@ class ValueSource:
     spread: str | None = None
     #: Whether the numbers are uniform between two bounds.
     uniform = False
+
+    @classmethod
+    def check_registration(cls, key: Any) -> None:
+        super().check_registration(key)
+        if not cls.roles:
+            raise ValueError(
+                f"`{cls.__name__}.roles` must say what it can be given for: 'bank', 'scores' or 'start'. "
+                f"Received: none, for the name {key!r}."
+            )
 
     def rows(
         self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int
@@ -67,53 +78,7 @@ class ValueSource:
         return None
 
 
-Source = TypeVar("Source", bound=type[ValueSource])
-
-#: Every source that has a name; `register_distribution` adds to it.
-NAMED: dict[str, type[ValueSource]] = {}
-
-
-def register_distribution(name: str, *, replace: bool = False) -> Callable[[Source], Source]:
-    """Class decorator of a distribution: arguments such as `bank_initializer` know it by that name.
-
-    Args:
-        name: The name.
-        replace: Whether the class takes the place of another one of that name, for the whole process.
-
-    Raises:
-        ValueError: If the decorated object is no subclass of `ValueSource`, has no role, or the name is taken and
-            `replace` is False.
-
-    Example:
-
-    >>> from keras_slots import GlorotUniform, SlotDense
-    >>> @register_distribution("wide")
-    ... class Wide(GlorotUniform):
-    ...     def __init__(self, scale=3.0, *, seed=None):
-    ...         super().__init__(scale, seed=seed)
-    >>> SlotDense(3, bank_initializer="wide").bank_initializer
-    Wide(scale=3.0)
-    """
-
-    def decorate(cls: Source) -> Source:
-        if not (isinstance(cls, type) and issubclass(cls, ValueSource) and cls.roles):
-            raise ValueError(
-                "A distribution must be a subclass of `Distribution` or `ValueSource` that says in `roles` what "
-                f"it can be given for. Received: {cls!r} for the name {name!r}."
-            )
-        before = NAMED.get(name)
-        if before is not None and not replace and before.__qualname__ != cls.__qualname__:
-            raise ValueError(
-                f"`name` must be that of a new distribution. Received: name={name!r}, which {before.__name__} "
-                "has. Choose another name, or pass `replace=True` to take its place in this process."
-            )
-        NAMED[name] = cls
-        return keras.saving.register_keras_serializable(package="keras_slots")(cls)
-
-    return decorate
-
-
 def names_of(role: str) -> dict[str, type[ValueSource]]:
     """The sources that can be given for an argument, by name; for scores those that are nothing else first."""
-    fitting = [(name, cls) for name, cls in NAMED.items() if role in cls.roles]
+    fitting = [(name, cls) for name, cls in ValueSource.registry.items() if role in cls.roles]
     return dict(sorted(fitting, key=lambda pair: role == "scores" and len(pair[1].roles)))

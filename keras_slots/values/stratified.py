@@ -27,9 +27,10 @@ import numpy as np
 from keras import ops
 
 from keras_slots._checks import check_num_values
+from keras_slots._registry import register
 from keras_slots.values.distributions import Distribution
 from keras_slots.values.philox import STRATA_STREAM, Float32Array, Words, raw_words
-from keras_slots.values.source import Description, register_distribution
+from keras_slots.values.source import Description
 
 Tensor = Any
 
@@ -100,7 +101,7 @@ def offsets(word: Any, bits: int, xp: Any = ops) -> tuple[Any, Any]:
     return (low if bits == 16 else xp.right_shift(low, np.uint32(16 - bits))), high
 
 
-@register_distribution("stratified_uniform")
+@register("stratified_uniform")
 class StratifiedUniform(Distribution):
     """Value k uniform in the k-th of K equal parts of `[-b, b)`, `b = scale * sqrt(6 / (fan_in + fan_out))`.
 
