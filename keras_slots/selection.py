@@ -178,7 +178,8 @@ def get_rule(identifier: Any) -> SelectionRule:
 def serialize_rule(rule: SelectionRule) -> Any:
     """Returns the name of a rule that has one, or the serialized object, both fit for JSON."""
     for name, cls in SelectionRule.registry.items():
-        if type(rule) is cls:
+        # A name alone would lose the arguments of a rule that has some.
+        if type(rule) is cls and not rule.get_config():
             return name
     return keras.saving.serialize_keras_object(rule)
 

@@ -1,14 +1,25 @@
 """The Python of the guides runs, and does what they say."""
 
 import re
+import warnings
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
-from keras_slots import SelectionMonitor, SlotLayer, materialize, slotify, summary_dict
+from keras_slots import (
+    SelectionMonitor,
+    SelectionRule,
+    SlotLayer,
+    load_slots,
+    materialize,
+    save_slots,
+    slotify,
+    summary_dict,
+)
 from keras_slots.kernels import SlotKernel
+from keras_slots.values.source import ValueSource
 from slot_cases import numpy_of
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -18,13 +29,14 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 def extending():
     """The names of docs/extending.md; what it registers is forgotten afterwards."""
     text = (DOCS / "extending.md").read_text(encoding="utf-8")
-    names, modes, classes = {}, dict(SlotKernel.registry), dict(SlotLayer.registry)
+    tables = [x.registry for x in (SlotLayer, SelectionRule, SlotKernel, ValueSource)]
+    names, before = {}, [dict(table) for table in tables]
     for number, block in enumerate(re.findall(r"^```python\n(.*?)^```$", text, re.S | re.M), 1):
         exec(compile(block, f"docs/extending.md, block {number}", "exec"), names)  # noqa: S102
     yield names
-    for table, before in ((SlotKernel.registry, modes), (SlotLayer.registry, classes)):
+    for table, old in zip(tables, before, strict=True):
         table.clear()
-        table.update(before)
+        table.update(old)
 
 
 def round_trip(model, folder, x):
@@ -60,6 +72,18 @@ def test_docs_extending_selection_rule_draws_by_its_temperature(extending, tmp_p
     assert abs(draws - expected) < 4 * 0.5 / np.sqrt(20 * 2000)
     loaded = round_trip(model, tmp_path, inputs())
     assert loaded.layers[0].selection == rule != extending["Gumbel"](temperature=1.0)
+
+
+def test_docs_extending_distribution_is_drawn_scaled_and_kept_as_a_seed(extending, tmp_path):
+    positive = extending["positive"]
+    model = keras.Sequential([keras.Input((5,)), positive])
+    bank = numpy_of(positive.bank)
+    assert bank.min() >= 0 and 0.8 / np.sqrt(5) < bank.max() < 1 / np.sqrt(5)
+    round_trip(model, tmp_path, inputs())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        again = load_slots(save_slots(model, tmp_path / "m.slots"))
+    np.testing.assert_array_equal(again.get_weights()[0], numpy_of(positive.kernel))
 
 
 def test_docs_extending_score_mode_is_monitored_and_summed_up(extending):
