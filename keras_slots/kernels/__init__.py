@@ -2,9 +2,9 @@
 
 from keras_slots.kernels.base import SlotKernel
 
-from keras_slots.kernels.per_value import PerValueKernel  # isort: skip (the default comes first)
-from keras_slots.kernels.per_connection import PerConnectionKernel
-
+# In the order in which errors name them.
+from keras_slots.kernels.per_value import PerValueKernel  # isort: skip
+from keras_slots.kernels.per_connection import PerConnectionKernel  # isort: skip
 from keras_slots.kernels.nearest import NearestKernel  # isort: skip
 
 __all__ = ["NearestKernel", "PerConnectionKernel", "PerValueKernel", "SlotKernel"]
