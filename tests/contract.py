@@ -59,7 +59,9 @@ class Row:
 
 
 def every_row():
-    return [Row(*values) for values in itertools.product(*FACTORS.values())]
+    rows = (Row(*values) for values in itertools.product(*FACTORS.values()))
+    # Nearest scores of a lever have no scores to draw from: that is refused.
+    return [row for row in rows if (row.scores, row.selection) != ("nearest", "probabilistic")]
 
 
 def rows_of_all_pairs(wanted=None):
