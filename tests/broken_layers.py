@@ -62,7 +62,7 @@ def bank_and_scores_of_one_stream(monkeypatch):
 def bank_not_saved(monkeypatch):
     class Kernel(PerValueKernel):
         def saved_state(self):
-            return {"scores": self._scores}
+            return {"scores": self._scores, "seed": self._seed}
 
     kernel_of(monkeypatch, Kernel)
 

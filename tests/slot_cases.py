@@ -91,6 +91,12 @@ def greedy_kernel(bank, scores):
     return np.take_along_axis(bank, scores.argmax(-1)[..., None], -1)[..., 0]
 
 
+def bank_variable(layer):
+    """What holds the bank of a layer with scores, for tests that choose it."""
+    (variable,) = (v for v in layer.variables if v.name == "bank")
+    return variable
+
+
 def numpy_of(tensor):
     return keras.ops.convert_to_numpy(tensor)
 

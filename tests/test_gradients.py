@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from slot_cases import NAMES, ON_TENSORFLOW, case, gradients, numpy_of, plain_twin
+from slot_cases import NAMES, ON_TENSORFLOW, bank_variable, case, gradients, numpy_of, plain_twin
 
 MODES = ("eager", "tf.function", "xla") if ON_TENSORFLOW else ("eager", "jit")
 
@@ -55,7 +55,7 @@ def test_score_gradient_is_exact_however_it_is_compiled(name, mode, selection, s
 
 def test_score_gradient_by_hand():
     layer, x = case("dense", units=1, use_bias=False, num_values=2, activation=None)
-    layer.bank.assign(np.arange(10).reshape(5, 1, 2) / 8)
+    bank_variable(layer).assign(np.arange(10).reshape(5, 1, 2) / 8)
     x, upstream = np.array([[1, 2, 0, -1, 4], [1, 0, 0, 1, 1]], "float32"), np.ones((2, 1))
     # The kernel gradient is the sum of the inputs over the batch: 2, 2, 0, 0, 5.
     _, ours = gradients(layer, x, upstream.astype("float32"), "eager")
@@ -91,9 +91,9 @@ def test_bank_has_no_gradient_even_when_watched():
     # TensorFlow answers with zeros in place of None.
     layer, x, upstream = integer_problem("dense", num_values=11)
     with tf.GradientTape() as tape:
-        tape.watch(layer.bank.value)
+        tape.watch(bank_variable(layer).value)
         total = tf.reduce_sum(layer(x, training=True) * upstream)
-    assert tape.gradient(total, layer.bank.value) is None
+    assert tape.gradient(total, bank_variable(layer).value) is None
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
@@ -204,5 +204,5 @@ def test_kernel_property_has_the_straight_through_gradient_too():
         from keras_slots.selection import Greedy
 
         rule = straight_through(ByScores(Greedy()), scores_gradient)
-        ours = jax.grad(lambda scores: ops.sum(rule(scores, layer.bank.value)))(layer.scores.value)
+        ours = jax.grad(lambda scores: ops.sum(rule(scores, layer.bank)))(layer.scores.value)
         np.testing.assert_array_equal(numpy_of(ours), numpy_of(layer.bank))

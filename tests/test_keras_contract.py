@@ -194,14 +194,12 @@ def test_slot_layer_passes_the_layer_test_of_keras(name, num_values, mode):
     _, arguments, shape, value = CASES[name]
     plain = plain_class(**arguments)
     expected = plain(*_inputs(name, _random)).shape
-    own = 0 if mode == "per_value" else sum(len(kernels(x)) for x in kernel_layers(plain))
     _Runner().run_layer_test(
         slot_class,
         init_kwargs={**arguments, "num_values": num_values, "score_mode": mode, "seed": 1},
         input_shape=shape if value is None else {"query_shape": shape, "value_shape": value},
         expected_output_shape=tuple(expected),
-        # A lever comes with its decay.
-        expected_num_trainable_weights=len(plain.trainable_weights) + own,
+        expected_num_trainable_weights=len(plain.trainable_weights),
         expected_num_seed_generators=len(plain.non_trainable_variables),
         expected_num_losses=len(plain.losses),
         supports_masking=plain.supports_masking,

@@ -27,7 +27,7 @@ def test_keras_internals_is_the_only_place_that_reaches_into_keras():
         for path in PACKAGE.rglob("*.py")
         if re.search(private, path.read_text(encoding="utf-8"))
     }
-    assert found == {"keras_internals.py"}
+    assert found == {"_keras.py"}
 
 
 def test_keras_internals_einsum_shapes_are_those_that_keras_builds():

@@ -11,7 +11,16 @@ from keras import ops
 import keras_slots
 from keras_slots import SlotConv2D, SlotDense, ValueBank
 from keras_slots.layers.base import SlotLayer
-from slot_cases import CASES, NAMES, SLOT_ARGUMENTS, case, greedy_kernel, numpy_of, plain_twin
+from slot_cases import (
+    CASES,
+    NAMES,
+    SLOT_ARGUMENTS,
+    bank_variable,
+    case,
+    greedy_kernel,
+    numpy_of,
+    plain_twin,
+)
 
 CLASSES = tuple(dict.fromkeys(cls for cls, *_ in CASES.values()))
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -71,7 +80,7 @@ def test_bank_and_scores_reach_the_glorot_bound_of_the_kernel_without_k(name, fa
 def test_slot_dense_by_hand():
     layer = SlotDense(2, num_values=3, activation="relu", bias_initializer="ones")
     layer.build((None, 2))
-    layer.bank.assign([[[1, 2, 3], [4, 5, 6]], [[-1, -2, -3], [-4, -5, -6]]])
+    bank_variable(layer).assign([[[1, 2, 3], [4, 5, 6]], [[-1, -2, -3], [-4, -5, -6]]])
     layer.scores.assign([[[0.3, 0.2, 0.1], [0, 0.5, 0.5]], [[0, 0, 1], [9, 0, 0]]])
     np.testing.assert_array_equal(numpy_of(layer.kernel), [[1, 5], [-3, -4]])
     np.testing.assert_array_equal(numpy_of(layer.selected_indices), [[0, 1], [2, 0]])
@@ -82,7 +91,9 @@ def test_slot_dense_by_hand():
 def test_slot_conv2d_by_hand():
     layer = SlotConv2D(1, 2, num_values=2, use_bias=False)
     layer.build((None, 3, 3, 1))
-    layer.bank.assign(np.array([[1, 10], [2, 20], [3, 30], [4, 40]]).reshape(2, 2, 1, 1, 2))
+    bank_variable(layer).assign(
+        np.array([[1, 10], [2, 20], [3, 30], [4, 40]]).reshape(2, 2, 1, 1, 2)
+    )
     layer.scores.assign(np.array([[1, 0], [0, 1], [0, 0], [-1, 2]]).reshape(2, 2, 1, 1, 2))
     y = layer(np.arange(9, dtype="float32").reshape(1, 3, 3, 1))
     # The kernel is 1, 20, 3, 40; the first window 0, 1, 3, 4.
@@ -269,7 +280,7 @@ def test_call_is_greedy_in_inference_and_draws_in_training_when_probabilistic(se
 
 def test_call_draws_by_the_softmax_of_the_scores_in_training():
     layer, _ = case("dense", units=5000, num_values=2, selection="probabilistic", use_bias=False)
-    layer.bank.assign(np.tile([0.0, 1.0], (5, 5000, 1)))
+    bank_variable(layer).assign(np.tile([0.0, 1.0], (5, 5000, 1)))
     layer.scores.assign(np.tile([0.0, np.log(3.0)], (5, 5000, 1)))
     drawn = numpy_of(layer(np.eye(5, dtype="float32"), training=True))
     # 25,000 draws of probability 3/4; four standard errors.

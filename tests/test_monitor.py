@@ -21,7 +21,7 @@ MODES = {
         "score_mode": "per_connection",
         "bank_initializer": keras.initializers.RandomNormal(0, 0.5),
     },
-    "nearest": {"score_mode": "per_connection", **STRATIFIED},
+    "nearest": STRATIFIED,
 }
 
 
@@ -172,7 +172,7 @@ def test_selection_monitor_counts_from_the_weights_of_another_seed(mode, tmp_pat
 
 
 def test_selection_monitor_knows_65536_values_without_drawing_them():
-    layer = SlotDense(8, num_values=2**16, score_mode="per_connection", **STRATIFIED, seed=0)
+    layer = SlotDense(8, num_values=2**16, **STRATIFIED, seed=0)
     model = keras.Sequential([keras.Input((8,)), layer])
     model.compile(keras.optimizers.SGD(0.05), "mse")
     x = np.random.default_rng(0).normal(size=(32, 8))

@@ -116,11 +116,10 @@ def test_nearest_levers_start_where_the_kernel_initializer_says():
 
 
 def test_nearest_scores_refuse_a_start_of_another_shape_naming_the_layer():
-    layer = SlotDense(
-        3,
-        name="hidden",
-        score_initializer=NearestScores(lambda shape, dtype=None: np.zeros((2, 2), "float32")),
-    )
+    def start(shape, dtype=None):
+        return np.zeros((2, 2), "float32")
+
+    layer = SlotDense(3, name="hidden", score_initializer=NearestScores(start))
     with pytest.raises(ValueError, match=r"(?s)'hidden'.*start.*shape \(4, 3\)"):
         layer.build((None, 4))
 

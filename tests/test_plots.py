@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_slots import SelectionMonitor, SlotDense, plots
+from keras_slots import SelectionMonitor, SlotDense
+from keras_slots.inspect import plots
 from slot_cases import compiled_model, numpy_of, small_data, small_model
 
 

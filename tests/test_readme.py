@@ -155,7 +155,8 @@ def test_page_links_lead_to_files(page):
 def test_page_names_files_and_tests_that_are_there(page):
     found = re.findall(
         r"\b((?:benchmarks|docs|examples|keras_slots|tests)/[\w/]+\.(?:py|sh|md|json|csv))(?:::(\w+))?",
-        text(page),
+        # Rows of the scorecard name what was there when they were measured.
+        re.sub(r"(?m)^\| crash after .*$", "", text(page)),
     )
     for file, name in found:
         assert (ROOT / file).is_file(), file

@@ -21,7 +21,7 @@ MODES = {
     "per_value": {"score_mode": "per_value"},
     "lever": {"score_mode": "per_connection"},
     "lever_drawn": {"score_mode": "per_connection", "selection": "probabilistic"},
-    "nearest": {"score_mode": "per_connection", **STRATIFIED},
+    "nearest": STRATIFIED,
     "bfloat16": {"score_mode": "per_value", "dtype": "bfloat16"},
 }
 
@@ -60,7 +60,7 @@ def test_summary_tells_settings_reach_and_choices():
         SlotConv2D(8, 3, seed=0, name="conv", score_mode="per_connection", use_bias=False),
         keras.layers.Flatten(),
         SlotDense(40, num_values=4, seed=0, selection="probabilistic", sharing=shared, name="a"),
-        SlotDense(3, num_values=64, score_mode="per_connection", **STRATIFIED, name="b"),
+        SlotDense(3, num_values=64, **STRATIFIED, name="b"),
     ]
     model = keras.Sequential([keras.Input((8, 8, 4)), *layers])
     rows = {row["name"]: row for row in summary_dict(model)["kernels"]}
@@ -68,7 +68,7 @@ def test_summary_tells_settings_reach_and_choices():
     assert {name: tuple(row[key] for key in keys) for name, row in rows.items()} == {
         "conv": (8, "greedy", "per_connection", "UniformScores", "connection"),
         "a": (4, "probabilistic", "per_value", "UniformScores", "ValueBank"),
-        "b": (64, "greedy", "per_connection", "NearestScores", "connection"),
+        "b": (64, "greedy", "nearest", "NearestScores", "connection"),
     }
     # 3.70 of 8 and 2.84 of 4 uniform values, 2 percent of which are chance; all nearest ones.
     assert rows["conv"]["values_within_reach"] == pytest.approx(3.70, abs=0.2)
@@ -104,7 +104,7 @@ def test_summary_prints_each_kernel_and_the_totals(capsys):
     row = found["kernels"][1]
     assert f"logits 64×3 192 4 {row['values_within_reach']:.1f} 0.00" in lines
     # 264 values and 8 + 4 + 3 + 8 plain weights; no optimizer yet.
-    assert "total 4.2 kB 7.4 kB 1.1 kB – 1.1 kB" in lines
+    assert "total 4.2 kB 7.5 kB 1.1 kB – 1.1 kB" in lines
     assert found["total"]["bank_bytes"] == 4 * 4 * 264
     assert "norm 16 8 64 B" in lines
     summary(model)

@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 
 from keras_slots import SlotConv2D, SlotDense, SlotLayer, materialize, slotify
-from slot_cases import assert_same_weights, numpy_of, small_data, small_model, weights_of
+from slot_cases import (
+    assert_same_weights,
+    bank_variable,
+    numpy_of,
+    small_data,
+    small_model,
+    weights_of,
+)
 
 L = keras.layers
 
@@ -228,7 +235,7 @@ def test_materialize_refuses_scores_that_are_not_finite_naming_the_layer(wrong):
 def test_materialize_refuses_selected_values_that_are_not_finite_naming_the_layer():
     model = small_model()
     layer = model.get_layer("conv")
-    layer.bank.assign(np.full(layer.bank.shape, np.nan))
+    bank_variable(layer).assign(np.full(layer.bank.shape, np.nan))
     with pytest.raises(ValueError, match="The bank of layer 'conv' holds NaN or infinity"):
         materialize(model)
 

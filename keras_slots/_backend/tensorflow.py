@@ -79,17 +79,26 @@ def initializer(array: Callable[[], Any]) -> Function:
 def from_host(function: Callable[[np.ndarray], Any], argument: Any, like: Any) -> Any:
     """`function(argument)`, computed with NumPy, in eager and in traced code.
 
-    XLA cannot call the host: a program with `jit_compile=True` that does fails to compile.
+    XLA cannot call the host, so a graph captures the results for the value that `argument` has when it is traced.
+    Running it with another value is an error; where XLA has dropped the check, the results are NaN.
 
     Args:
         function: Takes a NumPy array and returns a tuple of NumPy arrays.
         argument: Keras variable.
         like: Tuple of `keras.KerasTensor`, shape and dtype of each result.
     """
+    with tf.init_scope():
+        known = tf.constant(argument.value)
+        results = tuple(tf.constant(x) for x in function(known.numpy()))
     if tf.executing_eagerly():
-        return tuple(tf.constant(x) for x in function(argument.value.numpy()))
-    results = tf.numpy_function(function, [argument.value], [x.dtype for x in like])
-    return tuple(tf.ensure_shape(x, y.shape) for x, y in zip(results, like, strict=True))
+        return results
+    same = tf.reduce_all(tf.equal(argument.value, known))
+    text = (
+        "`bank` or `scores` of a slot layer were read in a program that was traced when the layer had another "
+        "seed. Trace the program again after loading weights: make a new `tf.function`, or compile the model again."
+    )
+    with tf.control_dependencies([tf.debugging.Assert(same, [text])]):
+        return tuple(tf.where(same, x, np.nan) for x in results)
 
 
 def eager_scope() -> Any:

@@ -94,8 +94,8 @@ def test_model_parallel_sends_a_large_variable_to_its_devices_in_parts():
 
     with split_process.split_over_all_devices().scope():
         layer = built()
-    assert layer.bank.value.nbytes * 2 > 250 * 2**20
-    assert layer.bank.value.addressable_shards[0].data.shape == (512, 512, 64)
+    assert layer.bank.nbytes * 2 > 250 * 2**20
+    assert layer.bank.addressable_shards[0].data.shape == (512, 512, 64)
     np.testing.assert_array_equal(numpy_of(layer.bank), numpy_of(built().bank))
 
 
