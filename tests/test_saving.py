@@ -2,6 +2,8 @@
 
 import copy
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -315,3 +317,33 @@ def test_weights_of_an_older_layout_are_refused_by_name_and_change_nothing(mode,
         layer.slot_kernel.load_own_variables({k: np.zeros(v) for k, v in written.items()})
     for old, new in zip(before, layer.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def model_of_all_modes():
+    """One layer of each score mode, and one that draws."""
+    inputs = keras.Input((4,))
+    layers = {
+        "scores": SlotDense(3, name="scores"),
+        "levers": SlotDense(3, score_mode="per_connection", num_values=16, name="levers"),
+        "nearest": SlotDense(3, score_mode="nearest", name="nearest"),
+        "draws": SlotDense(3, selection="probabilistic", name="draws"),
+        "bank": SlotDense(3, sharing=ValueBank(8, bound=0.5, seed=3), name="bank"),
+    }
+    return keras.Model(inputs, [layer(inputs) for layer in layers.values()])
+
+
+@pytest.mark.parametrize("kind", ["model.keras", "model.weights.h5"])
+def test_files_of_0_3_0_load_as_they_were_written(kind):
+    folder = FIXTURES / "saved_0_3_0"
+    if kind == "model.keras":
+        model = keras.models.load_model(folder / kind)
+    else:
+        model = model_of_all_modes()
+        model.load_weights(folder / kind)
+    with np.load(folder / "kernels.npz") as expected:
+        for name in expected.files:
+            np.testing.assert_array_equal(numpy_of(model.get_layer(name).kernel), expected[name])
+        assert len(expected.files) == 5

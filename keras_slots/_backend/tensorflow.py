@@ -95,7 +95,7 @@ def from_host(function: Callable[[np.ndarray], Any], argument: Any, like: Any) -
     same = tf.reduce_all(tf.equal(argument.value, known))
     text = (
         "`bank` or `scores` of a slot layer were read in a program that was traced when the layer had another "
-        "seed. Trace the program again after loading weights: make a new `tf.function`, or compile the model again."
+        "seed. Trace the program again after loading weights: make a new `tf.function`, or compile the model anew."
     )
     with tf.control_dependencies([tf.debugging.Assert(same, [text])]):
         return tuple(tf.where(same, x, np.nan) for x in results)
