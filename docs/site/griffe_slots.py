@@ -33,9 +33,9 @@ class SlotArgumentsExtension(griffe.Extension):
     """Changes the whole package once it is loaded."""
 
     def on_package(self, *, pkg, **kwargs):
-        arguments = pkg["slot_arguments.SlotArguments"]
+        arguments = pkg["layers.base.SlotArguments"]
         descriptions = described(arguments.docstring.value)
-        defaults = {p.name: p.default for p in pkg["slot_layer.SlotLayer.__init__"].parameters}
+        defaults = {p.name: p.default for p in pkg["layers.base.SlotLayer.__init__"].parameters}
         parameters = [
             griffe.Parameter(
                 name,
