@@ -39,7 +39,8 @@ def selected_values(
     Example:
 
     >>> import keras
-    >>> from keras_slots import SlotDense, plots
+    >>> from keras_slots import SlotDense
+    >>> from keras_slots.inspect import plots
     >>> model = keras.Sequential([keras.Input((64,)), SlotDense(100, name="hidden"), SlotDense(10)])
     >>> figure = plots.selected_values(model, "before training")
     >>> figure = plots.selected_values(model, "after training", figure=figure)
@@ -233,7 +234,8 @@ def first_layer(
     Example:
 
     >>> import keras
-    >>> from keras_slots import SlotDense, plots
+    >>> from keras_slots import SlotDense
+    >>> from keras_slots.inspect import plots
     >>> model = keras.Sequential([keras.Input((64,)), SlotDense(10)])
     >>> len(plots.first_layer({"random": model}, (8, 8), units=4).axes)
     5
