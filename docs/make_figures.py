@@ -14,7 +14,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
 
-from keras_slots import SelectionMonitor, SlotDense, plots
+from keras_slots import SelectionMonitor, SlotDense
+from keras_slots.inspect import plots
 from keras_slots.kernels.envelope import envelope
 
 HERE = Path(__file__).parent
