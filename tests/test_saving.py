@@ -1,7 +1,6 @@
 """Saved models and weights come back bit for bit, and a resumed run is the uninterrupted one."""
 
 import copy
-
 from pathlib import Path
 
 import keras
