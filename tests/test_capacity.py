@@ -155,7 +155,7 @@ def test_capacity_of_stratified_values_has_a_quarter_more_room():
     assert room == Capacity(9, 13, math.ceil(5100 + 8 * math.sqrt(5100) + 16))
 
 
-def test_capacity_of_a_small_kernel_has_no_tall_connections():
+def test_capacity_of_a_small_kernel_has_no_overflow():
     assert capacity(initial_values(8, (10, 10))) == Capacity(7, 0, 0)
     assert capacity(initial_values(64, (10, 10))) == Capacity(21, 0, 0)
     assert capacity(initial_values(64, ())) == Capacity(21, 0, 0)

@@ -200,9 +200,9 @@ def test_kernel_property_has_the_straight_through_gradient_too():
         import jax
 
         from keras_slots._backend import straight_through
-        from keras_slots.kernels.base import ByScores, scores_gradient
+        from keras_slots.kernels.per_value import SelectFromScores, scores_gradient
         from keras_slots.selection import Greedy
 
-        rule = straight_through(ByScores(Greedy()), scores_gradient)
+        rule = straight_through(SelectFromScores(Greedy()), scores_gradient)
         ours = jax.grad(lambda scores: ops.sum(rule(scores, layer.bank)))(layer.scores.value)
         np.testing.assert_array_equal(numpy_of(ours), numpy_of(layer.bank))

@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 from keras_slots import SlotDense, load_slots, materialize, save_slots, slotify
-from slot_cases import ON_TENSORFLOW, numpy_of
+from slot_cases import numpy_of
 
 L = keras.layers
 
@@ -411,7 +411,7 @@ def test_a_class_that_only_makes_the_layers_is_copied_without_a_word(transform):
     assert [x.name for x in copy.layers] == [x.name for x in model.layers]
 
 
-@pytest.mark.skipif(not ON_TENSORFLOW, reason="export_selected needs TensorFlow")
+@pytest.mark.tensorflow
 def test_export_selected_exports_lambdas(tmp_path):
     import tensorflow as tf
 
