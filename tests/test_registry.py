@@ -15,6 +15,7 @@ from keras_slots import (
     register,
     slotify,
 )
+from keras_slots._config import EqualByConfig
 from keras_slots.kernels import SlotKernel
 from keras_slots.kernels.per_value import PerValueKernel
 from keras_slots.values.source import ValueSource
@@ -241,3 +242,21 @@ def test_register_replaces_where_it_is_asked_to():
         ValueError, match='`move_regularizer` must be None for score_mode="nearest"'
     ):
         SlotDense(3, score_mode="nearest", move_regularizer="l1")
+
+
+@pytest.mark.parametrize("role", ["bank", "scores", "start"])
+def test_a_source_that_lacks_the_method_of_its_role_is_an_error_that_names_it(role):
+    class Silent(EqualByConfig, ValueSource):
+        roles = frozenset({role})
+
+        def get_config(self):
+            return {}
+
+    layer = {
+        "bank": lambda: SlotDense(3, name="hidden", bank_initializer=Silent()),
+        "scores": lambda: SlotDense(3, name="hidden", score_initializer=Silent()),
+        "start": lambda: SlotDense(3, name="hidden", score_initializer=NearestScores(Silent())),
+    }[role]()
+    method = {"bank": "rows", "scores": "score_rows", "start": "start_rows"}[role]
+    with pytest.raises(ValueError, match=f"'hidden'.*`Silent` must have a method `{method}`"):
+        layer.build((None, 4))

@@ -107,7 +107,7 @@ def by_bank(kernel: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
 def by_steps(
     kernel: Tensor, steps: Tensor, overflow_index: Tensor | None = None, overflow_steps: Any = None
 ) -> tuple[Tensor, Tensor]:
-    """The same on the staircases of `read_staircase`: a position is the number of a step."""
+    """Positions on the staircases of `read_staircase`, the numbers of their steps, and `magnitudes`."""
     position, limit = _count_below(kernel, steps), steps.shape[0]
     if overflow_index is not None:
         limit += overflow_steps.shape[0]
@@ -127,7 +127,7 @@ def _count_below(kernel: Tensor, steps: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PositionsOfNearest:
-    """The same of a `NearestKernel`; equal for equal values."""
+    """`(lever, seed) -> positions, magnitudes` of a `NearestKernel`; equal for equal values."""
 
     bank: Strata | SharedValues
     num_values: int

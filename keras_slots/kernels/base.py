@@ -42,7 +42,7 @@ class SlotKernel(_Layer, Registrable, ABC):
         rule: `keras_slots.SelectionRule` of training calls.
         kernel_initializer: Initializer of the kernel of the Keras layer.
         bank_initializer: Distribution or Keras initializer of the values; None: what `kernel_initializer` names.
-        score_initializer: The same of the initial scores; None: `UniformScores()`.
+        score_initializer: What the initial scores are drawn from; None: `UniformScores()`.
         sharing: `"connection"`, `"layer"` or a `keras_slots.ValueBank`.
         seed: Integer that bank, scores and sampler come from.
         fans: `(fan_in, fan_out)` of the kernel; None: by Keras' rule from its shape.
@@ -142,7 +142,7 @@ class SlotKernel(_Layer, Registrable, ABC):
         Args:
             rule: The selection rule.
             bank_initializer: As the layer received it; None where it was not given.
-            score_initializer: The same.
+            score_initializer: As the layer received it; None where it was not given.
             sharing: `"connection"`, `"layer"` or a `keras_slots.ValueBank`.
         """
 
@@ -188,7 +188,7 @@ class SlotKernel(_Layer, Registrable, ABC):
         """The 64-bit numbers that travel with the weights: the seed first, and what traced code needs of it."""
         return (seed,)
 
-    # The same for all.
+    # What all score modes share.
 
     def current_seed(self) -> int | None:
         """The seed of the values that the weights belong to; None where averaging or noise has destroyed it."""
@@ -204,7 +204,7 @@ class SlotKernel(_Layer, Registrable, ABC):
         return self.initial_values_of(ops.convert_to_numpy(self._seed))
 
     def initial_values_of(self, words: np.ndarray) -> InitialValues:
-        """The same for the value `words` of the variable `seed`."""
+        """What weights whose variable `seed` is `words` started from, or an error where that seed is lost."""
         numbers = from_words(words)
         if numbers is None:
             raise ValueError(lost_seed(self.path))

@@ -199,7 +199,7 @@ class SharedValues:
     values: tuple[float, ...]
 
     def nearest(self, lever: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        """The same for these values."""
+        """Values in float32 and indices in int32 that are nearest to each lever, by binary search."""
         bank = np.array(self.values, "float32")
         values, index = np.unique(bank, return_index=True)
         lever = ops.convert_to_tensor(lever)

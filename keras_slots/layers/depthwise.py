@@ -275,7 +275,7 @@ class SlotSeparableConv1D(SlotSeparableConvolution, keras.layers.SeparableConv1D
         activation: Activation function, or its name; None: none.
         use_bias: Whether the layer has a bias, an ordinary trained one.
         depthwise_initializer: Names the distribution of the depthwise values where `bank_initializer` is None.
-        pointwise_initializer: The same for the pointwise values.
+        pointwise_initializer: Names that of the pointwise values where `bank_initializer` is None.
         bias_initializer: Initializer of the bias.
         depthwise_regularizer: Acts on the greedily selected depthwise values.
         pointwise_regularizer: Acts on the greedily selected pointwise values.
@@ -366,7 +366,7 @@ class SlotSeparableConv2D(SlotSeparableConvolution, keras.layers.SeparableConv2D
         activation: Activation function, or its name; None: none.
         use_bias: Whether the layer has a bias, an ordinary trained one.
         depthwise_initializer: Names the distribution of the depthwise values where `bank_initializer` is None.
-        pointwise_initializer: The same for the pointwise values.
+        pointwise_initializer: Names that of the pointwise values where `bank_initializer` is None.
         bias_initializer: Initializer of the bias.
         depthwise_regularizer: Acts on the greedily selected depthwise values.
         pointwise_regularizer: Acts on the greedily selected pointwise values.

@@ -43,7 +43,7 @@ class Stairs:
         rows: All values of the connections, float32 of shape `(n, K)`.
         start: Index of the value at the start, int64 of shape `(n,)`.
         steps: For larger and for smaller values: the index that step m leads to, a list of `(n,)`.
-        thresholds: The same: how far the lever must go, at least 1; `NEVER` where there is no such step.
+        thresholds: For larger and for smaller values, for each step: how far the lever must go, at least 1; `NEVER` where there is no such step.
     """
 
     rows: Array
@@ -185,7 +185,7 @@ class Encoder:
         return np.concatenate([first, *(part[::-1] for part in reversed(out))])
 
     def _words_of_one_lane(self) -> Array:
-        """The same without arrays of one element, as small kernels would have."""
+        """`words` for one lane, in plain integers: small kernels would have arrays of one element."""
         x, out = _LOWEST, []
         for size, offset in reversed(self._blocks):
             for f, more in zip(size[::-1].tolist(), offset[::-1].tolist(), strict=True):

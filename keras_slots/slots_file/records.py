@@ -291,7 +291,7 @@ class Found:
         shift: How far each value is from that of the start, float32.
         start: Where connections start, of the envelope if `hull`.
         hull: Whether the envelope of the scores predicts the choices.
-        other: The same with another start, which may cost less.
+        other: The choices as seen from another start, which may cost less.
     """
 
     index: Array

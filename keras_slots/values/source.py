@@ -61,17 +61,23 @@ class ValueSource(Registrable):
         self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int
     ) -> Array:
         """The values of these connections, `(stop - start, K)`, or `(1, K)` if all have the same."""
-        raise NotImplementedError
+        raise self._cannot("rows")
 
     def score_rows(
         self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int
     ) -> Array:
         """The initial scores of these connections, `(stop - start, K)`."""
-        raise NotImplementedError
+        raise self._cannot("score_rows")
 
     def start_rows(self, seed: int, fans: tuple[int, int], start: int, stop: int) -> Array:
         """Where these connections start, `(stop - start,)`."""
-        raise NotImplementedError
+        raise self._cannot("start_rows")
+
+    def _cannot(self, method: str) -> ValueError:
+        return ValueError(
+            f"`{type(self).__name__}` must have a method `{method}` for what it was given for. Received: an object "
+            f"without it, whose roles are {sorted(self.roles)}. Write the method, or leave out the role."
+        )
 
     def describe(self, seed: int, num_values: int, fans: tuple[int, int]) -> Description | None:
         """The values of `rows` in a few numbers; None if there are none."""

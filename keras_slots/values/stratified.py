@@ -163,7 +163,7 @@ class StratifiedUniform(Distribution):
     def rows_of_words(
         self, words: Words, num_values: int, fans: tuple[int, int], start: int, stop: int
     ) -> Float32Array:
-        """The same from the two keys of the hash, see `words`."""
+        """Returns the values of `rows` from the two keys of the hash, see `words`."""
         unit = strata_unit(num_values, self.bound(fans))
         values = np.empty((stop - start, num_values), "float32")
         block = max(1, _BLOCK_VALUES // num_values)
