@@ -8,6 +8,7 @@ import pytest
 
 from keras_slots import (
     GlorotUniform,
+    NearestScores,
     SelectionRule,
     SlotDense,
     SlotLayer,

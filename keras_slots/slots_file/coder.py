@@ -43,7 +43,8 @@ class Stairs:
         rows: All values of the connections, float32 of shape `(n, K)`.
         start: Index of the value at the start, int64 of shape `(n,)`.
         steps: For larger and for smaller values: the index that step m leads to, a list of `(n,)`.
-        thresholds: For larger and for smaller values, for each step: how far the lever must go, at least 1; `NEVER` where there is no such step.
+        thresholds: For larger and for smaller values: how far the lever must go for step m, at least 1; `NEVER`
+            where there is no such step.
     """
 
     rows: Array

@@ -75,8 +75,8 @@ class ValueSource(Registrable):
 
     def _cannot(self, method: str) -> ValueError:
         return ValueError(
-            f"`{type(self).__name__}` must have a method `{method}` for what it was given for. Received: an object "
-            f"without it, whose roles are {sorted(self.roles)}. Write the method, or leave out the role."
+            f"`{type(self).__name__}` must have a method `{method}` for what it was given for. Received: an "
+            f"object without it, whose roles are {sorted(self.roles)}. Write the method, or leave out the role."
         )
 
     def describe(self, seed: int, num_values: int, fans: tuple[int, int]) -> Description | None:
