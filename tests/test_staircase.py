@@ -298,6 +298,20 @@ def test_build_does_not_depend_on_chunks_and_threads(monkeypatch, threads, chunk
         np.testing.assert_array_equal(one, other)
 
 
+def test_build_starts_few_threads_on_a_machine_of_many_cores(monkeypatch):
+    counts = []
+
+    class Pool(module.ThreadPoolExecutor):
+        def __init__(self, workers):
+            counts.append(workers)
+            super().__init__(workers)
+
+    monkeypatch.setattr(module, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(os, "cpu_count", lambda: 512)
+    build(*paper_like(4, 10))
+    assert counts == [8]
+
+
 def test_build_draws_each_connection_once_and_in_pieces(monkeypatch):
     monkeypatch.setattr(module, "_CHUNK_VALUES", 100)
     windows = []
