@@ -168,6 +168,28 @@ def test_a_lost_seed_of_levers_is_refused_by_name_when_saved_or_materialized(tmp
     assert not (tmp_path / "m.slots").exists()
 
 
+@pytest.mark.parametrize(
+    ("mode", "arguments"),
+    [
+        ("per_connection", {}),
+        ("per_connection", {"bank_initializer": keras.initializers.RandomNormal(seed=3)}),
+        ("nearest", {}),
+        ("nearest", {"move_regularizer": "l2"}),
+    ],
+)
+def test_load_weights_of_an_earlier_state_brings_a_lost_seed_back(tmp_path, mode, arguments):
+    model = moved(network(mode, **arguments))
+    expected, weights = kernels(model), model.get_weights()
+    model.save_weights(tmp_path / "w.weights.h5")
+    model.set_weights(clipped(weights))
+    model.load_weights(tmp_path / "w.weights.h5")
+    for one, two in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    for one, two in zip(expected, kernels(model), strict=True):
+        np.testing.assert_array_equal(one, two)
+    model.save_weights(tmp_path / "w.weights.h5")
+
+
 @pytest.mark.parametrize("how", ["clipped", "zero"])
 def test_a_lost_seed_of_scores_costs_the_size_of_a_slots_file_and_the_warning_says_why(
     tmp_path, how

@@ -43,7 +43,7 @@ MARKS = (
     *("network", "method", "selection", "scores", "sharing", "score_mode", "epochs", "num_values"),
     "move_penalty",
 )
-# The same of the files that size.py packed, besides K and penalty.
+# What tells one file that size.py packed from another, besides K and the penalty of moves.
 SIZED = ("network", "scores", "bank_scale", "learning_rate", "weight_decay", "epochs", "state")
 TITLES = {
     "num_values": "K",

@@ -357,7 +357,7 @@ def recipe_of(folder):
 
 
 def slot_recipe_of(folder):
-    """The same of a slot machine; a learned network selects nothing."""
+    """As `recipe_of`, with an error for the run of a learned network, which selects nothing."""
     recipe, known = recipe_of(folder)
     if recipe.method != "slot":
         raise RunError(f"{folder} holds a learned network, which selects nothing")

@@ -230,10 +230,7 @@ class SlotKernel(_Layer, Registrable, ABC):
 
     def check_seed(self) -> int:
         """The seed of the values that the weights belong to, or an error where it is lost."""
-        seed = self.current_seed()
-        if seed is None:
-            raise ValueError(lost_seed(self.path))
-        return seed
+        return self.current_initial_values().seed
 
     def select(self, training: bool | None = False) -> Tensor:
         """The selected values, `kernel_shape`: by `rule` when `training`, else greedily."""
@@ -287,6 +284,8 @@ class SlotKernel(_Layer, Registrable, ABC):
         )
 
     def save_own_variables(self, store: Any) -> None:
+        if self.needs_seed:
+            self.check_seed()
         for name, value in self._state().items():
             store[name] = value
 

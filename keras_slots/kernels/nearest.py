@@ -155,7 +155,6 @@ class NearestKernel(SlotKernel):
         return [self._lever]
 
     def saved_state(self) -> dict[str, Any]:
-        self.check_seed()
         state = {"lever": self._lever, "seed": self._seed}
         if self.move_regularizer is not None and not self.initial.rebuildable:
             state["start"] = self._start

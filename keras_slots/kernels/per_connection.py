@@ -115,7 +115,6 @@ class PerConnectionKernel(SlotKernel):
         return [self._lever]
 
     def saved_state(self) -> dict[str, Any]:
-        self.check_seed()
         state = {"lever": self._lever, "seed": self._seed}
         if self.initial.rebuildable:
             # The staircase is not saved: the seed brings it back.
