@@ -20,7 +20,7 @@ from keras_slots.layers import (
     SlotSeparableConv1D,
     SlotSeparableConv2D,
 )
-from keras_slots.layers.base import SlotArguments, SlotLayer
+from keras_slots.layers.base import SlotLayer
 from keras_slots.selection import Greedy, Probabilistic, SelectionRule
 from keras_slots.slots_file import load_slots, save_slots
 from keras_slots.transforms import materialize, slotify
@@ -48,7 +48,6 @@ __all__ = [
     "SelectionMonitor",
     "SelectionRule",
     "SignedConstant",
-    "SlotArguments",
     "SlotConv1D",
     "SlotConv1DTranspose",
     "SlotConv2D",

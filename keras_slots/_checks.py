@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import math
 import numbers
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,20 +14,6 @@ import numpy as np
 MAX_VALUES = 2**16
 # Values and scores stay below it, so that float64 arithmetic on them cannot overflow.
 LIMIT = 1e300
-# What people call a slot argument, where it is not spelled nearly as it is called.
-_OTHER_NAMES = {
-    "bank": "bank_initializer",
-    "k": "num_values",
-    "lever_regularizer": "move_regularizer",
-    "mode": "score_mode",
-    "num_slots": "num_values",
-    "random_seed": "seed",
-    "rule": "selection",
-    "scores": "score_initializer",
-    "slots": "num_values",
-    "values": "num_values",
-    "values_initializer": "bank_initializer",
-}
 
 
 def check_seed(seed: Any, name: str = "seed") -> int:
@@ -97,37 +81,6 @@ def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:
         expected = f"{', '.join(first)} or {last}" if first else last
         raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}.")
     return value
-
-
-def near_miss_error(
-    cls: type, given: Mapping[str, Any], slot_arguments: Sequence[str], error: Exception
-) -> ValueError | None:
-    """Returns an error that says what the unknown arguments of a layer are called, or None if nobody can tell.
-
-    Args:
-        cls: class of the layer.
-        given: the keyword arguments that it received.
-        slot_arguments: names of the slot arguments.
-        error: what Keras raised; it quotes the arguments that it does not know.
-
-    Example:
-
-    >>> near_miss_error(int, {"K": 8}, ["num_values"], TypeError("unexpected argument 'K'"))
-    ValueError('int has no argument `K`. Did you mean `num_values`? Received: K=8.')
-    """
-    known = set(slot_arguments)
-    for base in cls.__mro__[:-1]:
-        known.update(inspect.signature(base.__init__).parameters)  # type: ignore[misc]
-    unknown = [name for name in given if name not in known and f"'{name}'" in str(error)]
-    lines, is_found = [], False
-    for name in unknown:
-        meant = _OTHER_NAMES.get(name.lower())
-        near = [meant] if meant else difflib.get_close_matches(name.lower(), sorted(known), n=1)
-        is_found = is_found or bool(near)
-        lines += [f"{cls.__name__} has no argument `{name}`."]
-        lines += [f"Did you mean `{near[0]}`?"] if near else []
-    received = ", ".join(f"{name}={given[name]!r}" for name in unknown)
-    return ValueError(f"{' '.join(lines)} Received: {received}.") if is_found else None
 
 
 def check_finite(array: Any, name: str) -> np.ndarray[Any, Any]:

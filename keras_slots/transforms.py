@@ -15,12 +15,9 @@ from keras_slots._checks import check_seed
 from keras_slots._keras import copy_operation, direct_layers, inner_layers
 from keras_slots._live_config import carried_in, from_live_config, live_config
 from keras_slots.kernels.base import SlotKernel
-from keras_slots.layers.base import (
-    SLOT_ARGUMENTS,
-    SlotLayer,
-    named_weights,
-    parameters_of,
-)
+from keras_slots.layers.arguments import parameters_of
+from keras_slots.layers.base import SLOT_ARGUMENTS, SlotLayer
+from keras_slots.layers.naming import named_weights
 from keras_slots.values.philox import derive_seed
 
 Convert = Callable[[keras.layers.Layer], keras.layers.Layer]

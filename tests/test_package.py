@@ -27,7 +27,6 @@ PUBLIC_NAMES = {
     "SelectionMonitor",
     "SelectionRule",
     "SignedConstant",
-    "SlotArguments",
     "SlotConv1D",
     "SlotConv1DTranspose",
     "SlotConv2D",

@@ -1,17 +1,21 @@
-"""How the docstrings of keras_slots become pages: for mkdocstrings, which reads the source and imports nothing.
+"""How the docstrings of keras_slots become pages.
 
-1. `**kwargs: Unpack[SlotArguments]` becomes the arguments themselves, in signatures and in the lists of arguments.
-2. Sections in the style of Keras (`Example:` above a flush `>>>`) get headings and fences.
-3. Public names in backticks become links.
+mkdocstrings reads the source, in which the arguments of slot layers are missing: they come from Keras when the
+package is imported. So signatures and docstrings of these classes are asked of the package itself.
+
+Sections in the style of Keras (`Example:` above a flush `>>>`) get headings and fences, and public names in
+backticks become links.
 """
 
+import inspect
 import re
 
 import griffe
 
+import keras_slots
+
 EXAMPLE = re.compile(r"^Example:\n\n((?:[^\s].*\n)+)", re.MULTILINE)
 SECTION = re.compile(r"^(Input shape|Output shape|Reference):\n((?:    .*\n)+)", re.MULTILINE)
-KEYWORDS = re.compile(r"^    \*\*kwargs: ((?:.*\n)(?:        .*\n)*)", re.MULTILINE)
 
 
 def restyle(text, public):
@@ -22,36 +26,17 @@ def restyle(text, public):
     return SECTION.sub(lambda m: f"**{m[1]}**\n\n{re.sub('^    ', '', m[2], flags=re.M)}", text)
 
 
-def described(docstring):
-    """Name -> description, from the `Args` section of a docstring."""
-    section = docstring.partition("Args:\n")[2].partition("\n\n")[0]
-    items = re.findall(r"^    (\w+): (.*(?:\n        .*)*)", section, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in items}
-
-
-class SlotArgumentsExtension(griffe.Extension):
+class SlotLayersExtension(griffe.Extension):
     """Changes the whole package once it is loaded."""
 
     def on_package(self, *, pkg, **kwargs):
-        arguments = pkg["layers.base.SlotArguments"]
-        descriptions = described(arguments.docstring.value)
-        defaults = {p.name: p.default for p in pkg["layers.base.SlotLayer.__init__"].parameters}
-        parameters = [
-            griffe.Parameter(
-                name,
-                annotation=attribute.annotation,
-                kind=griffe.ParameterKind.keyword_only,
-                default=defaults.get(name) or ("True" if name == "trainable" else "None"),
-            )
-            for name, attribute in arguments.attributes.items()
-        ]
         public = [x for x in map(str, pkg.exports) if x[0] != "_"]
         for thing in list(_all(pkg)):
-            if thing.is_class and "__init__" in thing.members:
-                _expand(thing, parameters, descriptions)
-            if thing.docstring:
-                thing.docstring.value = restyle(thing.docstring.value, public)
-        _expand_function(arguments, parameters)
+            if not thing.docstring:
+                continue
+            if thing.is_class and "{arguments}" in thing.docstring.value:
+                _complete(thing, getattr(keras_slots, thing.name))
+            thing.docstring.value = restyle(thing.docstring.value, public)
 
 
 def _all(thing):
@@ -61,30 +46,17 @@ def _all(thing):
             yield from _all(member)
 
 
-def _expand(layer, parameters, descriptions):
-    function = layer.members["__init__"]
-    unpacked = [p for p in function.parameters if "Unpack[SlotArguments]" in str(p.annotation)]
-    if not unpacked or not layer.docstring:
-        return
-    del function.parameters[unpacked[0].name]
-    for parameter in parameters:
-        function.parameters.add(parameter)
-    items = "".join(f"    {p.name}: {descriptions[p.name]}\n" for p in parameters)
-    text = layer.docstring.value
-    found = KEYWORDS.search(text)
-    note = " ".join(found[1].split())
-    text = text.replace(found[0], items)
-    head, args, rest = text.partition("Args:\n")
-    section, _, rest = rest.partition("\n\n")
-    layer.docstring.value = (
-        f"{head}{args}{section}\n\nFrom `num_values` on: {note[0].lower()}{note[1:]}\n\n{rest}"
-    )
-
-
-def _expand_function(arguments, parameters):
-    """The typed dictionary shows its keys as arguments."""
-    names = list(arguments.members)
-    for name in names:
-        del arguments.members[name]
+def _complete(thing, layer):
+    """Gives a class the docstring and the signature that it has once it is imported."""
+    thing.docstring.value = inspect.getdoc(layer)
+    parameters = [
+        griffe.Parameter(
+            p.name,
+            annotation=None if p.annotation is p.empty else str(p.annotation),
+            kind=griffe.ParameterKind[p.kind.name.lower()],
+            default=None if p.default is p.empty else repr(p.default),
+        )
+        for p in inspect.signature(layer).parameters.values()
+    ]
     function = griffe.Function("__init__", parameters=griffe.Parameters(*parameters))
-    arguments.set_member("__init__", function)
+    thing.set_member("__init__", function)

@@ -24,7 +24,8 @@ from keras_slots.kernels.nearest import NearestKernel, SharedValues, Strata
 from keras_slots.kernels.per_connection import PerConnectionKernel
 from keras_slots.kernels.per_value import PerValueKernel
 from keras_slots.kernels.seed import integer_of
-from keras_slots.layers.base import SlotLayer, unique_names
+from keras_slots.layers.base import SlotLayer
+from keras_slots.layers.naming import unique_names
 
 
 def named_kernels(model: keras.layers.Layer) -> dict[str, tuple[SlotLayer, SlotKernel]]:

@@ -1,27 +1,28 @@
-"""What all slot layers share: slot arguments, selected kernels, refusals, and the Keras layer each stands for."""
+"""What all slot layers share: the slot arguments, selected kernels, and the Keras layer each stands for."""
 
 from __future__ import annotations
 
-import inspect
-import re
-from collections.abc import Callable, Iterable, Iterator
-from itertools import count
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 
-from keras_slots._checks import check_choice, check_num_values, check_seed, near_miss_error
-from keras_slots._keras import (
-    check_before_quantization,
-    direct_layers,
-    inner_layers,
-    passed_over_when_saving,
-)
+from keras_slots._checks import check_choice, check_num_values, check_seed
+from keras_slots._keras import direct_layers, passed_over_when_saving
 from keras_slots._registry import Registrable
 from keras_slots.kernels import SlotKernel
 from keras_slots.kernels.regularizers import get_move_regularizer
 from keras_slots.kernels.sampler import given
+from keras_slots.layers.arguments import (
+    args_section,
+    keyword_arguments,
+    near_miss_error,
+    parameters_of,
+    signature,
+)
+from keras_slots.layers.naming import named_kernels_of, named_weights
+from keras_slots.layers.refusals import Refusals
 from keras_slots.selection import Greedy, SelectionRule, get_rule, serialize_rule
 from keras_slots.values import initializers
 from keras_slots.values.philox import derive_seed, draw_seed
@@ -30,153 +31,48 @@ from keras_slots.values.value_bank import ValueBank, check_sharing
 Tensor = Any
 Shape = tuple[int | None, ...]
 
-Activation = str | Callable[..., Any] | None
-Initializer = str | Callable[..., Any] | dict[str, Any]
-Regularizer = str | Callable[..., Any] | dict[str, Any] | None
-Constraint = str | Callable[..., Any] | dict[str, Any] | None
-
-Size1D = int | tuple[int] | list[int]
-Size2D = int | tuple[int, int] | list[int]
-Size3D = int | tuple[int, int, int] | list[int]
+#: What a docstring says of the errors of a slot layer.
+_RAISES = """\
+    Raises:
+        ValueError: For a slot argument that is not one of its choices, for a kernel constraint, LoRA and
+            quantization; and what the Keras layer raises."""
 
 
-class SlotArguments(TypedDict, total=False):
-    """The keyword arguments that every slot layer adds to those of its Keras layer.
-
-    Args:
-        num_values: Positive integer, K: the number of fixed random values of each connection. 8 unless you say
-            otherwise.
-        selection: `"greedy"`, the default, takes the value with the highest score; `"probabilistic"` draws one
-            value from softmax(scores) in each training pass; or a `keras_slots.SelectionRule` of your own.
-            Inference is greedy for all.
-        score_mode: `"per_value"`, the default, trains one score for each value, as the paper does.
-            `"per_connection"` trains one lever u for each connection, from which the K scores follow:
-            `initial_scores + bank * u`. Under SGD, with momentum or Nesterov, it selects what the paper's scores
-            select, at the price of an ordinary layer. Other optimizers (Adam, clipping by norm) train a lever well
-            too, but take another path than on K scores, and weight decay pulls a connection back to its initial
-            choice. `"nearest"` trains one lever for each connection like an ordinary weight, and selects the value
-            nearest to it: every value can be reached, and cost and memory do not depend on K.
-        bank_initializer: Distribution of the values: `"glorot_uniform"`, `"glorot_normal"`, `"he_uniform"`,
-            `"he_normal"`, `"signed_constant"`, `"stratified_uniform"`, the object of that name in `keras_slots`
-            with a `scale`, or a Keras initializer, which is called once with the shape of the whole bank. None
-            means the distribution that `kernel_initializer` names, `"glorot_uniform"` unless you say otherwise.
-            With `score_mode="nearest"` it must be a `keras_slots.StratifiedUniform`; None means one of scale 1.5,
-            and `kernel_initializer` says where levers start.
-        score_initializer: `keras_slots.UniformScores(scale)`, a Keras initializer, or `"nearest"`
-            (`keras_slots.NearestScores`), by which the value nearest to a start is selected first. None means
-            U(0, b), b the Glorot-uniform bound of the kernel, as in the author's code. With
-            `score_mode="nearest"` it must be None.
-        sharing: `"connection"`, the default: each connection has its own values; `"layer"`: one set of K values
-            for each kernel of the layer; a `keras_slots.ValueBank`: that set, which may be handed to several
-            layers.
-        move_regularizer: Keras regularizer of how far each connection has moved from its start, for a smaller
-            `.slots` file. It acts on the lever u: `keras.regularizers.L1(c)` adds `c * sum(abs(u))` to the loss,
-            and `c * sign(u)` to the gradient. With `score_mode="nearest"` u is the distance of the lever from its
-            start. Not with `score_mode="per_value"`. None: no such loss.
-        seed: Integer that fixes bank, scores and sampling. None draws one, so that
-            `keras.utils.set_random_seed` governs it.
-        name: As of every Keras layer.
-        dtype: As of every Keras layer. Scores and levers are float32 under half precision.
-        trainable: As of every Keras layer. The bank is never trained.
-
-    Example:
-
-    >>> from keras_slots import SlotArguments, SlotDense
-    >>> slots: SlotArguments = {"num_values": 4, "selection": "probabilistic"}
-    >>> SlotDense(3, **slots).num_values
-    4
-    """
-
-    num_values: int
-    selection: str | SelectionRule
-    score_mode: str
-    bank_initializer: Any
-    score_initializer: Any
-    sharing: Any
-    move_regularizer: Any
-    seed: int | None
-    name: str | None
-    dtype: Any
-    trainable: bool
-
-
-#: The names of the arguments that the Keras layer does not have.
-SLOT_ARGUMENTS = tuple(SlotArguments.__annotations__)[:-3]
-
-
-if TYPE_CHECKING:
-    from keras.layers import Layer as _Mixin
-else:
-    _Mixin = object
-
-
-class SelectedKernel(_Mixin):
-    """Mixin before a Keras layer: no constraint, no LoRA, no quantization of its kernels."""
-
-    #: How the arguments about each kernel begin: `kernel_initializer`, `depthwise_regularizer` and so on.
-    kernel_arguments: tuple[str, ...] = ("kernel",)
-
-    def refuse_what_needs_a_trained_kernel(self) -> None:
-        """Raises an error for arguments that would change a kernel."""
-        for argument in (f"{name}_constraint" for name in self.kernel_arguments):
-            constraint = getattr(self, argument, None) or getattr(self, f"_{argument}", None)
-            if constraint is not None:
-                raise ValueError(
-                    f"`{argument}` must be None in a slot layer: its values are fixed and never updated. "
-                    f"Received: {argument}={constraint}. Constrain the values through `bank_initializer` instead."
-                )
-        if getattr(self, "lora_rank", None):
-            self.enable_lora(self.lora_rank)
-        mode = getattr(self.dtype_policy, "quantization_mode", None)
-        if getattr(self, "quantization_config", None) or mode:
-            raise ValueError(self._no_quantization(mode))
-
-    def enable_lora(self, rank: int, *args: Any, **kwargs: Any) -> None:
-        """Refused: LoRA adds to a trained kernel, and this one is selected."""
-        raise ValueError(
-            f"A slot layer does not support LoRA. Received: rank={rank} for layer '{self.name}'. Call "
-            "`keras_slots.materialize(model)` and enable LoRA on the plain layers of the new model."
-        )
-
-    def quantize(self, mode: str | None = None, *args: Any, **kwargs: Any) -> None:
-        """Refused: quantization would replace the kernel, and this one is selected."""
-        raise ValueError(self._no_quantization(mode))
-
-    def _no_quantization(self, mode: str | None) -> str:
-        return (
-            f"A slot layer cannot be quantized. Received: mode={mode!r} for layer '{self.name}'. Call "
-            "`keras_slots.materialize(model)` and quantize the new model."
-        )
-
-
-def _refuse_quantization(model: Any, filters: Any) -> None:
-    """Raises an error if `model.quantize` with these filters means a slot layer."""
-    for layer in inner_layers(model):
-        if isinstance(layer, SelectedKernel) and _chosen(layer, filters):
-            raise ValueError(
-                f"A model with slot layers cannot be quantized. Received: model '{model.name}' with the slot "
-                f"layer '{layer.name}'. Call `keras_slots.materialize(model)` first and quantize the new model."
-            )
-
-
-def _chosen(layer: Any, filters: Any) -> bool:
-    """Whether filters, as Keras reads them, choose a layer: None, regular expressions or a function."""
-    if filters is None:
-        return True
-    if callable(filters):
-        return bool(filters(layer))
-    patterns = [filters] if isinstance(filters, str) else filters
-    return any(re.search(pattern, layer.name) for pattern in patterns)
-
-
-check_before_quantization(_refuse_quantization)
-
-
-class SlotLayer(SelectedKernel, Registrable):
+class SlotLayer(Refusals, Registrable):
     """Mixin before a Keras layer: holds the slot arguments, and owns kernels that are selected.
 
     A subclass makes its kernels in `build` with `add_slot_kernel`, and takes the values of a call from
     `kernel.select(training)`. `docs/extending.md` shows one in full.
+
+    Args:
+        num_values: Positive integer, K: the number of fixed random values of each connection.
+        selection: `"greedy"` takes the value with the highest score; `"probabilistic"` draws one value from
+            softmax(scores) in each training pass; or a `keras_slots.SelectionRule`. Inference is always greedy.
+        score_mode: `"per_value"` trains one score for each value, as the paper does. `"per_connection"` trains one
+            lever u for each connection, from which the K scores follow: `initial_scores + bank * u`. Under SGD,
+            with momentum or Nesterov, it selects what the paper's scores select, at the price of an ordinary
+            layer. Other optimizers (Adam, clipping by norm) train a lever well too, but take another path than on
+            K scores, and weight decay pulls a connection back to its initial choice. `"nearest"` trains one lever
+            for each connection like an ordinary weight, and selects the value nearest to it: every value can be
+            reached, and cost and memory do not depend on K.
+        bank_initializer: Distribution of the values: `"glorot_uniform"`, `"glorot_normal"`, `"he_uniform"`,
+            `"he_normal"`, `"signed_constant"`, `"stratified_uniform"`, the object of that name in `keras_slots`
+            with a `scale`, or a Keras initializer, which is called once with the shape of the whole bank. None
+            means the distribution that `kernel_initializer` names. With `score_mode="nearest"` it must be a
+            `keras_slots.StratifiedUniform`; None means one of scale 1.5, and `kernel_initializer` says where
+            levers start.
+        score_initializer: `keras_slots.UniformScores(scale)`, a Keras initializer, or `"nearest"`
+            (`keras_slots.NearestScores`), which selects first the value nearest to a start. None means U(0, b),
+            b the Glorot-uniform bound of the kernel, as in the author's code. With `score_mode="nearest"` it must
+            be None.
+        sharing: `"connection"`: each connection has its own values; `"layer"`: one set of K values for each kernel
+            of the layer; a `keras_slots.ValueBank`: that set, which may be handed to several layers.
+        move_regularizer: Keras regularizer of how far each connection has moved from its start, for a smaller
+            `.slots` file. It acts on the lever u: `keras.regularizers.L1(c)` adds `c * sum(abs(u))` to the loss,
+            and `c * sign(u)` to the gradient. With `score_mode="nearest"` u is the distance of the lever from its
+            start. With `score_mode="per_value"` it must be None.
+        seed: Integer that fixes bank, scores and sampling, `0 <= seed < 2**64`. None draws one, so that
+            `keras.utils.set_random_seed` governs it.
 
     Example:
 
@@ -216,18 +112,21 @@ class SlotLayer(SelectedKernel, Registrable):
 
             cls.__init__ = __init__  # type: ignore[method-assign]
         cls.plain_class = key
-        vars(cls)["__init__"].__signature__ = _signature(key)
+        vars(cls)["__init__"].__signature__ = signature(key, SlotLayer)
+        if cls.__doc__:
+            args = args_section(key, SlotLayer, cls.kernel_arguments)
+            cls.__doc__ = cls.__doc__.replace("{arguments}", f"{args}\n\n{_RAISES}")
         super().on_registration(key)
 
     def __init__(
         self,
         *args: Any,
         num_values: int = 8,
-        selection: Any = "greedy",
+        selection: str | SelectionRule = "greedy",
         score_mode: str = "per_value",
         bank_initializer: Any = None,
         score_initializer: Any = None,
-        sharing: Any = "connection",
+        sharing: str | ValueBank = "connection",
         move_regularizer: Any = None,
         seed: int | None = None,
         **kwargs: Any,
@@ -366,9 +265,7 @@ class SlotLayer(SelectedKernel, Registrable):
     @property
     def slot_kernels(self) -> dict[str, SlotKernel]:
         """The kernels of this layer and of its inner layers, by name."""
-        kernels = [(name, x) for name, x in _parts(self) if isinstance(x, SlotKernel)]
-        names = unique_names(name for name, _ in kernels)
-        return dict(zip(names, (kernel for _, kernel in kernels), strict=True))
+        return named_kernels_of(self)
 
     @property
     def weights(self) -> list[keras.Variable]:
@@ -507,91 +404,5 @@ class SlotLayer(SelectedKernel, Registrable):
         return passed_over_when_saving(type(self), super().__dir__())
 
 
-def named_weights(layer: keras.layers.Layer) -> dict[str, SlotKernel | keras.Variable]:
-    """The weights of a layer and its inner layers by name, `"kernel"` or `"query/kernel"`; a kernel counts as one.
-
-    Raises:
-        ValueError: If two weights have one name.
-    """
-    named: dict[str, SlotKernel | keras.Variable] = {}
-    for name, part in _parts(layer):
-        found = {name: part}
-        if not isinstance(part, SlotKernel):
-            inner = {id(v) for x in direct_layers(part) for v in x.weights}
-            own = [v for v in part.weights if id(v) not in inner]
-            found = {f"{name}/{v.name}".lstrip("/"): v for v in own}
-            if len(found) < len(own):
-                raise _one_name(layer, sorted(v.name for v in own))
-        if named.keys() & found.keys():
-            raise _one_name(layer, sorted(named.keys() & found.keys()))
-        named |= found
-    return named
-
-
-def _one_name(layer: keras.layers.Layer, names: list[str]) -> ValueError:
-    return ValueError(
-        f"Layer '{layer.name}' has several weights of one name, so nothing tells which is which. Received: "
-        f"{names}. Give its inner layers, and the variables of `add_weight`, names of their own."
-    )
-
-
-def _parts(
-    layer: keras.layers.Layer, name: str = "", seen: set[int] | None = None
-) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """The layer and all layers inside it by name, down to kernels, each once."""
-    seen = set() if seen is None else seen
-    seen.add(id(layer))
-    yield name, layer
-    if isinstance(layer, SlotKernel):
-        return
-    for part in direct_layers(layer):
-        if id(part) not in seen:
-            yield from _parts(part, f"{name}/{part.name}".lstrip("/"), seen)
-
-
-def unique_names(names: Iterable[str]) -> list[str]:
-    """The names, a number behind each that was there before.
-
-    Example:
-
-    >>> unique_names(["a", "a", "a_1", "b"])
-    ['a', 'a_2', 'a_1', 'b']
-    """
-    names = list(names)
-    taken, unique = set(names), []
-    for name in names:
-        if name in unique:
-            name = next(x for i in count(1) if (x := f"{name}_{i}") not in taken)
-            taken.add(name)
-        unique.append(name)
-    return unique
-
-
-def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
-    """The parameters that a constructor takes by name, those that it passes on to its base class included."""
-    found: dict[str, inspect.Parameter] = {}
-    for base in cls.__mro__:
-        if "__init__" not in vars(base):
-            continue
-        parameters = _parameters(base)
-        named = [p for p in parameters[1:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        found = {p.name: p for p in named} | found
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return found
-
-
-def _signature(plain_class: type) -> inspect.Signature:
-    """All parameters of the Keras layer, then ours as keyword-only, then its `**kwargs` if it has them."""
-    plain = _parameters(plain_class)
-    kwargs = [p for p in plain if p.kind is p.VAR_KEYWORD]
-    plain = [p for p in plain if p.kind is not p.VAR_KEYWORD]
-    names = {p.name for p in plain}
-    ours = [p for p in _parameters(SlotLayer) if p.kind is p.KEYWORD_ONLY and p.name not in names]
-    return inspect.Signature([*plain, *ours, *kwargs])
-
-
-def _parameters(cls: type) -> list[inspect.Parameter]:
-    """The parameters of the constructor, `self` among them."""
-    function = getattr(cls, "__init__")  # noqa: B009 (a type checker frowns on the attribute itself)
-    return list(inspect.signature(function).parameters.values())
+#: The names of the arguments that the Keras layer does not have.
+SLOT_ARGUMENTS = keyword_arguments(SlotLayer)

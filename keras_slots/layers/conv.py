@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_slots._registry import register
-from keras_slots.layers.base import (
-    Activation,
-    Constraint,
-    Initializer,
-    Regularizer,
-    Shape,
-    Size1D,
-    Size2D,
-    Size3D,
-    SlotArguments,
-    SlotLayer,
-    Tensor,
-)
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from keras_slots.layers.base import Shape, SlotLayer, Tensor
 
 
 class ChannelLayer(SlotLayer):
@@ -88,32 +73,12 @@ class SlotConvolution(ChannelLayer):
 class SlotConv1D(SlotConvolution, keras.layers.Conv1D):
     """1-D convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(conv(x, W) + b)`, `W[t, c, f] = bank[t, c, f, k*]`; backward
-    `d scores[..., k] = bank[..., k] * d W`, see `SlotDense`.
+    Forward `y = activation(conv(x, W) + b)`, `W[t, c, f] = bank[t, c, f, k*]`; backward, straight through the
+    selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k.
 
     Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
 
-    Args:
-        filters: Positive integer, the number of output channels.
-        kernel_size: Integer or tuple of one: the size of the window.
-        strides: Step of the window along the axis.
-        padding: `"valid"`, `"causal"` or `"same"`.
-        data_format: `"channels_last"` or `"channels_first"`; None: as set in Keras.
-        dilation_rate: Dilation along the axis.
-        groups: Number of groups that the channels are divided into.
-        activation: Activation function, or its name; None: none.
-        use_bias: Whether the layer has a bias, an ordinary trained one.
-        kernel_initializer: Names the distribution of the values where `bank_initializer` is None.
-        bias_initializer: Initializer of the bias.
-        kernel_regularizer: Acts on the greedily selected values.
-        bias_regularizer: Acts on the bias.
-        activity_regularizer: Acts on the output.
-        kernel_constraint: Must be None: the values are fixed.
-        bias_constraint: Acts on the bias.
-        **kwargs: The slot arguments, see `keras_slots.SlotArguments`; `name`, `dtype` and `trainable`.
-
-    Raises:
-        ValueError: As `SlotDense`.
+    {arguments}
 
     Example:
 
@@ -123,77 +88,17 @@ class SlotConv1D(SlotConvolution, keras.layers.Conv1D):
     (2, 10, 4)
     """
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: Size1D,
-        strides: Size1D = 1,
-        padding: str = "valid",
-        data_format: str | None = None,
-        dilation_rate: Size1D = 1,
-        groups: int = 1,
-        activation: Activation = None,
-        use_bias: bool = True,
-        kernel_initializer: Initializer = "glorot_uniform",
-        bias_initializer: Initializer = "zeros",
-        kernel_regularizer: Regularizer = None,
-        bias_regularizer: Regularizer = None,
-        activity_regularizer: Regularizer = None,
-        kernel_constraint: Constraint = None,
-        bias_constraint: Constraint = None,
-        **kwargs: Unpack[SlotArguments],
-    ) -> None:
-        super().__init__(
-            filters,
-            kernel_size,
-            strides=strides,
-            padding=padding,
-            data_format=data_format,
-            dilation_rate=dilation_rate,
-            groups=groups,
-            activation=activation,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            bias_regularizer=bias_regularizer,
-            activity_regularizer=activity_regularizer,
-            kernel_constraint=kernel_constraint,
-            bias_constraint=bias_constraint,
-            **kwargs,
-        )
-
 
 @register(keras.layers.Conv2D)
 class SlotConv2D(SlotConvolution, keras.layers.Conv2D):
     """2-D convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(conv(x, W) + b)`, `W[h, w, c, f] = bank[h, w, c, f, k*]`; backward
-    `d scores[..., k] = bank[..., k] * d W`, see `SlotDense`.
+    Forward `y = activation(conv(x, W) + b)`, `W[h, w, c, f] = bank[h, w, c, f, k*]`; backward, straight through
+    the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k.
 
     Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
 
-    Args:
-        filters: Positive integer, the number of output channels.
-        kernel_size: Integer or tuple of two: the size of the window.
-        strides: Step of the window along height and width.
-        padding: `"valid"` or `"same"`.
-        data_format: `"channels_last"` or `"channels_first"`; None: as set in Keras.
-        dilation_rate: Dilation along height and width.
-        groups: Number of groups that the channels are divided into.
-        activation: Activation function, or its name; None: none.
-        use_bias: Whether the layer has a bias, an ordinary trained one.
-        kernel_initializer: Names the distribution of the values where `bank_initializer` is None.
-        bias_initializer: Initializer of the bias.
-        kernel_regularizer: Acts on the greedily selected values.
-        bias_regularizer: Acts on the bias.
-        activity_regularizer: Acts on the output.
-        kernel_constraint: Must be None: the values are fixed.
-        bias_constraint: Acts on the bias.
-        **kwargs: The slot arguments, see `keras_slots.SlotArguments`; `name`, `dtype` and `trainable`.
-
-    Raises:
-        ValueError: As `SlotDense`.
+    {arguments}
 
     Example:
 
@@ -204,77 +109,17 @@ class SlotConv2D(SlotConvolution, keras.layers.Conv2D):
     ((2, 6, 6, 8), (3, 3, 3, 8, 2))
     """
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: Size2D,
-        strides: Size2D = (1, 1),
-        padding: str = "valid",
-        data_format: str | None = None,
-        dilation_rate: Size2D = (1, 1),
-        groups: int = 1,
-        activation: Activation = None,
-        use_bias: bool = True,
-        kernel_initializer: Initializer = "glorot_uniform",
-        bias_initializer: Initializer = "zeros",
-        kernel_regularizer: Regularizer = None,
-        bias_regularizer: Regularizer = None,
-        activity_regularizer: Regularizer = None,
-        kernel_constraint: Constraint = None,
-        bias_constraint: Constraint = None,
-        **kwargs: Unpack[SlotArguments],
-    ) -> None:
-        super().__init__(
-            filters,
-            kernel_size,
-            strides=strides,
-            padding=padding,
-            data_format=data_format,
-            dilation_rate=dilation_rate,
-            groups=groups,
-            activation=activation,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            bias_regularizer=bias_regularizer,
-            activity_regularizer=activity_regularizer,
-            kernel_constraint=kernel_constraint,
-            bias_constraint=bias_constraint,
-            **kwargs,
-        )
-
 
 @register(keras.layers.Conv3D)
 class SlotConv3D(SlotConvolution, keras.layers.Conv3D):
     """3-D convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(conv(x, W) + b)`, `W[d, h, w, c, f] = bank[d, h, w, c, f, k*]`; backward
-    `d scores[..., k] = bank[..., k] * d W`, see `SlotDense`.
+    Forward `y = activation(conv(x, W) + b)`, `W[d, h, w, c, f] = bank[d, h, w, c, f, k*]`; backward, straight
+    through the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k.
 
     Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
 
-    Args:
-        filters: Positive integer, the number of output channels.
-        kernel_size: Integer or tuple of three: the size of the window.
-        strides: Step of the window along depth, height and width.
-        padding: `"valid"` or `"same"`.
-        data_format: `"channels_last"` or `"channels_first"`; None: as set in Keras.
-        dilation_rate: Dilation along depth, height and width.
-        groups: Number of groups that the channels are divided into.
-        activation: Activation function, or its name; None: none.
-        use_bias: Whether the layer has a bias, an ordinary trained one.
-        kernel_initializer: Names the distribution of the values where `bank_initializer` is None.
-        bias_initializer: Initializer of the bias.
-        kernel_regularizer: Acts on the greedily selected values.
-        bias_regularizer: Acts on the bias.
-        activity_regularizer: Acts on the output.
-        kernel_constraint: Must be None: the values are fixed.
-        bias_constraint: Acts on the bias.
-        **kwargs: The slot arguments, see `keras_slots.SlotArguments`; `name`, `dtype` and `trainable`.
-
-    Raises:
-        ValueError: As `SlotDense`.
+    {arguments}
 
     Example:
 
@@ -283,50 +128,6 @@ class SlotConv3D(SlotConvolution, keras.layers.Conv3D):
     >>> tuple(SlotConv3D(4, 2)(np.ones((1, 4, 4, 4, 3), dtype="float32")).shape)
     (1, 3, 3, 3, 4)
     """
-
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: Size3D,
-        strides: Size3D = (1, 1, 1),
-        padding: str = "valid",
-        data_format: str | None = None,
-        dilation_rate: Size3D = (1, 1, 1),
-        groups: int = 1,
-        activation: Activation = None,
-        use_bias: bool = True,
-        kernel_initializer: Initializer = "glorot_uniform",
-        bias_initializer: Initializer = "zeros",
-        kernel_regularizer: Regularizer = None,
-        bias_regularizer: Regularizer = None,
-        activity_regularizer: Regularizer = None,
-        kernel_constraint: Constraint = None,
-        bias_constraint: Constraint = None,
-        **kwargs: Unpack[SlotArguments],
-    ) -> None:
-        super().__init__(
-            filters,
-            kernel_size,
-            strides=strides,
-            padding=padding,
-            data_format=data_format,
-            dilation_rate=dilation_rate,
-            groups=groups,
-            activation=activation,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            bias_regularizer=bias_regularizer,
-            activity_regularizer=activity_regularizer,
-            kernel_constraint=kernel_constraint,
-            bias_constraint=bias_constraint,
-            **kwargs,
-        )
-
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class SlotConvolutionTranspose(ChannelLayer):
@@ -355,33 +156,13 @@ class SlotConvolutionTranspose(ChannelLayer):
 class SlotConv1DTranspose(SlotConvolutionTranspose, keras.layers.Conv1DTranspose):
     """1-D transposed convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(conv_transpose(x, W) + b)`, `W[t, f, c] = bank[t, f, c, k*]`; backward
-    `d scores[..., k] = bank[..., k] * d W`, see `SlotDense`. Fans are read off the kernel as Keras
-    does, the output channels before the input channels.
+    Forward `y = activation(conv_transpose(x, W) + b)`, `W[t, f, c] = bank[t, f, c, k*]`; backward, straight
+    through the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. Fans are read off the kernel
+    as Keras does, the output channels before the input channels.
 
     Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
 
-    Args:
-        filters: Positive integer, the number of output channels.
-        kernel_size: Integer or tuple of one: the size of the window.
-        strides: Step of the window along the axis.
-        padding: `"valid"` or `"same"`.
-        output_padding: Size added to the output along the axis; None: as Keras infers it.
-        data_format: `"channels_last"` or `"channels_first"`; None: as set in Keras.
-        dilation_rate: Dilation along the axis.
-        activation: Activation function, or its name; None: none.
-        use_bias: Whether the layer has a bias, an ordinary trained one.
-        kernel_initializer: Names the distribution of the values where `bank_initializer` is None.
-        bias_initializer: Initializer of the bias.
-        kernel_regularizer: Acts on the greedily selected values.
-        bias_regularizer: Acts on the bias.
-        activity_regularizer: Acts on the output.
-        kernel_constraint: Must be None: the values are fixed.
-        bias_constraint: Acts on the bias.
-        **kwargs: The slot arguments, see `keras_slots.SlotArguments`; `name`, `dtype` and `trainable`.
-
-    Raises:
-        ValueError: As `SlotDense`.
+    {arguments}
 
     Example:
 
@@ -392,78 +173,18 @@ class SlotConv1DTranspose(SlotConvolutionTranspose, keras.layers.Conv1DTranspose
     (1, 10, 4)
     """
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: Size1D,
-        strides: Size1D = 1,
-        padding: str = "valid",
-        output_padding: Size1D | None = None,
-        data_format: str | None = None,
-        dilation_rate: Size1D = 1,
-        activation: Activation = None,
-        use_bias: bool = True,
-        kernel_initializer: Initializer = "glorot_uniform",
-        bias_initializer: Initializer = "zeros",
-        kernel_regularizer: Regularizer = None,
-        bias_regularizer: Regularizer = None,
-        activity_regularizer: Regularizer = None,
-        kernel_constraint: Constraint = None,
-        bias_constraint: Constraint = None,
-        **kwargs: Unpack[SlotArguments],
-    ) -> None:
-        super().__init__(
-            filters,
-            kernel_size,
-            strides=strides,
-            padding=padding,
-            output_padding=output_padding,
-            data_format=data_format,
-            dilation_rate=dilation_rate,
-            activation=activation,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            bias_regularizer=bias_regularizer,
-            activity_regularizer=activity_regularizer,
-            kernel_constraint=kernel_constraint,
-            bias_constraint=bias_constraint,
-            **kwargs,
-        )
-
 
 @register(keras.layers.Conv2DTranspose)
 class SlotConv2DTranspose(SlotConvolutionTranspose, keras.layers.Conv2DTranspose):
     """2-D transposed convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(conv_transpose(x, W) + b)`, `W[h, w, f, c] = bank[h, w, f, c, k*]`; backward
-    `d scores[..., k] = bank[..., k] * d W`, see `SlotDense`. Fans are read off the kernel as Keras
-    does, the output channels before the input channels.
+    Forward `y = activation(conv_transpose(x, W) + b)`, `W[h, w, f, c] = bank[h, w, f, c, k*]`; backward,
+    straight through the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. Fans are read off the
+    kernel as Keras does, the output channels before the input channels.
 
     Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
 
-    Args:
-        filters: Positive integer, the number of output channels.
-        kernel_size: Integer or tuple of two: the size of the window.
-        strides: Step of the window along height and width.
-        padding: `"valid"` or `"same"`.
-        output_padding: Size added to the output along height and width; None: as Keras infers it.
-        data_format: `"channels_last"` or `"channels_first"`; None: as set in Keras.
-        dilation_rate: Dilation along height and width.
-        activation: Activation function, or its name; None: none.
-        use_bias: Whether the layer has a bias, an ordinary trained one.
-        kernel_initializer: Names the distribution of the values where `bank_initializer` is None.
-        bias_initializer: Initializer of the bias.
-        kernel_regularizer: Acts on the greedily selected values.
-        bias_regularizer: Acts on the bias.
-        activity_regularizer: Acts on the output.
-        kernel_constraint: Must be None: the values are fixed.
-        bias_constraint: Acts on the bias.
-        **kwargs: The slot arguments, see `keras_slots.SlotArguments`; `name`, `dtype` and `trainable`.
-
-    Raises:
-        ValueError: As `SlotDense`.
+    {arguments}
 
     Example:
 
@@ -474,78 +195,18 @@ class SlotConv2DTranspose(SlotConvolutionTranspose, keras.layers.Conv2DTranspose
     (1, 10, 10, 4)
     """
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: Size2D,
-        strides: Size2D = (1, 1),
-        padding: str = "valid",
-        output_padding: Size2D | None = None,
-        data_format: str | None = None,
-        dilation_rate: Size2D = (1, 1),
-        activation: Activation = None,
-        use_bias: bool = True,
-        kernel_initializer: Initializer = "glorot_uniform",
-        bias_initializer: Initializer = "zeros",
-        kernel_regularizer: Regularizer = None,
-        bias_regularizer: Regularizer = None,
-        activity_regularizer: Regularizer = None,
-        kernel_constraint: Constraint = None,
-        bias_constraint: Constraint = None,
-        **kwargs: Unpack[SlotArguments],
-    ) -> None:
-        super().__init__(
-            filters,
-            kernel_size,
-            strides=strides,
-            padding=padding,
-            output_padding=output_padding,
-            data_format=data_format,
-            dilation_rate=dilation_rate,
-            activation=activation,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            bias_regularizer=bias_regularizer,
-            activity_regularizer=activity_regularizer,
-            kernel_constraint=kernel_constraint,
-            bias_constraint=bias_constraint,
-            **kwargs,
-        )
-
 
 @register(keras.layers.Conv3DTranspose)
 class SlotConv3DTranspose(SlotConvolutionTranspose, keras.layers.Conv3DTranspose):
     """3-D transposed convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(conv_transpose(x, W) + b)`, `W[d, h, w, f, c] = bank[d, h, w, f, c, k*]`; backward
-    `d scores[..., k] = bank[..., k] * d W`, see `SlotDense`. Fans are read off the kernel as Keras
-    does, the output channels before the input channels.
+    Forward `y = activation(conv_transpose(x, W) + b)`, `W[d, h, w, f, c] = bank[d, h, w, f, c, k*]`; backward,
+    straight through the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. Fans are read off the
+    kernel as Keras does, the output channels before the input channels.
 
     Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
 
-    Args:
-        filters: Positive integer, the number of output channels.
-        kernel_size: Integer or tuple of three: the size of the window.
-        strides: Step of the window along depth, height and width.
-        padding: `"valid"` or `"same"`.
-        data_format: `"channels_last"` or `"channels_first"`; None: as set in Keras.
-        output_padding: Size added to the output along depth, height and width; None: as Keras infers it.
-        dilation_rate: Dilation along depth, height and width.
-        activation: Activation function, or its name; None: none.
-        use_bias: Whether the layer has a bias, an ordinary trained one.
-        kernel_initializer: Names the distribution of the values where `bank_initializer` is None.
-        bias_initializer: Initializer of the bias.
-        kernel_regularizer: Acts on the greedily selected values.
-        bias_regularizer: Acts on the bias.
-        activity_regularizer: Acts on the output.
-        kernel_constraint: Must be None: the values are fixed.
-        bias_constraint: Acts on the bias.
-        **kwargs: The slot arguments, see `keras_slots.SlotArguments`; `name`, `dtype` and `trainable`.
-
-    Raises:
-        ValueError: As `SlotDense`.
+    {arguments}
 
     Example:
 
@@ -555,43 +216,3 @@ class SlotConv3DTranspose(SlotConvolutionTranspose, keras.layers.Conv3DTranspose
     >>> tuple(layer(np.ones((1, 3, 3, 3, 3), dtype="float32")).shape)
     (1, 6, 6, 6, 4)
     """
-
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: Size3D,
-        strides: Size3D = (1, 1, 1),
-        padding: str = "valid",
-        data_format: str | None = None,
-        output_padding: Size3D | None = None,
-        dilation_rate: Size3D = (1, 1, 1),
-        activation: Activation = None,
-        use_bias: bool = True,
-        kernel_initializer: Initializer = "glorot_uniform",
-        bias_initializer: Initializer = "zeros",
-        kernel_regularizer: Regularizer = None,
-        bias_regularizer: Regularizer = None,
-        activity_regularizer: Regularizer = None,
-        kernel_constraint: Constraint = None,
-        bias_constraint: Constraint = None,
-        **kwargs: Unpack[SlotArguments],
-    ) -> None:
-        super().__init__(
-            filters,
-            kernel_size,
-            strides=strides,
-            padding=padding,
-            data_format=data_format,
-            output_padding=output_padding,
-            dilation_rate=dilation_rate,
-            activation=activation,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            bias_regularizer=bias_regularizer,
-            activity_regularizer=activity_regularizer,
-            kernel_constraint=kernel_constraint,
-            bias_constraint=bias_constraint,
-            **kwargs,
-        )

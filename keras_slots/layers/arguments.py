@@ -1,0 +1,136 @@
+"""What a slot layer takes: the signature and the `Args` section that it shows, and what it says of a wrong name.
+
+Both are made of those of its Keras layer, so they are those of the installed version of Keras.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+#: What a docstring says of the arguments that Keras has for a kernel; the others keep the words of Keras.
+_OF_KERNELS = {
+    "initializer": "Names the distribution of the values where `bank_initializer` is None.",
+    "regularizer": "Keras regularizer of the greedily selected values.",
+    "constraint": "Must be None: the values are fixed.",
+}
+#: Arguments of Keras layers that are refused.
+_REFUSED = ("lora_rank", "lora_alpha", "quantization_config", "gptq_unpacked_column_size")
+# What people call a slot argument, where it is not spelled nearly as it is called.
+_OTHER_NAMES = {
+    "bank": "bank_initializer",
+    "k": "num_values",
+    "lever_regularizer": "move_regularizer",
+    "mode": "score_mode",
+    "num_slots": "num_values",
+    "random_seed": "seed",
+    "rule": "selection",
+    "scores": "score_initializer",
+    "slots": "num_values",
+    "values": "num_values",
+    "values_initializer": "bank_initializer",
+}
+
+
+def signature(plain_class: type, slot_layer: type) -> inspect.Signature:
+    """All parameters of the Keras layer, the slot arguments as keyword-only ones, then its `**kwargs` if any."""
+    plain = _parameters(plain_class)
+    kwargs = [p for p in plain if p.kind is p.VAR_KEYWORD]
+    plain = [p for p in plain if p.kind is not p.VAR_KEYWORD]
+    names = {p.name for p in plain}
+    ours = [p for p in _parameters(slot_layer) if p.kind is p.KEYWORD_ONLY and p.name not in names]
+    return inspect.Signature([*plain, *ours, *kwargs])
+
+
+def described(docstring: str | None) -> dict[str, str]:
+    r"""Name -> description, from the `Args` section of a docstring.
+
+    Example:
+
+    >>> described("Adds.\n\nArgs:\n    x: A number,\n        or two.\n    y: Another.\n\nRaises: ...")
+    {'x': 'A number, or two.', 'y': 'Another.'}
+    """
+    _, _, section = inspect.cleandoc(docstring or "").partition("Args:\n")
+    section = re.split(r"\n\n(?=\S)", section)[0]
+    items = re.findall(r"^ {4,5}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in items}
+
+
+def args_section(plain_class: type, slot_layer: type, kernel_arguments: Sequence[str]) -> str:
+    """The `Args` section of a slot layer: every argument of its Keras layer, then the slot arguments.
+
+    Args:
+        plain_class: The Keras layer.
+        slot_layer: The class whose docstring describes the slot arguments.
+        kernel_arguments: How the arguments about each kernel begin, such as `("kernel",)`.
+    """
+    theirs, ours = described(plain_class.__doc__), described(slot_layer.__doc__)
+    theirs = {name: text for name, text in theirs.items() if name not in _REFUSED}
+    of_kernels = {
+        f"{k}_{part}": text for k in kernel_arguments for part, text in _OF_KERNELS.items()
+    }
+    lines = [f"{name}: {text}" for name, text in (theirs | of_kernels | ours).items()]
+    wrapped = (
+        textwrap.fill(x, 111, initial_indent=" " * 8, subsequent_indent=" " * 12) for x in lines
+    )
+    return "Args:\n" + "\n".join(wrapped)
+
+
+def keyword_arguments(cls: type) -> tuple[str, ...]:
+    """The names of the keyword-only arguments of a constructor."""
+    return tuple(p.name for p in _parameters(cls) if p.kind is p.KEYWORD_ONLY)
+
+
+def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
+    """The parameters that a constructor takes by name, including those it passes on to its base class."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = _parameters(base)
+        named = [p for p in parameters[1:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        found = {p.name: p for p in named} | found
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return found
+
+
+def near_miss_error(
+    cls: type, given: Mapping[str, Any], slot_arguments: Sequence[str], error: Exception
+) -> ValueError | None:
+    """Returns an error that says what the unknown arguments of a layer are called, or None if nobody can tell.
+
+    Args:
+        cls: Class of the layer.
+        given: The keyword arguments that it received.
+        slot_arguments: Names of the slot arguments.
+        error: What Keras raised; it quotes the arguments that it does not know.
+
+    Example:
+
+    >>> near_miss_error(int, {"K": 8}, ["num_values"], TypeError("unexpected argument 'K'"))
+    ValueError('int has no argument `K`. Did you mean `num_values`? Received: K=8.')
+    """
+    known = set(slot_arguments)
+    for base in cls.__mro__[:-1]:
+        known.update(inspect.signature(base.__init__).parameters)  # type: ignore[misc]
+    unknown = [name for name in given if name not in known and f"'{name}'" in str(error)]
+    lines, is_found = [], False
+    for name in unknown:
+        meant = _OTHER_NAMES.get(name.lower())
+        near = [meant] if meant else difflib.get_close_matches(name.lower(), sorted(known), n=1)
+        is_found = is_found or bool(near)
+        lines += [f"{cls.__name__} has no argument `{name}`."]
+        lines += [f"Did you mean `{near[0]}`?"] if near else []
+    received = ", ".join(f"{name}={given[name]!r}" for name in unknown)
+    return ValueError(f"{' '.join(lines)} Received: {received}.") if is_found else None
+
+
+def _parameters(cls: type) -> list[inspect.Parameter]:
+    """The parameters of the constructor, `self` among them."""
+    function = getattr(cls, "__init__")  # noqa: B009 (a type checker frowns on the attribute itself)
+    return list(inspect.signature(function).parameters.values())

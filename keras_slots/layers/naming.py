@@ -1,0 +1,78 @@
+"""What the kernels and weights of layers and models are called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import count
+
+import keras
+
+from keras_slots._keras import direct_layers
+from keras_slots.kernels import SlotKernel
+
+
+def named_weights(layer: keras.layers.Layer) -> dict[str, SlotKernel | keras.Variable]:
+    """The weights of a layer and its inner layers by name, `"kernel"` or `"query/kernel"`; a kernel counts as one.
+
+    Raises:
+        ValueError: If two weights have one name.
+    """
+    named: dict[str, SlotKernel | keras.Variable] = {}
+    for name, part in _parts(layer):
+        found = {name: part}
+        if not isinstance(part, SlotKernel):
+            inner = {id(v) for x in direct_layers(part) for v in x.weights}
+            own = [v for v in part.weights if id(v) not in inner]
+            found = {f"{name}/{v.name}".lstrip("/"): v for v in own}
+            if len(found) < len(own):
+                raise _one_name(layer, sorted(v.name for v in own))
+        if named.keys() & found.keys():
+            raise _one_name(layer, sorted(named.keys() & found.keys()))
+        named |= found
+    return named
+
+
+def named_kernels_of(layer: keras.layers.Layer) -> dict[str, SlotKernel]:
+    """The kernels of a layer and of its inner layers, by name."""
+    kernels = [(name, x) for name, x in _parts(layer) if isinstance(x, SlotKernel)]
+    names = unique_names(name for name, _ in kernels)
+    return dict(zip(names, (kernel for _, kernel in kernels), strict=True))
+
+
+def _one_name(layer: keras.layers.Layer, names: list[str]) -> ValueError:
+    return ValueError(
+        f"Layer '{layer.name}' has several weights of one name, so nothing tells which is which. Received: "
+        f"{names}. Give its inner layers, and the variables of `add_weight`, names of their own."
+    )
+
+
+def _parts(
+    layer: keras.layers.Layer, name: str = "", seen: set[int] | None = None
+) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """The layer and all layers inside it by name, down to kernels, each once."""
+    seen = set() if seen is None else seen
+    seen.add(id(layer))
+    yield name, layer
+    if isinstance(layer, SlotKernel):
+        return
+    for part in direct_layers(layer):
+        if id(part) not in seen:
+            yield from _parts(part, f"{name}/{part.name}".lstrip("/"), seen)
+
+
+def unique_names(names: Iterable[str]) -> list[str]:
+    """The names, a number behind each that was there before.
+
+    Example:
+
+    >>> unique_names(["a", "a", "a_1", "b"])
+    ['a', 'a_2', 'a_1', 'b']
+    """
+    names = list(names)
+    taken, unique = set(names), []
+    for name in names:
+        if name in unique:
+            name = next(x for i in count(1) if (x := f"{name}_{i}") not in taken)
+            taken.add(name)
+        unique.append(name)
+    return unique

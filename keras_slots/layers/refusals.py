@@ -1,0 +1,75 @@
+"""What Keras layers can do that a slot layer cannot: train, constrain, adapt or quantize a kernel."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from keras_slots._keras import check_before_quantization, inner_layers
+
+if TYPE_CHECKING:
+    from keras.layers import Layer as _Mixin
+else:
+    _Mixin = object
+
+
+class Refusals(_Mixin):
+    """Mixin before a Keras layer: no constraint, no LoRA and no quantization of its kernels."""
+
+    #: How the arguments about each kernel begin: `kernel_initializer`, `depthwise_regularizer` and so on.
+    kernel_arguments: tuple[str, ...] = ("kernel",)
+
+    def refuse_what_needs_a_trained_kernel(self) -> None:
+        """Raises an error for arguments that would change a kernel."""
+        for argument in (f"{name}_constraint" for name in self.kernel_arguments):
+            constraint = getattr(self, argument, None) or getattr(self, f"_{argument}", None)
+            if constraint is not None:
+                raise ValueError(
+                    f"`{argument}` must be None in a slot layer: its values are fixed and never updated. "
+                    f"Received: {argument}={constraint}. Constrain the values through `bank_initializer` instead."
+                )
+        if getattr(self, "lora_rank", None):
+            self.enable_lora(self.lora_rank)
+        mode = getattr(self.dtype_policy, "quantization_mode", None)
+        if getattr(self, "quantization_config", None) or mode:
+            raise ValueError(self._no_quantization(mode))
+
+    def enable_lora(self, rank: int, *args: Any, **kwargs: Any) -> None:
+        """Refused: LoRA adds to a trained kernel, and this one is selected."""
+        raise ValueError(
+            f"A slot layer does not support LoRA. Received: rank={rank} for layer '{self.name}'. Call "
+            "`keras_slots.materialize(model)` and enable LoRA on the plain layers of the new model."
+        )
+
+    def quantize(self, mode: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """Refused: quantization would replace the kernel, and this one is selected."""
+        raise ValueError(self._no_quantization(mode))
+
+    def _no_quantization(self, mode: str | None) -> str:
+        return (
+            f"A slot layer cannot be quantized. Received: mode={mode!r} for layer '{self.name}'. Call "
+            "`keras_slots.materialize(model)` and quantize the new model."
+        )
+
+
+def _refuse_quantization(model: Any, filters: Any) -> None:
+    """Raises an error if `model.quantize` with these filters means a slot layer."""
+    for layer in inner_layers(model):
+        if isinstance(layer, Refusals) and _chosen(layer, filters):
+            raise ValueError(
+                f"A model with slot layers cannot be quantized. Received: model '{model.name}' with the slot "
+                f"layer '{layer.name}'. Call `keras_slots.materialize(model)` first and quantize the new model."
+            )
+
+
+def _chosen(layer: Any, filters: Any) -> bool:
+    """Whether filters, as Keras reads them, choose a layer: None, regular expressions or a function."""
+    if filters is None:
+        return True
+    if callable(filters):
+        return bool(filters(layer))
+    patterns = [filters] if isinstance(filters, str) else filters
+    return any(re.search(pattern, layer.name) for pattern in patterns)
+
+
+check_before_quantization(_refuse_quantization)
