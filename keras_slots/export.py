@@ -73,23 +73,28 @@ def export_selected(
         Aladago and Torresani, 2021, section 3: the trained network is the arg-max of every connection.
     """
     check_choice(format, "format", FORMATS)
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "`export_selected` writes with the TensorFlow backend. Received: backend "
-            f"{keras.backend.backend()!r}. Save the model as a .keras file, and load and export it under "
-            "KERAS_BACKEND=tensorflow."
-        )
+    check_backend()
     if not all(map(importlib.util.find_spec, _PACKAGES.get(format, ()))):
         raise ImportError(f'`format="{format}"` needs pip install "keras-slots[{format}]"')
     path = check_path(path, overwrite, folder=format == "tf_saved_model")
     plain = materialize(model, trainable=False)
     if format != "tf_saved_model":
         _check_float32(plain, format)
-    put_exported(plain, path, format, overwrite=overwrite)
+    write_export(plain, path, format, overwrite=overwrite)
     return path
 
 
-def put_exported(
+def check_backend() -> None:
+    """Raises an error on a backend that cannot write exports."""
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "`export_selected` writes with the TensorFlow backend. Received: backend "
+            f"{keras.backend.backend()!r}. Save the model as a .keras file, and load and export it under "
+            "KERAS_BACKEND=tensorflow."
+        )
+
+
+def write_export(
     plain: keras.Model, path: Path, format: str = "tf_saved_model", *, overwrite: bool = False
 ) -> None:
     """Writes a model without slot layers to a folder or file, which appears whole or not at all."""

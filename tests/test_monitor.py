@@ -112,12 +112,8 @@ def test_selection_monitor_counts_what_brute_force_counts(mode):
     by_layer = {name: expected(mode, states) for name, states in recorder.seen.items()}
     for name, epochs in by_layer.items():
         for key in ("changed", "reach", "bits", "magnitude"):
-            of_nearest = mode == "nearest" and key == "magnitude"
-            # The closed form is that of all connections together, the mean here of 42 and 18.
-            close = {"rel": 0.15 if of_nearest else 1e-5, "abs": 1e-7}
-            assert history[f"slots/{name}/{key}"] == pytest.approx(
-                [x[key] for x in epochs], **close
-            )
+            numbers = [x[key] for x in epochs]
+            assert history[f"slots/{name}/{key}"] == pytest.approx(numbers, rel=1e-5, abs=1e-7)
     sizes = {"changed": (42, 18), "bits": (42, 18), "magnitude": (42, 18), "reach": (336, 90)}
     for key, weights in sizes.items():
         layers = [history[f"slots/{name}/{key}"] for name in by_layer]

@@ -15,7 +15,6 @@ from keras_slots.values import philox as random_streams
 from keras_slots.values.philox import (
     BANK_STREAM,
     KINDS,
-    SAMPLER_STREAM,
     SCORE_STREAM,
     VALUE_BANK_STREAM,
     derive_seed,
@@ -181,15 +180,15 @@ def test_draw_truncated_normal_over_all_its_words_is_odd_increasing_and_below_2(
 
 def test_draw_gives_uncorrelated_streams_and_seeds():
     count = 200_000
-    keys = [(1, BANK_STREAM), (1, SCORE_STREAM), (1, SAMPLER_STREAM), (1, VALUE_BANK_STREAM)]
+    keys = [(1, BANK_STREAM), (1, SCORE_STREAM), (1, VALUE_BANK_STREAM)]
     drawn = [draw("uniform", *key, count) for key in [*keys, (0, BANK_STREAM), (0, SCORE_STREAM)]]
     correlation = np.corrcoef(np.array(drawn, dtype=np.float64))
     assert np.abs(correlation - np.eye(len(drawn))).max() < 5 / np.sqrt(count)
 
 
 def test_streams_have_fixed_numbers():
-    streams = (BANK_STREAM, SCORE_STREAM, SAMPLER_STREAM, VALUE_BANK_STREAM)
-    assert streams == (0, 1, 2, 3)
+    streams = (BANK_STREAM, SCORE_STREAM, VALUE_BANK_STREAM)
+    assert streams == (0, 1, 3)
 
 
 def checksum(values):
@@ -281,8 +280,3 @@ def test_draw_refuses_bad_windows(arguments, name):
 def test_draw_refuses_an_unknown_kind():
     with pytest.raises(ValueError, match="`kind` must be \"uniform\", .*Received: kind='normal'"):
         draw("normal", 0, 0, 1)
-
-
-def test_derive_seed_refuses_a_name_that_is_no_text():
-    with pytest.raises(ValueError, match=r"`name` must be a string. Received: name=3"):
-        derive_seed(0, 3)

@@ -114,7 +114,7 @@ def test_load_slots_keeps_the_dtype(tmp_path, policy, x64):
 
 def integers_as(path, dtype, change=lambda array: array):
     """The `.slots` file with its integers, the state of dropout, in another type."""
-    architecture, records = split(path.read_bytes())
+    architecture, records, _ = split(path.read_bytes())
     assert any(record.dtype in ("int64", "uint32") for record in records)
     records = [
         stored(record.name, change(array_of(record)).astype(dtype))
@@ -144,7 +144,7 @@ def test_load_slots_refuses_integers_that_its_variable_cannot_hold(tmp_path):
 
 def test_load_slots_refuses_integers_where_the_architecture_has_floats(tmp_path):
     path = save_slots(conv_model(), tmp_path / "m.slots")
-    architecture, records = split(path.read_bytes())
+    architecture, records, _ = split(path.read_bytes())
     i = next(i for i, record in enumerate(records) if record.dtype == "float32")
     records[i] = stored("wrong", np.zeros(records[i].shape, "int32"))
     path.write_bytes(join(architecture, records))
@@ -579,7 +579,7 @@ def given_or_refused(function):
 
 
 def test_load_slots_compares_shapes_before_it_decodes_or_allocates(tmp_path, monkeypatch, content):
-    architecture, records = split(content)
+    architecture, records, _ = split(content)
     other = dense_model((24, 5), 40, score_mode="per_connection")
     wrong = keras.saving.serialize_keras_object(materialize(other))
     path = tmp_path / "m.slots"
@@ -765,7 +765,7 @@ def test_load_slots_refuses_more_memory_than_allowed(tmp_path, content):
 
 
 def test_load_slots_runs_no_code_of_a_file(tmp_path, content):
-    architecture, records = split(content)
+    architecture, records, _ = split(content)
     function = keras.layers.Lambda(lambda x: x)
     config = keras.saving.serialize_keras_object(function)
     architecture["config"]["layers"].append(config)

@@ -44,7 +44,6 @@ def test_summary_counts_the_bytes_that_the_arrays_have(mode):
         assert row["bank_bytes"] == numpy_of(layer.bank).nbytes
         assert row["trained_bytes"] == nbytes(layer.slot_kernel.trainable_variables)
         assert row["held_bytes"] == nbytes(kernel.non_trainable_variables)
-        assert row["optimizer_bytes"] == row["trained_bytes"]  # one momentum for each
         assert row["materialized_bytes"] == numpy_of(layer.kernel).nbytes
     assert total["connections"] == 72 + 192
     assert total["trained_bytes"] == nbytes(model.trainable_variables)

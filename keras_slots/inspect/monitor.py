@@ -8,16 +8,19 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_slots._checks import check_integer
 from keras_slots.inspect.choices import (
-    Observer,
+    available_values,
     bits_per_choice,
+    mean_magnitude,
     named_kernels,
-    observer,
+    positions,
+    selected_values,
+    start_positions,
     unbuilt_layers,
 )
+from keras_slots.kernels.base import SlotKernel
 
 
 class SelectionMonitor(keras.callbacks.Callback):
@@ -76,15 +79,13 @@ class SelectionMonitor(keras.callbacks.Callback):
         self._writer: Any = None
         if log_dir is not None and self.histogram_freq:
             self._writer = _writer(log_dir)
-        self._observers: dict[str, Observer] = {}
-        self._last: dict[str, np.ndarray[Any, Any]] = {}
-        self._start: dict[str, np.ndarray[Any, Any]] = {}
+        self._watched: dict[str, _Watched] = {}
         self._waits_for_build = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         # `self.model` brings the state of JAX into the variables.
         model = self.model
-        self._observers, self._last, self._start = {}, {}, {}
+        self._watched = {}
         self._observe(is_trained=False)
         # On TensorFlow `fit` builds a model in its first step.
         self._waits_for_build = not model.built or bool(unbuilt_layers(model))
@@ -100,16 +101,11 @@ class SelectionMonitor(keras.callbacks.Callback):
     def _observe(self, is_trained: bool) -> None:
         """Begins with the kernels that are new; `is_trained`: they have made a step since they were built."""
         for name, (_, kernel) in named_kernels(self.model).items():
-            if name in self._observers:
-                continue
-            seen = self._observers[name] = observer(kernel)
-            start = seen.start
-            now = start if is_trained and start is not None else seen.snapshot().positions
-            self._last[name] = now
-            self._start[name] = now if start is None else start
+            if name not in self._watched:
+                self._watched[name] = _Watched(kernel, is_trained)
 
     def _check_found(self) -> None:
-        if not self._observers:
+        if not self._watched:
             raise ValueError(
                 f"`SelectionMonitor` needs a model with slot layers. Received: model '{self.model.name}' with the "
                 f"layers {[layer.name for layer in self.model.layers]}. Leave the callback out."
@@ -118,20 +114,17 @@ class SelectionMonitor(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = {} if logs is None else logs
         _ = self.model  # see above
-        found = {name: self._measure(name, seen) for name, seen in self._observers.items()}
-        sizes = [seen.size for seen in self._observers.values()]
+        found = {name: watched.measure() for name, watched in self._watched.items()}
+        kernels = [watched.kernel for watched in self._watched.values()]
+        connections = [kernel.initial.num_connections for kernel in kernels]
+        values = [n * kernel.num_values for n, kernel in zip(connections, kernels, strict=True)]
         for key in ("changed", "magnitude", "reach", "bits"):
-            # Of `reach` the values are counted, not the connections.
-            weights = sizes
-            if key == "reach":
-                weights = [seen.size * seen.num_values for seen in self._observers.values()]
-            logs[f"slots/{key}"] = float(
-                np.average([x[key] for x in found.values()], weights=weights)
-            )
+            weights = values if key == "reach" else connections
+            numbers = [of_kernel[key] for of_kernel in found.values()]
+            logs[f"slots/{key}"] = float(np.average(numbers, weights=weights))
         if self.per_layer:
-            logs.update(
-                {f"slots/{n}/{key}": x for n, them in found.items() for key, x in them.items()}
-            )
+            for name, of_kernel in found.items():
+                logs.update({f"slots/{name}/{key}": x for key, x in of_kernel.items()})
         if self._writer is not None and epoch % self.histogram_freq == 0:
             self._write_histograms(epoch)
 
@@ -139,25 +132,40 @@ class SelectionMonitor(keras.callbacks.Callback):
         if self._writer is not None:
             self._writer.flush()
 
-    def _measure(self, name: str, seen: Observer) -> dict[str, float]:
-        last, now = self._last[name], seen.snapshot()
-        self._last[name] = now.positions
-        return {
-            "changed": float(np.mean(now.positions != last)),
-            "magnitude": now.magnitude / seen.available,
-            "reach": seen.reach(),
-            "bits": bits_per_choice(now.positions, self._start[name], seen.num_values),
-        }
-
     def _write_histograms(self, epoch: int) -> None:
         import tensorflow as tf
 
         with self._writer.as_default(step=epoch):
-            for name, seen in self._observers.items():
-                values = ops.convert_to_numpy(seen.kernel.select_greedily()).astype("float32")
-                moved = self._last[name].astype("int32") - self._start[name]
-                tf.summary.histogram(f"slots/{name}/selected", values)
+            for name, watched in self._watched.items():
+                moved = watched.last.astype("int32") - watched.start
+                tf.summary.histogram(f"slots/{name}/selected", selected_values(watched.kernel))
                 tf.summary.histogram(f"slots/{name}/moved", moved)
+
+
+class _Watched:
+    """A kernel, and the choices that later ones are compared with.
+
+    Args:
+        kernel: The kernel.
+        is_trained: Whether it has made a step since it was built: what it selected before is what it started from.
+    """
+
+    def __init__(self, kernel: SlotKernel, is_trained: bool):
+        start = start_positions(kernel)
+        self.kernel = kernel
+        self.last = start if is_trained and start is not None else positions(kernel)
+        self.start = self.last if start is None else start
+        self._available = mean_magnitude(available_values(kernel))
+
+    def measure(self) -> dict[str, float]:
+        """The four numbers of an epoch."""
+        last, self.last = self.last, positions(self.kernel)
+        return {
+            "changed": float(np.mean(self.last != last)),
+            "magnitude": mean_magnitude(selected_values(self.kernel)) / self._available,
+            "reach": self.kernel.reach(),
+            "bits": bits_per_choice(self.last, self.start, self.kernel.num_values),
+        }
 
 
 def _writer(log_dir: str | os.PathLike) -> Any:

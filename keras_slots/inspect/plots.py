@@ -14,7 +14,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_slots.inspect.choices import named_kernels, observer
+from keras_slots.inspect.choices import available_values, named_kernels
+from keras_slots.inspect.choices import selected_values as _selected
 
 _BINS = 41
 
@@ -57,7 +58,7 @@ def selected_values(
         for spare in every[len(kernels) :]:
             spare.remove()
         for ax, (name, kernel) in zip(every, kernels.items(), strict=False):
-            values = observer(kernel).sample().astype("float32")
+            values = available_values(kernel)
             edges = np.linspace(-np.abs(values).max(), np.abs(values).max(), _BINS)
             ax.hist(values, edges, density=True, color="0.85", label="available")
             shape = " × ".join(map(str, kernel.initial.kernel_shape))
@@ -283,10 +284,6 @@ def _kernels_of(model: keras.Model) -> dict[str, Any]:
             f"{[layer.name for layer in model.layers]}"
         )
     return kernels
-
-
-def _selected(kernel: Any) -> Any:
-    return keras.ops.convert_to_numpy(kernel.select_greedily()).astype("float32")
 
 
 def _new_figure() -> Any:

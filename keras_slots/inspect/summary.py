@@ -9,7 +9,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_slots.inspect.choices import bits_per_choice, named_kernels, observer, unbuilt_layers
+from keras_slots.inspect.choices import (
+    bits_per_choice,
+    named_kernels,
+    positions,
+    start_positions,
+    unbuilt_layers,
+)
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.kernels.regularizers import regularizer_text
 from keras_slots.layers.base import SlotLayer
@@ -36,10 +42,10 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
       `score_mode`, `scores`, `sharing`, `move_regularizer`; `values_within_reach`, the mean number of its K values
       that greedy selection can take; `choice_bits`, bits a connection, see `SelectionMonitor`; and bytes:
       `bank_bytes` of all values, `held_bytes` of what is in memory in their place (the bank, a staircase, or a
-      seed), `trained_bytes` of scores or levers, `optimizer_bytes`, `materialized_bytes` of the plain kernel,
-      `choice_bytes`, and `slots_bytes` in a file of `save_slots`.
+      seed), `trained_bytes` of scores or levers, `materialized_bytes` of the plain kernel, `choice_bytes`, and
+      `slots_bytes` in a file of `save_slots`.
     - `"plain"`: for each layer with other weights `name`, `weights`, how many are `trained`, and bytes as above.
-    - `"total"`: the sums; bytes include the plain weights.
+    - `"total"`: the sums, in which bytes include the plain weights, and `optimizer_bytes`.
     - `"unbuilt"`: the names of slot layers that no call has built, which are left out.
 
     Args:
@@ -67,19 +73,17 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
             f"`model` must be built, for before that it has no kernels to tell of. Received: model '{model.name}' "
             f"with {unbuilt} not built. Call it on an input first, or `model.build(input_shape)`."
         )
-    of_optimizer, shared = _optimizer_bytes(model)
     in_file, whole_file = sizes(model) if slots_file else ({}, None)
     rows = []
     for name, (layer, kernel) in kernels.items():
-        row = _kernel_row(name, layer, kernel, of_optimizer)
+        row = _kernel_row(name, layer, kernel)
         rows.append({**row, "slots_bytes": in_file.get(id(kernel))})
     ours = {id(v) for _, kernel in kernels.values() for v in kernel.variables}
-    plain = _plain_rows([v for v in model.weights if id(v) not in ours], of_optimizer)
+    plain = _plain_rows([v for v in model.weights if id(v) not in ours])
     total: dict[str, Any] = {"connections": sum(row["connections"] for row in rows)}
     for key in _BYTES:
         total[key] = _sum(row.get(key, 0) for row in (*rows, *plain))
-    if total["optimizer_bytes"] is not None:
-        total["optimizer_bytes"] += shared
+    total["optimizer_bytes"] = _optimizer_bytes(model)
     total["slots_bytes"] = whole_file
     return {"kernels": rows, "plain": plain, "total": total, "unbuilt": unbuilt}
 
@@ -124,36 +128,32 @@ def summary(
     print_fn(capture.get())
 
 
-def _kernel_row(
-    name: str, layer: SlotLayer, kernel: SlotKernel, of_optimizer: dict[int, int] | None
-) -> dict[str, Any]:
-    seen, initial = observer(kernel), kernel.initial
-    trained = kernel.trained_variables()
+def _kernel_row(name: str, layer: SlotLayer, kernel: SlotKernel) -> dict[str, Any]:
+    initial, trained = kernel.initial, kernel.trained_variables()
     held = [v for v in kernel.variables if id(v) not in {id(t) for t in trained}]
-    bits = None
-    if seen.start is not None:
-        bits = bits_per_choice(seen.snapshot().positions, seen.start, seen.num_values)
+    start, bits = start_positions(kernel), None
+    if start is not None:
+        bits = bits_per_choice(positions(kernel), start, kernel.num_values)
     itemsize = np.dtype(kernel.variable_dtype).itemsize
     sharing = kernel.sharing
     return {
         "name": name,
         "layer": type(layer).__name__,
         "shape": initial.kernel_shape,
-        "connections": seen.size,
-        "num_values": seen.num_values,
+        "connections": initial.num_connections,
+        "num_values": kernel.num_values,
         "selection": _text(serialize_rule(kernel.rule), kernel.rule),
         "score_mode": layer.score_mode,
         "scores": type(kernel.score_initializer).__name__,
         "sharing": "ValueBank" if isinstance(sharing, ValueBank) else sharing,
         "move_regularizer": regularizer_text(kernel.move_regularizer),
-        "values_within_reach": seen.reach() * seen.num_values,
+        "values_within_reach": kernel.reach() * kernel.num_values,
         "choice_bits": bits,
         "bank_bytes": math.prod(initial.bank_shape) * itemsize,
         "held_bytes": sum(map(_bytes, held)),
         "trained_bytes": sum(map(_bytes, trained)),
-        "optimizer_bytes": _of(trained, of_optimizer),
-        "materialized_bytes": seen.size * itemsize,
-        "choice_bytes": None if bits is None else math.ceil(bits * seen.size / 8),
+        "materialized_bytes": initial.num_connections * itemsize,
+        "choice_bytes": None if bits is None else math.ceil(bits * initial.num_connections / 8),
     }
 
 
@@ -161,9 +161,7 @@ def _text(name: Any, thing: Any) -> str:
     return name if isinstance(name, str) else repr(thing)
 
 
-def _plain_rows(
-    weights: list[keras.Variable], of_optimizer: dict[int, int] | None
-) -> list[dict[str, Any]]:
+def _plain_rows(weights: list[keras.Variable]) -> list[dict[str, Any]]:
     """One row for each layer that owns weights beside kernels, in the order of the model."""
     groups: dict[str, list[keras.Variable]] = {}
     for variable in weights:
@@ -174,42 +172,18 @@ def _plain_rows(
             "weights": sum(math.prod(v.shape) for v in found),
             "trained": sum(math.prod(v.shape) for v in found if v.trainable),
             "trained_bytes": sum(_bytes(v) for v in found if v.trainable),
-            "optimizer_bytes": _of(found, of_optimizer),
             "materialized_bytes": sum(map(_bytes, found)),
         }
         for name, found in groups.items()
     ]
 
 
-def _optimizer_bytes(model: keras.Model) -> tuple[dict[int, int] | None, int]:
-    """Bytes of the optimizer for each trained variable, by its id, and of what belongs to none of them.
-
-    None when the model has no optimizer whose variables exist: Keras makes them in the first training step.
-    """
+def _optimizer_bytes(model: keras.Model) -> int | None:
+    """None where the variables of the optimizer do not exist: Keras makes them in the first training step."""
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None or not optimizer.built:
-        return None, 0
-    found, shared = dict.fromkeys(map(id, model.trainable_variables), 0), 0
-    # Keras names the variables of an optimizer after those that they belong to.
-    prefixes = sorted(
-        ((v.path.replace("/", "_"), id(v)) for v in model.trainable_variables),
-        key=lambda pair: -len(pair[0]),
-    )
-    for variable in optimizer.variables:
-        owner = next(
-            (key for prefix, key in prefixes if variable.name.startswith(f"{prefix}_")), None
-        )
-        if owner is None:
-            shared += _bytes(variable)
-        else:
-            found[owner] += _bytes(variable)
-    return found, shared
-
-
-def _of(variables: Iterable[keras.Variable], of_optimizer: dict[int, int] | None) -> int | None:
-    if of_optimizer is None:
         return None
-    return sum(of_optimizer.get(id(v), 0) for v in variables)
+    return sum(map(_bytes, optimizer.variables))
 
 
 def _bytes(variable: keras.Variable) -> int:
@@ -244,7 +218,8 @@ def _tables(name: str, found: dict[str, Any]) -> list[Any]:
             "–" if bits is None else f"{bits:.2f}",
             *([_settings(row)] if differ else []),
         )
-        weights.add_row(row["name"], *(_size(row[key]) for key in columns))
+        cells = (_size(row[key]) if key in row else "" for key in columns)
+        weights.add_row(row["name"], *cells)
     weights.add_section()
     for label, rows in ([("plain weights", plain)] if plain else []) + [("total", [total])]:
         sums = (_sum(r[key] for r in rows if key in r) for key in columns)

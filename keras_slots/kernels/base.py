@@ -15,9 +15,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_slots._backend import at_rest, initializer
+from keras_slots._backend import at_rest, compiled, initializer
 from keras_slots._keras import current_pass, passed_over_when_saving
 from keras_slots._registry import Registrable
+from keras_slots.kernels.envelope import envelope
 from keras_slots.kernels.sampler import GIVEN, Sampler
 from keras_slots.kernels.seed import from_words, to_words, words_length
 from keras_slots.selection import Greedy, SelectionRule, greedy_index
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from keras.layers import Layer as _Layer
 else:
     _Layer = keras.layers.Layer
+
+
+# Of which `reach` computes the envelopes, in a few milliseconds.
+_SAMPLED_LINES, _FEWEST_CONNECTIONS = 2**15, 256
 
 
 class SlotKernel(_Layer, Registrable, ABC):
@@ -188,6 +193,43 @@ class SlotKernel(_Layer, Registrable, ABC):
         """The 64-bit numbers that travel with the weights: the seed first, and what traced code needs of it."""
         return (seed,)
 
+    # What a kernel tells of its choices. A score mode that knows a shorter way than its bank overrides these.
+
+    def positions(self, trained: Tensor | None = None) -> Tensor:
+        """How many values of its connection are smaller than the selected one, int32, `kernel_shape`.
+
+        Args:
+            trained: Stands for the first of `trained_variables`; None: that variable.
+        """
+        return compiled(count_smaller)(self.select_greedily(trained), self.bank)
+
+    def start_values(self) -> Tensor | None:
+        """What the first of `trained_variables` started from; None where nothing brings it back."""
+        return None
+
+    def sample_values(self, count: int) -> np.ndarray:
+        """About the first `count` values of the bank, which are as random as all others, in one dimension."""
+        rows = ops.reshape(self.bank, (-1, self.num_values))[: -(-count // self.num_values)]
+        return ops.convert_to_numpy(rows).reshape(-1)
+
+    def reach(self) -> float:
+        """Share of the values that greedy selection can still take: those on the upper envelope of their lines.
+
+        The lines `s_k + w_k u` are what the scores follow under an optimizer that is linear in the gradients. In a
+        large kernel a sample of connections, evenly spaced, tells.
+        """
+        k, connections = self.num_values, self.initial.num_connections
+        count = min(connections, max(_FEWEST_CONNECTIONS, _SAMPLED_LINES // k))
+        at = np.linspace(0, connections - 1, count).astype("int32")
+        bank, scores = (ops.reshape(lines, (-1, k)) for lines in (self.bank, self.scores))
+        scores = ops.convert_to_numpy(ops.take(scores, at, axis=0)).astype("float64")
+        bank = bank if self.initial.shared else ops.take(bank, at, axis=0)
+        bank = np.broadcast_to(ops.convert_to_numpy(bank).astype("float64"), scores.shape)
+        if not (np.isfinite(scores).all() and np.isfinite(bank).all()):
+            return float("nan")
+        thresholds, _ = envelope(bank, scores)
+        return float(((thresholds < np.inf).sum(axis=0) + 1).mean() / k)
+
     # What all score modes share.
 
     def current_seed(self) -> int | None:
@@ -336,6 +378,11 @@ class SlotKernel(_Layer, Registrable, ABC):
 
     def __dir__(self) -> list[str]:
         return passed_over_when_saving(type(self), super().__dir__())
+
+
+def count_smaller(kernel: Tensor, bank: Tensor) -> Tensor:
+    """How many values of each connection are smaller than the selected one; the bank may be `(K,)`."""
+    return ops.sum(ops.cast(bank < kernel[..., None], "int32"), axis=-1)
 
 
 class OnKernel(keras.regularizers.Regularizer):

@@ -21,10 +21,10 @@ from keras import ops
 
 from keras_slots._backend import compiled, from_host, straight_through
 from keras_slots._registry import register
-from keras_slots.kernels.base import SlotKernel, lost_seed
+from keras_slots.kernels.base import count_smaller
 from keras_slots.kernels.envelope import NUDGE
-from keras_slots.kernels.per_connection import lever_gradient
-from keras_slots.kernels.seed import check_fingerprint, fingerprint, from_words, integer_of
+from keras_slots.kernels.lever import LeverKernel, lever_gradient
+from keras_slots.kernels.seed import integer_of
 from keras_slots.kernels.staircase import round_down
 from keras_slots.selection import Greedy
 from keras_slots.values.initial_values import InitialValues
@@ -50,7 +50,7 @@ _QUARTERS = np.float32(1.5 * 2**21)
 
 
 @register("nearest")
-class NearestKernel(SlotKernel):
+class NearestKernel(LeverKernel):
     """The bank value nearest to a lever that moves like an ordinary weight (`score_mode="nearest"`).
 
     Forward `kernel[c] = bank[c, k*]`, `k* = argmin_k |bank[c, k] - v[c]|`, ties to the lowest index; v is the
@@ -59,9 +59,6 @@ class NearestKernel(SlotKernel):
     A value of a stratified bank is a hash of (seed, connection, k), found without the other values, so nothing but
     the lever and the seed is kept. The values of a `ValueBank` are constants.
     """
-
-    measures_moves = True
-    needs_seed = True
 
     def __init__(self, *, kernel_initializer: Any, **arguments: Any):
         if arguments["bank_initializer"] is None:
@@ -116,11 +113,6 @@ class NearestKernel(SlotKernel):
         return seed, int(high) << 32 | int(low)
 
     @property
-    def lever(self) -> keras.Variable:
-        """The trainable number of each connection, of the kernel's shape: what is rounded to a value."""
-        return self._lever
-
-    @property
     def bank(self) -> Tensor:
         return ops.cast(self._exact_bank(), self.variable_dtype)
 
@@ -151,22 +143,27 @@ class NearestKernel(SlotKernel):
     def moves(self, trained: Tensor) -> Tensor:
         return ops.convert_to_tensor(trained) - self._start.value
 
-    def trained_variables(self) -> list[keras.Variable]:
-        return [self._lever]
-
     def saved_state(self) -> dict[str, Any]:
-        state = {"lever": self._lever, "seed": self._seed}
-        if self.move_regularizer is not None and not self.initial.rebuildable:
-            state["start"] = self._start
-        return {**state, "fingerprint": fingerprint(self.initial)}
+        own = super().saved_state()
+        keeps_start = self.move_regularizer is not None and not self.initial.rebuildable
+        return {**own, "start": self._start} if keeps_start else own
 
     def load_state(self, given: dict[str, np.ndarray]) -> None:
-        if from_words(given["seed"]) is None:
-            raise ValueError(lost_seed(self.path))
-        check_fingerprint(given["fingerprint"], self.initial, self.path)
         super().load_state(given)
         if self.move_regularizer is not None and self.initial.rebuildable:
             self._start.assign(self.current_initial_values().start())
+
+    def positions(self, trained: Tensor | None = None) -> Tensor:
+        lever = self._lever if trained is None else trained
+        return compiled(PositionOfNearest(self._bank))(lever, self._seed)
+
+    def start_values(self) -> Tensor | None:
+        if not self.initial.rebuildable:
+            return None
+        return ops.convert_to_tensor(self.current_initial_values().start(), self.score_dtype)
+
+    def reach(self) -> float:
+        return 1.0
 
 
 @dataclass(frozen=True)
@@ -238,6 +235,19 @@ class IndexOfNearest:
 
     def __call__(self, lever: Tensor, seed: Tensor) -> Tensor:
         return self.bank.nearest(lever, seed)[1]
+
+
+@dataclass(frozen=True)
+class PositionOfNearest:
+    """`(lever, seed) -> positions`: of strata the index itself, for they are sorted."""
+
+    bank: Strata | SharedValues
+
+    def __call__(self, lever: Tensor, seed: Tensor) -> Tensor:
+        values, index = self.bank.nearest(lever, seed)
+        if isinstance(self.bank, Strata):
+            return index
+        return count_smaller(values, np.array(self.bank.values, "float32"))
 
 
 def nearest_in_strata(

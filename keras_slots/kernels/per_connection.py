@@ -8,17 +8,11 @@ import keras
 import numpy as np
 from keras import KerasTensor, ops
 
-from keras_slots._backend import from_host, straight_through
+from keras_slots._backend import compiled, from_host, straight_through
 from keras_slots._registry import register
-from keras_slots.kernels.base import SlotKernel, lost_seed
 from keras_slots.kernels.capacity import capacity
-from keras_slots.kernels.seed import (
-    check_fingerprint,
-    fingerprint,
-    from_words,
-    index_to_words,
-    integer_of,
-)
+from keras_slots.kernels.lever import LeverKernel, lever_gradient
+from keras_slots.kernels.seed import index_to_words, integer_of
 from keras_slots.kernels.staircase import build_staircase
 from keras_slots.selection import Greedy, SelectionRule, greedy_index, lookup
 from keras_slots.values.initial_values import InitialValues
@@ -27,15 +21,12 @@ Tensor = Any
 
 
 @register("per_connection")
-class PerConnectionKernel(SlotKernel):
+class PerConnectionKernel(LeverKernel):
     """One trainable number u a connection, the lever, from which all K scores follow.
 
     Forward `scores[c, k] = initial_scores[c, k] + bank[c, k] * u[c]`. Greedy selection is then a staircase in u,
     built once; the bank is not kept where the seed brings it back. Backward `d u[c] = d kernel[c]`.
     """
-
-    measures_moves = True
-    needs_seed = True
 
     def add_variables(self, initial: InitialValues) -> None:
         shape, dtype = initial.kernel_shape, self.score_dtype
@@ -81,11 +72,6 @@ class PerConnectionKernel(SlotKernel):
         return arrays
 
     @property
-    def lever(self) -> keras.Variable:
-        """The trainable number of each connection, of the kernel's shape."""
-        return self._lever
-
-    @property
     def bank(self) -> Tensor:
         return self._initial_scores_and_bank()[1]
 
@@ -111,43 +97,48 @@ class PerConnectionKernel(SlotKernel):
     def moves(self, trained: Tensor) -> Tensor:
         return ops.convert_to_tensor(trained)  # at a lever of 0 the initial scores decide
 
-    def trained_variables(self) -> list[keras.Variable]:
-        return [self._lever]
-
     def saved_state(self) -> dict[str, Any]:
-        state = {"lever": self._lever, "seed": self._seed}
         if self.initial.rebuildable:
-            # The staircase is not saved: the seed brings it back.
-            return {**state, "fingerprint": fingerprint(self.initial)}
+            return super().saved_state()  # the seed brings the staircase back
         initial_scores, bank = self._lines
-        return {**state, "initial_scores": initial_scores, "bank": bank}
+        own = {"lever": self._lever, "seed": self._seed}
+        return {**own, "initial_scores": initial_scores, "bank": bank}
 
     def load_state(self, given: dict[str, np.ndarray]) -> None:
-        numbers = from_words(given["seed"])
-        if numbers is None:
-            raise ValueError(lost_seed(self.path))
-        if self.initial.rebuildable:
-            check_fingerprint(given["fingerprint"], self.initial, self.path)
-            self._take_seed(numbers[0])
-        else:
+        before = self.current_seed()
+        staircase: dict[str, np.ndarray] = {}
+        if not self.initial.rebuildable:
             values = self.initial.with_arrays(given["bank"], given["initial_scores"])
-            self._assign_staircase(values)
+            staircase = self._staircase(values)
         super().load_state(given)
+        if self.initial.rebuildable and self.current_seed() != before:
+            initial = self.current_initial_values()
+            staircase = self._staircase(initial)
+            if self._lines:
+                self._lines[0].assign(initial.scores())
+                self._lines[1].assign(ops.cast(initial.bank(), self.variable_dtype))
+        for variable in self._steps if staircase else ():
+            variable.assign(staircase[variable.name])
 
-    def _take_seed(self, seed: int) -> None:
-        if seed == self.current_seed():
-            return
-        self._seed.assign(self.seed_words(seed))
-        initial = self.current_initial_values()
-        self._assign_staircase(initial)
-        if self._lines:
-            self._lines[0].assign(initial.scores())
-            self._lines[1].assign(ops.cast(initial.bank(), self.variable_dtype))
+    def positions(self, trained: Tensor | None = None) -> Tensor:
+        tables = [v for v in self._steps if not v.name.endswith("thresholds")]
+        return compiled(count_steps)(self.select_greedily(trained), *tables)
 
-    def _assign_staircase(self, initial: InitialValues) -> None:
-        arrays = self._staircase(initial)
-        for variable in self._steps:
-            variable.assign(arrays[variable.name])
+    def start_values(self) -> Tensor:
+        return ops.zeros_like(self._lever.value)
+
+    def reach(self) -> float:
+        tables = {v.name: ops.convert_to_numpy(v) for v in self._steps}
+        connections = self.initial.num_connections
+        steps = tables["steps"].reshape(-1, connections).astype("float32")
+        higher = np.count_nonzero(steps[1:] > steps[:-1])
+        if "overflow_steps" in tables:
+            index = np.asarray(integer_of(tables["overflow_index"], "int32"))
+            further = np.concatenate([steps[-1:, index], tables["overflow_steps"]]).astype(
+                "float32"
+            )
+            higher += np.count_nonzero(further[1:] > further[:-1])
+        return (higher + connections) / (connections * self.num_values)
 
     def _initial_scores_and_bank(self) -> tuple[Tensor, Tensor]:
         if self._lines:
@@ -221,6 +212,30 @@ def _read_on(lever: Tensor, thresholds: Tensor, value: Tensor, steps: Tensor) ->
     return value
 
 
+def count_steps(
+    kernel: Tensor,
+    steps: Tensor,
+    overflow_index: Tensor | None = None,
+    overflow_steps: Tensor | None = None,
+) -> Tensor:
+    """On which step of its staircase each selected value is; arguments as of `read_staircase`."""
+    position = _count_below(kernel, steps)
+    if overflow_index is None:
+        return position
+    flat = ops.reshape(position, (-1,))
+    index = integer_of(overflow_index, "int32")
+    more = _count_below(ops.take(ops.reshape(kernel, (-1,)), index), overflow_steps)
+    position = ops.scatter_update(flat, index[:, None], ops.take(flat, index) + more)
+    return ops.reshape(position, kernel.shape)
+
+
+def _count_below(kernel: Tensor, steps: Tensor) -> Tensor:
+    position = ops.zeros(kernel.shape, "int32")
+    for h in range(steps.shape[0]):
+        position = position + ops.cast(ops.cast(steps[h], kernel.dtype) < kernel, "int32")
+    return position
+
+
 def score_lines(lever: Tensor, initial_scores: Tensor, bank: Tensor) -> Tensor:
     """All K scores of each connection: `initial_scores[c, k] + bank[c, k] * lever[c]`."""
     lever = ops.convert_to_tensor(lever)
@@ -238,8 +253,3 @@ class SelectFromLines:
     ) -> Tensor:
         scores = score_lines(lever, initial_scores, bank)
         return lookup(bank, self.rule.index(scores, *uniform))
-
-
-def lever_gradient(upstream: Tensor, *arrays: Tensor) -> tuple:
-    """`d lever[c] = d kernel[c]`."""
-    return (upstream,)

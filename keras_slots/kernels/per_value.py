@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_slots._backend import compiled, straight_through
@@ -53,6 +54,15 @@ class PerValueKernel(SlotKernel):
 
     def trained_variables(self) -> list[keras.Variable]:
         return [self._scores]
+
+    def start_values(self) -> Tensor | None:
+        if not self.initial.rebuildable or self.current_seed() is None:
+            return None
+        initial = self.current_initial_values()
+        first = initial.bank_rows(0, 1).astype(self.variable_dtype).reshape(-1)
+        if not np.array_equal(first, self.sample_values(1)):
+            return None  # another bank was put in the place of the drawn one
+        return ops.convert_to_tensor(initial.scores(), self.score_dtype)
 
     def saved_state(self) -> dict[str, Any]:
         return {"scores": self._scores, "bank": self._bank, "seed": self._seed}

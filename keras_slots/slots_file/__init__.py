@@ -10,7 +10,6 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,20 @@ from keras_slots._files import check_path, write_file
 from keras_slots._keras import give_value, inner_layers, shapes_alone
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.layers.base import SlotLayer
-from keras_slots.slots_file.container import Record, array_of, itemsize, join, split, stored
+from keras_slots.slots_file.container import (
+    Record,
+    array_of,
+    damaged,
+    itemsize,
+    join,
+    split,
+    stored,
+)
 from keras_slots.slots_file.records import coding_of, find, read_kernel, values_of, write_kernel
 from keras_slots.transforms import holds_assets, materialized, pair_weights, serialize
 
 Array = np.ndarray[Any, Any]
 Path_ = str | os.PathLike
-#: Is told a number of connections that are done, at times.
-Progress = Callable[[int], None]
 #: The state of a random generator, such as dropout has, is int64 on TensorFlow and uint32 on JAX.
 _INTEGERS = {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 
@@ -79,7 +84,8 @@ def save_slots(model: keras.Model, path: Path_, *, overwrite: bool = False) -> P
         Aladago and Torresani, 2021, section 3: the trained network is one choice for each connection.
     """
     path = check_path(path, overwrite, suffix=".slots")
-    write_file(path, join(*describe(model)))
+    plain, records = _described(model)
+    write_file(path, join(serialize(plain), [record for record, _ in records]))
     return path
 
 
@@ -117,28 +123,35 @@ def load_slots(
     >>> load_slots(path).get_layer("logits")
     <Dense name=logits, built=True>
     """
-    return rebuild(*split(Path(path).read_bytes()), custom_objects, max_bytes)
-
-
-def describe(
-    model: keras.Model, progress: Progress | None = None
-) -> tuple[dict[str, Any], list[Record]]:
-    """The architecture and the records of the selected network."""
-    plain, records = _described(model, progress)
-    return serialize(plain), [record for record, _ in records]
+    architecture, records, _ = split(Path(path).read_bytes())
+    needed = sum(record.nbytes for record in records)
+    _check_memory(needed, max_bytes)
+    with shapes_alone() as created:  # what an architecture asks for is not believed
+        model = _model(architecture, custom_objects)
+    _check_fit(model, records)
+    known = {id(variable) for variable in model.variables}
+    others = [variable for variable in created if id(variable) not in known]
+    _check_memory(needed + sum(math.prod(v.shape) * itemsize(v.dtype) for v in others), max_bytes)
+    for variable, record in zip(model.variables, records, strict=True):
+        give_value(variable, _fitting(_weight(record), variable, record.name))
+    for variable in others:
+        give_value(variable)
+    for layer in inner_layers(model):
+        if hasattr(layer, "finalize_state"):
+            # Normalization and its kin compute with what they derive from their weights.
+            layer.finalize_state()
+    return model
 
 
 def sizes(model: keras.Model) -> tuple[dict[int, int], int]:
     """Bytes that each kernel, by its `id`, takes in a file, and those of the whole file."""
-    plain, records = _described(model, None)
+    plain, records = _described(model)
     file = join(serialize(plain), [record for record, _ in records])
     kernels = {id(kernel): len(record.payload) for record, kernel in records if kernel is not None}
     return kernels, len(file)
 
 
-def _described(
-    model: keras.Model, progress: Progress | None
-) -> tuple[keras.Model, list[tuple[Record, SlotKernel | None]]]:
+def _described(model: keras.Model) -> tuple[keras.Model, list[tuple[Record, SlotKernel | None]]]:
     """The materialized model, and for each of its weights the record and the kernel that selects it."""
     plain, pairs = materialized(model)
     kernels: dict[int, tuple[SlotKernel, str]] = {}
@@ -159,45 +172,16 @@ def _described(
         array = np.array(keras.ops.convert_to_numpy(variable))
         if id(variable) in kernels:
             kernel, name = kernels[id(variable)]
-            records.append((_kernel_record(kernel, name, array, progress), kernel))
+            records.append((_kernel_record(kernel, name, array), kernel))
         else:
             records.append((stored(_name(variable), array), None))
     return plain, records
 
 
-def weight(record: Record, progress: Progress | None = None) -> Array:
-    """The weight of a record."""
+def _weight(record: Record) -> Array:
     if record.form == "stored":
         return array_of(record)
-    return read_kernel(record, progress).astype(record.dtype, copy=False)
-
-
-def rebuild(
-    architecture: dict[str, Any],
-    records: list[Record],
-    custom_objects: dict[str, Any] | None = None,
-    max_bytes: int = 2**33,
-    progress: Progress | None = None,
-) -> keras.Model:
-    """The model of an architecture with the weights of the records."""
-    needed = sum(record.nbytes for record in records)
-    _check_memory(needed, max_bytes)
-    with shapes_alone() as created:  # what an architecture asks for is not believed
-        model = _model(architecture, custom_objects)
-    _check_fit(model, records)
-    known = {id(variable) for variable in model.variables}
-    others = [variable for variable in created if id(variable) not in known]
-    sizes = [math.prod(v.shape) * itemsize(v.dtype) for v in others]
-    _check_memory(needed + sum(sizes), max_bytes)
-    for variable, record in zip(model.variables, records, strict=True):
-        give_value(variable, _fitting(weight(record, progress), variable, record.name))
-    for variable in others:
-        give_value(variable)
-    for layer in inner_layers(model):
-        if hasattr(layer, "finalize_state"):
-            # Normalization and its kin compute with what they derive from their weights.
-            layer.finalize_state()
-    return model
+    return read_kernel(record).astype(record.dtype, copy=False)
 
 
 def _check_memory(needed: int, max_bytes: int) -> None:
@@ -225,9 +209,7 @@ def _model(architecture: dict[str, Any], custom_objects: dict[str, Any] | None) 
             "not know in `custom_objects`."
         ) from error
     if not isinstance(model, keras.Model):
-        raise ValueError(
-            f"The .slots file is damaged: it describes a {type(model).__name__}, not a model. Write it again."
-        )
+        raise damaged(f"it describes a {type(model).__name__}, not a model")
     return model
 
 
@@ -243,9 +225,8 @@ def _check_fit(model: keras.Model, records: list[Record]) -> None:
     ]
     if different or len(expected) != len(received):
         first = f": {expected[different[0]]} and {received[different[0]]}" if different else ""
-        raise ValueError(
-            f"The .slots file is damaged: its architecture has {len(expected)} weights and the file "
-            f"{len(received)}, which differ{first}. Write the file again."
+        raise damaged(
+            f"its architecture has {len(expected)} weights and the file {len(received)}, which differ{first}"
         )
 
 
@@ -260,9 +241,7 @@ def _fitting(array: Array, variable: keras.Variable, name: str) -> Array:
     return here
 
 
-def _kernel_record(
-    kernel: SlotKernel, name: str, array: Array, progress: Progress | None
-) -> Record:
+def _kernel_record(kernel: SlotKernel, name: str, array: Array) -> Record:
     if kernel.num_values == 1:
         return stored(name, array)
     try:
@@ -280,7 +259,7 @@ def _kernel_record(
         )
         return stored(name, array)
     coding = coding_of(found, values, array.shape)
-    return write_kernel(name, array, found.index, values, coding, progress)
+    return write_kernel(name, array, found.index, values, coding)
 
 
 def _warn_of_strangers(plain: keras.Model) -> None:

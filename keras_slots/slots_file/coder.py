@@ -376,8 +376,6 @@ def _context(kind: int, far: Array, expected: Array, activity: Array) -> Array:
     return (kind * _GAPS + place) * _ACTIVITIES + activity
 
 
-Progress = Callable[[int], None]
-
 STAIRS = {"hull": hull, "nearest": nearest}
 #: Values of the connections that are handled at once, at most, unless one row has more.
 BLOCK_VALUES = 2**18
@@ -426,19 +424,16 @@ class Coding:
                 yield (*edge, ready)
 
 
-def encode(
-    index: Array, values: Values, coding: Coding, progress: Progress | None = None
-) -> tuple[Array, Array]:
+def encode(index: Array, values: Values, coding: Coding) -> tuple[Array, Array]:
     """Returns the words of the choices, uint16, and the connections whose choice no step leads to.
 
     Args:
         index: The chosen indices, of shape `(n,)`, in the C order of the kernel.
         values: The values of the kernel.
         coding: How to code.
-        progress: Is told the number of connections done, at times.
     """
     encoder = Encoder(coding.lanes)
-    lost = _put(index, values, coding, encoder.put, progress)
+    lost = _put(index, values, coding, encoder.put)
     return encoder.words(), lost
 
 
@@ -451,16 +446,12 @@ def cost(index: Array, values: Values, coding: Coding) -> float:
         nonlocal total
         total += float(bits_of[np.where(bits, p, FULL - p)].sum())
 
-    _put(index, values, coding, put, None)
+    _put(index, values, coding, put)
     return total
 
 
 def _put(
-    index: Array,
-    values: Values,
-    coding: Coding,
-    put: Callable[[Array, Array], None],
-    progress: Progress | None,
+    index: Array, values: Values, coding: Coding, put: Callable[[Array, Array], None]
 ) -> Array:
     """Gives all decisions and their probabilities to `put`; returns the choices that no step leads to."""
     model = ProbabilityModel(coding.rows, coding.width, coding.offsets)
@@ -476,14 +467,10 @@ def _put(
         moves, missed = moves_of(stairs, index[first:last])
         lost.append(first + missed)
         model.code(stairs, high - low, moves, code)
-        if progress:
-            progress(last - first)
     return np.concatenate(lost)
 
 
-def decode(
-    words: Array, values: Values, coding: Coding, progress: Progress | None = None
-) -> tuple[Array, Array]:
+def decode(words: Array, values: Values, coding: Coding) -> tuple[Array, Array]:
     """Returns the indices that `encode` was given, but for those no step leads to, and their values.
 
     They are uint8 and float32, of shape `(n,)`.
@@ -500,8 +487,6 @@ def decode(
         first, last = low * coding.width, high * coding.width
         index[first:last] = _index(stairs, moves)
         chosen[first:last] = _take(stairs.rows, index[first:last])
-        if progress:
-            progress(last - first)
     decoder.check_end()
     return index, chosen
 

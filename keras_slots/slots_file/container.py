@@ -1,6 +1,6 @@
 """The bytes of a `.slots` file: a header, the architecture, one record for each weight, and a checksum.
 
-Records lie behind each other without a table of offsets, so there can be no holes and no overlaps. Every size is
+Records follow each other without a table of offsets, so there can be no holes and no overlaps. Every size is
 checked against what is there before anything is allocated.
 """
 
@@ -10,15 +10,16 @@ import json
 import math
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
 
 MAGIC = b"\x89SLOTS\r\n"
-VERSION = 1
+VERSION = 1  # that is written
 HEADER = struct.Struct("<8sIIQII")
 #: How a weight is held: as it is, or as choices that are packed or coded.
 FORMS = ("stored", "packed", "hull", "nearest")
@@ -63,11 +64,22 @@ class Record:
         return self.size * itemsize(self.dtype)
 
 
+class Contents(NamedTuple):
+    """What a file holds; nothing is decoded yet."""
+
+    architecture: dict[str, Any]
+    records: list[Record]
+    version: int
+
+
 def itemsize(dtype: str) -> int:
     """Bytes of one element."""
-    return int(
-        np.dtype(dtype).itemsize
-    )  # Keras has imported ml_dtypes, by which NumPy knows bfloat16
+    return int(np.dtype(dtype).itemsize)  # Keras has imported ml_dtypes: NumPy knows bfloat16
+
+
+def damaged(received: str) -> ValueError:
+    """The error of a file that nothing has written like that."""
+    return ValueError(f"The .slots file is damaged: {received}. Copy or write the file again.")
 
 
 def join(architecture: dict[str, Any], records: list[Record]) -> bytes:
@@ -109,10 +121,7 @@ class ByteReader:
     def take(self, count: int) -> memoryview:
         """The next bytes."""
         if not 0 <= count <= self.left:
-            raise ValueError(
-                f"The .slots file is damaged: {self.what} needs {count} bytes where {self.left} are left. "
-                "Copy or write the file again."
-            )
+            raise damaged(f"{self.what} needs {count} bytes where {self.left} are left")
         self._at += count
         return self._data[self._at - count : self._at]
 
@@ -121,22 +130,41 @@ class ByteReader:
         return struct.unpack(f"<{form}", self.take(struct.calcsize(f"<{form}")))
 
 
-def version_of(content: bytes) -> int:
-    """The format version of a file that `split` has read."""
-    return int(HEADER.unpack_from(content)[1])
-
-
-def split(content: bytes) -> tuple[dict[str, Any], list[Record]]:
-    """The architecture and the records of a file; nothing is decoded yet.
+def split(content: bytes) -> Contents:
+    """The architecture and the records of a file of any known version.
 
     Raises:
-        ValueError: If the bytes are not a whole, undamaged `.slots` file of this version.
+        ValueError: If the bytes are not a whole, undamaged `.slots` file of a version in `READERS`.
     """
-    count, compressed, uncompressed = _check_header(content)
-    if zlib.crc32(memoryview(content)[:-4]) != struct.unpack("<I", content[-4:])[0]:
+    if content[:8] != MAGIC[: len(content)] or not content:
         raise ValueError(
-            "The .slots file is damaged: its checksum differs. Copy or write the file again."
+            f"`path` must be a .slots file, written by `keras_slots.save_slots`. Received: a file that begins "
+            f"with {content[:8]!r}."
         )
+    if len(content) < HEADER.size + 4:
+        raise ValueError(
+            f"The .slots file is truncated: it has {len(content)} bytes, and not even its header is whole. "
+            "Copy or write the file again."
+        )
+    (version,) = struct.unpack_from("<I", content, len(MAGIC))
+    if version not in READERS:
+        known = ", ".join(map(str, READERS))
+        raise ValueError(
+            f"The .slots file has the format version {version}, and this version of keras_slots reads {known}. "
+            "Update keras_slots (`pip install -U keras-slots`)."
+        )
+    return READERS[version](content)
+
+
+def _read_version_1(content: bytes) -> Contents:
+    _, version, count, size, compressed, uncompressed = HEADER.unpack_from(content)
+    if size != len(content):
+        raise ValueError(
+            f"The .slots file is {'truncated' if size > len(content) else 'damaged'}: its header says {size} "
+            f"bytes. Received: {len(content)} bytes. Copy or write the file again."
+        )
+    if zlib.crc32(memoryview(content)[:-4]) != struct.unpack("<I", content[-4:])[0]:
+        raise damaged("its checksum differs")
     if count > MOST_TENSORS or compressed > MOST_COMPRESSED or uncompressed > MOST_ARCHITECTURE:
         raise ValueError(
             f"The .slots file is damaged or hostile: its header is too large. Expected at most {MOST_TENSORS} "
@@ -151,36 +179,12 @@ def split(content: bytes) -> tuple[dict[str, Any], list[Record]]:
         (length,) = body.unpack("Q")
         records.append(_record(ByteReader(body.take(length), body.what)))
     if body.left:
-        raise ValueError(
-            f"The .slots file is damaged: {body.left} bytes lie behind its last weight. Copy or write the file "
-            f"again."
-        )
-    return architecture, records
+        raise damaged(f"it has {body.left} trailing bytes")
+    return Contents(architecture, records, version)
 
 
-def _check_header(content: bytes) -> tuple[int, int, int]:
-    if content[:8] != MAGIC[: len(content)] or not content:
-        raise ValueError(
-            f"`path` must be a .slots file, written by `keras_slots.save_slots`. Received: a file that begins "
-            f"with {content[:8]!r}."
-        )
-    if len(content) < HEADER.size + 4:
-        raise ValueError(
-            f"The .slots file is truncated: it has {len(content)} bytes, and not even its header is whole. "
-            "Copy or write the file again."
-        )
-    _, version, count, size, compressed, uncompressed = HEADER.unpack_from(content)
-    if version != VERSION:
-        raise ValueError(
-            f"The .slots file has the format version {version}, and this version of keras_slots reads {VERSION}. "
-            "Update keras_slots (`pip install -U keras-slots`)."
-        )
-    if size != len(content):
-        raise ValueError(
-            f"The .slots file is {'truncated' if size > len(content) else 'damaged'}: its header says {size} "
-            f"bytes. Received: {len(content)} bytes. Copy or write the file again."
-        )
-    return count, compressed, uncompressed
+#: Format version -> what reads such a file. A version, once released, stays here for ever.
+READERS: dict[int, Callable[[bytes], Contents]] = {1: _read_version_1}
 
 
 def _architecture(packed: memoryview, size: int) -> dict[str, Any]:
@@ -192,40 +196,28 @@ def _architecture(packed: memoryview, size: int) -> dict[str, Any]:
             raise ValueError("another size than its header says")
         architecture = json.loads(text)
     except (zlib.error, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"The .slots file is damaged: its architecture cannot be read ({error}). Copy or write the file again."
-        ) from None
+        raise damaged(f"its architecture cannot be read ({error})") from None
     if not isinstance(architecture, dict) or not isinstance(architecture.get("class_name"), str):
-        raise ValueError(
-            "The .slots file is damaged: its architecture is not that of a Keras model. Write the file again."
-        )
+        raise damaged("its architecture is not that of a Keras model")
     return architecture
 
 
 def _record(body: ByteReader) -> Record:
     form, dtype, axes, length = body.unpack("BBBB")
     if form >= len(FORMS) or dtype >= len(DTYPES) or axes > MOST_AXES:
-        raise ValueError(
-            f"The .slots file is damaged: {body.what} has form {form}, dtype {dtype} and {axes} axes, which this "
-            "version does not know. Copy or write the file again."
-        )
+        raise damaged(f"{body.what} has form {form}, dtype {dtype} and {axes} axes")
     try:
         name = bytes(body.take(length)).decode()
     except UnicodeDecodeError:
-        raise ValueError(
-            f"The .slots file is damaged: the name of {body.what} is not UTF-8. Write it again."
-        ) from None
+        raise damaged(f"the name of {body.what} is not UTF-8") from None
     shape = body.unpack(f"{axes}I")
     record = Record(name, shape, DTYPES[dtype], FORMS[form], body.take(body.left))
     if record.size > MOST_ELEMENTS:
-        raise ValueError(
-            f"The .slots file is damaged: {body.what} has the shape {shape}, beyond {MOST_ELEMENTS} elements. "
-            "Copy or write the file again."
-        )
+        raise damaged(f"{body.what} has the shape {shape}, beyond {MOST_ELEMENTS} elements")
     if form == 0 and len(record.payload) != record.nbytes:
-        raise ValueError(
-            f"The .slots file is damaged: '{name}' has {len(record.payload)} bytes, but its shape {shape} and "
-            f"dtype {record.dtype} need {record.nbytes}. Copy or write the file again."
+        raise damaged(
+            f"'{name}' has {len(record.payload)} bytes, but its shape {shape} and dtype {record.dtype} need "
+            f"{record.nbytes}"
         )
     return record
 

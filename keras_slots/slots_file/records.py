@@ -23,7 +23,6 @@ from keras_slots.slots_file.coder import (
     BLOCK_VALUES,
     MOST_CODED,
     Coding,
-    Progress,
     Start,
     cost,
     decode,
@@ -33,7 +32,7 @@ from keras_slots.slots_file.coder import (
     packed_size,
     unpack,
 )
-from keras_slots.slots_file.container import ByteReader, Record
+from keras_slots.slots_file.container import ByteReader, Record, damaged
 from keras_slots.slots_file.values import GIVEN, KINDS, STRATA, Stream, Values
 from keras_slots.values.philox import SCORE_STREAM, START_STREAM
 from keras_slots.values.source import Description
@@ -56,7 +55,6 @@ def write_kernel(
     index: Array,
     values: Values,
     coding: Coding | None,
-    progress: Progress | None = None,
 ) -> Record:
     """The record of a kernel: coded, or packed where that is shorter or where the coded one does not come back.
 
@@ -66,7 +64,6 @@ def write_kernel(
         index: Their indices, of shape `(n,)`.
         values: All its values.
         coding: How to code the choices; None: not at all.
-        progress: Is told the number of connections done, twice for each.
 
     Raises:
         RuntimeError: If no record brings the selected values back.
@@ -74,15 +71,15 @@ def write_kernel(
     shape, dtype = selected.shape, str(selected.dtype)
     head = _values_to_bytes(values) + struct.pack("<I", _checksum(selected.reshape(-1)))
     if coding is not None:
-        words, lost = encode(index, values, coding, progress)
+        words, lost = encode(index, values, coding)
         tail = _coding_to_bytes(coding, index, words, lost)
         record = Record(name, shape, dtype, coding.stairs, head + tail)
         if len(tail) < packed_size(len(index), values.num_values):
             with contextlib.suppress(ValueError):
-                if _comes_back(record, selected, progress):
+                if _comes_back(record, selected):
                     return record
     record = Record(name, shape, dtype, "packed", head + pack(index, values.num_values))
-    if not _comes_back(record, selected, None):
+    if not _comes_back(record, selected):
         raise RuntimeError(
             f"The kernel '{name}' does not come back from its record, so nothing was written. Please report this, "
             "and save `materialize(model)` as a .keras file."
@@ -90,27 +87,26 @@ def write_kernel(
     return record
 
 
-def _comes_back(record: Record, selected: Array, progress: Progress | None) -> bool:
-    back = read_kernel(record, progress).astype(record.dtype)
+def _comes_back(record: Record, selected: Array) -> bool:
+    back = read_kernel(record).astype(record.dtype)
     return back.tobytes() == np.ascontiguousarray(selected).tobytes()
 
 
-def read_kernel(record: Record, progress: Progress | None = None) -> Array:
+def read_kernel(record: Record) -> Array:
     """The chosen values of a record, float32, of its shape.
 
     Raises:
         ValueError: If the record is damaged.
     """
-    _, chosen, checksum = read_choices(record, progress)
+    _, chosen, checksum = read_choices(record)
     if _checksum(chosen) != checksum:
-        raise ValueError(
-            f"The kernel '{record.name}' of the .slots file has other values than were saved: the file is "
-            "damaged, or this machine computes them in another way. Copy or write the file again."
+        raise damaged(
+            f"its kernel '{record.name}' has other values than were saved, or this machine computes others"
         )
     return chosen.reshape(record.shape)
 
 
-def read_choices(record: Record, progress: Progress | None = None) -> tuple[Array, Array, int]:
+def read_choices(record: Record) -> tuple[Array, Array, int]:
     """The chosen indices of a record, of shape `(n,)`, their values, float32, and their right checksum."""
     body = ByteReader(record.payload, f"'{record.name}'")
     values = _values_from_bytes(body)
@@ -123,7 +119,7 @@ def read_choices(record: Record, progress: Progress | None = None) -> tuple[Arra
         index = _decoded(body, unpack, body.take(body.left), record.size, values.num_values)
         return index, _values_at(index, values), checksum
     coding, lost, lost_index, words = _coding_from_bytes(body, record, values)
-    index, chosen = _decoded(body, decode, words, values, coding, progress)
+    index, chosen = _decoded(body, decode, words, values, coding)
     index[lost] = lost_index
     for at in lost:
         chosen[at] = values.take(index[at : at + 1], int(at))[0]
@@ -231,10 +227,7 @@ def _coding_from_bytes(
 
 
 def _damaged(body: ByteReader, received: str) -> ValueError:
-    return ValueError(
-        f"The .slots file is damaged: its weight {body.what} cannot be read. Received: {received}. Copy or write "
-        "the file again."
-    )
+    return damaged(f"its weight {body.what} cannot be read: {received}")
 
 
 def summary(record: Record) -> tuple[str, str]:

@@ -73,24 +73,20 @@ class Distribution(EqualByConfig, ValueSource):
         start: int = 0,
         stream: int | None = None,
     ) -> Float32Array:
-        """Returns the elements `[start, start + count)` of the values, flattened in C order.
+        """The elements `[start, start + count)` of the values, flattened in C order, float32.
 
-        Formula: `float32(c * rms(fans)) * x_i` with `x_i` element `i` of the stream and `c` what
-        gives `x` the root mean square 1.
+        `float32(c * rms(fans)) * x_i` with `x_i` element `i` of the stream and `c` what gives `x` the root mean
+        square 1.
 
         Args:
-            seed: seed of the layer, `0 <= seed < 2**64`; `self.seed` replaces it when it is set.
-            count: number of values.
+            seed: Seed of the layer, `0 <= seed < 2**64`; `self.seed` replaces it when it is set.
+            count: Number of values.
             fans: `(fan_in, fan_out)` of the kernel, see `initializers.compute_fans`.
-            start: index of the first value.
-            stream: number of the random stream; None: `philox.SCORE_STREAM` for
-                `UniformScores`, `philox.BANK_STREAM` for all others.
-
-        Returns:
-            `float32` array of shape `(count,)`.
+            start: Index of the first value.
+            stream: Number of the random stream; None: that of the scores for `UniformScores`, else of banks.
 
         Raises:
-            ValueError: if an argument is out of range, or the values do not fit into float32.
+            ValueError: If an argument is out of range, or the values do not fit into float32.
         """
         seed = seed if self.seed is None else self.seed
         stream = self._stream if stream is None else stream
@@ -124,18 +120,9 @@ class Distribution(EqualByConfig, ValueSource):
         return Description(self.kind, seed, self.factor(fans))
 
     def rms(self, fans: tuple[int, int]) -> float:
-        """Returns the root mean square of the values: their standard deviation, if centred.
+        """The root mean square of the values: their standard deviation, if centred.
 
-        Formula: `scale * sqrt(variance / max(1, n))`, `n` the fan (or the mean of both) in use.
-
-        Args:
-            fans: `(fan_in, fan_out)` of the kernel.
-
-        Returns:
-            A positive number.
-
-        Raises:
-            ValueError: if `fans` is no pair of sizes.
+        `scale * sqrt(variance / max(1, n))`, `n` the fan (or the mean of both) in use.
         """
         if len(fans) != 2 or not all(0 <= fan < math.inf for fan in fans):
             raise ValueError(

@@ -49,23 +49,15 @@ _FROM_KERAS: dict[type, type[Distribution]] = {
 
 
 def compute_fans(kernel_shape: Sequence[int]) -> tuple[int, int]:
-    """Returns the number of inputs and outputs of one unit of a kernel, by Keras' rule.
+    """`(fan_in, fan_out)` of a kernel of that shape, without the K of the bank, by Keras' rule.
 
-    Formula: `(rows, columns)` in two dimensions; in three or more, the last two sizes, each times
-    the product of all others; `(n, n)` in one dimension; `(1, 1)` in none.
-
-    Args:
-        kernel_shape: shape of the kernel in the Keras layout, without the K of the bank.
-
-    Returns:
-        `(fan_in, fan_out)`.
+    `(rows, columns)` in two dimensions; in three or more, the last two sizes, each times the product of all others;
+    `(n, n)` in one dimension; `(1, 1)` in none.
 
     Example:
 
     >>> compute_fans((3, 3, 16, 32))
     (144, 288)
-
-    Source: `VarianceScaling` of Keras.
     """
     shape = tuple(int(size) for size in kernel_shape)
     if not shape:
@@ -77,23 +69,17 @@ def compute_fans(kernel_shape: Sequence[int]) -> tuple[int, int]:
 
 
 def get(identifier: Any, argument: str = "bank_initializer") -> ValueSource | Callable[..., Any]:
-    """Returns what a bank is drawn from.
+    """What a bank is drawn from: a keras_slots distribution, or another Keras initializer as it came.
+
+    Keras' `GlorotUniform`, `GlorotNormal`, `HeUniform`, `HeNormal`, `LecunUniform`, `LecunNormal` and
+    `VarianceScaling` become the equal `Distribution`, with their integer seed if they have one. Any other Keras
+    initializer is to be called once with the shape of the whole bank.
 
     Args:
-        identifier: one of `"glorot_uniform"`, `"glorot_normal"`, `"he_uniform"`, `"he_normal"`,
-            `"signed_constant"`, `"stratified_uniform"`; a `Distribution`; the serialized form of one; or whatever
-            `keras.initializers.get` takes. Keras' `GlorotUniform`, `GlorotNormal`, `HeUniform`,
-            `HeNormal`, `LecunUniform`, `LecunNormal` and `VarianceScaling` become the equal
-            `Distribution`, with their integer seed if they have one. The names `"uniform"` and `"normal"` are
-            refused: pass `keras.initializers.RandomUniform()` for what Keras means by them.
-        argument: name of the argument in the error message.
-
-    Returns:
-        A `Distribution`, or any other Keras initializer as it came: that is to be called once with
-        the shape of the whole bank.
-
-    Raises:
-        ValueError: if the identifier is unknown or cannot be used for a bank.
+        identifier: Name or object of a distribution, its serialized form, or whatever `keras.initializers.get`
+            takes. The names `"uniform"` and `"normal"` are refused: pass `keras.initializers.RandomUniform()` for
+            what Keras means by them.
+        argument: Name of the argument in the error message.
 
     Example:
 
@@ -106,18 +92,7 @@ def get(identifier: Any, argument: str = "bank_initializer") -> ValueSource | Ca
 
 
 def get_scores(identifier: Any) -> ValueSource | Callable[..., Any]:
-    """Returns what initial scores are drawn from.
-
-    Args:
-        identifier: None or `"uniform_scores"` for `UniformScores(1.0)`; `"nearest"` for
-            `NearestScores()`; a `Distribution`, whose `sample` must then be
-            called with `stream=philox.SCORE_STREAM`; the serialized form of one; or whatever `get` takes.
-
-    Returns:
-        A `Distribution`, a `NearestScores`, or any other Keras initializer as it came.
-
-    Raises:
-        ValueError: if the identifier is unknown or cannot be used for scores.
+    """What initial scores are drawn from: as `get`, with `UniformScores(1.0)` for None.
 
     Example:
 
@@ -130,13 +105,7 @@ def get_scores(identifier: Any) -> ValueSource | Callable[..., Any]:
 
 
 def serialize(initializer: Any) -> Any:
-    """Returns the serialized form of what `get` or `get_scores` returned, or of a `ValueBank`.
-
-    Args:
-        initializer: a `Distribution`, Keras initializer or `ValueBank`, or None.
-
-    Returns:
-        A dictionary fit for JSON that `get` and `get_scores` read; None for None.
+    """What `get` or `get_scores` returned, or a `ValueBank`, as a dictionary fit for JSON; None for None.
 
     Example:
 

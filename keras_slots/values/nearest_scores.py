@@ -61,16 +61,11 @@ class NearestScores(EqualByConfig, ValueSource):
         return cls(**config)
 
     def scores(self, bank: Array, start: Array) -> Array:
-        """Returns the initial scores, computed in float64.
-
-        Formula: `scores[c, k] = bank[c, k] * start[c] - bank[c, k]^2 / 2`.
+        """The initial scores `bank[c, k] * start[c] - bank[c, k]^2 / 2`, computed in float64, of shape `(..., K)`.
 
         Args:
-            bank: values of shape `(..., K)`, or `(K,)` when they are shared.
+            bank: Values of shape `(..., K)`, or `(K,)` when they are shared.
             start: w0, of shape `(...)`.
-
-        Returns:
-            `float64` array of shape `(..., K)`.
         """
         bank, start = np.asarray(bank, "float64"), np.asarray(start, "float64")
         return bank * start[..., None] - bank * bank / 2.0

@@ -24,8 +24,7 @@ from keras_slots._checks import check_choice, check_integer, check_seed
 
 BANK_STREAM = 0
 SCORE_STREAM = 1
-SAMPLER_STREAM = 2
-VALUE_BANK_STREAM = 3
+VALUE_BANK_STREAM = 3  # 2 is free
 START_STREAM = 4
 STRATA_STREAM = 5
 
@@ -60,76 +59,24 @@ _QUANTILE_Q = (
 
 
 def draw_seed() -> int:
-    """Returns a fresh 63-bit seed from Python's global generator.
-
-    `keras.utils.set_random_seed` seeds that generator, so it governs every seed drawn here.
-
-    Returns:
-        An integer, `0 <= seed < 2**63`.
-
-    Example:
-
-    >>> import random
-    >>> random.seed(0)
-    >>> first = draw_seed()
-    >>> random.seed(0)
-    >>> draw_seed() == first
-    True
-    """
+    """A fresh 63-bit seed from Python's global generator, which `keras.utils.set_random_seed` seeds."""
     return random.getrandbits(63)
 
 
 def derive_seed(seed: int, name: str) -> int:
-    """Returns a 63-bit seed for the part called `name` of something seeded with `seed`.
+    """A 63-bit seed for the part called `name` of something seeded with `seed`.
 
-    Formula: the first 8 bytes (big-endian) of SHA-256 of the UTF-8 text `f"{seed}/{name}"`, shifted
-    right by one bit.
-
-    Args:
-        seed: integer, `0 <= seed < 2**64`.
-        name: any text, for example the name of a layer.
-
-    Returns:
-        An integer, `0 <= seed < 2**63`.
-
-    Raises:
-        ValueError: if `seed` is not such an integer, or `name` is no string.
-
-    Example:
-
-    >>> derive_seed(1, "dense") == derive_seed(1, "dense_1")
-    False
+    The first 8 bytes (big-endian) of SHA-256 of the UTF-8 text `f"{seed}/{name}"`, shifted right by one bit.
     """
-    if not isinstance(name, str):
-        raise ValueError(
-            f"`name` must be a string. Received: name={name!r}. Pass the name of the part, "
-            "for example the path of a layer."
-        )
     digest = hashlib.sha256(f"{check_seed(seed)}/{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def raw_words(seed: int, stream: int, count: int, start: int = 0) -> Words:
-    """Returns the 32-bit words `[start, start + count)` of a Philox stream.
+    """The 32-bit words `[start, start + count)` of the stream `(seed, stream)`, uint32.
 
-    Args:
-        seed: first word of the Philox key, `0 <= seed < 2**64`.
-        stream: second word of the key, `0 <= stream < 2**64`; see `BANK_STREAM` and its siblings.
-        count: number of words.
-        start: index of the first word, `0 <= start < 2**64`.
-
-    Returns:
-        `uint32` array of shape `(count,)`.
-
-    Raises:
-        ValueError: if an argument is not an integer in its range.
-
-    Example:
-
-    >>> bool((raw_words(7, 0, 100)[90:] == raw_words(7, 0, 10, start=90)).all())
-    True
-
-    Source: philox4x64-10 of Salmon et al. 2011, block `b` at counter `b`.
+    Block `b` of philox4x64-10 (Salmon et al. 2011) has the counter `b` and the key `(seed, stream)`; both numbers
+    are below 2**64. See `BANK_STREAM` and its siblings.
     """
     seed, stream, count, start = _check_window(seed, stream, count, start)
     return _words(seed, stream, count, start)
@@ -138,31 +85,16 @@ def raw_words(seed: int, stream: int, count: int, start: int = 0) -> Words:
 def draw(
     kind: str, seed: int, stream: int, count: int, start: int = 0, scale: float = 1.0
 ) -> Float32Array:
-    """Returns the elements `[start, start + count)` of a stream of random values, times `scale`.
+    """The elements `[start, start + count)` of a stream of random values, times `float32(scale)`, float32.
 
-    Formula: `float32(scale) * x`, one rounded multiplication; `x` comes from the word `w` of
-    `raw_words` and from `u = (w >> 8) * 2**-24`, which is exact in float32:
+    An element is x, made from the word w of `raw_words` and from `u = (w >> 8) * 2**-24`, which is exact in float32:
 
     - `"uniform"` on `[-1, 1)`: `x = 2 u - 1`, exact.
     - `"positive_uniform"` on `[0, 1)`: `x = u`.
     - `"truncated_normal"`, the standard normal cut to `[-2, 2]`, of standard deviation 0.8796:
-      `x = Phi^-1(1/2 + t (Phi(2) - 1/2))` with `t = 2 u - 1 + 2**-24`, by a rational function in
-      float64 (absolute error below 2e-9) that is rounded once to float32.
+      `x = Phi^-1(1/2 + t (Phi(2) - 1/2))` with `t = 2 u - 1 + 2**-24`, by a rational function in float64 (absolute
+      error below 2e-9) that is rounded once to float32.
     - `"signed_constant"`: `x = +1` where the highest bit of `w` is set, else `-1`.
-
-    Args:
-        kind: one of these names, the keys of `KINDS`.
-        seed: see `raw_words`.
-        stream: see `raw_words`.
-        count: number of values.
-        start: index of the first value.
-        scale: factor, rounded to float32.
-
-    Returns:
-        `float32` array of shape `(count,)`.
-
-    Raises:
-        ValueError: if `kind` is unknown or another argument is out of its range.
 
     Example:
 

@@ -37,16 +37,11 @@ Tensor = Any
 #: Multiplier of the number of a pair of values.
 SPREAD = np.uint32(0x9E3779B9)
 _HALF = np.uint32(0xFFFF)
-_BLOCK_VALUES = (
-    2**20
-)  # values drawn at once on the host, with temporaries of a few times their size
+_BLOCK_VALUES = 2**20  # drawn at once on the host, with temporaries of a few times their size
 
 
 def strata_bits(num_values: int) -> int:
-    """Returns the base-2 logarithm of the number of positions in a stratum.
-
-    Args:
-        num_values: K, from 1 to 65,536.
+    """The base-2 logarithm of the number of positions in a stratum, for K from 1 to 65,536.
 
     Example:
 
@@ -67,11 +62,6 @@ def mix(x: Any, xp: Any = ops) -> Any:
     Args:
         x: uint32 array or tensor.
         xp: `keras.ops` for tensors, `numpy` for arrays.
-
-    Example:
-
-    >>> [hex(x) for x in mix(np.array([0, 1, 2], "uint32"), np)]
-    ['0x0', '0x6d3fa73', '0xda7f4e7']
     """
     x = xp.bitwise_xor(x, xp.right_shift(x, np.uint32(16)))
     x = xp.multiply(x, np.uint32(0x21F0AAAD))
@@ -138,20 +128,10 @@ class StratifiedUniform(Distribution):
     def rows(
         self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int
     ) -> Float32Array:
-        """Returns the values of the connections `start` to `stop - 1`.
-
-        Args:
-            seed: seed of the layer, `0 <= seed < 2**64`.
-            num_values: K, from 1 to 65,536.
-            fans: `(fan_in, fan_out)` of the kernel.
-            start: first connection, counted in the C order of the kernel.
-            stop: the connection after the last, at most 2**32.
-
-        Returns:
-            `float32` array of shape `(stop - start, K)`.
+        """The values of the connections `start` to `stop - 1`, float32 of shape `(stop - start, K)`.
 
         Raises:
-            ValueError: if there are more than 2**32 connections, or another argument is out of range.
+            ValueError: If there are more than 2**32 connections, or another argument is out of range.
         """
         if not 0 <= start <= stop <= 2**32:
             raise ValueError(

@@ -69,7 +69,7 @@ def _read(content):
     from keras_slots.slots_file.records import read_kernel
 
     try:
-        _, records = split(content)
+        _, records, _ = split(content)
         if sum(record.nbytes for record in records) > 2**20:
             return True  # as `load_slots(path, max_bytes=2**20)` does before it decodes
         for record in records:

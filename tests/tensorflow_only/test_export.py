@@ -273,7 +273,7 @@ def test_export_selected_leaves_the_old_or_the_new_export_whole_whatever_step_fa
         with pytest.MonkeyPatch.context() as patch:
             faults = Faults(patch, error, at, after, and_on)
             with contextlib.suppress(error):
-                export.put_exported(plain, path, format, overwrite=True)
+                export.write_export(plain, path, format, overwrite=True)
         now = tree(folder)
         written = path if path.exists() else next(folder.glob("out.replaced-*"))
         assert and_on or written == path
@@ -290,7 +290,7 @@ def test_export_selected_leaves_the_old_or_the_new_export_whole_whatever_step_fa
         if faults.count < at:
             break
         # What is left over is in nobody's way.
-        export.put_exported(plain, path, format, overwrite=True)
+        export.write_export(plain, path, format, overwrite=True)
         assert (path if format == "litert" else path / "saved_model.pb").read_text() == "new"
     assert 5 < at < 98 and now != old and next(iter(now)) == "out"
 
