@@ -4,23 +4,23 @@ from keras_slots._registry import register
 from keras_slots.export import export_selected
 from keras_slots.inspect.monitor import SelectionMonitor
 from keras_slots.inspect.summary import summary, summary_dict
-from keras_slots.layers import (
+from keras_slots.layers.attention import SlotGroupQueryAttention, SlotMultiHeadAttention
+from keras_slots.layers.base import SlotLayer
+from keras_slots.layers.conv import (
     SlotConv1D,
     SlotConv1DTranspose,
     SlotConv2D,
     SlotConv2DTranspose,
     SlotConv3D,
     SlotConv3DTranspose,
-    SlotDense,
+)
+from keras_slots.layers.dense import SlotDense, SlotEinsumDense
+from keras_slots.layers.depthwise import (
     SlotDepthwiseConv1D,
     SlotDepthwiseConv2D,
-    SlotEinsumDense,
-    SlotGroupQueryAttention,
-    SlotMultiHeadAttention,
     SlotSeparableConv1D,
     SlotSeparableConv2D,
 )
-from keras_slots.layers.base import SlotLayer
 from keras_slots.selection import Greedy, Probabilistic, SelectionRule
 from keras_slots.slots_file import load_slots, save_slots
 from keras_slots.transforms import materialize, slotify

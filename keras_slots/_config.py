@@ -37,9 +37,7 @@ def check_config(thing: Any, argument: str) -> None:
     Raises:
         ValueError: if `get_config` lacks an argument.
     """
-    missing = [
-        name for name in _constructor_arguments(type(thing)) if name not in thing.get_config()
-    ]
+    missing = [name for name in _constructor_arguments(type(thing)) if name not in thing.get_config()]
     if missing:
         name = type(thing).__name__
         raise ValueError(

@@ -21,9 +21,7 @@ Shape = tuple[int | None, ...]
 _ONE_AT_A_TIME = threading.RLock()
 
 
-def einsum_shapes(
-    layer: Any, input_shape: Shape
-) -> tuple[tuple[int, ...], tuple[int, ...] | None, Shape]:
+def einsum_shapes(layer: Any, input_shape: Shape) -> tuple[tuple[int, ...], tuple[int, ...] | None, Shape]:
     """Shapes of kernel, bias and output of an `EinsumDense`; nothing public tells them before `build`."""
     kernel_shape, bias_shape, output_shape, *_ = _analyze_einsum_string(
         layer.equation, layer.bias_axes, input_shape, layer.partial_output_shape
@@ -72,10 +70,7 @@ def passed_over_when_saving(cls: type, names: Iterable[str]) -> list[str]:
     Keras reads every attribute that `dir` names, but for those that begin with two underscores. What it saves lies
     in ordinary attributes.
     """
-    return [
-        _PassedOver(name) if isinstance(getattr(cls, name, None), property) else name
-        for name in names
-    ]
+    return [_PassedOver(name) if isinstance(getattr(cls, name, None), property) else name for name in names]
 
 
 def copy_operation(operation: Any) -> Any:
@@ -97,9 +92,7 @@ def check_before_quantization(check: Callable[[Any, Any], None]) -> None:
 
     @wraps(quantize)
     def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
-        check(
-            self, inspect.signature(quantize).bind(self, *args, **kwargs).arguments.get("filters")
-        )
+        check(self, inspect.signature(quantize).bind(self, *args, **kwargs).arguments.get("filters"))
         return quantize(self, *args, **kwargs)
 
     keras.Model.quantize = checked
@@ -131,18 +124,12 @@ def shapes_alone() -> Iterator[list[keras.Variable]]:
 def _values_as_initializers(scope: keras.StatelessScope) -> Iterator[None]:
     """In `scope` a variable can be made of a value, as by stateful RNNs, where Keras asks for an initializer."""
 
-    def init(
-        self: Any, initializer: Any, shape: Any = None, dtype: Any = None, *args: Any, **kwargs: Any
-    ) -> None:
+    def init(self: Any, initializer: Any, shape: Any = None, dtype: Any = None, *args: Any, **kwargs: Any) -> None:
         has_value = not (callable(initializer) or isinstance(initializer, str))
         # Other threads make variables meanwhile, but not in this scope.
         if has_value and get_stateless_scope() is scope:
             value = keras.ops.convert_to_tensor(initializer, dtype)
-            initializer, shape, dtype = (
-                initializer_of(partial(_same, value)),
-                value.shape,
-                value.dtype,
-            )
+            initializer, shape, dtype = (initializer_of(partial(_same, value)), value.shape, value.dtype)
         honest(self, initializer, shape, dtype, *args, **kwargs)
 
     with _ONE_AT_A_TIME:

@@ -23,11 +23,7 @@ _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def export_selected(
-    model: keras.Model,
-    path: str | os.PathLike,
-    *,
-    format: str = "tf_saved_model",
-    overwrite: bool = False,
+    model: keras.Model, path: str | os.PathLike, *, format: str = "tf_saved_model", overwrite: bool = False
 ) -> Path:
     """Writes the selected network for serving: as a TensorFlow SavedModel, or as a LiteRT or ONNX file.
 
@@ -207,9 +203,7 @@ def _trace(model: keras.Model) -> None:
     """Raises what the model itself raises, which would look like an error of a converter later."""
     import tensorflow as tf
 
-    signature = keras.tree.map_structure(
-        lambda x: tf.TensorSpec(x.shape, x.dtype, x.name), _signature(model)
-    )
+    signature = keras.tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype, x.name), _signature(model))
     call = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
     call.get_concrete_function(*signature)
 

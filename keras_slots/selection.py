@@ -62,9 +62,7 @@ class SelectionRule(EqualByConfig, Registrable, metaclass=_Constants):
     registry: ClassVar[dict[str, type[SelectionRule]]] = {}
     kind_of_class = "selection rule"
 
-    def random_shape(
-        self, kernel_shape: tuple[int, ...], num_values: int
-    ) -> tuple[int, ...] | None:
+    def random_shape(self, kernel_shape: tuple[int, ...], num_values: int) -> tuple[int, ...] | None:
         """Shape of the random numbers that one training call needs, or None for none.
 
         Args:
@@ -150,16 +148,10 @@ class Probabilistic(SelectionRule):
 
 
 def get_rule(identifier: Any) -> SelectionRule:
-    """Returns the rule of a name, a serialized form or a rule itself.
+    """The rule of a name, a serialized form, or a rule itself.
 
     Raises:
         ValueError: If it is none of these, or its `get_config` lacks an argument of its constructor.
-
-    Example:
-
-    >>> from keras_slots.selection import get_rule
-    >>> get_rule("greedy")
-    Greedy()
     """
     if isinstance(identifier, dict):
         identifier = keras.saving.deserialize_keras_object(identifier)
@@ -176,7 +168,7 @@ def get_rule(identifier: Any) -> SelectionRule:
 
 
 def serialize_rule(rule: SelectionRule) -> Any:
-    """Returns the name of a rule that has one, or the serialized object, both fit for JSON."""
+    """The name of a rule that has one, or the serialized object; both are fit for JSON."""
     for name, cls in SelectionRule.registry.items():
         # A name alone would lose the arguments of a rule that has some.
         if type(rule) is cls and not rule.get_config():
@@ -185,23 +177,17 @@ def serialize_rule(rule: SelectionRule) -> Any:
 
 
 def greedy_index(scores: Tensor) -> Tensor:
-    """Index of the highest score of each connection; ties go to the lowest index.
+    """Index of the highest score of each connection, int32 of shape `(...)`; ties go to the lowest index.
 
-    `index[c] = min { k : scores[c, k] = max_j scores[c, j] }` (paper, section 3, "greedy selection").
+    `index[c] = min { k : scores[c, k] = max_j scores[c, j] }` (paper, section 3, "greedy selection"), for `scores` of
+    shape `(..., K)`.
 
     A tournament over blocks of scores with a strict `>`: one pass over memory and no reduction, which XLA on CPU
     fuses far better than an arg-max. `-0.0` and `+0.0` tie, as in NumPy (`keras.ops.argmax` orders them).
 
-    Args:
-        scores: Tensor of shape `(..., K)`.
-
-    Returns:
-        int32 tensor of shape `(...)`.
-
     Example:
 
     >>> import numpy as np
-    >>> from keras_slots.selection import greedy_index
     >>> np.asarray(greedy_index(np.array([[0.1, 0.7, 0.7], [0.3, 0.2, 0.1]])))
     array([1, 0], dtype=int32)
     """
@@ -232,23 +218,19 @@ def greedy_index(scores: Tensor) -> Tensor:
 
 
 def probabilistic_index(scores: Tensor, uniform: Tensor) -> Tensor:
-    """One draw of an index from softmax(scores) for each connection.
+    """One draw of an index from softmax(scores) for each connection, int32 of shape `(...)`.
 
-    `P(index[c] = k) = exp(scores[c, k]) / sum_j exp(scores[c, j])` (paper, section 3, "probabilistic sampling"),
-    by inversion: the first k whose cumulative probability exceeds `uniform[c]`. One random number a connection
-    instead of the K of the Gumbel trick.
+    `P(index[c] = k) = exp(scores[c, k]) / sum_j exp(scores[c, j])` (paper, section 3, "probabilistic sampling"), by
+    inversion: the first k whose cumulative probability exceeds `uniform[c]`. One random number a connection instead
+    of the K of the Gumbel trick.
 
     Args:
         scores: Tensor of shape `(..., K)`.
         uniform: Tensor of shape `(...)`, random numbers in [0, 1), in the dtype of `scores`.
 
-    Returns:
-        int32 tensor of shape `(...)`.
-
     Example:
 
     >>> import numpy as np
-    >>> from keras_slots.selection import probabilistic_index
     >>> scores = np.log(np.array([[0.25, 0.75], [0.25, 0.75]]))
     >>> np.asarray(probabilistic_index(scores, np.array([0.2, 0.3])))
     array([0, 1], dtype=int32)
@@ -269,21 +251,11 @@ def probabilistic_index(scores: Tensor, uniform: Tensor) -> Tensor:
 
 
 def lookup(values: Tensor, index: Tensor) -> Tensor:
-    """Value number `index` of each connection: `values[c, index[c]]`.
+    """Value number `index` of each connection, `values[c, index[c]]`: bitwise entries of `values`.
 
     Args:
         values: Tensor of shape `(..., K)`, or `(K,)` when all connections share their values.
         index: int32 tensor of shape `(...)`, entries in [0, K).
-
-    Returns:
-        Tensor of shape `(...)`, bitwise entries of `values`.
-
-    Example:
-
-    >>> import numpy as np
-    >>> from keras_slots.selection import lookup
-    >>> np.asarray(lookup(np.array([[1.5, 2.5], [3.5, 4.5]]), np.array([1, 0])))
-    array([2.5, 3.5])
     """
     values = ops.convert_to_tensor(values)
     index = ops.convert_to_tensor(index)

@@ -294,9 +294,7 @@ def clone(model: keras.Model, convert: Convert, caller: str) -> tuple[keras.Mode
 
 def is_model(layer: Any) -> bool:
     """Whether a layer is a Functional or Sequential model, whose layers are known."""
-    return isinstance(layer, keras.Sequential) or (
-        isinstance(layer, keras.Model) and hasattr(layer, "operations")
-    )
+    return isinstance(layer, keras.Sequential) or (isinstance(layer, keras.Model) and hasattr(layer, "operations"))
 
 
 def copy_state(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
@@ -431,9 +429,7 @@ def _copy_functional(model: keras.Model, copy: Callable) -> keras.Model:
     # losses that Keras cannot serialize.
     twin = keras.Model(model.input, model.output, name=model.name)
     new = keras.models.clone_model(
-        twin,
-        input_tensors=keras.tree.map_structure(fresh, model.input),
-        clone_function=copy,
+        twin, input_tensors=keras.tree.map_structure(fresh, model.input), clone_function=copy
     )
     make = _constructor(model, type(new), "inputs", "outputs")
     return new if make is None else make(new.input, new.output, name=model.name)

@@ -19,14 +19,7 @@ if _BACKEND == "tensorflow":
         straight_through,
     )
 elif _BACKEND == "jax":
-    from keras_slots._backend.jax import (
-        at_rest,
-        compiled,
-        eager_scope,
-        from_host,
-        initializer,
-        straight_through,
-    )
+    from keras_slots._backend.jax import at_rest, compiled, eager_scope, from_host, initializer, straight_through
 else:
     raise ImportError(
         "keras_slots runs on the Keras backends 'tensorflow' and 'jax'. "

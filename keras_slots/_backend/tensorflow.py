@@ -61,9 +61,7 @@ def traced_once(function: Function, *, jit_compile: bool) -> Function:
 def _program(function: Function, signature: tuple, jit_compile: bool) -> Function:
     # Traced outside of any graph: a `tf.function` would keep each graph that it is called from.
     with tf.init_scope():
-        traced = tf.function(
-            function, jit_compile=(jit_compile and _xla_works()) or None, autograph=False
-        )
+        traced = tf.function(function, jit_compile=(jit_compile and _xla_works()) or None, autograph=False)
         return traced.get_concrete_function(*signature)
 
 

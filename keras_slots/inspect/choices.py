@@ -59,9 +59,7 @@ def unbuilt_layers(model: keras.layers.Layer) -> list[str]:
     return [layer.name for _, layer in _slot_layers(model, (), set()) if not layer.built]
 
 
-def _slot_layers(
-    layer: Any, path: tuple[str, ...], seen: set[int]
-) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _slot_layers(layer: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[tuple[tuple[str, ...], Any]]:
     for part in direct_layers(layer):
         if id(part) in seen:
             continue

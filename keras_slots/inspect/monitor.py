@@ -66,12 +66,7 @@ class SelectionMonitor(keras.callbacks.Callback):
     Source: the paper compares the magnitudes of selected and of available weights; the other numbers are ours.
     """
 
-    def __init__(
-        self,
-        per_layer: bool = True,
-        log_dir: str | os.PathLike | None = None,
-        histogram_freq: int = 1,
-    ):
+    def __init__(self, per_layer: bool = True, log_dir: str | os.PathLike | None = None, histogram_freq: int = 1):
         super().__init__()
         self.per_layer = per_layer
         self.log_dir = log_dir

@@ -20,9 +20,7 @@ from keras_slots.inspect.choices import selected_values as _selected
 _BINS = 41
 
 
-def selected_values(
-    model: keras.Model, label: str = "selected", color: Any = None, figure: Any = None
-) -> Any:
+def selected_values(model: keras.Model, label: str = "selected", color: Any = None, figure: Any = None) -> Any:
     """Draws the density of the selected values of each kernel over that of the available ones.
 
     Args:
@@ -172,9 +170,7 @@ def accuracy_against_k(
     return ax.figure
 
 
-def accuracy_against_size(
-    curves: Mapping[str, Iterable[tuple[float, float]]], ax: Any = None
-) -> Any:
+def accuracy_against_size(curves: Mapping[str, Iterable[tuple[float, float]]], ax: Any = None) -> Any:
     """Draws accuracy against the size of a file, on a logarithmic axis.
 
     Args:
@@ -214,9 +210,7 @@ def accuracy_against_size(
     return ax.figure
 
 
-def first_layer(
-    models: Mapping[str, keras.Model], image_shape: tuple[int, int], units: int = 7
-) -> Any:
+def first_layer(models: Mapping[str, keras.Model], image_shape: tuple[int, int], units: int = 7) -> Any:
     """Draws the first kernel of dense networks on images: mean magnitude of each pixel, and single units.
 
     The units are those with the largest values in the last of the models, the same in every row.
@@ -245,10 +239,7 @@ def first_layer(
     kernels = {}
     for label, model in models.items():
         kernel = next(iter(_kernels_of(model).values()))
-        if (
-            len(kernel.initial.kernel_shape) != 2
-            or kernel.initial.kernel_shape[0] != height * width
-        ):
+        if len(kernel.initial.kernel_shape) != 2 or kernel.initial.kernel_shape[0] != height * width:
             raise ValueError(
                 f"`image_shape` must have as many pixels as the first kernel of '{label}' has inputs. Received: "
                 f"image_shape={image_shape}, a kernel of shape {kernel.initial.kernel_shape}"
@@ -290,9 +281,7 @@ def _new_figure() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            '`keras_slots.inspect.plots` needs pip install "keras-slots[plots]"'
-        ) from error
+        raise ImportError('`keras_slots.inspect.plots` needs pip install "keras-slots[plots]"') from error
     return Figure(figsize=(7, 4.5), layout="constrained")
 
 

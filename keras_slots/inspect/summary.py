@@ -9,13 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_slots.inspect.choices import (
-    bits_per_choice,
-    named_kernels,
-    positions,
-    start_positions,
-    unbuilt_layers,
-)
+from keras_slots.inspect.choices import bits_per_choice, named_kernels, positions, start_positions, unbuilt_layers
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.kernels.regularizers import regularizer_text
 from keras_slots.layers.base import SlotLayer
@@ -88,11 +82,7 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
     return {"kernels": rows, "plain": plain, "total": total, "unbuilt": unbuilt}
 
 
-def summary(
-    model: keras.Model,
-    print_fn: Callable[[str], Any] | None = None,
-    slots_file: bool = False,
-) -> None:
+def summary(model: keras.Model, print_fn: Callable[[str], Any] | None = None, slots_file: bool = False) -> None:
     """Prints what each slot layer of a model selects from, and what it weighs.
 
     `model.summary()` counts bank and scores, or lever and staircase, as parameters. This tells them apart: what is

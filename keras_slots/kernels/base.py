@@ -333,9 +333,7 @@ class SlotKernel(_Layer, Registrable, ABC):
 
     def load_own_variables(self, store: Any) -> None:
         if self.owner_refused:
-            raise ValueError(
-                f"The kernel '{self.path}' was not loaded: its layer rejected the file."
-            )
+            raise ValueError(f"The kernel '{self.path}' was not loaded: its layer rejected the file.")
         given = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118
         self._check_state(self._state(), given)
         self.load_state(given)

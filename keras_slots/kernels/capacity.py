@@ -12,12 +12,12 @@ and a thin tail:
 | `levels`: at most 1 % have more | 3 | 5 | 6 | 8 | 9 | 12 | 16 |
 | `levels + overflow_levels`: with probability 5e-18 more | 3 | 7 | 15 | 18 | 21 | 26 | 35 |
 
-So every connection gets `levels` steps, and `overflow_count` connections, a generous bound of how many have
-more, get `overflow_levels` further ones. By simulation, values from a truncated normal and values rounded to 16
-bits need fewer steps, so that the same numbers serve them, and stratified values up to a sixth more connections
-with overflow: they get a quarter more, and one more level. `tests/test_capacity.py` derives the table anew, up
-to K = 1024, and compares it with simulated kernels. One level count for all would double the memory at K = 64,
-and the step takes 2.9 times that of plain layers in place of 1.6 (docs/per_connection.md).
+So every connection gets `levels` steps, and `overflow_count` connections, a generous bound of how many have more, get
+`overflow_levels` further ones. By simulation, values from a truncated normal and values rounded to 16 bits need
+fewer steps, and stratified values up to a sixth more connections with overflow: they get a quarter more, and one
+more level. `tests/test_capacity.py` derives the table anew, up to K = 1024, and compares it with simulated kernels.
+One level count for all would double the memory at K = 64, and the step would take 2.9 times that of plain layers in
+place of 1.6 (docs/per_connection.md).
 """
 
 from __future__ import annotations
@@ -64,14 +64,12 @@ class Capacity(NamedTuple):
 
 
 def capacity(initial: InitialValues) -> Capacity:
-    """Returns how many steps to provide for: a function of the arguments of a kernel, never of its draw.
+    """How many steps to provide for: a function of the arguments of a kernel, never of its draw.
 
-    Formula: `overflow_count = ceil(n p + 8 sqrt(n p) + 16)`, n the number of connections and p the share of them
-    with more than `levels` steps. The chance that a draw needs more is below 1e-9 for 160 million connections.
-
-    Args:
-        initial: What the kernel starts from. Where nothing is known about its values (a Keras initializer, given
-            values) every connection gets the `K - 1` steps that are always enough.
+    `overflow_count = ceil(n p + 8 sqrt(n p) + 16)`, n the number of connections and p the share of them with more
+    than `levels` steps. The chance that a draw needs more is below 1e-9 for 160 million connections. Where nothing is
+    known of the values (a Keras initializer, given values) every connection gets the `K - 1` steps that are always
+    enough.
 
     Example:
 
@@ -79,8 +77,6 @@ def capacity(initial: InitialValues) -> Capacity:
     >>> start = 7, GlorotUniform(), UniformScores(), "connection"
     >>> capacity(InitialValues((784, 300), 64, (784, 300), *start))
     Capacity(levels=9, overflow_levels=12, overflow_count=1224)
-    >>> capacity(InitialValues((784, 300), 2, (784, 300), *start))
-    Capacity(levels=1, overflow_levels=0, overflow_count=0)
     """
     most = initial.num_values - 1
     if initial.bank_source.spread == "two values":

@@ -103,8 +103,7 @@ def _walk(
         next_slope, next_height = _pick(slopes, best), _pick(heights, best)
         # Where the crossing is out of reach of any lever, the walk ends.
         slopes, heights, index, slope, height, end, reach, next_slope, next_height = _subset(
-            quotient > 1.0 / LIMIT,
-            (slopes, heights, index, slope, height, end, reach, next_slope, next_height),
+            quotient > 1.0 / LIMIT, (slopes, heights, index, slope, height, end, reach, next_slope, next_height)
         )
         with np.errstate(over="ignore", under="ignore"):
             reach = np.maximum(reach, (height - next_height) / np.abs(next_slope - slope))
@@ -115,13 +114,7 @@ def _walk(
 
 
 def _next_line(
-    slopes: Array,
-    heights: Array,
-    slope: Array,
-    height: Array,
-    direction: int,
-    floor: float,
-    scratch: Array,
+    slopes: Array, heights: Array, slope: Array, height: Array, direction: int, floor: float, scratch: Array
 ) -> tuple[Array, Array]:
     """Returns the line that the current one meets first, and 1 / (lever of the crossing).
 

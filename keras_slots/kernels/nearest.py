@@ -67,9 +67,7 @@ class NearestKernel(LeverKernel):
         super().__init__(kernel_initializer=kernel_initializer, **arguments)
 
     @classmethod
-    def check_arguments(
-        cls, rule: Any, bank_initializer: Any, score_initializer: Any, sharing: Any
-    ) -> None:
+    def check_arguments(cls, rule: Any, bank_initializer: Any, score_initializer: Any, sharing: Any) -> None:
         if not isinstance(rule, Greedy):
             raise ValueError(
                 '`selection` must be "greedy" for score_mode="nearest", which has no scores to draw from. '
@@ -89,9 +87,7 @@ class NearestKernel(LeverKernel):
 
     def add_variables(self, initial: InitialValues) -> None:
         shape, dtype = initial.kernel_shape, self.score_dtype
-        self._lever = self.add_values(
-            "lever", shape, initial.start, dtype, trainable=True, regularized=True
-        )
+        self._lever = self.add_values("lever", shape, initial.start, dtype, trainable=True, regularized=True)
         if self.move_regularizer is not None:
             # Kept: a draw of w0 in every step would cost more than the step.
             self._start = self.add_values("start", shape, initial.start, dtype)
@@ -101,9 +97,7 @@ class NearestKernel(LeverKernel):
         else:
             bound = self.bank_initializer.bound(initial.fans)
             self._bank = Strata(self.num_values, bound, initial.shared)
-        self._greedy = straight_through(
-            SelectNearest(self._bank, self.variable_dtype), lever_gradient
-        )
+        self._greedy = straight_through(SelectNearest(self._bank, self.variable_dtype), lever_gradient)
 
     def seed_numbers(self, seed: int) -> tuple[int, ...]:
         # The keys of the hash too: traced code cannot draw them from the seed.
@@ -180,11 +174,7 @@ class Strata:
         # The keys are the second number of the seed, see `NearestKernel.seed_numbers`.
         high, low = (integer_of(words[i : i + 4], "uint32") for i in (8, 12))
         return nearest_in_strata(
-            lever,
-            ops.stack([low, high]),
-            num_values=self.num_values,
-            bound=self.bound,
-            shared=self.shared,
+            lever, ops.stack([low, high]), num_values=self.num_values, bound=self.bound, shared=self.shared
         )
 
 
@@ -251,22 +241,16 @@ class PositionOfNearest:
 
 
 def nearest_in_strata(
-    lever: Tensor,
-    words: Tensor,
-    *,
-    num_values: int,
-    bound: float,
-    shared: bool = False,
+    lever: Tensor, words: Tensor, *, num_values: int, bound: float, shared: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Selects at each connection the value of a `StratifiedUniform` bank that is nearest to the lever.
+    """Values, float32, and indices, int32, of a `StratifiedUniform` bank that are nearest to each lever.
 
-    Formula: `kernel[c] = bank[c, k*]`, `k* = argmin_k |bank[c, k] - lever[c]|`, ties to the lowest index.
+    `kernel[c] = bank[c, k*]`, `k* = argmin_k |bank[c, k] - lever[c]|`, ties to the lowest index.
 
     The bank is nowhere: the nearest value lies in the stratum of the lever or in one beside it, and the values of
     the four strata around the lever are computed from the seed, whatever K is. The lever is rounded once, by
-    dividing by the distance of two positions; for the rounded one the choice is exact.
-
-    A lever beyond the bank selects its first or last value, a lever that is NaN the first.
+    dividing by the distance of two positions; for the rounded one the choice is exact. A lever beyond the bank
+    selects its first or last value, a lever that is NaN the first.
 
     Args:
         lever: Tensor of shape `(...)`, float32 or float64; connections are counted in C order.
@@ -275,32 +259,13 @@ def nearest_in_strata(
         bound: `StratifiedUniform.bound`.
         shared: Whether all connections have the values of the first.
 
-    Returns:
-        The values, float32, bitwise entries of the bank, and their indices k*, int32 in [0, K), both of shape
-        `(...)`.
-
-    Example:
-
-    >>> from keras_slots.values.stratified import StratifiedUniform
-    >>> drawn = StratifiedUniform()
-    >>> drawn.rows(0, 4, (2, 4), 0, 2).round(2)
-    array([[-0.82, -0.07,  0.29,  0.68],
-           [-0.9 , -0.27,  0.15,  0.98]], dtype=float32)
-    >>> lever = np.array([0.1, -7.0], "float32")
-    >>> settings = {"num_values": 4, "bound": drawn.bound((2, 4))}
-    >>> values, index = nearest_in_strata(lever, drawn.words(0), **settings)
-    >>> np.asarray(values).round(2), np.asarray(index)
-    (array([-0.07, -0.9 ], dtype=float32), array([1, 0], dtype=int32))
-
     Not in the paper, whose initial scores are uniform; all else is its algorithm (section 3).
     """
     position, index = _search(lever, words, num_values, bound, shared)
     return ops.cast(position, "float32") * strata_unit(num_values, bound), index
 
 
-def _search(
-    lever: Tensor, words: Tensor, num_values: int, bound: float, shared: bool
-) -> tuple[Tensor, Tensor]:
+def _search(lever: Tensor, words: Tensor, num_values: int, bound: float, shared: bool) -> tuple[Tensor, Tensor]:
     """Centred position and index of the nearest value: integers that every backend computes alike.
 
     Positions are counted in units of the bank and from its middle. The target is doubled, so that midpoints of
@@ -349,9 +314,7 @@ def _first_pair(target: Tensor, num_values: int, bits: int, last_pair: int) -> T
     return ops.minimum(pair, np.int32(last_pair))
 
 
-def _pair_hashes(
-    words: Tensor, pair: Tensor, shape: tuple[int, ...], shared: bool, count: int
-) -> list[Tensor]:
+def _pair_hashes(words: Tensor, pair: Tensor, shape: tuple[int, ...], shared: bool, count: int) -> list[Tensor]:
     if shared or not shape:
         rows = columns = ops.zeros((), "uint32")
     else:

@@ -55,9 +55,7 @@ class PerConnectionKernel(LeverKernel):
 
     def _staircase(self, initial: InitialValues) -> dict[str, np.ndarray]:
         """The arrays of the staircase by the names of their variables, in the order of `read_staircase`."""
-        staircase = build_staircase(
-            initial, self.score_dtype, bank_dtype=self.variable_dtype, size=self._capacity
-        )
+        staircase = build_staircase(initial, self.score_dtype, bank_dtype=self.variable_dtype, size=self._capacity)
         shape, dtype = initial.kernel_shape, np.dtype(self.variable_dtype)
         thresholds, steps = staircase.thresholds, staircase.steps.astype(dtype)
         arrays = {
@@ -134,9 +132,7 @@ class PerConnectionKernel(LeverKernel):
         higher = np.count_nonzero(steps[1:] > steps[:-1])
         if "overflow_steps" in tables:
             index = np.asarray(integer_of(tables["overflow_index"], "int32"))
-            further = np.concatenate([steps[-1:, index], tables["overflow_steps"]]).astype(
-                "float32"
-            )
+            further = np.concatenate([steps[-1:, index], tables["overflow_steps"]]).astype("float32")
             higher += np.count_nonzero(further[1:] > further[:-1])
         return (higher + connections) / (connections * self.num_values)
 
@@ -151,10 +147,7 @@ class PerConnectionKernel(LeverKernel):
             return scores, np.asarray(seeded.bank(), "float32")
 
         # In traced code too, where the seed is not known yet.
-        like = (
-            KerasTensor(initial.score_shape, self.score_dtype),
-            KerasTensor(initial.bank_shape, "float32"),
-        )
+        like = (KerasTensor(initial.score_shape, self.score_dtype), KerasTensor(initial.bank_shape, "float32"))
         scores, bank = from_host(draw, self._seed, like)
         return scores, ops.cast(bank, self.variable_dtype)
 
@@ -173,24 +166,13 @@ def read_staircase(
     with more steps than these arrays hold go on with thresholds and steps of their own.
 
     Args:
-        lever: Tensor of shape `(...)`, u of the module `keras_slots.kernels.staircase`.
+        lever: Tensor of shape `(...)`.
         thresholds: Tensor of shape `(levels, ...)`, non-decreasing along the first axis.
         steps: Tensor of shape `(levels + 1, ...)`, the values of the staircase.
         overflow_index: Float tensor of shape `(4, n)`, words of `kernels.seed.index_to_words`: which connections
             have more steps, counted in C order.
         overflow_thresholds: Tensor of shape `(more, n)`, their further thresholds.
         overflow_steps: Tensor of shape `(more, n)`, the values above these.
-
-    Returns:
-        Tensor of shape `(...)`, bitwise entries of `steps` and `overflow_steps`.
-
-    Example:
-
-    >>> import numpy as np
-    >>> from keras_slots.kernels.per_connection import read_staircase
-    >>> thresholds, steps = np.array([[0.0], [1.0]]), np.array([[-2.0], [0.5], [3.0]])
-    >>> [float(read_staircase(np.array([u]), thresholds, steps)[0]) for u in (-1.0, 0.5, 2.0)]
-    [-2.0, 0.5, 3.0]
     """
     lever, steps = ops.convert_to_tensor(lever), ops.convert_to_tensor(steps)
     kernel = _read_on(lever, ops.convert_to_tensor(thresholds), steps[0], steps[1:])
@@ -200,9 +182,7 @@ def read_staircase(
     # Clipped, so that weights which are no staircase any more do no harm before somebody notices.
     index = ops.clip(integer_of(overflow_index, "int32"), 0, flat.shape[0] - 1)
     value = ops.take(flat, index)
-    value = _read_on(
-        ops.take(ops.reshape(lever, (-1,)), index), overflow_thresholds, value, overflow_steps
-    )
+    value = _read_on(ops.take(ops.reshape(lever, (-1,)), index), overflow_thresholds, value, overflow_steps)
     return ops.reshape(ops.scatter_update(flat, index[:, None], value), kernel.shape)
 
 
@@ -213,10 +193,7 @@ def _read_on(lever: Tensor, thresholds: Tensor, value: Tensor, steps: Tensor) ->
 
 
 def count_steps(
-    kernel: Tensor,
-    steps: Tensor,
-    overflow_index: Tensor | None = None,
-    overflow_steps: Tensor | None = None,
+    kernel: Tensor, steps: Tensor, overflow_index: Tensor | None = None, overflow_steps: Tensor | None = None
 ) -> Tensor:
     """On which step of its staircase each selected value is; arguments as of `read_staircase`."""
     position = _count_below(kernel, steps)
@@ -248,8 +225,6 @@ class SelectFromLines:
 
     rule: SelectionRule
 
-    def __call__(
-        self, lever: Tensor, initial_scores: Tensor, bank: Tensor, *uniform: Tensor
-    ) -> Tensor:
+    def __call__(self, lever: Tensor, initial_scores: Tensor, bank: Tensor, *uniform: Tensor) -> Tensor:
         scores = score_lines(lever, initial_scores, bank)
         return lookup(bank, self.rule.index(scores, *uniform))

@@ -26,12 +26,7 @@ class PerValueKernel(SlotKernel):
 
     def add_variables(self, initial: InitialValues) -> None:
         self._scores = self.add_values(
-            "scores",
-            initial.score_shape,
-            initial.scores,
-            self.score_dtype,
-            trainable=True,
-            regularized=True,
+            "scores", initial.score_shape, initial.scores, self.score_dtype, trainable=True, regularized=True
         )
         self._bank = self.add_values("bank", initial.bank_shape, initial.bank, self.variable_dtype)
         self._greedy = straight_through(SelectFromScores(Greedy()), scores_gradient)

@@ -35,9 +35,8 @@ class Staircase(NamedTuple):
         for h in range(levels): value = where(lever > thresholds[h], steps[h + 1], value)
 
     then the same for the connections `overflow_index`, on from their `value`, with `overflow_thresholds` and
-    `overflow_steps`. Where a connection has fewer steps, its last threshold and its last value repeat, so that no
-    entry is larger than those of real steps. Places for overflow that are not needed name other connections, whose
-    value they keep.
+    `overflow_steps`. Where a connection has fewer steps, its last threshold and its last value repeat. Places for
+    overflow that are not needed name other connections, whose value they keep.
 
     Attributes:
         thresholds: Shape `(levels, n)`, non-decreasing along the first axis.
@@ -55,21 +54,17 @@ class Staircase(NamedTuple):
 
 
 def build_staircase(
-    initial: InitialValues,
-    dtype: str = "float32",
-    *,
-    bank_dtype: str | None = None,
-    size: Capacity | None = None,
+    initial: InitialValues, dtype: str = "float32", *, bank_dtype: str | None = None, size: Capacity | None = None
 ) -> Staircase:
     """Builds the staircases of a whole kernel without ever holding its bank.
 
-    Forward: reading the result at `lever` gives `bank[argmax_k(scores[k] + bank[k] * lever)]`. All arithmetic
-    is in float64. In float32 the thresholds are rounded down, so that comparing a float32 lever with them is the
-    comparison with the float64 ones.
+    Reading the result at `lever` gives `bank[argmax_k(scores[k] + bank[k] * lever)]`. All arithmetic is in float64.
+    In float32 the thresholds are rounded down, so that comparing a float32 lever with them is the comparison with
+    the float64 ones.
 
-    At a lever of exactly 0 the result is the arg-max of the scores (lowest index on ties), as connections whose
-    input is always 0 stay there for ever: thresholds between -1e-30 and 0 become -1e-30, and a value that wins at
-    0 alone gets the step from -1e-30 to 0.
+    At a lever of exactly 0 the result is the arg-max of the scores (lowest index on ties), as connections whose input
+    is always 0 stay there for ever: thresholds between -1e-30 and 0 become -1e-30, and a value that wins at 0 alone
+    gets the step from -1e-30 to 0.
 
     A build of more than three seconds shows a progress bar, on a terminal only.
 
@@ -79,25 +74,11 @@ def build_staircase(
         bank_dtype: Dtype in which the layer holds its values, to which they are rounded first. Default: `dtype`.
         size: Sizes of the arrays; None: `capacity(initial)`. A built kernel that takes other values keeps its own.
 
-    Returns:
-        A `Staircase`.
-
     Raises:
-        ValueError: If `dtype` is another one, an entry of bank or scores is not finite, or the draw needs more
-            steps than `size` has.
+        ValueError: If an entry of bank or scores is not finite, or the draw needs more steps than `size` has.
 
-    Example:
-
-    >>> import numpy as np
-    >>> from keras_slots.values.initial_values import InitialValues
-    >>> initial = InitialValues((2,), 3, (2, 2), 0, None, None, "layer")
-    >>> initial = initial.with_arrays([-1.0, 0.0, 2.0], [[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
-    >>> staircase = build_staircase(initial)
-    >>> staircase.thresholds[:, 0].tolist(), staircase.steps[:, 0].tolist()
-    ([-1.0, 0.5], [-1.0, 0.0, 2.0])
-
-    Not in the paper, which trains all K scores: it is the algorithm of section 3 (greedy selection,
-    straight-through gradient, SGD) with K - 1 of each connection's K scores eliminated exactly.
+    Not in the paper, which trains all K scores: it is the algorithm of section 3 (greedy selection, straight-through
+    gradient, SGD) with K - 1 of each connection's K scores eliminated exactly.
     """
     check_choice(dtype, "dtype", ("float32", "float64"))
     size = capacity(initial) if size is None else size
@@ -183,9 +164,7 @@ class _Result:
         _, more, places = self.size
         taken = np.sort(np.concatenate([np.empty(0, "int64"), *(at for at, *_ in self.overflow)]))
         if len(taken) > places:
-            raise _outgrown(
-                f"{len(taken)} connections with more than {self.size.levels} steps", self.size
-            )
+            raise _outgrown(f"{len(taken)} connections with more than {self.size.levels} steps", self.size)
         others = np.setdiff1d(np.arange(places), taken)[: places - len(taken)]
         index = np.union1d(taken, others)
         last = self.thresholds[-1:] if self.size.levels else np.zeros_like(self.steps[:1])

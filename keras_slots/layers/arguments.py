@@ -70,13 +70,9 @@ def args_section(plain_class: type, slot_layer: type, kernel_arguments: Sequence
     """
     theirs, ours = described(plain_class.__doc__), described(slot_layer.__doc__)
     theirs = {name: text for name, text in theirs.items() if name not in _REFUSED}
-    of_kernels = {
-        f"{k}_{part}": text for k in kernel_arguments for part, text in _OF_KERNELS.items()
-    }
+    of_kernels = {f"{k}_{part}": text for k in kernel_arguments for part, text in _OF_KERNELS.items()}
     lines = [f"{name}: {text}" for name, text in (theirs | of_kernels | ours).items()]
-    wrapped = (
-        textwrap.fill(x, 111, initial_indent=" " * 8, subsequent_indent=" " * 12) for x in lines
-    )
+    wrapped = (textwrap.fill(x, 111, initial_indent=" " * 8, subsequent_indent=" " * 12) for x in lines)
     return "Args:\n" + "\n".join(wrapped)
 
 

@@ -14,13 +14,7 @@ from keras_slots._registry import Registrable
 from keras_slots.kernels import SlotKernel
 from keras_slots.kernels.regularizers import get_move_regularizer
 from keras_slots.kernels.sampler import given
-from keras_slots.layers.arguments import (
-    args_section,
-    keyword_arguments,
-    near_miss_error,
-    parameters_of,
-    signature,
-)
+from keras_slots.layers.arguments import args_section, keyword_arguments, near_miss_error, parameters_of, signature
 from keras_slots.layers.naming import named_kernels_of, named_weights
 from keras_slots.layers.refusals import Refusals
 from keras_slots.selection import Greedy, SelectionRule, get_rule, serialize_rule
@@ -143,19 +137,11 @@ class SlotLayer(Refusals, Registrable):
         self._rule = get_rule(selection)
         self.score_mode = check_choice(score_mode, "score_mode", tuple(SlotKernel.registry))
         self.sharing = check_sharing(sharing, self.num_values, bank_initializer)
-        self.bank_initializer = (
-            None if bank_initializer is None else initializers.get(bank_initializer)
-        )
-        self.score_initializer = (
-            None if score_initializer is None else initializers.get_scores(score_initializer)
-        )
+        self.bank_initializer = None if bank_initializer is None else initializers.get(bank_initializer)
+        self.score_initializer = None if score_initializer is None else initializers.get_scores(score_initializer)
         kernel_class = SlotKernel.registry[self.score_mode]
-        kernel_class.check_arguments(
-            self._rule, self.bank_initializer, self.score_initializer, self.sharing
-        )
-        self.move_regularizer = get_move_regularizer(
-            move_regularizer, score_mode, kernel_class.measures_moves
-        )
+        kernel_class.check_arguments(self._rule, self.bank_initializer, self.score_initializer, self.sharing)
+        self.move_regularizer = get_move_regularizer(move_regularizer, score_mode, kernel_class.measures_moves)
         self.seed = None if seed is None else check_seed(seed)
         self._seed = draw_seed() if self.seed is None else self.seed
         self._kernel_names: set[str] = set()
@@ -338,9 +324,7 @@ class SlotLayer(Refusals, Registrable):
         """The weights of the materialized layer by name: selected values for kernels, all others as they are."""
         return {
             # A copy: on JAX, training one model would delete an array that both hold.
-            name: np.array(
-                keras.ops.convert_to_numpy(x.select() if isinstance(x, SlotKernel) else x)
-            )
+            name: np.array(keras.ops.convert_to_numpy(x.select() if isinstance(x, SlotKernel) else x))
             for name, x in self.weight_sources().items()
         }
 

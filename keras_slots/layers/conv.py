@@ -19,9 +19,7 @@ class ChannelLayer(SlotLayer):
         first = self.data_format == "channels_first"
         channels = input_shape[1 if first else -1]
         rank = len(self.kernel_size)
-        self.input_spec = keras.layers.InputSpec(
-            min_ndim=rank + 2, axes={1 if first else -1: channels}
-        )
+        self.input_spec = keras.layers.InputSpec(min_ndim=rank + 2, axes={1 if first else -1: channels})
         return channels
 
     def finish(self, outputs: Tensor) -> Tensor:

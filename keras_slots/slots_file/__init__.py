@@ -20,15 +20,7 @@ from keras_slots._files import check_path, write_file
 from keras_slots._keras import give_value, inner_layers, shapes_alone
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.layers.base import SlotLayer
-from keras_slots.slots_file.container import (
-    Record,
-    array_of,
-    damaged,
-    itemsize,
-    join,
-    split,
-    stored,
-)
+from keras_slots.slots_file.container import Record, array_of, damaged, itemsize, join, split, stored
 from keras_slots.slots_file.records import coding_of, find, read_kernel, values_of, write_kernel
 from keras_slots.transforms import holds_assets, materialized, pair_weights, serialize
 
@@ -90,10 +82,7 @@ def save_slots(model: keras.Model, path: Path_, *, overwrite: bool = False) -> P
 
 
 def load_slots(
-    path: Path_,
-    *,
-    custom_objects: dict[str, Any] | None = None,
-    max_bytes: int = 2**33,
+    path: Path_, *, custom_objects: dict[str, Any] | None = None, max_bytes: int = 2**33
 ) -> keras.Model:
     """Reads a `.slots` file into a plain Keras model, bitwise equal to `materialize` of the one that was saved.
 
@@ -218,9 +207,7 @@ def _check_fit(model: keras.Model, records: list[Record]) -> None:
     received = [(record.shape, record.dtype) for record in records]
     different = [
         i
-        for i, ((shape, dtype), (shape_here, dtype_here)) in enumerate(
-            zip(expected, received, strict=False)
-        )
+        for i, ((shape, dtype), (shape_here, dtype_here)) in enumerate(zip(expected, received, strict=False))
         if shape != shape_here or (dtype != dtype_here and not {dtype, dtype_here} <= _INTEGERS)
     ]
     if different or len(expected) != len(received):
@@ -248,9 +235,7 @@ def _kernel_record(kernel: SlotKernel, name: str, array: Array) -> Record:
         values = values_of(kernel)
         found = find(kernel, values, array.reshape(-1).astype("float32"))
         if found is None:
-            raise ValueError(
-                "its values are not those of its seed, so something has overwritten them"
-            )
+            raise ValueError("its values are not those of its seed, so something has overwritten them")
     except ValueError as error:
         warnings.warn(
             f"The kernel '{name}' is held as its selected values, {array.dtype.itemsize} bytes for each "
@@ -265,9 +250,7 @@ def _kernel_record(kernel: SlotKernel, name: str, array: Array) -> Record:
 def _warn_of_strangers(plain: keras.Model) -> None:
     """Says which layers a reader must have the classes of."""
     strange = {
-        type(layer).__name__
-        for layer in inner_layers(plain)
-        if not type(layer).__module__.startswith("keras.")
+        type(layer).__name__ for layer in inner_layers(plain) if not type(layer).__module__.startswith("keras.")
     }
     if strange:
         warnings.warn(

@@ -84,9 +84,7 @@ def hull(values: Values, start: Start, first: int, last: int) -> Stairs:
     return Stairs(rows, begin, (found[0][0], found[1][0]), (found[0][1], found[1][1]))
 
 
-def _walk(
-    bank: Array, scores: Array, begin: Array, direction: int
-) -> tuple[list[Array], list[Array]]:
+def _walk(bank: Array, scores: Array, begin: Array, direction: int) -> tuple[list[Array], list[Array]]:
     count, k = bank.shape
     steps: list[Array] = []
     thresholds: list[Array] = []
@@ -316,9 +314,7 @@ class ProbabilityModel:
                 if not len(where):
                     break
                 bits = None if moves is None else sign * moves[where] > m
-                context = _context(
-                    2 * side + min(m, 1), far, sign * expected[where], activity[where]
-                )
+                context = _context(2 * side + min(m, 1), far, sign * expected[where], activity[where])
                 bits = self._decide(context, bits, code)
                 # Levers that stay are on this side of the threshold, the others beyond it.
                 stays, goes = where[~bits], where[bits]
@@ -450,9 +446,7 @@ def cost(index: Array, values: Values, coding: Coding) -> float:
     return total
 
 
-def _put(
-    index: Array, values: Values, coding: Coding, put: Callable[[Array, Array], None]
-) -> Array:
+def _put(index: Array, values: Values, coding: Coding, put: Callable[[Array, Array], None]) -> Array:
     """Gives all decisions and their probabilities to `put`; returns the choices that no step leads to."""
     model = ProbabilityModel(coding.rows, coding.width, coding.offsets)
     lost: list[Array] = []
@@ -550,9 +544,7 @@ def unpack(packed: Any, count: int, num_values: int) -> Array:
     data, index = np.frombuffer(packed, "uint8"), np.empty(count, "uint16")
     for low in range(0, count, _PACKED):
         here = index[low : low + _PACKED]
-        flat = np.unpackbits(
-            data[low * bits // 8 :][: packed_size(len(here), num_values)], bitorder="little"
-        )
+        flat = np.unpackbits(data[low * bits // 8 :][: packed_size(len(here), num_values)], bitorder="little")
         table = flat[: len(here) * bits].reshape(-1, bits)
         here[:] = table @ (1 << np.arange(bits, dtype="uint16"))
         if flat[len(here) * bits :].any() or here.max() >= num_values:

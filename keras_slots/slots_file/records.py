@@ -49,13 +49,7 @@ _EXPONENTS = 200
 _FLAG_SHARED, _FLAG_ROUNDED = 1, 2
 
 
-def write_kernel(
-    name: str,
-    selected: Array,
-    index: Array,
-    values: Values,
-    coding: Coding | None,
-) -> Record:
+def write_kernel(name: str, selected: Array, index: Array, values: Values, coding: Coding | None) -> Record:
     """The record of a kernel: coded, or packed where that is shorter or where the coded one does not come back.
 
     Args:
@@ -185,16 +179,11 @@ def _coding_to_bytes(coding: Coding, index: Array, words: Array, lost: Array) ->
     return b"".join(parts)
 
 
-def _coding_from_bytes(
-    body: ByteReader, record: Record, values: Values
-) -> tuple[Coding, Array, Array, Array]:
+def _coding_from_bytes(body: ByteReader, record: Record, values: Values) -> tuple[Coding, Array, Array, Array]:
     width, group, lanes, number = body.unpack("IHBB")
     k, n = values.num_values, record.size
     if number > 2 or lanes > _MOST_LANES or not 0 < width <= n or n % width or not group:
-        raise _damaged(
-            body,
-            f"rows of {width}, {group} at once, {2**lanes} lanes, {number} rows looked back at",
-        )
+        raise _damaged(body, f"rows of {width}, {group} at once, {2**lanes} lanes, {number} rows looked back at")
     offsets = body.unpack(f"{number}I")
     rows = n // width
     if not 2 <= k <= MOST_CODED or width * k > _MOST_ROW_VALUES or n > 2**32 - 1:
@@ -205,17 +194,11 @@ def _coding_from_bytes(
         raise _damaged(body, f"rows {offsets} back")
     kind, stream, exponent, factor, gain, seed = body.unpack("BBhffQ")
     fine = kind < STRATA and 0 < factor < np.inf and 0 <= gain < np.inf
-    if (
-        not fine
-        or abs(exponent) > _EXPONENTS
-        or (record.form == "hull" and (factor, gain) != (1, 0))
-    ):
+    if not fine or abs(exponent) > _EXPONENTS or (record.form == "hull" and (factor, gain) != (1, 0)):
         raise _damaged(body, f"a start of kind {kind}, exponent {exponent}, {factor}, {gain}")
     lost_count, word_count = body.unpack("II")
     if body.left != 6 * lost_count + 2 * word_count or n > _MOST_PER_BYTE * 2 * word_count:
-        raise _damaged(
-            body, f"{word_count} words and {lost_count} single choices in {body.left} bytes"
-        )
+        raise _damaged(body, f"{word_count} words and {lost_count} single choices in {body.left} bytes")
     lost = np.frombuffer(body.take(4 * lost_count), "<u4").astype("int64")
     choices = np.frombuffer(body.take(2 * lost_count), "<u2").astype("int32")
     if lost_count and (lost[-1] >= n or (np.diff(lost) <= 0).any() or choices.max() >= k):

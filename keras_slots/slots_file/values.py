@@ -77,9 +77,7 @@ class Values:
             connections = np.arange(first, last, dtype=np.uint64).astype("uint32")
             values = positions(keys, connections, k) * np.float32(self.factor)
         else:
-            values = Stream(self.kind, self.seed, 0, self.factor).draw(
-                (last - first) * k, first * k
-            )
+            values = Stream(self.kind, self.seed, 0, self.factor).draw((last - first) * k, first * k)
         values = values.reshape(-1, k)
         if self.rounded:
             values = values.astype("bfloat16").astype("float32")

@@ -11,13 +11,7 @@ import numpy as np
 from keras_slots._checks import check_choice, check_positive, check_seed
 from keras_slots._config import EqualByConfig
 from keras_slots._registry import register
-from keras_slots.values.philox import (
-    BANK_STREAM,
-    SCORE_STREAM,
-    START_STREAM,
-    Float32Array,
-    draw,
-)
+from keras_slots.values.philox import BANK_STREAM, SCORE_STREAM, START_STREAM, Float32Array, draw
 from keras_slots.values.source import Description, ValueSource
 
 # Standard deviation of the standard normal cut to [-2, 2]; Keras divides by the same number.
@@ -42,16 +36,13 @@ _SPREADS = {
 class Distribution(EqualByConfig, ValueSource):
     """Base of the distributions of banks and scores; use one of its subclasses.
 
-    A distribution holds no state: its values are a function of (seed, index, distribution, fans).
-    Two distributions are equal when their class and their configuration are.
+    A distribution holds no state: its values are a function of (seed, index, distribution, fans). Two are equal
+    when their class and their configuration are.
 
     Args:
-        scale: positive finite number that multiplies every value.
-        seed: integer, `0 <= seed < 2**64`, used in place of the seed of the layer; None: the
-            layer's. Layers of one kernel shape that share an explicit seed have the same values.
-
-    Raises:
-        ValueError: if `scale` or `seed` is no such number.
+        scale: Positive finite number that multiplies every value.
+        seed: Integer, `0 <= seed < 2**64`, used in place of the seed of the layer, or None. Layers of one kernel
+            shape that share an explicit seed have the same values.
     """
 
     roles = frozenset({"bank", "scores", "start"})
@@ -66,12 +57,7 @@ class Distribution(EqualByConfig, ValueSource):
         self.seed = None if seed is None else check_seed(seed)
 
     def sample(
-        self,
-        seed: int,
-        count: int,
-        fans: tuple[int, int],
-        start: int = 0,
-        stream: int | None = None,
+        self, seed: int, count: int, fans: tuple[int, int], start: int = 0, stream: int | None = None
     ) -> Float32Array:
         """The elements `[start, start + count)` of the values, flattened in C order, float32.
 
@@ -100,15 +86,11 @@ class Distribution(EqualByConfig, ValueSource):
     def uniform(self) -> bool:  # type: ignore[override]
         return self.kind in ("uniform", "positive_uniform")
 
-    def rows(
-        self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int
-    ) -> Float32Array:
+    def rows(self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int) -> Float32Array:
         count, first = (stop - start) * num_values, start * num_values
         return self.sample(seed, count, fans, first, BANK_STREAM).reshape(-1, num_values)
 
-    def score_rows(
-        self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int
-    ) -> Float32Array:
+    def score_rows(self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int) -> Float32Array:
         count, first = (stop - start) * num_values, start * num_values
         return self.sample(seed, count, fans, first, SCORE_STREAM).reshape(-1, num_values)
 
@@ -133,7 +115,7 @@ class Distribution(EqualByConfig, ValueSource):
         return self.scale * math.sqrt(self._variance / max(1.0, choices[self._mode]))
 
     def factor(self, fans: tuple[int, int]) -> float:
-        """Returns what the numbers of the stream are multiplied with, a number that float32 holds."""
+        """What the numbers of the stream are multiplied by: a number that float32 holds."""
         factor = float(np.float32(min(_RMS_FACTORS[self.kind] * self.rms(fans), 2.0**127)))
         if not _SMALLEST <= factor < 2.0**127:
             raise ValueError(
@@ -160,12 +142,12 @@ class Distribution(EqualByConfig, ValueSource):
 class GlorotUniform(Distribution):
     """Uniform on `[-b, b)`, `b = scale * sqrt(6 / (fan_in + fan_out))`: the default bank.
 
-    The paper's text has the bound `scale * sqrt(2 / (fan_in + fan_out))`; the author's code, and
-    the published accuracies, have this one.
+    The paper's text has the bound `scale * sqrt(2 / (fan_in + fan_out))`; the author's code, and the published
+    accuracies, have this one.
 
     Args:
-        scale: positive finite number that multiplies every value.
-        seed: see `Distribution`.
+        scale: Positive finite number that multiplies every value.
+        seed: Integer used in place of the seed of the layer, or None.
 
     Example:
 
@@ -183,8 +165,8 @@ class GlorotNormal(Distribution):
     Values beyond two standard deviations of the uncut normal do not occur; this one is after the cut.
 
     Args:
-        scale: positive finite number that multiplies every value.
-        seed: see `Distribution`.
+        scale: Positive finite number that multiplies every value.
+        seed: Integer used in place of the seed of the layer, or None.
 
     Example:
 
@@ -200,8 +182,8 @@ class HeUniform(Distribution):
     """Uniform on `[-b, b)` with `b = scale * sqrt(6 / fan_in)`.
 
     Args:
-        scale: positive finite number that multiplies every value.
-        seed: see `Distribution`.
+        scale: Positive finite number that multiplies every value.
+        seed: Integer used in place of the seed of the layer, or None.
 
     Example:
 
@@ -217,8 +199,8 @@ class HeNormal(Distribution):
     """Normal of standard deviation `scale * sqrt(2 / fan_in)`, cut as Keras does it.
 
     Args:
-        scale: positive finite number that multiplies every value.
-        seed: see `Distribution`.
+        scale: Positive finite number that multiplies every value.
+        seed: Integer used in place of the seed of the layer, or None.
 
     Example:
 
@@ -234,8 +216,8 @@ class SignedConstant(Distribution):
     """Plus or minus `scale * sqrt(2 / fan_in)`, each with probability one half.
 
     Args:
-        scale: positive finite number that multiplies every value.
-        seed: see `Distribution`.
+        scale: Positive finite number that multiplies every value.
+        seed: Integer used in place of the seed of the layer, or None.
 
     Example:
 
@@ -257,11 +239,11 @@ class VarianceScaling(Distribution):
     `LecunUniform` and `VarianceScaling` become.
 
     Args:
-        variance: positive finite number; Keras' `VarianceScaling` calls it `scale`.
+        variance: Positive finite number; Keras' `VarianceScaling` calls it `scale`.
         mode: `"fan_in"`, `"fan_out"` or `"fan_avg"` (their mean).
         distribution: `"uniform"`, `"truncated_normal"` or `"signed_constant"`.
-        scale: positive finite number that multiplies every value.
-        seed: see `Distribution`.
+        scale: Positive finite number that multiplies every value.
+        seed: Integer used in place of the seed of the layer, or None.
 
     Raises:
         ValueError: if a number is not positive and finite, or a name is unknown.
@@ -307,9 +289,9 @@ class UniformScores(Distribution):
     weight decay: multiplying both by one number changes no selection.
 
     Args:
-        scale: positive finite number that multiplies every score; the paper's lambda, up to the
+        scale: Positive finite number that multiplies every score; the paper's lambda, up to the
             factor sqrt(3) between its bound and this one (that of the author's code).
-        seed: see `Distribution`.
+        seed: Integer used in place of the seed of the layer, or None.
 
     Example:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import prod
@@ -22,16 +23,15 @@ _BLOCK_VALUES = 2**20  # scores computed at once, in float64
 class InitialValues:
     """Bank and initial scores of one kernel, a pure function of the fields.
 
-    Both can be had whole or some connections at a time. Connections are counted in the C order of
-    the kernel.
+    Both can be had whole or some connections at a time, counted in the C order of the kernel.
 
     Args:
         kernel_shape: Shape of the kernel.
         num_values: K.
         fans: `(fan_in, fan_out)` of the kernel, without K.
         seed: Integer; bank and scores take different streams of it.
-        bank_initializer: `Distribution` or Keras initializer.
-        score_initializer: `Distribution`, `NearestScores` or Keras initializer.
+        bank_initializer: `ValueSource` or Keras initializer.
+        score_initializer: `ValueSource` or Keras initializer.
         sharing: `"connection"`, `"layer"` or a `keras_slots.ValueBank`.
 
     Example:
@@ -85,11 +85,7 @@ class InitialValues:
 
     @cached_property
     def start_source(self) -> ValueSource:
-        """What the start of each connection comes from, where the scores follow from it.
-
-        Raises:
-            ValueError: if they do not.
-        """
+        """What the start of each connection comes from; for nearest scores alone."""
         if not self.score_source.from_start:
             raise ValueError(
                 "`score_initializer` must be `NearestScores` for a start. Received: "
@@ -143,11 +139,7 @@ class InitialValues:
         return self.start_rows(0, self.num_connections).reshape(self.kernel_shape)
 
     def start_rows(self, start: int, stop: int) -> Array:
-        """The w0 of the connections `start` to `stop - 1`, of shape `(stop - start,)`.
-
-        Raises:
-            ValueError: if the scores are no `NearestScores`.
-        """
+        """The w0 of the connections `start` to `stop - 1`, of shape `(stop - start,)`."""
         return self.start_source.start_rows(self.seed, self.fans, start, stop)
 
     def with_arrays(self, bank: Any, scores: Any = None) -> InitialValues:
@@ -156,44 +148,46 @@ class InitialValues:
         Args:
             bank: Array of shape `bank_shape`.
             scores: Array of shape `score_shape`; None leaves `score_initializer` in its place.
-
-        Raises:
-            ValueError: if a shape differs.
         """
-        return replace(
+        given = replace(
             self,
-            bank_initializer=_Given(bank),
-            score_initializer=self.score_initializer if scores is None else _Given(scores),
+            bank_initializer=_Numbers("bank_initializer", self.bank_shape, lambda: np.asarray(bank)),
             sharing="layer" if self.shared else "connection",
         )
+        if scores is None:
+            return given
+        numbers = _Numbers("score_initializer", self.score_shape, lambda: np.asarray(scores))
+        return replace(given, score_initializer=numbers)
 
     def _bank_rows(self, start: int, stop: int) -> Array:
         return self.bank_source.rows(self.seed, self.num_values, self.fans, start, stop)
 
-    def _source(
-        self, initializer: Any, argument: str, shape: tuple[int, ...], part: str
-    ) -> ValueSource:
+    def _source(self, initializer: Any, argument: str, shape: tuple[int, ...], part: str) -> ValueSource:
         if isinstance(initializer, ValueSource):
             return initializer
-        return _Whole(initializer, argument, shape, derive_seed(self.seed, part))
+        make = partial(_called, initializer, argument, shape, derive_seed(self.seed, part))
+        return _Numbers(argument, shape, make)
 
 
-class _Whole(ValueSource):
-    """An initializer that is called once with the whole shape: one of Keras, or an array in its place."""
+class _Numbers(ValueSource):
+    """All numbers at once: those of a Keras initializer, or an array in its place."""
 
     rebuildable = False
     needs_seed = False
 
-    def __init__(self, initializer: Any, argument: str, shape: tuple[int, ...], seed: int):
-        self._call = partial(_called, initializer, argument, shape, seed)
+    def __init__(self, argument: str, shape: tuple[int, ...], make: Callable[[], Array]):
+        self._argument, self._shape, self._make = argument, shape, make
 
     @cached_property
     def _array(self) -> Array:
-        return self._call()
+        array = self._make()
+        if array.shape != self._shape:
+            raise ValueError(
+                f"`{self._argument}` must return an array of shape {self._shape}. Received: shape {array.shape}."
+            )
+        return array
 
-    def rows(
-        self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int
-    ) -> Array:
+    def rows(self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int) -> Array:
         return self._array.reshape(-1, num_values)[start:stop]
 
     score_rows = rows
@@ -202,39 +196,22 @@ class _Whole(ValueSource):
         return self._array.reshape(-1)[start:stop]
 
 
-class _Given:
-    """An array in the place of an initializer."""
-
-    def __init__(self, array: Any) -> None:
-        self.array = np.asarray(array)
+def _is_constant(bank: Array) -> bool:
+    return bool((bank == bank[..., :1]).all())
 
 
 def _called(initializer: Any, name: str, shape: tuple[int, ...], seed: int) -> Array:
     """The numbers of a Keras initializer; one without a seed of its own gets ours."""
-    given = isinstance(initializer, _Given)
     config = initializer.get_config() if hasattr(initializer, "get_config") else {}
     if "seed" in config and config["seed"] is None:
         # An unseeded Keras initializer would give two layers that share the object the same numbers.
         initializer = initializer.__class__.from_config({**config, "seed": seed % 2**31})
-    if given:
-        array = initializer.array
-    else:
-        with eager_scope():  # `fit` may build a layer while it traces its program
-            array = np.array(initializer(shape, dtype="float32"))
-    if array.shape != shape:
-        raise ValueError(
-            f"`{name}` must return an array of shape {shape}. Received: shape {array.shape} from "
-            f"{initializer!r}."
-        )
-    if name == "bank_initializer" and not given:
-        _check_varied(array, initializer)
-    return array
-
-
-def _check_varied(bank: Array, initializer: Any) -> None:
-    if bank.shape[-1] > 1 and bank.size and (bank == bank[..., :1]).all():
+    with eager_scope():  # `fit` may build a layer while it traces its program
+        array = np.array(initializer(shape, dtype="float32"))
+    if name == "bank_initializer" and array.shape == shape and 1 < shape[-1] <= array.size and _is_constant(array):
         raise ValueError(
             "`bank_initializer` must give connections different values, or there is nothing to select "
-            f"and nothing to train. Received: {initializer!r}, whose {bank.shape[-1]} values are equal "
+            f"and nothing to train. Received: {initializer!r}, whose {shape[-1]} values are equal "
             "at every connection. Pass a random one, for example `bank_initializer='glorot_uniform'`."
         )
+    return array

@@ -51,8 +51,8 @@ _FROM_KERAS: dict[type, type[Distribution]] = {
 def compute_fans(kernel_shape: Sequence[int]) -> tuple[int, int]:
     """`(fan_in, fan_out)` of a kernel of that shape, without the K of the bank, by Keras' rule.
 
-    `(rows, columns)` in two dimensions; in three or more, the last two sizes, each times the product of all others;
-    `(n, n)` in one dimension; `(1, 1)` in none.
+    `(rows, columns)` in two dimensions; in three or more, the last two sizes, each times the product of all
+    others; `(n, n)` in one dimension; `(1, 1)` in none.
 
     Example:
 
@@ -137,17 +137,14 @@ def _resolve(identifier: Any, argument: str) -> Any:
         raise _unknown(identifier, argument, names, error) from error
     if isinstance(initializer, ValueBank):
         raise ValueError(
-            f"`{argument}` cannot be a `ValueBank`. Received: {argument}={identifier!r}. "
-            "Pass it as `sharing`."
+            f"`{argument}` cannot be a `ValueBank`. Received: {argument}={identifier!r}. Pass it as `sharing`."
         )
     if type(initializer) in _FROM_KERAS:
         return _from_keras(initializer, argument)
     if isinstance(initializer, ValueSource):
         if role not in initializer.roles:
             expected, advice = _OTHER_ROLE[role]
-            raise ValueError(
-                f"`{argument}` must be {expected}. Received: {argument}={identifier!r}. {advice}"
-            )
+            raise ValueError(f"`{argument}` must be {expected}. Received: {argument}={identifier!r}. {advice}")
         check_config(initializer, argument)
         return initializer
     if callable(initializer):
@@ -156,10 +153,7 @@ def _resolve(identifier: Any, argument: str) -> Any:
 
 
 def _unknown(
-    identifier: Any,
-    argument: str,
-    names: dict[str, type[ValueSource]],
-    cause: Exception | None = None,
+    identifier: Any, argument: str, names: dict[str, type[ValueSource]], cause: Exception | None = None
 ) -> ValueError:
     text = (
         f"`{argument}` must be one of {', '.join(map(repr, names))}, a keras_slots distribution, "
@@ -185,7 +179,5 @@ def _from_keras(initializer: Any, argument: str) -> Distribution:
         seed = high << 32 | low
     kind = _FROM_KERAS[type(initializer)]
     if kind is VarianceScaling:
-        return VarianceScaling(
-            initializer.scale, initializer.mode, initializer.distribution, seed=seed
-        )
+        return VarianceScaling(initializer.scale, initializer.mode, initializer.distribution, seed=seed)
     return kind(seed=seed)

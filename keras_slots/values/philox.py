@@ -82,12 +82,10 @@ def raw_words(seed: int, stream: int, count: int, start: int = 0) -> Words:
     return _words(seed, stream, count, start)
 
 
-def draw(
-    kind: str, seed: int, stream: int, count: int, start: int = 0, scale: float = 1.0
-) -> Float32Array:
+def draw(kind: str, seed: int, stream: int, count: int, start: int = 0, scale: float = 1.0) -> Float32Array:
     """The elements `[start, start + count)` of a stream of random values, times `float32(scale)`, float32.
 
-    An element is x, made from the word w of `raw_words` and from `u = (w >> 8) * 2**-24`, which is exact in float32:
+    An element is x, made from the word w of `raw_words` and from `u = (w >> 8) * 2**-24`, exact in float32:
 
     - `"uniform"` on `[-1, 1)`: `x = 2 u - 1`, exact.
     - `"positive_uniform"` on `[0, 1)`: `x = u`.
@@ -177,9 +175,7 @@ def _fill_signed_constant(words: Words, out: Float32Array) -> None:
     np.subtract(out, np.float32(1), out=out)
 
 
-def _polynomial(
-    x: npt.NDArray[np.float64], coefficients: tuple[float, ...]
-) -> npt.NDArray[np.float64]:
+def _polynomial(x: npt.NDArray[np.float64], coefficients: tuple[float, ...]) -> npt.NDArray[np.float64]:
     # One NumPy call per operation: each is rounded on its own, none can be fused with the next.
     result = np.multiply(x, coefficients[-1])
     for coefficient in coefficients[-2:0:-1]:

@@ -57,15 +57,11 @@ class ValueSource(Registrable):
                 f"Received: none, for the name {key!r}."
             )
 
-    def rows(
-        self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int
-    ) -> Array:
+    def rows(self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int) -> Array:
         """The values of these connections, `(stop - start, K)`, or `(1, K)` if all have the same."""
         raise self._cannot("rows")
 
-    def score_rows(
-        self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int
-    ) -> Array:
+    def score_rows(self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int) -> Array:
         """The initial scores of these connections, `(stop - start, K)`."""
         raise self._cannot("score_rows")
 

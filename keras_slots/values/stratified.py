@@ -125,9 +125,7 @@ class StratifiedUniform(Distribution):
         """Returns the two keys of the hash, uint32; `self.seed` replaces `seed` when it is set."""
         return raw_words(seed if self.seed is None else self.seed, STRATA_STREAM, 2)
 
-    def rows(
-        self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int
-    ) -> Float32Array:
+    def rows(self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int) -> Float32Array:
         """The values of the connections `start` to `stop - 1`, float32 of shape `(stop - start, K)`.
 
         Raises:
@@ -155,9 +153,7 @@ class StratifiedUniform(Distribution):
 
     def describe(self, seed: int, num_values: int, fans: tuple[int, int]) -> Description | None:
         low, high = (int(x) for x in self.words(seed))
-        return Description(
-            "strata", high << 32 | low, float(strata_unit(num_values, self.bound(fans)))
-        )
+        return Description("strata", high << 32 | low, float(strata_unit(num_values, self.bound(fans))))
 
     def sample(self, *args: Any, **kwargs: Any) -> Float32Array:
         """Refused: the values depend on K, see `rows`."""

@@ -18,25 +18,22 @@ SHARINGS = ("connection", "layer")
 class ValueBank(ValueSource):
     """One set of K values that several layers share: pass one object as `sharing` to each.
 
-    Drawn: `ValueBank(8, bound=0.1)` has the values `float32(bound) * (2 u_i - 1)`, uniform on
-    `[-bound, bound)`. Given: `ValueBank(values=[-0.1, 0.1])`. Two banks are equal when their values
-    are, and a bank read back from its configuration has the same values.
+    Drawn: `ValueBank(8, bound=0.1)` has the values `float32(bound) * (2 u_i - 1)`, uniform on `[-bound, bound)`.
+    Given: `ValueBank(values=[-0.1, 0.1])`. Two banks are equal when their values are.
 
     Args:
-        num_values: number of values, K, at most 65536; may be left out when `values` is given.
-        values: the values themselves: one-dimensional, finite, not empty, not all equal; rounded
-            to float32.
-        bound: largest magnitude of drawn values. There is no default: one set serves layers of
-            different size; `sqrt(6 / (fan_in + fan_out))` of the largest layer is a start.
-        seed: integer, `0 <= seed < 2**64`; None draws one from Python's global generator, which
-            `keras.utils.set_random_seed` governs.
+        num_values: Number of values, K, at most 65536; may be left out when `values` is given.
+        values: The values themselves: one-dimensional, finite, not empty, not all equal; rounded to float32.
+        bound: Largest magnitude of drawn values. It has no default, because one set serves layers of different
+            size; `sqrt(6 / (fan_in + fan_out))` of the largest layer is a start.
+        seed: Integer, `0 <= seed < 2**64`; None draws one, so that `keras.utils.set_random_seed` governs it.
 
     Attributes:
-        values: read-only `float32` array of shape `(num_values,)`.
-        num_values: number of values, K.
+        values: Read-only `float32` array of shape `(num_values,)`.
+        num_values: Number of values, K.
 
     Raises:
-        ValueError: if an argument is not as described, or the arguments contradict each other.
+        ValueError: If an argument is not as described, or the arguments contradict each other.
 
     Example:
 
@@ -45,8 +42,10 @@ class ValueBank(ValueSource):
     >>> ValueBank(4, bound=0.1, seed=3) == ValueBank(4, bound=0.1, seed=3)
     True
 
-    Source: section "shared values" of the paper, which shares one set over the whole network.
+    Source: Aladago and Torresani, 2021, section "shared values", which shares one set over the whole network.
     """
+
+    needs_seed = False
 
     def __init__(
         self,
@@ -75,16 +74,12 @@ class ValueBank(ValueSource):
         """Number of values, K."""
         return int(self.values.size)
 
-    needs_seed = False
-
     @property
     def spread(self) -> str | None:  # type: ignore[override]
         """`"independent"` where the values were drawn; nothing is known of given ones."""
         return "independent" if "seed" in self._config else None
 
-    def rows(
-        self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int
-    ) -> Float32Array:
+    def rows(self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int) -> Float32Array:
         """The values, `(1, K)`, for all connections."""
         return self.values[None]
 
@@ -121,8 +116,7 @@ def check_sharing(sharing: Any, num_values: int, bank_initializer: Any) -> str |
         if isinstance(sharing, str) and sharing in SHARINGS:
             return sharing
         raise ValueError(
-            '`sharing` must be "connection", "layer" or a `keras_slots.ValueBank`. '
-            f"Received: sharing={sharing!r}."
+            f'`sharing` must be "connection", "layer" or a `keras_slots.ValueBank`. Received: sharing={sharing!r}.'
         )
     if sharing.num_values != num_values:
         raise ValueError(
@@ -174,7 +168,6 @@ def _given_values(values: Any, num_values: Any) -> Float32Array:
         )
     if array.size > 1 and (array == array[0]).all():
         raise ValueError(
-            "`values` must hold two different values, or there is nothing to select. Received: "
-            f"values={values!r}."
+            f"`values` must hold two different values, or there is nothing to select. Received: values={values!r}."
         )
     return array
