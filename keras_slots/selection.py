@@ -179,8 +179,8 @@ def serialize_rule(rule: SelectionRule) -> Any:
 def greedy_index(scores: Tensor) -> Tensor:
     """Index of the highest score of each connection, int32 of shape `(...)`; ties go to the lowest index.
 
-    `index[c] = min { k : scores[c, k] = max_j scores[c, j] }` (paper, section 3, "greedy selection"), for `scores` of
-    shape `(..., K)`.
+    `index[c] = min { k : scores[c, k] = max_j scores[c, j] }` (paper, section 3, "greedy selection"), for
+    `scores` of shape `(..., K)`.
 
     A tournament over blocks of scores with a strict `>`: one pass over memory and no reduction, which XLA on CPU
     fuses far better than an arg-max. `-0.0` and `+0.0` tie, as in NumPy (`keras.ops.argmax` orders them).
@@ -220,9 +220,9 @@ def greedy_index(scores: Tensor) -> Tensor:
 def probabilistic_index(scores: Tensor, uniform: Tensor) -> Tensor:
     """One draw of an index from softmax(scores) for each connection, int32 of shape `(...)`.
 
-    `P(index[c] = k) = exp(scores[c, k]) / sum_j exp(scores[c, j])` (paper, section 3, "probabilistic sampling"), by
-    inversion: the first k whose cumulative probability exceeds `uniform[c]`. One random number a connection instead
-    of the K of the Gumbel trick.
+    `P(index[c] = k) = exp(scores[c, k]) / sum_j exp(scores[c, j])` (paper, section 3, "probabilistic sampling"),
+    by inversion: the first k whose cumulative probability exceeds `uniform[c]`. One random number a connection
+    instead of the K of the Gumbel trick.
 
     Args:
         scores: Tensor of shape `(..., K)`.

@@ -12,12 +12,12 @@ and a thin tail:
 | `levels`: at most 1 % have more | 3 | 5 | 6 | 8 | 9 | 12 | 16 |
 | `levels + overflow_levels`: with probability 5e-18 more | 3 | 7 | 15 | 18 | 21 | 26 | 35 |
 
-So every connection gets `levels` steps, and `overflow_count` connections, a generous bound of how many have more, get
-`overflow_levels` further ones. By simulation, values from a truncated normal and values rounded to 16 bits need
-fewer steps, and stratified values up to a sixth more connections with overflow: they get a quarter more, and one
-more level. `tests/test_capacity.py` derives the table anew, up to K = 1024, and compares it with simulated kernels.
-One level count for all would double the memory at K = 64, and the step would take 2.9 times that of plain layers in
-place of 1.6 (docs/per_connection.md).
+So every connection gets `levels` steps, and `overflow_count` connections, a generous bound of how many have more,
+get `overflow_levels` further ones. By simulation, values from a truncated normal and values rounded to 16 bits
+need fewer steps, and stratified values up to a sixth more connections with overflow: they get a quarter more, and
+one more level. `tests/test_capacity.py` derives the table anew, up to K = 1024, and compares it with simulated
+kernels. One level count for all would double the memory at K = 64, and the step would take 2.9 times that of
+plain layers in place of 1.6 (docs/per_connection.md).
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def capacity(initial: InitialValues) -> Capacity:
     """How many steps to provide for: a function of the arguments of a kernel, never of its draw.
 
     `overflow_count = ceil(n p + 8 sqrt(n p) + 16)`, n the number of connections and p the share of them with more
-    than `levels` steps. The chance that a draw needs more is below 1e-9 for 160 million connections. Where nothing is
-    known of the values (a Keras initializer, given values) every connection gets the `K - 1` steps that are always
-    enough.
+    than `levels` steps. The chance that a draw needs more is below 1e-9 for 160 million connections. Where
+    nothing is known of the values (a Keras initializer, given values) every connection gets the `K - 1` steps
+    that are always enough.
 
     Example:
 

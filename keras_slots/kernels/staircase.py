@@ -58,13 +58,13 @@ def build_staircase(
 ) -> Staircase:
     """Builds the staircases of a whole kernel without ever holding its bank.
 
-    Reading the result at `lever` gives `bank[argmax_k(scores[k] + bank[k] * lever)]`. All arithmetic is in float64.
-    In float32 the thresholds are rounded down, so that comparing a float32 lever with them is the comparison with
-    the float64 ones.
+    Reading the result at `lever` gives `bank[argmax_k(scores[k] + bank[k] * lever)]`. All arithmetic is in
+    float64. In float32 the thresholds are rounded down, so that comparing a float32 lever with them is the
+    comparison with the float64 ones.
 
-    At a lever of exactly 0 the result is the arg-max of the scores (lowest index on ties), as connections whose input
-    is always 0 stay there for ever: thresholds between -1e-30 and 0 become -1e-30, and a value that wins at 0 alone
-    gets the step from -1e-30 to 0.
+    At a lever of exactly 0 the result is the arg-max of the scores (lowest index on ties), as connections whose
+    input is always 0 stay there for ever: thresholds between -1e-30 and 0 become -1e-30, and a value that wins at
+    0 alone gets the step from -1e-30 to 0.
 
     A build of more than three seconds shows a progress bar, on a terminal only.
 
@@ -77,8 +77,8 @@ def build_staircase(
     Raises:
         ValueError: If an entry of bank or scores is not finite, or the draw needs more steps than `size` has.
 
-    Not in the paper, which trains all K scores: it is the algorithm of section 3 (greedy selection, straight-through
-    gradient, SGD) with K - 1 of each connection's K scores eliminated exactly.
+    Not in the paper, which trains all K scores: it is the algorithm of section 3 (greedy selection,
+    straight-through gradient, SGD) with K - 1 of each connection's K scores eliminated exactly.
     """
     check_choice(dtype, "dtype", ("float32", "float64"))
     size = capacity(initial) if size is None else size
