@@ -106,7 +106,6 @@ setup(
         "litert": LITERT,
         "onnx": ONNX,
         "plots": PLOTS,
-        "tensorboard": TENSORBOARD,
         "test": sorted({*TEST, *EXAMPLES, *TUNER, *JAX, *LITERT, *ONNX}),
         "tuner": TUNER,
     },

@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
 from keras_slots import SelectionMonitor, SlotDense
@@ -67,7 +68,14 @@ def draw_changes():
     )
     plots.selected_values(model, "selected, after 20 epochs", "tab:blue", values)
     values.savefig(HERE / "selected_values.png", dpi=90)
-    plots.changes(history).savefig(HERE / "changes.png", dpi=80)
+    axes = Figure(figsize=(7, 4.5), layout="constrained").subplots()
+    for name in ("hidden/", "logits/", ""):
+        shares = history.history[f"slots/{name}changed"]
+        axes.plot(range(1, epochs + 1), shares, label=name.strip("/") or "network")
+    axes.set(xlabel="epoch", ylabel="share of selections that changed", ylim=(0, None))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(fontsize="small")
+    axes.figure.savefig(HERE / "changes.png", dpi=80)
 
 
 def main():

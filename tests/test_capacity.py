@@ -6,14 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_slots import (
-    GlorotNormal,
-    GlorotUniform,
-    HeUniform,
-    SignedConstant,
-    UniformScores,
-    ValueBank,
-)
+from keras_slots import GlorotNormal, GlorotUniform, HeUniform, SignedConstant, UniformScores, ValueBank
 from keras_slots.kernels.capacity import _TABLE, Capacity, capacity
 from keras_slots.kernels.envelope import envelope
 from keras_slots.values.initial_values import InitialValues

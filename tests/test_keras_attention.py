@@ -6,16 +6,7 @@ import pytest
 from keras import ops
 
 from keras_slots import SlotGroupQueryAttention, SlotMultiHeadAttention
-from strangers import (
-    MODES,
-    L,
-    assert_close,
-    kernel_layers,
-    kernels,
-    numpy_of,
-    since_keras_3,
-    slot_layers,
-)
+from strangers import MODES, L, assert_close, kernel_layers, kernels, numpy_of, since_keras_3, slot_layers
 
 KINDS = {
     "many_heads": lambda **k: SlotMultiHeadAttention(num_heads=2, key_dim=4, seed=1, **k),

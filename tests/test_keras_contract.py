@@ -11,16 +11,7 @@ from keras import ops
 # The one part of Keras that is not public: its check of what every layer must be able to do.
 from keras.src.testing.test_case import TestCase
 
-from strangers import (
-    MODES,
-    ON_TENSORFLOW,
-    SLOT_CLASSES,
-    L,
-    assert_close,
-    kernel_layers,
-    kernels,
-    numpy_of,
-)
+from strangers import MODES, ON_TENSORFLOW, SLOT_CLASSES, L, assert_close, kernel_layers, kernels, numpy_of
 
 VALUES = (1, 8)
 

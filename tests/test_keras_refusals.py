@@ -5,17 +5,7 @@ import itertools
 import keras
 import pytest
 
-from strangers import (
-    LAYERS,
-    MINOR,
-    PREFIXES,
-    SLOT_CLASSES,
-    L,
-    call,
-    layer_input,
-    plain_layer,
-    slot_layer,
-)
+from strangers import LAYERS, MINOR, PREFIXES, SLOT_CLASSES, L, call, layer_input, plain_layer, slot_layer
 
 
 def skip_what_older_versions_of_keras_take(plain):

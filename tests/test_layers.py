@@ -11,16 +11,7 @@ from keras import ops
 import keras_slots
 from keras_slots import SlotConv2D, SlotDense, ValueBank
 from keras_slots.layers.base import SlotLayer
-from slot_cases import (
-    CASES,
-    NAMES,
-    SLOT_ARGUMENTS,
-    bank_variable,
-    case,
-    greedy_kernel,
-    numpy_of,
-    plain_twin,
-)
+from slot_cases import CASES, NAMES, SLOT_ARGUMENTS, bank_variable, case, greedy_kernel, numpy_of, plain_twin
 
 CLASSES = tuple(dict.fromkeys(cls for cls, *_ in CASES.values()))
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"

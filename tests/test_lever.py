@@ -5,14 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_slots import (
-    GlorotUniform,
-    SlotConv2D,
-    SlotDense,
-    UniformScores,
-    ValueBank,
-    materialize,
-)
+from keras_slots import GlorotUniform, SlotConv2D, SlotDense, UniformScores, ValueBank, materialize
 
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.2),

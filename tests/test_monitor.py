@@ -198,24 +198,6 @@ def test_selection_monitor_refuses_a_model_without_slot_layers():
         model.fit(*tiny_data(), verbose=0, callbacks=[SelectionMonitor()])
 
 
-def test_selection_monitor_refuses_bad_arguments(monkeypatch):
-    for bad in (-1, 1.5):
-        with pytest.raises(ValueError, match="`histogram_freq` must be"):
-            SelectionMonitor(histogram_freq=bad)
-    monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)
-    with pytest.raises(
-        ImportError, match=r'^`log_dir` needs pip install "keras-slots\[tensorboard\]"$'
-    ):
-        SelectionMonitor(log_dir="logs")
-
-
-def test_selection_monitor_writes_no_histograms_at_a_frequency_of_zero(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)  # not even asked for
-    monitor = SelectionMonitor(log_dir=tmp_path, histogram_freq=0)
-    history = compiled_model(small_model()).fit(*small_data(), verbose=0, callbacks=[monitor])
-    assert "slots/changed" in history.history and list(tmp_path.iterdir()) == []
-
-
 class Unreached(keras.Model):
     """Makes its layers in its constructor, and calls some of them."""
 
@@ -281,29 +263,6 @@ def test_selection_monitor_refuses_a_model_without_slot_layers_that_fit_builds()
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match=r"needs a model with slot layers.*'plain'"):
         model.fit(*tiny_data(), verbose=0, callbacks=[SelectionMonitor()])
-
-
-@pytest.mark.tensorflow
-def test_selection_monitor_writes_histograms_every_second_epoch(tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.util import tensor_util
-
-    model = compiled_model(small_model())
-    monitor = SelectionMonitor(log_dir=tmp_path, histogram_freq=2)
-    model.fit(*small_data(), epochs=3, verbose=0, callbacks=[monitor])
-    events = EventAccumulator(str(tmp_path)).Reload()
-    names = {
-        f"slots/{layer}/{what}" for layer in ("conv", "logits") for what in ("selected", "moved")
-    }
-    assert set(events.Tags()["tensors"]) == names
-    for name, size in (("slots/conv/selected", 72), ("slots/logits/moved", 192)):
-        found = events.Tensors(name)
-        assert [event.step for event in found] == [0, 2]
-        left, right, count = tensor_util.make_ndarray(found[-1].tensor_proto).T
-        assert count.sum() == size and (left <= right).all()
-    kernel = numpy_of(model.get_layer("conv").kernel)
-    last = tensor_util.make_ndarray(events.Tensors("slots/conv/selected")[-1].tensor_proto)
-    assert (last[0, 0], last[-1, 1]) == pytest.approx((kernel.min(), kernel.max()))
 
 
 @pytest.mark.tensorflow

@@ -183,7 +183,7 @@ def test_changelog_has_a_section_for_this_version():
 
 def test_test_extra_holds_what_the_examples_the_tuner_and_jax_need(metadata):
     extras = metadata["extras_require"]
-    for name in ("examples", "jax", "litert", "onnx", "plots", "tensorboard", "tuner"):
+    for name in ("examples", "jax", "litert", "onnx", "plots", "tuner"):
         assert set(extras[name]) <= set(extras["test"]), name
 
 

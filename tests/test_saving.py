@@ -10,15 +10,7 @@ import pytest
 import keras_slots
 from keras_slots import SlotDense, SlotMultiHeadAttention, SlotSeparableConv1D, ValueBank
 from keras_slots.layers.base import SlotLayer
-from slot_cases import (
-    CASES,
-    assert_same_weights,
-    case,
-    compiled_model,
-    numpy_of,
-    small_data,
-    small_model,
-)
+from slot_cases import CASES, assert_same_weights, case, compiled_model, numpy_of, small_data, small_model
 
 SELECTIONS = ("greedy", "probabilistic")
 

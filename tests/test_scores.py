@@ -4,14 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_slots import (
-    GlorotNormal,
-    GlorotUniform,
-    HeNormal,
-    SlotDense,
-    UniformScores,
-    ValueBank,
-)
+from keras_slots import GlorotNormal, GlorotUniform, HeNormal, SlotDense, UniformScores, ValueBank
 from keras_slots.values import initializers
 from keras_slots.values.initial_values import InitialValues
 from keras_slots.values.nearest_scores import NearestScores

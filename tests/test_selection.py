@@ -8,13 +8,7 @@ from scipy import stats
 
 from keras_slots.kernels.per_connection import read_staircase
 from keras_slots.kernels.per_value import SelectFromScores
-from keras_slots.selection import (
-    Greedy,
-    Probabilistic,
-    greedy_index,
-    lookup,
-    probabilistic_index,
-)
+from keras_slots.selection import Greedy, Probabilistic, greedy_index, lookup, probabilistic_index
 
 NUMBERS_OF_VALUES = (1, 2, 3, 7, 8, 9, 16, 17, 64, 65, 300)
 

@@ -8,9 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_slots.values.distributions import (
-    VarianceScaling,
-)
+from keras_slots.values.distributions import VarianceScaling
 from keras_slots.values.value_bank import ValueBank, check_sharing
 from value_cases import in_json, one_round_trip
 

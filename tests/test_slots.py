@@ -36,15 +36,7 @@ from keras_slots.slots_file.container import Record, array_of, join, split, stor
 from keras_slots.slots_file.records import read_choices, read_kernel, write_kernel
 from keras_slots.slots_file.values import Stream, Values
 from slot_cases import numpy_of, two_replicas
-from slots_cases import (
-    KERNELS,
-    conv_model,
-    dense_model,
-    moved,
-    plain_values,
-    saved,
-    with_checksum,
-)
+from slots_cases import KERNELS, conv_model, dense_model, moved, plain_values, saved, with_checksum
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -424,7 +416,7 @@ DAMAGE = {
     "header_too_large": (lambda c: changed(c, 24, "I", 2**25), "its header is too large"),
     "bomb": (lambda c: changed(c, 28, "I", 2**27), "its header is too large"),
     "architecture_size": (lambda c: changed(c, 28, "I", 17), "architecture cannot be read"),
-    "too_few_weights": (lambda c: changed(c, 12, "I", 3), "bytes lie behind its last weight"),
+    "too_few_weights": (lambda c: changed(c, 12, "I", 3), "trailing bytes"),
     "too_many_weights": (lambda c: changed(c, 12, "I", 5), "weight 4 needs 8 bytes where 0"),
     "record_length": (lambda c: changed(c, in_record(c) - 8, "Q", 2**60), "weight 0 needs"),
     "form": (lambda c: changed(c, in_record(c), "B", 9), "has form 9"),
@@ -453,7 +445,7 @@ FIELDS = {
     "magic": ("", 0, "B", 0, r"must be a \.slots file"),
     "version_0": ("", 8, "I", 0, "format version 0"),
     "version_max": ("", 8, "I", 2**32 - 1, "format version 4294967295"),
-    "count_0": ("", 12, "I", 0, "bytes lie behind its last weight"),
+    "count_0": ("", 12, "I", 0, "trailing bytes"),
     "count_max": ("", 12, "I", 2**32 - 1, "header is too large.*Received: 4294967295"),
     "compressed_0": ("", 24, "I", 0, "architecture cannot be read"),
     "compressed_more": ("", 24, "I", 2**12, "the file needs 4096 bytes where"),

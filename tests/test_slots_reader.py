@@ -10,16 +10,7 @@ import pytest
 
 from keras_slots import materialize, save_slots
 from slot_cases import numpy_of
-from slots_cases import (
-    KERNELS,
-    READER,
-    SANITIZERS,
-    compile_program,
-    dense_model,
-    moved,
-    run_program,
-    saved,
-)
+from slots_cases import KERNELS, READER, SANITIZERS, compile_program, dense_model, moved, run_program, saved
 from test_slots import DAMAGE, FIXTURES
 
 STATUS = {

@@ -7,16 +7,7 @@ from keras import ops
 
 import keras_slots
 from keras_slots import SlotConv1D, SlotDense, materialize, slotify
-from strangers import (
-    MODES,
-    L,
-    assert_close,
-    assert_same,
-    give_kernels,
-    numpy_of,
-    random_input,
-    slot_layers,
-)
+from strangers import MODES, L, assert_close, assert_same, give_kernels, numpy_of, random_input, slot_layers
 
 # Models.
 

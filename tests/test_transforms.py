@@ -5,14 +5,7 @@ import numpy as np
 import pytest
 
 from keras_slots import SlotConv2D, SlotDense, SlotLayer, materialize, slotify
-from slot_cases import (
-    assert_same_weights,
-    bank_variable,
-    numpy_of,
-    small_data,
-    small_model,
-    weights_of,
-)
+from slot_cases import assert_same_weights, bank_variable, numpy_of, small_data, small_model, weights_of
 
 L = keras.layers
 

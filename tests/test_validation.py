@@ -3,13 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_slots._checks import (
-    check_choice,
-    check_finite,
-    check_integer,
-    check_num_values,
-    check_positive,
-)
+from keras_slots._checks import check_choice, check_finite, check_integer, check_num_values, check_positive
 
 
 @pytest.mark.parametrize("value", [1, 8, 2**16, np.int32(8), np.uint8(255)])

@@ -7,15 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_slots import (
-    SlotConv2D,
-    SlotDense,
-    ValueBank,
-    load_slots,
-    materialize,
-    save_slots,
-    slotify,
-)
+from keras_slots import SlotConv2D, SlotDense, ValueBank, load_slots, materialize, save_slots, slotify
 from keras_slots.kernels.seed import from_words, index_to_words, integer_of, to_words
 from slot_cases import numpy_of
 

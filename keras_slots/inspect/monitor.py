@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_slots._checks import check_integer
 from keras_slots.inspect.choices import (
     available_values,
     bits_per_choice,
@@ -41,16 +38,12 @@ class SelectionMonitor(keras.callbacks.Callback):
 
     Args:
         per_layer: Whether the logs hold the numbers of each layer beside those of the network.
-        log_dir: Folder for TensorBoard histograms of each kernel: the selected values, and the distances from the
-            start. None writes none. Needs the extra `tensorboard`.
-        histogram_freq: Epochs from one histogram to the next; 0 writes none.
 
     Where `fit` builds the model, the choices are counted from its first batch on, and where a seed tells what the
     initial scores choose, from before it. Layers that no call reaches, and so are never built, are left out.
 
     Raises:
-        ValueError: If `histogram_freq` is negative or no integer; from `fit`, if the model holds no slot layer.
-        ImportError: If `log_dir` is given and tensorboard is not installed.
+        ValueError: From `fit`, if the model holds no slot layer.
 
     Example:
 
@@ -66,14 +59,9 @@ class SelectionMonitor(keras.callbacks.Callback):
     Source: the paper compares the magnitudes of selected and of available weights; the other numbers are ours.
     """
 
-    def __init__(self, per_layer: bool = True, log_dir: str | os.PathLike | None = None, histogram_freq: int = 1):
+    def __init__(self, per_layer: bool = True):
         super().__init__()
         self.per_layer = per_layer
-        self.log_dir = log_dir
-        self.histogram_freq = check_integer(histogram_freq, "histogram_freq", 2**31)
-        self._writer: Any = None
-        if log_dir is not None and self.histogram_freq:
-            self._writer = _writer(log_dir)
         self._watched: dict[str, _Watched] = {}
         self._waits_for_build = False
 
@@ -120,21 +108,6 @@ class SelectionMonitor(keras.callbacks.Callback):
         if self.per_layer:
             for name, of_kernel in found.items():
                 logs.update({f"slots/{name}/{key}": x for key, x in of_kernel.items()})
-        if self._writer is not None and epoch % self.histogram_freq == 0:
-            self._write_histograms(epoch)
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        if self._writer is not None:
-            self._writer.flush()
-
-    def _write_histograms(self, epoch: int) -> None:
-        import tensorflow as tf
-
-        with self._writer.as_default(step=epoch):
-            for name, watched in self._watched.items():
-                moved = watched.last.astype("int32") - watched.start
-                tf.summary.histogram(f"slots/{name}/selected", selected_values(watched.kernel))
-                tf.summary.histogram(f"slots/{name}/moved", moved)
 
 
 class _Watched:
@@ -161,12 +134,3 @@ class _Watched:
             "reach": self.kernel.reach(),
             "bits": bits_per_choice(self.last, self.start, self.kernel.num_values),
         }
-
-
-def _writer(log_dir: str | os.PathLike) -> Any:
-    """A TensorFlow writer, as Keras' own TensorBoard callback has it on every backend."""
-    if importlib.util.find_spec("tensorboard") is None:
-        raise ImportError('`log_dir` needs pip install "keras-slots[tensorboard]"')
-    import tensorflow as tf
-
-    return tf.summary.create_file_writer(os.fspath(log_dir))

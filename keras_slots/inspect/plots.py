@@ -1,14 +1,9 @@
-"""Figures of what is selected: values, changes, accuracy, and the first layer as images.
-
-Needs the extra `plots`. Every function returns the `matplotlib.figure.Figure` that it drew on; those that draw one
-picture take `ax`, to draw into a figure of yours.
-"""
+"""Figures of what is selected: values, and the first layer as images. They need the extra `plots`."""
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -79,135 +74,6 @@ def selected_values(model: keras.Model, label: str = "selected", color: Any = No
         legend.remove()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize="small")
     return figure
-
-
-def changes(history: Any, ax: Any = None) -> Any:
-    """Draws the share of connections whose selection changed, epoch by epoch, as `SelectionMonitor` counted it.
-
-    Args:
-        history: What `fit` returned, or the dictionary of it: keys to one number an epoch.
-        ax: Axes to draw on; None makes a new figure.
-
-    Returns:
-        The figure: one curve for each kernel, and the network in black.
-
-    Raises:
-        ValueError: If the history holds no `"slots/changed"`.
-
-    Example:
-
-    >>> from keras_slots.inspect import plots
-    >>> history = {"slots/changed": [0.3, 0.1], "slots/hidden/changed": [0.4, 0.1], "loss": [2.0, 1.0]}
-    >>> [line.get_label() for line in plots.changes(history).axes[0].lines]
-    ['hidden', 'network']
-    """
-    curves: Mapping[str, Sequence[float]] = getattr(history, "history", history)
-    if "slots/changed" not in curves:
-        raise ValueError(
-            "`history` must be that of a `fit` with `keras_slots.SelectionMonitor()` among its callbacks. "
-            f"Received: a history of {sorted(curves)}"
-        )
-    ax = _new_axes() if ax is None else ax
-    for key, shares in curves.items():
-        name = key.removeprefix("slots/").removesuffix("/changed")
-        if key == f"slots/{name}/changed":
-            ax.plot(range(1, len(shares) + 1), shares, label=name)
-    shares = curves["slots/changed"]
-    ax.plot(range(1, len(shares) + 1), shares, color="0.1", lw=2, label="network")
-    ax.set(xlabel="epoch", ylabel="share of selections that changed", ylim=(0, None))
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend(fontsize="small")
-    return ax.figure
-
-
-def accuracy_against_k(
-    curves: Mapping[str, Mapping[int, Iterable[float]]], ax: Any = None, learned: Any = None
-) -> Any:
-    """Draws accuracy against K: the mean of some runs, with a bar from the lowest to the highest.
-
-    Args:
-        curves: Name of a curve -> K -> accuracies of its runs, in percent. A line joins K and 2 K alone.
-        ax: Axes to draw on; None makes a new figure.
-        learned: Accuracies of the learned network, in percent, for a horizontal line; None draws none.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: If there is no curve, or one without runs.
-
-    Example:
-
-    >>> from keras_slots.inspect import plots
-    >>> runs = {"greedy": {2: [96.9, 97.1], 8: [98.2, 98.3]}}
-    >>> plots.accuracy_against_k(runs, learned=[98.0]).axes[0].get_xlabel()
-    'K, values per connection'
-    """
-    if not curves or not all(curve and all(map(list, curve.values())) for curve in curves.values()):
-        raise ValueError(
-            "`curves` must hold curves of at least one K each, with at least one accuracy each, as in "
-            f"{{'greedy': {{8: [98.2]}}}}. Received: curves={curves!r}"
-        )
-    ax = _new_axes() if ax is None else ax
-    for label, curve in curves.items():
-        # Where a K is missing, the line breaks.
-        doubled = (2**i for i in range(int(math.log2(max(curve)))))
-        ks = sorted({*curve, *(k for k in doubled if k > min(curve))})
-        cells = [list(curve.get(k, [math.nan])) for k in ks]
-        means = [statistics.fmean(cell) for cell in cells]
-        bars = (
-            [mean - min(cell) for mean, cell in zip(means, cells, strict=True)],
-            [max(cell) - mean for mean, cell in zip(means, cells, strict=True)],
-        )
-        ax.errorbar(ks, means, bars, label=label, marker="o", capsize=3)
-    if learned is not None:
-        ax.axhline(statistics.fmean(learned), color="0.2", lw=1.2, label="learned")
-    ticks = sorted({k for curve in curves.values() for k in curve})
-    ax.set_xscale("log", base=2)
-    ax.set_xticks(ticks, [str(k) for k in ticks])
-    ax.set(xlabel="K, values per connection", ylabel="test accuracy, %")
-    ax.legend(fontsize="small", ncols=2, loc="lower center")
-    return ax.figure
-
-
-def accuracy_against_size(curves: Mapping[str, Iterable[tuple[float, float]]], ax: Any = None) -> Any:
-    """Draws accuracy against the size of a file, on a logarithmic axis.
-
-    Args:
-        curves: Name of a curve -> pairs of bytes and accuracy in percent; one pair is drawn as a point.
-        ax: Axes to draw on; None makes a new figure.
-
-    Returns:
-        The figure.
-
-    Raises:
-        ValueError: If there is no pair, or a size is not positive.
-
-    Example:
-
-    >>> from keras_slots.inspect import plots
-    >>> runs = {"slots, K = 8": [(28_700, 98.0), (83_000, 98.8)], "float32": [(1_065_000, 98.9)]}
-    >>> [len(line.get_xdata()) for line in plots.accuracy_against_size(runs).axes[0].lines]
-    [2, 1]
-    """
-    points = {label: sorted(curve) for label, curve in curves.items()}
-    if not points or not all(curve and curve[0][0] > 0 for curve in points.values()):
-        raise ValueError(
-            "`curves` must hold pairs of bytes, more than 0, and accuracy, at least one a curve, as in "
-            f"{{'K = 8': [(83_000, 98.8)]}}. Received: curves={curves!r}"
-        )
-    ax = _new_axes() if ax is None else ax
-    from matplotlib.ticker import EngFormatter, LogLocator
-
-    for label, curve in points.items():
-        ax.plot(*zip(*curve, strict=True), marker="o", label=label)
-    ax.set(xscale="log", xlabel="size of the file", ylabel="test accuracy, %")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter(EngFormatter(unit="B"))
-    ax.xaxis.set_minor_formatter("")
-    ax.grid(alpha=0.3)
-    ax.legend(fontsize="small", loc="lower right")
-    return ax.figure
 
 
 def first_layer(models: Mapping[str, keras.Model], image_shape: tuple[int, int], units: int = 7) -> Any:
@@ -283,7 +149,3 @@ def _new_figure() -> Any:
     except ImportError as error:
         raise ImportError('`keras_slots.inspect.plots` needs pip install "keras-slots[plots]"') from error
     return Figure(figsize=(7, 4.5), layout="constrained")
-
-
-def _new_axes() -> Any:
-    return _new_figure().subplots()

@@ -1,4 +1,4 @@
-"""`summary`: what a model of slot layers selects from, and what it weighs."""
+"""`summary`: what a model of slot layers selects from, and its memory use."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
       `bank_bytes` of all values, `held_bytes` of what is in memory in their place (the bank, a staircase, or a
       seed), `trained_bytes` of scores or levers, `materialized_bytes` of the plain kernel, `choice_bytes`, and
       `slots_bytes` in a file of `save_slots`.
-    - `"plain"`: for each layer with other weights `name`, `weights`, how many are `trained`, and bytes as above.
-    - `"total"`: the sums, in which bytes include the plain weights, and `optimizer_bytes`.
+    - `"plain"`: of all other weights `weights`, how many are `trained`, and bytes as above.
+    - `"total"`: the sums of the bytes, the plain weights included, of `connections`, and `optimizer_bytes`.
     - `"unbuilt"`: the names of slot layers that no call has built, which are left out.
 
     Args:
@@ -48,7 +48,7 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
             connections, to tell the bytes of that file; the total holds the whole of it.
 
     Returns:
-        A dictionary of `"kernels"` and `"plain"`, lists of dictionaries, `"total"`, a dictionary, and `"unbuilt"`.
+        A dictionary of `"kernels"`, a list of dictionaries, `"plain"`, `"total"` and `"unbuilt"`.
 
     Raises:
         ValueError: If the model is not built; with `slots_file`, if `save_slots` refuses it.
@@ -73,17 +73,17 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
         row = _kernel_row(name, layer, kernel)
         rows.append({**row, "slots_bytes": in_file.get(id(kernel))})
     ours = {id(v) for _, kernel in kernels.values() for v in kernel.variables}
-    plain = _plain_rows([v for v in model.weights if id(v) not in ours])
+    plain = _plain_row([v for v in model.weights if id(v) not in ours])
     total: dict[str, Any] = {"connections": sum(row["connections"] for row in rows)}
     for key in _BYTES:
-        total[key] = _sum(row.get(key, 0) for row in (*rows, *plain))
+        total[key] = _sum(row.get(key, 0) for row in (*rows, plain))
     total["optimizer_bytes"] = _optimizer_bytes(model)
     total["slots_bytes"] = whole_file
     return {"kernels": rows, "plain": plain, "total": total, "unbuilt": unbuilt}
 
 
 def summary(model: keras.Model, print_fn: Callable[[str], Any] | None = None, slots_file: bool = False) -> None:
-    """Prints what each slot layer of a model selects from, and what it weighs.
+    """Prints what each slot layer of a model selects from, and its memory use.
 
     `model.summary()` counts bank and scores, or lever and staircase, as parameters. This tells them apart: what is
     fixed, what is trained, and what the network has once it is trained.
@@ -151,21 +151,14 @@ def _text(name: Any, thing: Any) -> str:
     return name if isinstance(name, str) else repr(thing)
 
 
-def _plain_rows(weights: list[keras.Variable]) -> list[dict[str, Any]]:
-    """One row for each layer that owns weights beside kernels, in the order of the model."""
-    groups: dict[str, list[keras.Variable]] = {}
-    for variable in weights:
-        groups.setdefault(variable.path.rpartition("/")[0], []).append(variable)
-    return [
-        {
-            "name": name,
-            "weights": sum(math.prod(v.shape) for v in found),
-            "trained": sum(math.prod(v.shape) for v in found if v.trainable),
-            "trained_bytes": sum(_bytes(v) for v in found if v.trainable),
-            "materialized_bytes": sum(map(_bytes, found)),
-        }
-        for name, found in groups.items()
-    ]
+def _plain_row(weights: list[keras.Variable]) -> dict[str, Any]:
+    trained = [v for v in weights if v.trainable]
+    return {
+        "weights": sum(math.prod(v.shape) for v in weights),
+        "trained": sum(math.prod(v.shape) for v in trained),
+        "trained_bytes": sum(map(_bytes, trained)),
+        "materialized_bytes": sum(map(_bytes, weights)),
+    }
 
 
 def _optimizer_bytes(model: keras.Model) -> int | None:
@@ -190,13 +183,8 @@ def _tables(name: str, found: dict[str, Any]) -> list[Any]:
     kernels, plain, total = found["kernels"], found["plain"], found["total"]
     if not kernels:
         return [f"Model '{name}' holds no slot layer."]
-    settings = {_settings(row) for row in kernels}
-    differ = len(settings) > 1
     choices = _table("kernel", "shape", "connections", "K", "in reach", "bits")
-    if differ:
-        choices.add_column("settings")
-    columns = [key for key in _BYTES if key != "slots_bytes" or total[key] is not None]
-    weights = _table("kernel", *(_BYTES[key] for key in columns))
+    choices.add_column("settings")
     for row in kernels:
         reach, bits = row["values_within_reach"], row["choice_bits"]
         choices.add_row(
@@ -206,21 +194,18 @@ def _tables(name: str, found: dict[str, Any]) -> list[Any]:
             f"{row['num_values']:,}",
             f"{reach:.1f}" if reach < 100 else f"{reach:,.0f}",
             "–" if bits is None else f"{bits:.2f}",
-            *([_settings(row)] if differ else []),
+            _settings(row),
         )
-        cells = (_size(row[key]) if key in row else "" for key in columns)
-        weights.add_row(row["name"], *cells)
+    columns = [key for key in _BYTES if key != "slots_bytes" or total[key] is not None]
+    weights = _table("kernel", *(_BYTES[key] for key in columns))
+    for row in kernels:
+        weights.add_row(row["name"], *_sizes(row, columns))
     weights.add_section()
-    for label, rows in ([("plain weights", plain)] if plain else []) + [("total", [total])]:
-        sums = (_sum(r[key] for r in rows if key in r) for key in columns)
-        weights.add_row(label, *(_size(x) if x != 0 else "" for x in sums))
-    parts = [f"Model '{name}'{'' if differ else ': ' + settings.pop()}", choices, weights]
-    if plain:
-        stayed = _table("plain weights", "number", "trained", "size")
-        for row in plain:
-            numbers = (f"{row[key]:,}" for key in ("weights", "trained"))
-            stayed.add_row(row["name"], *numbers, _size(row["materialized_bytes"]))
-        parts.append(stayed)
+    if plain["weights"]:
+        label = f"{plain['weights']:,} plain weights, {plain['trained']:,} trained"
+        weights.add_row(label, *_sizes(plain, columns))
+    weights.add_row("total", *_sizes(total, columns))
+    parts = [f"Model '{name}'", choices, weights]
     if found["unbuilt"]:
         parts.append(f"Left out, because no call has built them: {', '.join(found['unbuilt'])}\n")
     return [*parts, _NOTE]
@@ -245,12 +230,14 @@ def _table(first: str, *headings: str) -> Any:
     return table
 
 
-def _size(number: int | None) -> str:
+def _sizes(row: dict[str, Any], columns: list[str]) -> list[str]:
+    """The cells of a row: nothing where it has none, a dash where they are not known."""
     from rich.filesize import decimal
 
-    if number is None:
-        return "–"
-    return f"{number} B" if number < 1000 else decimal(number)
+    def cell(number: int | None) -> str:
+        return "–" if number is None else f"{number} B" if number < 1000 else decimal(number)
+
+    return [cell(row[key]) if key in row else "" for key in columns]
 
 
 _NOTE = """\

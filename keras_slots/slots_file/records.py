@@ -210,7 +210,7 @@ def _coding_from_bytes(body: ByteReader, record: Record, values: Values) -> tupl
 
 
 def _damaged(body: ByteReader, received: str) -> ValueError:
-    return damaged(f"its weight {body.what} cannot be read: {received}")
+    return damaged(f"its weight {body.what} cannot be read. Received: {received}")
 
 
 def summary(record: Record) -> tuple[str, str]:

@@ -6,16 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_slots import SlotDense, export_selected, slotify
-from strangers import (
-    LAYER_AND_MODE,
-    LAYERS,
-    MODES,
-    arrays,
-    assert_close,
-    model_of,
-    random_input,
-    slot_layer,
-)
+from strangers import LAYER_AND_MODE, LAYERS, MODES, arrays, assert_close, model_of, random_input, slot_layer
 from test_strangers_models import OPERATIONS, vocabulary_model
 from test_strangers_weights import GatedDense
 
