@@ -28,8 +28,8 @@ from keras_slots import (
     slotify,
 )
 from keras_slots.__main__ import main
-from slots_cases import saved
-from strangers import LAYERS, slot_layer
+from layer_table import LAYERS, slot_layer
+from small_models import saved
 
 NUM_VALUES = "`num_values` must be a positive integer"
 SEED = r"`seed` must be an integer, at least 0 and below 2\*\*64. Received: seed="

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from comparisons import numpy_of
 from keras_slots import (
     SelectionMonitor,
     SelectionRule,
@@ -20,7 +21,6 @@ from keras_slots import (
 )
 from keras_slots.kernels import SlotKernel
 from keras_slots.values.source import ValueSource
-from slot_cases import numpy_of
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from keras import ops
 
+from comparisons import numpy_of
 from keras_slots import SlotDense, load_slots, materialize, save_slots, slotify
-from slot_cases import numpy_of
 
 L = keras.layers
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import keras_slots
+from comparisons import assert_same_weights, numpy_of
 from keras_slots import SelectionMonitor, SlotDense
-from slot_cases import assert_same_weights, compiled_model, numpy_of, small_data, small_model
+from small_models import compiled_model, small_data, small_model
 
 STRATIFIED = {"score_mode": "nearest", "bank_initializer": "stratified_uniform"}
 MODES = {
@@ -313,7 +314,7 @@ def test_selection_monitor_writes_histograms_every_second_epoch(tmp_path):
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("mode", ["per_value", "lever"])
 def test_selection_monitor_counts_under_a_strategy_and_xla(mode):
-    from slot_cases import two_replicas
+    from backends import two_replicas
 
     logs = []
     for replicas, xla in ((False, False), (True, False), (False, True)):

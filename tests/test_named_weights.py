@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from comparisons import numpy_of
 from keras_slots import (
     SelectionMonitor,
     SlotDense,
@@ -17,7 +18,7 @@ from keras_slots import (
     summary_dict,
 )
 from keras_slots.inspect.choices import named_kernels
-from slot_cases import CASES, NAMES, case, numpy_of
+from layer_table import ONE_INPUT, built_layer
 
 L = keras.layers
 pytestmark = pytest.mark.usefixtures("own_registrations")
@@ -322,13 +323,12 @@ def test_layers_of_one_name_have_names_that_no_two_share():
 
 
 @pytest.mark.parametrize("mode", ["per_value", "per_connection"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONE_INPUT)
 def test_the_variables_of_the_kernels_come_before_the_bias(name, mode):
-    layer, _ = case(name, score_mode=mode)
+    layer, _ = built_layer(name, score_mode=mode)
     names = [v.path.removeprefix(f"{layer.path}/").split("/")[0] for v in layer.weights]
-    biased = CASES[name][2].get("use_bias", True) and (name != "einsum" or layer.bias is not None)
     expected = sorted(names, key="bias".__eq__)
-    assert names == expected and ("bias" in names) == biased
+    assert names == expected and ("bias" in names) == (name != "dense_3d")
     for variables in (layer.variables, layer.trainable_variables):
         of_bias = [v is layer.bias for v in variables]
         assert of_bias == sorted(of_bias)

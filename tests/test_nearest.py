@@ -1,6 +1,5 @@
 """The nearest value, found without the bank, against brute force over all K values."""
 
-import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,20 +12,6 @@ from keras_slots.values.nearest_scores import NearestScores
 from keras_slots.values.stratified import StratifiedUniform, strata_bits, strata_unit
 
 BOUND = 0.0713
-
-
-@pytest.fixture
-def x64():
-    """float64 on JAX too, where it is off unless asked for."""
-    if keras.backend.backend() != "jax":
-        yield
-        return
-    import jax
-
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
 
 
 def bank_of(seed, num_values, count, bound=BOUND):

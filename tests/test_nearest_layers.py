@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 
+from comparisons import numpy_of
 from keras_slots import NearestScores, SlotConv2D, SlotDense, ValueBank, materialize
 from keras_slots.kernels.nearest import NearestKernel
-from slot_cases import NAMES, case, numpy_of
+from layer_table import ONE_INPUT, built_layer
 from test_lever import OPTIMIZERS, data, network, slots, train
 
 #: One algorithm in two forms: K scores that start as nearest ones, and a lever.
@@ -82,9 +83,9 @@ def test_nearest_kernel_is_the_value_nearest_to_the_weight_of_the_plain_layer(op
     np.testing.assert_array_equal(numpy_of(layer.selected_indices), index)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONE_INPUT)
 def test_nearest_scores_serve_every_layer_in_both_score_modes_alike(name):
-    layers = [case(name, num_values=5, **form)[0] for form in (SCORES, NEAREST)]
+    layers = [built_layer(name, num_values=5, **form)[0] for form in (SCORES, NEAREST)]
     for scores, lever in zip(*(layer.slot_kernels.values() for layer in layers), strict=True):
         assert isinstance(lever, NearestKernel)
         bank = numpy_of(scores.bank)

@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import pytest
 
+from comparisons import numpy_of
 from keras_slots import SelectionMonitor, SlotDense
 from keras_slots.inspect import plots
-from slot_cases import compiled_model, numpy_of, small_data, small_model
+from small_models import compiled_model, small_data, small_model
 
 
 def dense_model(**arguments):

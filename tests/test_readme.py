@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from slot_cases import give_two_replicas
+from backends import give_two_replicas
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from comparisons import numpy_of
 from keras_slots import (
     GlorotUniform,
     NearestScores,
@@ -20,7 +21,6 @@ from keras_slots._config import EqualByConfig
 from keras_slots.kernels import SlotKernel
 from keras_slots.kernels.per_value import PerValueKernel
 from keras_slots.values.source import ValueSource
-from slot_cases import numpy_of
 
 L = keras.layers
 pytestmark = pytest.mark.usefixtures("own_registrations")

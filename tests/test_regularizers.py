@@ -6,10 +6,11 @@ import pytest
 from keras import ops
 
 import keras_slots
+from comparisons import numpy_of
 from keras_slots import SlotDense, materialize, slotify, summary, summary_dict
 from keras_slots.kernels.regularizers import get_move_regularizer, regularizer_text
-from slot_cases import NAMES, case, compiled_model, numpy_of, small_data, small_model
-from strangers import SLOT_CLASSES
+from layer_table import ONE_INPUT, SLOT_CLASSES, built_layer
+from small_models import compiled_model, small_data, small_model
 
 L1, L2 = keras.regularizers.L1, keras.regularizers.L2
 STRATA = {"score_mode": "nearest", "bank_initializer": "stratified_uniform"}
@@ -137,9 +138,9 @@ def built(layer):
     return keras.Sequential([keras.Input((5,)), layer])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONE_INPUT)
 def test_move_regularizer_acts_on_each_kernel_of_every_layer(name):
-    layer, _ = case(name, score_mode="per_connection", move_regularizer=L1(0.5))
+    layer, _ = built_layer(name, score_mode="per_connection", move_regularizer=L1(0.5))
     kernels = layer.slot_kernels.values()
     for kernel in kernels:
         kernel.lever.assign(np.full(kernel.lever.shape, 0.125))

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from keras import ops
 
+from comparisons import numpy_of
 from keras_slots import GlorotUniform, NearestScores, SelectionRule, SlotConv2D, SlotDense, slotify
 from keras_slots.selection import Greedy, Probabilistic, get_rule, serialize_rule
 from keras_slots.values.source import names_of
-from slot_cases import compiled_model, numpy_of, small_data, small_model
+from small_models import compiled_model, small_data, small_model
 
 
 @keras.saving.register_keras_serializable(package="tests")

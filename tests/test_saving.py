@@ -7,18 +7,10 @@ import keras
 import numpy as np
 import pytest
 
-import keras_slots
+from comparisons import assert_same_weights, numpy_of
 from keras_slots import SlotDense, SlotMultiHeadAttention, SlotSeparableConv1D, ValueBank
-from keras_slots.layers.base import SlotLayer
-from slot_cases import (
-    CASES,
-    assert_same_weights,
-    case,
-    compiled_model,
-    numpy_of,
-    small_data,
-    small_model,
-)
+from layer_table import LAYERS, built_layer, slot_layer
+from small_models import compiled_model, small_data, small_model
 
 SELECTIONS = ("greedy", "probabilistic")
 
@@ -93,7 +85,7 @@ def test_load_model_and_load_weights_resume_as_an_uninterrupted_run(tmp_path, se
 
 
 def test_load_model_draws_what_the_original_would(tmp_path):
-    layer, x = case("dense", selection="probabilistic")
+    layer, x = built_layer("dense", selection="probabilistic")
     layer(x, training=True)
     model = keras.Sequential([keras.Input((5,)), layer])
     model.save(tmp_path / "model.keras")
@@ -151,11 +143,6 @@ def test_load_weights_that_do_not_fit_is_refused_and_changes_nothing(tmp_path, w
 
 # Layers that are not built: as the Keras layer does in the same place.
 
-UNBUILT = {
-    **{name: (cls, args, more) for name, (cls, args, more, _) in CASES.items()},
-    "attention": (keras_slots.SlotMultiHeadAttention, (2, 3), {}),
-    "grouped": (keras_slots.SlotGroupQueryAttention, (3, 2, 1), {}),
-}
 MODES = {
     "per_value": {},
     "per_connection": {"score_mode": "per_connection"},
@@ -166,10 +153,6 @@ MODES = {
     },
 }
 every_mode = pytest.mark.parametrize("mode", MODES)
-
-
-def test_unbuilt_has_every_slot_layer():
-    assert {cls for cls, _, _ in UNBUILT.values()} == set(SlotLayer.registry.values())
 
 
 @keras.saving.register_keras_serializable("saving")
@@ -195,12 +178,11 @@ class NeverCalled(keras.Model):
 
 
 def spare_of(name, mode):
-    cls, arguments, more = UNBUILT[name]
-    return cls(*arguments, **more, **MODES[mode], name="spare")
+    return slot_layer(name, {"name": "spare"}, **MODES[mode])
 
 
 @every_mode
-@pytest.mark.parametrize("name", UNBUILT)
+@pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_that_is_not_built_is_copied_saved_and_loaded(tmp_path, name, mode):
     layer = spare_of(name, mode)
     copied = copy.deepcopy(layer)

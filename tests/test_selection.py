@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 from scipy import stats
 
+from backends import BACKEND
 from keras_slots.kernels.per_connection import read_staircase
 from keras_slots.kernels.per_value import SelectFromScores
 from keras_slots.selection import (
@@ -19,30 +20,12 @@ from keras_slots.selection import (
 NUMBERS_OF_VALUES = (1, 2, 3, 7, 8, 9, 16, 17, 64, 65, 300)
 
 
-def tensorflow_function(function, jit_compile):
-    import tensorflow as tf
-
-    compiled = tf.function(function, jit_compile=jit_compile, autograph=False)
-    return lambda *arguments: compiled(*(tf.constant(x) for x in arguments))
-
-
-def jax_jit(function):
-    import jax
-
-    return jax.jit(function)
-
-
-WAYS = {"eager": lambda function: function}
-if keras.backend.backend() == "tensorflow":
-    WAYS["tf.function"] = lambda function: tensorflow_function(function, False)
-    WAYS["xla"] = lambda function: tensorflow_function(function, True)
-else:
-    WAYS["jit"] = jax_jit
+WAYS = ("eager", *BACKEND.compilations)
 
 
 @pytest.fixture(params=WAYS)
 def compiled(request):
-    return WAYS[request.param]
+    return lambda function: BACKEND.compiled(function, request.param)
 
 
 def numpy_of(function, *arguments):
@@ -119,16 +102,7 @@ def test_greedy_index_of_nan_and_infinity_is_that_of_the_tournament(compiled, nu
 @pytest.fixture
 def infinities_are_errors():
     """What users switch on to find an infinity: one that the library makes itself would hide theirs."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        tf.debugging.enable_check_numerics()
-        yield
-        tf.debugging.disable_check_numerics()
-        return
-    import jax
-
-    with jax.debug_infs(True):
+    with BACKEND.infinities_are_errors():
         yield
 
 

@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_slots
+from backends import two_replicas
+from comparisons import numpy_of
 from keras_slots import SlotDense, load_slots, materialize, save_slots
 from keras_slots.__main__ import main
 from keras_slots.slots_file import container
@@ -35,16 +37,8 @@ from keras_slots.slots_file.coder import (
 from keras_slots.slots_file.container import Record, array_of, join, split, stored
 from keras_slots.slots_file.records import read_choices, read_kernel, write_kernel
 from keras_slots.slots_file.values import Stream, Values
-from slot_cases import numpy_of, two_replicas
-from slots_cases import (
-    KERNELS,
-    conv_model,
-    dense_model,
-    moved,
-    plain_values,
-    saved,
-    with_checksum,
-)
+from slots_reference import plain_values, with_checksum
+from small_models import KERNELS, conv_model, dense_model, moved, saved
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 import keras_slots
-from slot_cases import SLOT_ARGUMENTS
-from strangers import MINOR, SLOT_CLASSES
+from layer_table import MINOR, SLOT_ARGUMENTS, SLOT_CLASSES
 
 PACKAGE = Path(keras_slots.__file__).parent
 CLASSES = sorted(SLOT_CLASSES.values(), key=lambda cls: cls.__name__)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from comparisons import numpy_of
 from keras_slots import (
     SlotConv2D,
     SlotDense,
@@ -14,7 +15,7 @@ from keras_slots import (
     summary_dict,
 )
 from keras_slots.slots_file.container import split
-from slot_cases import compiled_model, numpy_of, small_data, small_model
+from small_models import compiled_model, small_data, small_model
 
 STRATIFIED = {"score_mode": "nearest", "bank_initializer": "stratified_uniform"}
 MODES = {

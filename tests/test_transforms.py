@@ -4,15 +4,10 @@ import keras
 import numpy as np
 import pytest
 
+from comparisons import assert_same_weights, numpy_of, weights_of
 from keras_slots import SlotConv2D, SlotDense, SlotLayer, materialize, slotify
-from slot_cases import (
-    assert_same_weights,
-    bank_variable,
-    numpy_of,
-    small_data,
-    small_model,
-    weights_of,
-)
+from layer_table import bank_variable
+from small_models import small_data, small_model
 
 L = keras.layers
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from pages import EXAMPLES, run_page
 
+from backends import give_two_replicas
 from keras_slots import SlotLayer, load_slots
-from slot_cases import give_two_replicas
 
 PAGES = sorted(EXAMPLES.glob("*.py"))
 NAMES = {page.stem for page in PAGES}

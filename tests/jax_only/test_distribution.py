@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import split_process
+from comparisons import numpy_of
 from keras_slots import SelectionMonitor, SlotDense, load_slots, save_slots
-from slot_cases import numpy_of
 
 VARIANTS = {"per_value": "greedy", "per_connection": "greedy", "probabilistic": "probabilistic"}
 

@@ -25,7 +25,7 @@ INTERESTING = (0, 1, 2, 7, 8, 15, 16, 31, 32, 63, 64, 127, 128, 129, 254, 255)
 
 def _files():
     import keras_slots
-    from slots_cases import dense_model, moved, saved
+    from small_models import dense_model, moved, saved
 
     names = ("lever", "strata", "bank", "many", "nearest_layer", "conv")
     found = {name: saved(name)[0] for name in names}
@@ -38,7 +38,7 @@ def _files():
 
 def _mutated(content, random):
     """A file with a few changes, at any place behind the magic bytes, and with the right length and checksum."""
-    from slots_cases import with_checksum
+    from slots_reference import with_checksum
 
     new = bytearray(content)
     for _ in range(random.integers(1, 5)):
@@ -228,7 +228,7 @@ def places(quick):
 
     import keras_slots
     import runs
-    from slots_cases import dense_model, moved
+    from small_models import dense_model, moved
 
     model = moved(dense_model(score_mode="per_connection"))
 

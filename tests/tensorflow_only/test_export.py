@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from comparisons import numpy_of
 from keras_slots import SlotDense, export, export_selected, materialize
-from slot_cases import numpy_of, small_data, small_model
+from small_models import small_data, small_model
 
 
 def serve(path):

@@ -9,9 +9,10 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 import keras_slots
+from comparisons import numpy_of
 from keras_slots import SlotDense, export_selected
-from slot_cases import compiled_model, numpy_of, small_data, small_model
-from strangers import SLOT_CLASSES
+from layer_table import SLOT_CLASSES
+from small_models import compiled_model, small_data, small_model
 
 FORMATS = ("litert", "onnx")
 every_format = pytest.mark.parametrize("format", FORMATS)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from backends import two_replicas
 from keras_slots import SlotDense, export_selected, materialize
-from slot_cases import two_replicas
 
 
 def network(selection="greedy", seed=1, **slot):

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from backends import two_replicas
+from comparisons import numpy_of
 from keras_slots import SlotConv2D, SlotDense, materialize
-from slot_cases import compiled_model, numpy_of, small_data, small_model, two_replicas
+from small_models import compiled_model, small_data, small_model
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import keras_slots
+from comparisons import numpy_of
 from keras_slots import SlotDense, materialize
 from keras_slots import _keras as keras_internals
-from slot_cases import numpy_of
 
 PACKAGE = Path(keras_slots.__file__).parent
 

@@ -4,21 +4,19 @@ import keras
 import numpy as np
 import pytest
 
-from keras_slots import SlotConv2D, SlotDense, materialize
-from strangers import (
+from comparisons import assert_same, numpy_of
+from keras_slots import SlotConv2D, SlotDense, export_selected, materialize
+from layer_table import (
     LAYER_AND_MODE,
     LAYER_AND_OTHER_MODE,
     LAYERS,
     MODES,
     L,
-    assert_same,
-    kernel_layers,
-    kernels,
     layer_input,
     model_of,
-    numpy_of,
     slot_layer,
 )
+from plain_models import kernel_layers, kernels
 
 SELECTIONS = ("greedy", "probabilistic")
 modes = pytest.mark.parametrize("mode", MODES)
@@ -196,7 +194,7 @@ def test_files_bring_back_every_layer(tmp_path, name, mode):
 # Subclasses.
 
 
-@keras.saving.register_keras_serializable(package="strangers")
+@keras.saving.register_keras_serializable(package="interop")
 class GatedDense(SlotDense):
     """A slot layer with one more variable and a computation of its own."""
 
@@ -208,7 +206,7 @@ class GatedDense(SlotDense):
         return self.gate * super().call(inputs, training=training)
 
 
-@keras.saving.register_keras_serializable(package="strangers")
+@keras.saving.register_keras_serializable(package="interop")
 class ScaledConv2D(SlotConv2D):
     """A slot layer with a variable that nothing trains."""
 
@@ -264,6 +262,14 @@ def test_materialize_refuses_a_subclass_with_a_call_of_its_own(make, variable, s
     model = keras.Sequential([keras.Input(shape), make(score_mode=mode)])
     with pytest.raises(ValueError, match="'own'"):
         materialize(model)
+
+
+@pytest.mark.tensorflow
+def test_export_selected_refuses_a_subclass_with_a_call_of_its_own(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), GatedDense(3, name="own")])
+    with pytest.raises(ValueError, match="'own'"):
+        export_selected(model, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_materialize_takes_a_subclass_without_a_call_of_its_own():

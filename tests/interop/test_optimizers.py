@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
+from comparisons import numpy_of
 from keras_slots import SlotDense
-from strangers import numpy_of
 
 STEPS = 4
 RATE = 0.01

@@ -5,20 +5,10 @@ import numpy as np
 import pytest
 from keras import ops
 
+from comparisons import assert_close, numpy_of
 from keras_slots import SlotConv2D, SlotDense, ValueBank, materialize, slotify
-from strangers import (
-    LAYERS,
-    MODES,
-    L,
-    assert_close,
-    give_kernels,
-    kernel_layers,
-    kernels,
-    numpy_of,
-    plain_layer,
-    random_input,
-    slot_layer,
-)
+from layer_table import LAYERS, MODES, L, plain_layer, slot_layer
+from plain_models import give_kernels, kernel_layers, kernels, random_input
 
 modes = pytest.mark.parametrize("mode", MODES)
 every_layer = pytest.mark.parametrize("name", LAYERS)

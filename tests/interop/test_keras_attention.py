@@ -5,17 +5,10 @@ import numpy as np
 import pytest
 from keras import ops
 
+from comparisons import assert_close, numpy_of
 from keras_slots import SlotGroupQueryAttention, SlotMultiHeadAttention
-from strangers import (
-    MODES,
-    L,
-    assert_close,
-    kernel_layers,
-    kernels,
-    numpy_of,
-    since_keras_3,
-    slot_layers,
-)
+from layer_table import MODES, L, since_keras_3
+from plain_models import kernel_layers, kernels, slot_layers
 
 KINDS = {
     "many_heads": lambda **k: SlotMultiHeadAttention(num_heads=2, key_dim=4, seed=1, **k),

@@ -5,7 +5,7 @@ import itertools
 import keras
 import pytest
 
-from strangers import (
+from layer_table import (
     LAYERS,
     MINOR,
     PREFIXES,

@@ -4,27 +4,21 @@ import keras
 import numpy as np
 import pytest
 
+from comparisons import assert_close, assert_same, numpy_of
 from keras_slots import SlotDense, materialize, slotify
-from strangers import (
+from layer_table import (
     LAYER_AND_MODE,
     LAYER_AND_OTHER_MODE,
     LAYERS,
     MODES,
     SLOT_CLASSES,
     L,
-    assert_close,
-    assert_same,
-    give_kernels,
-    kernel_layers,
-    kernels,
     layer_input,
     model_of,
-    numpy_of,
     plain_layer,
-    random_input,
     slot_layer,
-    slot_layers,
 )
+from plain_models import give_kernels, kernel_layers, kernels, random_input, slot_layers
 
 modes = pytest.mark.parametrize("mode", MODES)
 

@@ -9,19 +9,11 @@ import numpy as np
 import pytest
 from keras import ops
 
+from backends import BACKEND
+from comparisons import assert_close, assert_same
 from keras_slots import export_selected, materialize, slotify
-from strangers import (
-    MODES,
-    ON_TENSORFLOW,
-    L,
-    assert_close,
-    assert_same,
-    give_kernels,
-    kernel_layers,
-    kernels,
-    random_input,
-    slot_layers,
-)
+from layer_table import MODES, L
+from plain_models import give_kernels, kernel_layers, kernels, random_input, slot_layers
 
 APPLICATIONS = {
     "MobileNetV2": (32, {}),
@@ -36,12 +28,8 @@ APPLICATIONS = {
 
 @pytest.fixture(autouse=True)
 def _drop_what_is_compiled():
-    """JAX keeps each compiled program: several GB after all these networks."""
     yield
-    if keras.backend.backend() == "jax":
-        import jax
-
-        jax.clear_caches()
+    BACKEND.forget_compiled()  # several GB after all these networks
 
 
 def application(name):
@@ -165,7 +153,7 @@ def check(plain, mode, tmp_path):
     assert [type(a) for a in back._flatten_layers()] == [type(a) for a in plain._flatten_layers()]
     assert [a.name for a in back.layers] == [a.name for a in plain.layers]
     assert_same(back(x, training=False), expected)
-    if ON_TENSORFLOW:
+    if BACKEND.exports:
         path = export_selected(slot, tmp_path / "out")
         assert_close(serve(path, slot, x), expected, rtol=1e-3, atol=1e-4)
 
@@ -216,6 +204,6 @@ def test_plain_small_model_trains_and_is_exported(make, tmp_path):
     clone = keras.models.clone_model(plain)
     clone.set_weights(plain.get_weights())
     assert_same(clone(x, training=False), expected)
-    if ON_TENSORFLOW:
+    if BACKEND.exports:
         plain.export(tmp_path / "out", verbose=False)
         assert_close(serve(tmp_path / "out", plain, x), expected, rtol=1e-4, atol=1e-5)
