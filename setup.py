@@ -22,7 +22,7 @@ def read_version():
 # for it), on Python 3.10 to 3.13, on both backends. What stands in the way of older ones:
 # - keras: no fixes for crafted model files. Python 3.10 has no Keras 3.14; there the 3.12 line
 #   receives the fixes. The upper bound is the next minor version, which nobody has tried: slot layers
-#   compute what the Keras layers of these versions compute (tests/test_keras_contract.py).
+#   compute what the Keras layers of these versions compute (tests/interop/test_keras_contract.py).
 # - tensorflow: no release for Python 3.13 before 2.20, and none whose protobuf is new enough for
 #   tensorflow-datasets.
 # - numpy: that TensorFlow refuses it.

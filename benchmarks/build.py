@@ -47,10 +47,7 @@ def timed(function):
     """What `function` returns, and its seconds and additional peak memory."""
     base, began = record.resident_mib(), time.perf_counter()
     result = function()
-    return result, {
-        "seconds": time.perf_counter() - began,
-        "peak_mib": record.peak_mib() - base,
-    }
+    return result, {"seconds": time.perf_counter() - began, "peak_mib": record.peak_mib() - base}
 
 
 def draw(name, count):
@@ -89,20 +86,12 @@ def measure(task, repeats):
     if failed:
         return failed[0]
     seconds = [row["seconds"] for row in rows]
-    row = rows[0] | {
-        "seconds": statistics.median(seconds),
-        "peak_mib": max(r["peak_mib"] for r in rows),
-    }
+    row = rows[0] | {"seconds": statistics.median(seconds), "peak_mib": max(r["peak_mib"] for r in rows)}
     return row | {"seconds_range": [min(seconds), max(seconds)]}
 
 
 def parse(argv=None):
-    parser = networks.parser(
-        __doc__,
-        networks="lenet300100",
-        variants="plain,per_connection",
-        num_values="8,64",
-    )
+    parser = networks.parser(__doc__, networks="lenet300100", variants="plain,per_connection", num_values="8,64")
     parser.add_argument("--repeats", type=int, default=3, help="processes per row")
     parser.add_argument("--draw", type=int, metavar="COUNT", help="draw values instead")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
@@ -120,8 +109,7 @@ def main(argv=None):
     if not args.draw:
         labels, columns = networks.labels(args.variants, args.num_values), COLUMNS | SIZES
         tasks = {
-            name: {label: ("build", name, *choice) for label, choice in labels.items()}
-            for name in args.networks
+            name: {label: ("build", name, *choice) for label, choice in labels.items()} for name in args.networks
         }
     rows = []
     for title, group in tasks.items():

@@ -49,9 +49,7 @@ def measure(label, variant, num_values, args):
         arguments = {"batch_size": 128, "shuffle": False, "verbose": 0}
         model.fit(images, labels, **arguments, callbacks=list(callbacks))
 
-    alone, with_it = record.side_by_side(
-        {"alone": epoch, label: lambda: epoch(monitor)}, 1, args.rounds
-    )
+    alone, with_it = record.side_by_side({"alone": epoch, label: lambda: epoch(monitor)}, 1, args.rounds)
     call = statistics.median(monitor.calls[-args.rounds :])
     return {
         **with_it,

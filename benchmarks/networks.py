@@ -24,10 +24,7 @@ VARIANTS = {
     "plain": None,
     "per_connection": {"score_mode": "per_connection"},
     "per_value": {"score_mode": "per_value"},
-    "nearest": {
-        "score_mode": "nearest",
-        "bank_initializer": "stratified_uniform",
-    },
+    "nearest": {"score_mode": "nearest", "bank_initializer": "stratified_uniform"},
 }
 
 
@@ -96,17 +93,13 @@ def listed(*choices):
 
 def parser(description, **defaults):
     """The flags that all benchmarks have; the keywords are defaults of --networks, --variants, --num-values."""
-    result = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     choices = {"networks": NAMES, "variants": tuple(VARIANTS), "num_values": ()}
     for name, default in defaults.items():
         text = f"out of {', '.join(choices[name])}" if choices[name] else "values of K"
         kind = listed(*choices[name])
         flag = "--" + name.replace("_", "-")
-        result.add_argument(
-            flag, type=kind, default=kind(default), help=f"{text} (default: {default})"
-        )
+        result.add_argument(flag, type=kind, default=kind(default), help=f"{text} (default: {default})")
     result.add_argument("--machine", help="its description in FILE")
     result.add_argument("--out", type=Path, metavar="FILE", help="JSON file to write")
     return result

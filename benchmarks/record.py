@@ -38,8 +38,7 @@ def side_by_side(runs, steps, rounds):
     rows, first = [], next(iter(runs))
     for name in runs:
         ratios, of_cpu = (
-            sorted(a / b for a, b in zip(taken[name], taken[first], strict=True))
-            for taken in (wall, cpu)
+            sorted(a / b for a, b in zip(taken[name], taken[first], strict=True)) for taken in (wall, cpu)
         )
         quarter = len(ratios) // 4
         rows.append(

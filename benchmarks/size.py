@@ -101,10 +101,7 @@ def measure(task, args):
 
 def parse(argv=None):
     parser = networks.parser(
-        __doc__,
-        networks="lenet300100",
-        variants="plain,per_connection,per_value",
-        num_values="8,64",
+        __doc__, networks="lenet300100", variants="plain,per_connection,per_value", num_values="8,64"
     )
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--limit-gib", type=float, help="memory that a process may have")

@@ -127,9 +127,7 @@ def unpack(path):
 
 
 def parse(argv=None):
-    parser = networks.parser(
-        __doc__, networks="lenet300100", variants="per_connection,nearest", num_values="8"
-    )
+    parser = networks.parser(__doc__, networks="lenet300100", variants="per_connection,nearest", num_values="8")
     parser.add_argument("--models", nargs="+", help=".keras files of slot models to pack instead")
     parser.add_argument("--step", type=float, default=1.0, help="size of the random steps")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)

@@ -76,9 +76,7 @@ class DeviceLoop:
         import jax
 
         self.steps, self.trained = args.steps, networks.count(model.trainable_variables)
-        optimizer = keras.optimizers.SGD(
-            0.01, momentum=0.9
-        )  # deep networks leave for infinity at 0.1
+        optimizer = keras.optimizers.SGD(0.01, momentum=0.9)  # deep networks leave for infinity at 0.1
         optimizer.build(model.trainable_variables)
         rng = np.random.default_rng(0)
         shape = (BATCHES, args.batch_size)
@@ -179,10 +177,7 @@ def measure(name, args, bandwidth):
 
 def parse(argv=None):
     parser = networks.parser(
-        __doc__,
-        networks="lenet300100",
-        variants="plain,per_connection,per_value",
-        num_values="8,64",
+        __doc__, networks="lenet300100", variants="plain,per_connection,per_value", num_values="8,64"
     )
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=15)

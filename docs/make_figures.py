@@ -53,19 +53,14 @@ def draw_changes():
     keras.utils.set_random_seed(0)
     x, y = load_digits(return_X_y=True)
     slots = {"score_mode": "per_connection", "use_bias": False}
-    layers = [
-        SlotDense(100, activation="relu", name="hidden", **slots),
-        SlotDense(10, name="logits", **slots),
-    ]
+    layers = [SlotDense(100, activation="relu", name="hidden", **slots), SlotDense(10, name="logits", **slots)]
     model = keras.Sequential([keras.Input((64,)), *layers])
     epochs, steps = 20, -(-len(x) // 32)
     rate = keras.optimizers.schedules.CosineDecay(0.3, epochs * steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(rate, momentum=0.9), loss)
     values = plots.selected_values(model, "selected, before training", "tab:gray")
-    history = model.fit(
-        (x / 16).astype("float32"), y, epochs=epochs, verbose=2, callbacks=[SelectionMonitor()]
-    )
+    history = model.fit((x / 16).astype("float32"), y, epochs=epochs, verbose=2, callbacks=[SelectionMonitor()])
     plots.selected_values(model, "selected, after 20 epochs", "tab:blue", values)
     values.savefig(HERE / "selected_values.png", dpi=90)
     axes = Figure(figsize=(7, 4.5), layout="constrained").subplots()

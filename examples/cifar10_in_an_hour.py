@@ -21,9 +21,7 @@ import numpy as np
 
 from keras_slots import NearestScores, SlotConv2D, SlotDense, StratifiedUniform, save_slots
 
-parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-)
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data-dir", help="folder of tensorflow-datasets (default: its own)")
 parser.add_argument("--learned", action="store_true", help="ordinary weights")
 parser.add_argument("--small", action="store_true", help="a quarter of the filters, digits")

@@ -19,9 +19,7 @@ import numpy as np
 
 from keras_slots import SlotConv2D, SlotDense
 
-parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-)
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data-dir", help="folder of tensorflow-datasets (default: its own)")
 parser.add_argument("--learned", action="store_true", help="ordinary weights")
 parser.add_argument("--small", action="store_true", help="scikit-learn's digits, eight epochs")
@@ -42,11 +40,7 @@ else:
     import tensorflow_datasets as tfds
 
     parts = tfds.load(
-        "cifar10",
-        split=["train", "test"],
-        batch_size=-1,
-        as_supervised=True,
-        data_dir=args.data_dir,
+        "cifar10", split=["train", "test"], batch_size=-1, as_supervised=True, data_dir=args.data_dir
     )
     (x, y), (x_test, y_test) = tfds.as_numpy(parts)
     epochs, batch_size, width = 30, 128, 1

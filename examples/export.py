@@ -20,20 +20,14 @@ from sklearn.model_selection import train_test_split
 
 from keras_slots import SlotDense, export_selected, materialize
 
-parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-)
-parser.add_argument(
-    "--out", type=Path, default=Path("export-output"), help="(default: %(default)s)"
-)
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--out", type=Path, default=Path("export-output"), help="(default: %(default)s)")
 args = parser.parse_args()
 args.out.mkdir(parents=True, exist_ok=True)
 
 keras.utils.set_random_seed(0)
 x, y = load_digits(return_X_y=True)
-x, x_test, y, y_test = train_test_split(
-    (x / 16).astype("float32"), y, test_size=0.2, random_state=0
-)
+x, x_test, y, y_test = train_test_split((x / 16).astype("float32"), y, test_size=0.2, random_state=0)
 
 slots = {"num_values": 8, "score_mode": "per_connection", "use_bias": False}
 model = keras.Sequential(

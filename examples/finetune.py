@@ -19,9 +19,7 @@ import keras
 
 from keras_slots import materialize, slotify
 
-parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-)
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data-dir", help="folder of tensorflow-datasets (default: its own)")
 parser.add_argument("--small", action="store_true", help="scikit-learn's digits")
 args = parser.parse_args()
@@ -40,11 +38,7 @@ else:
     import tensorflow_datasets as tfds
 
     parts = tfds.load(
-        "cifar10",
-        split=["train", "test"],
-        batch_size=-1,
-        as_supervised=True,
-        data_dir=args.data_dir,
+        "cifar10", split=["train", "test"], batch_size=-1, as_supervised=True, data_dir=args.data_dir
     )
     (x, y), (x_test, y_test) = tfds.as_numpy(parts)
     x, x_test = (x / 64 - 2).astype("float32"), (x_test / 64 - 2).astype("float32")
@@ -71,9 +65,7 @@ def conv2():
 
 
 def train(model, learning_rate, epochs):
-    schedule = keras.optimizers.schedules.CosineDecay(
-        learning_rate, epochs * (len(x) * 9 // 10 // batch_size)
-    )
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * (len(x) * 9 // 10 // batch_size))
     model.compile(
         keras.optimizers.SGD(schedule, momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -16,9 +16,7 @@ import keras
 
 from keras_slots import SlotDense
 
-parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-)
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data-dir", help="folder of tensorflow-datasets (default: its own)")
 parser.add_argument("--small", action="store_true", help="scikit-learn's digits, five epochs")
 args = parser.parse_args()
@@ -36,9 +34,7 @@ if args.small:
 else:
     import tensorflow_datasets as tfds
 
-    parts = tfds.load(
-        "mnist", split=["train", "test"], batch_size=-1, as_supervised=True, data_dir=args.data_dir
-    )
+    parts = tfds.load("mnist", split=["train", "test"], batch_size=-1, as_supervised=True, data_dir=args.data_dir)
     (x, y), (x_test, y_test) = tfds.as_numpy(parts)
     x, x_test = x / 255, x_test / 255
     epochs = 20
@@ -59,16 +55,11 @@ def lenet(dense):
 
 
 accuracies = {}
-for name, dense, learning_rate in (
-    ("selected", slot_dense, 0.3),
-    ("learned", keras.layers.Dense, 0.1),
-):
+for name, dense, learning_rate in (("selected", slot_dense, 0.3), ("learned", keras.layers.Dense, 0.1)):
     model = lenet(dense)
     steps = len(x) * 9 // 10 // 128
     model.compile(
-        keras.optimizers.SGD(
-            keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps), momentum=0.9
-        ),
+        keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps), momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )

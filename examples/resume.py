@@ -27,9 +27,7 @@ from keras_slots import SlotDense
 
 EPOCHS, BATCH_SIZE = 12, 32
 
-parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-)
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--out", type=Path, default=Path("resume-output"))
 args = parser.parse_args()
 args.out.mkdir(parents=True, exist_ok=True)
@@ -78,11 +76,7 @@ else:
     keras.utils.set_random_seed(0)
     slots = {"num_values": 8, "score_mode": "per_connection", "use_bias": False}
     model = keras.Sequential(
-        [
-            keras.Input((64,)),
-            SlotDense(100, activation="relu", **slots),
-            SlotDense(10, **slots),
-        ]
+        [keras.Input((64,)), SlotDense(100, activation="relu", **slots), SlotDense(10, **slots)]
     )
     rate = keras.optimizers.schedules.CosineDecay(0.3, EPOCHS * (len(x) // BATCH_SIZE))
     model.compile(

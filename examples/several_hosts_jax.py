@@ -25,9 +25,7 @@ from keras_slots import SlotDense
 
 EPOCHS, BATCH_SIZE = 10, 32  # of all processes together
 
-parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-)
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--hosts", help="HOST:PORT of process 0, which the others connect to")
 parser.add_argument("--processes", type=int, default=1, help="how many there are")
 parser.add_argument("--process-id", type=int, default=0, help="number of this one, from 0")

@@ -20,9 +20,7 @@ from sklearn.model_selection import train_test_split
 
 from keras_slots import SlotLayer, materialize, slotify
 
-parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-)
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--epochs", type=int, default=15, help="(default: %(default)s)")
 args = parser.parse_args()
 

@@ -20,12 +20,8 @@ from sklearn.model_selection import train_test_split
 
 from keras_slots import GlorotUniform, SlotDense
 
-parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-)
-parser.add_argument(
-    "--out", default="tune-output", help="folder of the search (default: %(default)s)"
-)
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--out", default="tune-output", help="folder of the search (default: %(default)s)")
 parser.add_argument("--trials", type=int, default=12, help="(default: %(default)s)")
 parser.add_argument("--epochs", type=int, default=10, help="(default: %(default)s)")
 args = parser.parse_args()
@@ -46,11 +42,7 @@ def build(hp):
         "use_bias": False,
     }
     model = keras.Sequential(
-        [
-            keras.Input((64,)),
-            SlotDense(100, activation="relu", **slots),
-            SlotDense(10, **slots),
-        ]
+        [keras.Input((64,)), SlotDense(100, activation="relu", **slots), SlotDense(10, **slots)]
     )
     # Only the ratio of learning rate and initial scores matters, so one of the two is searched.
     learning_rate = hp.Float("learning_rate", 0.03, 3.0, sampling="log")
@@ -64,12 +56,7 @@ def build(hp):
 
 
 tuner = keras_tuner.BayesianOptimization(
-    build,
-    objective="val_accuracy",
-    max_trials=args.trials,
-    seed=0,
-    directory=args.out,
-    project_name="digits",
+    build, objective="val_accuracy", max_trials=args.trials, seed=0, directory=args.out, project_name="digits"
 )
 validation = (x_validation, y_validation)
 tuner.search(x, y, batch_size=32, epochs=args.epochs, validation_data=validation, verbose=0)

@@ -20,9 +20,7 @@ import tensorflow as tf
 
 from keras_slots import SlotConv2D, SlotDense, StratifiedUniform
 
-parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-)
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data-dir", help="folder of tensorflow-datasets (default: its own)")
 parser.add_argument("--epochs", type=int, help="(default: 20, with --small 8)")
 parser.add_argument("--small", action="store_true", help="a narrow network on digits")
@@ -42,11 +40,7 @@ else:
     import tensorflow_datasets as tfds
 
     parts = tfds.load(
-        "cifar10",
-        split=["train", "test"],
-        batch_size=-1,
-        as_supervised=True,
-        data_dir=args.data_dir,
+        "cifar10", split=["train", "test"], batch_size=-1, as_supervised=True, data_dir=args.data_dir
     )
     (x, y), (x_test, y_test) = tfds.as_numpy(parts)
 epochs = args.epochs or (8 if args.small else 20)
@@ -59,9 +53,7 @@ def batches(x, y, training):
     if training:
         data = data.shuffle(len(x), seed=0)
     data = data.batch(batch_size, drop_remainder=True)
-    return data.map(lambda images, labels: (tf.cast(images, tf.float32) / 64 - 2, labels)).prefetch(
-        2
-    )
+    return data.map(lambda images, labels: (tf.cast(images, tf.float32) / 64 - 2, labels)).prefetch(2)
 
 
 strategy = tf.distribute.MirroredStrategy()

@@ -1,6 +1,6 @@
 """Every private part of Keras that keras_slots uses, in one place, each with its reason.
 
-`tests/test_keras_internals.py` pins what is expected of each.
+`tests/interop/test_keras_internals.py` pins what is expected of each.
 """
 
 import inspect

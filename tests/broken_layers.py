@@ -151,9 +151,7 @@ def wrong_gradient(monkeypatch):
     class Kernel(PerValueKernel):
         def add_variables(self, initial):
             super().add_variables(initial)
-            self._greedy = straight_through(
-                SelectFromScores(Greedy()), _gradient_of_the_selected_value_alone
-            )
+            self._greedy = straight_through(SelectFromScores(Greedy()), _gradient_of_the_selected_value_alone)
 
     kernel_of(monkeypatch, Kernel)
 
@@ -293,11 +291,7 @@ BROKEN = {
     argmin: (FLOAT, "selection", "the kernel is the bank at the highest score"),
     ties_to_the_last: (COMPILED, "selection", "the kernel is the bank at the highest score"),
     swapped_bank_axis: (CONV, "selection", "the kernel is the bank at the highest score"),
-    bank_filled_in_another_order: (
-        CONV,
-        "bank_is_that_of_the_specification",
-        r"number c K \+ k of the stream",
-    ),
+    bank_filled_in_another_order: (CONV, "bank_is_that_of_the_specification", r"number c K \+ k of the stream"),
     wrong_fans: (CONV, "bank_is_that_of_the_specification", "fans are those of the kernel"),
     wrong_gradient: (FLOAT, "gradient", "the upstream times value k, for all k"),
     missing_gradient: (COMPILED, "gradient", "the upstream times value k, for all k"),

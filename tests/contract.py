@@ -15,19 +15,17 @@ import keras
 import numpy as np
 from keras import ops
 
+from backends import BACKEND
+from comparisons import numpy_of
 from keras_slots import load_slots, materialize, save_slots
-from slot_cases import gradients, numpy_of
-from slots_cases import philox_word
-from strangers import LAYERS, ON_TENSORFLOW, call, model_of, plain_layer, slot_layer
+from layer_table import LAYERS, call, gradients, model_of, plain_layer, slot_layer
+from slots_reference import philox_word
 
 #: What the scores of a layer are, by a name.
 SCORES = {
     "per_value": {},
     "per_connection": {"score_mode": "per_connection"},
-    "nearest": {
-        "score_mode": "nearest",
-        "bank_initializer": "stratified_uniform",
-    },
+    "nearest": {"score_mode": "nearest", "bank_initializer": "stratified_uniform"},
     "nearest_per_value": {"score_initializer": "nearest", "bank_initializer": "glorot_uniform"},
 }
 #: The scores that the paper's algorithm starts from where a mode has only levers.
@@ -149,13 +147,7 @@ class Maker:
         """The output of an inference call."""
         if self.row.run == "eager":
             return as_float(call(layer, x))
-        if ON_TENSORFLOW:
-            import tensorflow as tf
-
-            return as_float(tf.function(lambda x: call(layer, x), jit_compile=True)(x))
-        import jax
-
-        return as_float(jax.jit(lambda x: call(layer, x))(x))
+        return as_float(BACKEND.compiled(lambda x: call(layer, x), BACKEND.compilations[-1])(x))
 
     @property
     def rounding(self):
@@ -193,9 +185,9 @@ def kernels_of(layer):
 
 def state_of(layer):
     """Bank, scores and selected values of every kernel."""
-    return [
-        numpy_of(x) for k in kernels_of(layer) for x in (k.bank, k.scores, k.selected_indices)
-    ] + [as_float(k.select()) for k in kernels_of(layer)]
+    return [numpy_of(x) for k in kernels_of(layer) for x in (k.bank, k.scores, k.selected_indices)] + [
+        as_float(k.select()) for k in kernels_of(layer)
+    ]
 
 
 def moved(layer, seed=0):
@@ -370,7 +362,7 @@ def check_gradient(make, folder):
     x = make.inputs(3, whole_numbers=True)
     inputs = (x, x) if "attention" in make.row.layer else (x,)
     upstream = np.random.default_rng(2).integers(-3, 4, call(layer, x).shape).astype(x.dtype)
-    mode = "eager" if make.row.run == "eager" else "xla" if ON_TENSORFLOW else "jit"
+    mode = "eager" if make.row.run == "eager" else BACKEND.compilations[-1]
     _, ours = gradients(layer, inputs, upstream, mode, by_id=True)
     _, theirs = gradients(plain, inputs, upstream, "eager", by_id=True)
     of_kernels = [theirs[id(v)] for v in plain.weights if "bias" not in v.name]
@@ -437,7 +429,7 @@ def tracers(holder, seen=None):
     if id(holder) in seen:
         return []
     seen.add(id(holder))
-    if _is_tracer(holder):
+    if BACKEND.is_traced(holder):
         return [holder]
     if isinstance(holder, dict):
         parts = holder.values()
@@ -448,16 +440,6 @@ def tracers(holder, seen=None):
     else:
         return []
     return [found for part in list(parts) for found in tracers(part, seen)]
-
-
-def _is_tracer(value):
-    if ON_TENSORFLOW:
-        import tensorflow as tf
-
-        return isinstance(value, tf.Tensor) and tf.is_symbolic_tensor(value)
-    import jax
-
-    return isinstance(value, jax.core.Tracer)
 
 
 def check_batch_size(make, folder):
@@ -551,7 +533,5 @@ def _message(refuse, model):
 
 
 CHECKS = {
-    name.removeprefix("check_"): check
-    for name, check in list(globals().items())
-    if name.startswith("check_")
+    name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")
 }

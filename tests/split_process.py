@@ -25,9 +25,7 @@ def split_over_all_devices():
         layouts[f".*{layer}.*/(lever|kernel$)"] = kernel
         layouts[f".*{layer}.*/(scores|bank|initial_scores)"] = (*kernel, None)
         layouts[f".*{layer}.*/(thresholds|steps)"] = (None, *kernel)
-    return keras.distribution.ModelParallel(
-        layout_map=layouts, batch_dim_name="batch", auto_shard_dataset=False
-    )
+    return keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch", auto_shard_dataset=False)
 
 
 def network(score_mode, selection, units=256):
@@ -70,12 +68,5 @@ if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
     keras.config.set_dtype_policy("float64")
     for case in CASES:
-        (kernels, one), (again, several) = (
-            train(None, *case),
-            train(split_over_all_devices(), *case),
-        )
-        print(
-            json.dumps(
-                {"case": case, "one": one[0], "several": several, "same": same(kernels, again)}
-            )
-        )
+        (kernels, one), (again, several) = (train(None, *case), train(split_over_all_devices(), *case))
+        print(json.dumps({"case": case, "one": one[0], "several": several, "same": same(kernels, again)}))

@@ -28,8 +28,8 @@ from keras_slots import (
     slotify,
 )
 from keras_slots.__main__ import main
-from slots_cases import saved
-from strangers import LAYERS, slot_layer
+from layer_table import LAYERS, slot_layer
+from small_models import saved
 
 NUM_VALUES = "`num_values` must be a positive integer"
 SEED = r"`seed` must be an integer, at least 0 and below 2\*\*64. Received: seed="
@@ -267,14 +267,8 @@ FILES = [
     (lambda f: export_selected(slots(), f / "x", format="onnx2"), "`format` must be .*'onnx2'"),
     (lambda f: materialize(plain_model()), "holds no slot layer, so there is nothing to mater"),
     (lambda f: slotify(slots()), "`model` is a slot model already: no layer that `filters`"),
-    (
-        lambda f: slotify(plain_model(), selection="best"),
-        "Layer 'head' cannot become a slot layer. `selection`",
-    ),
-    (
-        lambda f: slotify(plain_model(), filters=["tail"]),
-        r"names out of \['head'\]. Received: \['t",
-    ),
+    (lambda f: slotify(plain_model(), selection="best"), "Layer 'head' cannot become a slot layer. `selection`"),
+    (lambda f: slotify(plain_model(), filters=["tail"]), r"names out of \['head'\]. Received: \['t"),
     (lambda f: slotify(plain_model(), seed=-1), f"{SEED}-1"),
 ]
 
@@ -302,11 +296,7 @@ def test_files_that_cannot_be_written_or_read_are_named_and_nothing_is_lost(tmp_
     # No half of a file, and what was there is as it was.
     assert not [x for x in tmp_path.iterdir() if x.name.startswith(".")]
     old = tmp_path / "m.slots"
-    assert (
-        not old.exists()
-        or old.read_bytes() in (b"", b"old", b"PK\3\4")
-        or b"SLOTS" in old.read_bytes()
-    )
+    assert not old.exists() or old.read_bytes() in (b"", b"old", b"PK\3\4") or b"SLOTS" in old.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -383,9 +373,7 @@ def test_near_misses_are_named_by_every_layer(name):
 
 
 def test_near_misses_are_named_in_slotify_and_from_a_configuration():
-    with pytest.raises(
-        ValueError, match=r"'head' cannot become.*no argument `K`. Did you mean `num"
-    ):
+    with pytest.raises(ValueError, match=r"'head' cannot become.*no argument `K`. Did you mean `num"):
         slotify(plain_model(), K=8)
     with pytest.raises(TypeError, match=r"has no argument `K`. Did you mean `num_values`\?"):
         SlotDense.from_config({"units": 3, "K": 8})

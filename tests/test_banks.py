@@ -33,11 +33,7 @@ VARIANTS = {
     "value bank": {"sharing": VALUE_BANK, "bank_initializer": None},
     "Keras bank": {"bank_initializer": NORMAL},
     "Keras scores": {"score_initializer": NORMAL},
-    "Keras both, shared": {
-        "bank_initializer": NORMAL,
-        "score_initializer": NORMAL,
-        "sharing": "layer",
-    },
+    "Keras both, shared": {"bank_initializer": NORMAL, "score_initializer": NORMAL, "sharing": "layer"},
 }
 
 
@@ -94,9 +90,7 @@ def test_with_arrays_holds_what_it_is_given(sharing):
 def test_with_arrays_refuses_another_shape():
     initial = initial_values()
     given = initial.with_arrays(np.zeros((15, 4)), initial.scores())
-    with pytest.raises(
-        ValueError, match=r"`bank_initializer` must return .*\(5, 3, 4\).*\(15, 4\)"
-    ):
+    with pytest.raises(ValueError, match=r"`bank_initializer` must return .*\(5, 3, 4\).*\(15, 4\)"):
         given.bank()
 
 
@@ -111,9 +105,7 @@ def test_bank_refuses_values_that_are_all_equal(sharing):
     dead = initial_values(bank_initializer=keras.initializers.Zeros(), sharing=sharing)
     with pytest.raises(ValueError, match="`bank_initializer` must give .*different.*4 values are"):
         dead.bank()
-    alive = initial_values(
-        bank_initializer=keras.initializers.Zeros(), sharing=sharing, num_values=1
-    )
+    alive = initial_values(bank_initializer=keras.initializers.Zeros(), sharing=sharing, num_values=1)
     assert not alive.bank().any()
 
 

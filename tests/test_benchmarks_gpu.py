@@ -37,25 +37,12 @@ def gpu(tmp_path):
 
     def run(**environment):
         calls.write_text("")
-        names = {
-            "DATA",
-            "JOBS",
-            "NETWORKS",
-            "VARIANTS",
-            "NUM_VALUES",
-            "STEP_FLAGS",
-            "TRAIN_FLAGS",
-        }
+        names = {"DATA", "JOBS", "NETWORKS", "VARIANTS", "NUM_VALUES", "STEP_FLAGS", "TRAIN_FLAGS"}
         kept = {key: value for key, value in os.environ.items() if key not in names}
         own = {"PYTHON": str(recorder), "CALLS": str(calls)}
         command = ["bash", str(ROOT / "benchmarks" / "gpu.sh"), "the results"]
         done = subprocess.run(
-            command,
-            cwd=tmp_path,
-            env=kept | own | environment,
-            capture_output=True,
-            text=True,
-            check=False,
+            command, cwd=tmp_path, env=kept | own | environment, capture_output=True, text=True, check=False
         )
         return done, [json.loads(line) for line in calls.read_text().splitlines()]
 
@@ -66,9 +53,7 @@ def test_gpu_sh_measures_each_network_together_and_each_variant_alone(gpu):
     done, calls = gpu(NETWORKS="lenet300100 vgg19")
     assert done.returncode == 0, done.stderr
     assert len(calls) == 2 + 2 * (1 + 2 + 2 + 2)
-    assert {(script, backend) for script, _, backend in calls} == {
-        ("benchmarks/step_time.py", "jax")
-    }
+    assert {(script, backend) for script, _, backend in calls} == {("benchmarks/step_time.py", "jax")}
     variants = [flags[flags.index("--variants") + 1] for _, flags, _ in calls]
     assert variants[:2] == ["plain,per_connection,per_value,nearest"] * 2
     assert variants[2:7] == ["plain", *["per_connection"] * 2, *["per_value"] * 2]
@@ -92,9 +77,7 @@ def test_gpu_sh_does_not_measure_again_what_is_there(gpu):
 
 
 def test_gpu_sh_goes_on_after_a_failed_training_and_says_so(gpu):
-    done, calls = gpu(
-        DATA="cifar10.npz", NETWORKS="lenet300100", VARIANTS="plain", FAILS="conv4-gs-k8"
-    )
+    done, calls = gpu(DATA="cifar10.npz", NETWORKS="lenet300100", VARIANTS="plain", FAILS="conv4-gs-k8")
     assert done.returncode == 1
     assert "conv4-gs-k8: failed or stopped" in done.stdout
     assert "conv2-learned: finished" in done.stdout and "conv6-finetuned: finished" in done.stdout
@@ -109,9 +92,7 @@ def test_gpu_sh_without_a_folder_says_how_to_call_it(tmp_path):
 
 def test_gpu_sh_gives_only_flags_that_the_scripts_take(gpu):
     done, calls = gpu(
-        DATA="cifar10.npz",
-        STEP_FLAGS="--steps 2",
-        TRAIN_FLAGS="--epochs 60 --dtype-policy mixed_bfloat16",
+        DATA="cifar10.npz", STEP_FLAGS="--steps 2", TRAIN_FLAGS="--epochs 60 --dtype-policy mixed_bfloat16"
     )
     assert done.returncode == 0, done.stderr
     code = (
@@ -129,11 +110,6 @@ def test_gpu_sh_gives_only_flags_that_the_scripts_take(gpu):
     environment = os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, str(ROOT)]
     checked = subprocess.run(
-        command,
-        env=environment,
-        input=json.dumps(calls),
-        capture_output=True,
-        text=True,
-        check=False,
+        command, env=environment, input=json.dumps(calls), capture_output=True, text=True, check=False
     )
     assert checked.returncode == 0, checked.stderr

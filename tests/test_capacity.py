@@ -91,13 +91,10 @@ def test_table_goes_on_beyond_as_it_began():
 
 
 @pytest.mark.parametrize(
-    ("num_values", "count"),
-    [(8, 400_000), (16, 300_000), (64, 100_000), (512, 12_000), (4096, 1_500)],
+    ("num_values", "count"), [(8, 400_000), (16, 300_000), (64, 100_000), (512, 12_000), (4096, 1_500)]
 )
 @pytest.mark.parametrize(
-    "bank",
-    [GlorotUniform(), GlorotNormal(), StratifiedUniform()],
-    ids=["uniform", "normal", "strata"],
+    "bank", [GlorotUniform(), GlorotNormal(), StratifiedUniform()], ids=["uniform", "normal", "strata"]
 )
 def test_capacity_holds_for_simulated_kernels(num_values, count, bank):
     initial = initial_values(num_values, (count,), bank)

@@ -43,9 +43,7 @@ def test_uniform_scores_go_from_zero_to_the_glorot_bound():
     assert 0.0999 * bound < values.max() < 0.1 * bound
     standard_error = 0.1 * bound / math.sqrt(12 * count)
     assert abs(values.mean() - 0.05 * bound) < 5 * standard_error
-    assert abs(values.var() - (0.1 * bound) ** 2 / 12) < 5 * 0.01 * bound**2 / math.sqrt(
-        180 * count
-    )
+    assert abs(values.var() - (0.1 * bound) ** 2 / 12) < 5 * 0.01 * bound**2 / math.sqrt(180 * count)
 
 
 def test_signed_constant_has_exactly_two_values():
@@ -179,8 +177,7 @@ def test_distribution_repr_is_the_call_that_makes_it():
 
 @pytest.mark.parametrize("cls", [*CLASSES, UniformScores, VarianceScaling])
 @pytest.mark.parametrize(
-    "scale",
-    [0, -1.0, math.nan, math.inf, True, np.True_, "1", None, 1j, [1.0], 10**400, np.ones(1)],
+    "scale", [0, -1.0, math.nan, math.inf, True, np.True_, "1", None, 1j, [1.0], 10**400, np.ones(1)]
 )
 def test_distribution_refuses_a_scale_that_is_no_positive_number(cls, scale):
     with pytest.raises(ValueError, match=r"`scale` must be a positive finite number. Received: sc"):
@@ -217,10 +214,7 @@ def test_sample_refuses_bad_fans(fans):
         ({"mode": "fan"}, '`mode` must be "fan_in", .* Received: mode=.fan.'),
         ({"mode": None}, '`mode` must be "fan_in", .* Received: mode=None'),
         ({"distribution": "normal"}, "`distribution` must be .*='normal'"),
-        (
-            {"distribution": "positive_uniform"},
-            '`distribution` must be "uniform", "truncated_normal" or',
-        ),
+        ({"distribution": "positive_uniform"}, '`distribution` must be "uniform", "truncated_normal" or'),
         ({"distribution": "untruncated_normal"}, "unbounded.*RandomNormal"),
     ],
 )

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from comparisons import numpy_of
 from keras_slots import (
     SelectionMonitor,
     SelectionRule,
@@ -20,7 +21,6 @@ from keras_slots import (
 )
 from keras_slots.kernels import SlotKernel
 from keras_slots.values.source import ValueSource
-from slot_cases import numpy_of
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -65,9 +65,7 @@ def test_docs_extending_selection_rule_draws_by_its_temperature(extending, tmp_p
     model = keras.Sequential([keras.Input((5,)), layer])
     difference = numpy_of(layer.scores)[..., 1] - numpy_of(layer.scores)[..., 0]
     eye = np.eye(5, dtype="float32")
-    draws = np.mean(
-        [numpy_of(layer(eye, training=True)) == numpy_of(layer.bank)[..., 1] for _ in range(20)]
-    )
+    draws = np.mean([numpy_of(layer(eye, training=True)) == numpy_of(layer.bank)[..., 1] for _ in range(20)])
     expected = (1 / (1 + np.exp(-difference / 0.5))).mean()
     assert abs(draws - expected) < 4 * 0.5 / np.sqrt(20 * 2000)
     loaded = round_trip(model, tmp_path, inputs())
@@ -96,18 +94,12 @@ def test_docs_extending_score_mode_is_monitored_and_summed_up(extending):
     changed = (numpy_of(layer.kernel) != before).mean()
     assert history["slots/changed"] == pytest.approx([changed]) and changed > 0
     (row,) = summary_dict(model)["kernels"]
-    assert (row["score_mode"], row["trained_bytes"], row["choice_bits"]) == (
-        "per_output",
-        4 * 3 * 4,
-        None,
-    )
+    assert (row["score_mode"], row["trained_bytes"], row["choice_bits"]) == ("per_output", 4 * 3 * 4, None)
 
 
 @pytest.mark.parametrize("mode", ["per_value", "per_connection"])
 @pytest.mark.parametrize("name", ["Scale", "LowRank"])
-def test_docs_extending_layer_is_slotified_trained_and_materialized(
-    extending, tmp_path, name, mode
-):
+def test_docs_extending_layer_is_slotified_trained_and_materialized(extending, tmp_path, name, mode):
     plain_class = extending[name]
     plain = plain_class() if name == "Scale" else plain_class(2, 3)
     model = slotify(keras.Sequential([keras.Input((5,)), plain]), 4, score_mode=mode, seed=2)

@@ -63,9 +63,7 @@ def test_envelope_of_a_negated_bank_is_the_mirror_image():
     thresholds, steps = envelope(bank, scores)
     mirrored, mirrored_steps = envelope(-bank, scores)
     for connection, count in enumerate(counts(thresholds)):
-        np.testing.assert_array_equal(
-            mirrored[:count, connection], -thresholds[:count, connection][::-1]
-        )
+        np.testing.assert_array_equal(mirrored[:count, connection], -thresholds[:count, connection][::-1])
         np.testing.assert_array_equal(
             mirrored_steps[: count + 1, connection], -steps[: count + 1, connection][::-1]
         )

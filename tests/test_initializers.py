@@ -140,9 +140,7 @@ def test_get_takes_what_can_only_be_meant_of_keras(get, name):
 @pytest.mark.parametrize("get", [initializers.get, initializers.get_scores])
 @pytest.mark.parametrize("name", ["uniform", "normal"])
 def test_get_refuses_a_name_that_says_no_more_than_the_kind_of_a_distribution(get, name):
-    with pytest.raises(
-        ValueError, match=rf"whose size does not depend.*\.Random{name.title()}\(\)"
-    ):
+    with pytest.raises(ValueError, match=rf"whose size does not depend.*\.Random{name.title()}\(\)"):
         get(name)
 
 
@@ -155,8 +153,7 @@ def test_get_replaces_no_subclass_of_a_keras_initializer():
 
 
 @pytest.mark.parametrize(
-    "identifier",
-    ["glorot", "Glorot_Uniform", "", None, 3, 0.5, {}, {"class_name": "Nothing", "config": {}}],
+    "identifier", ["glorot", "Glorot_Uniform", "", None, 3, 0.5, {}, {"class_name": "Nothing", "config": {}}]
 )
 def test_get_refuses_what_is_unknown_and_lists_the_names(identifier):
     with pytest.raises(ValueError, match=r"`bank_initializer` must be one of") as caught:

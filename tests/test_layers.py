@@ -9,33 +9,42 @@ import pytest
 from keras import ops
 
 import keras_slots
+from comparisons import greedy_kernel, numpy_of
 from keras_slots import SlotConv2D, SlotDense, ValueBank
 from keras_slots.layers.base import SlotLayer
-from slot_cases import CASES, NAMES, SLOT_ARGUMENTS, bank_variable, case, greedy_kernel, numpy_of, plain_twin
+from layer_table import (
+    LAYERS,
+    ONE_INPUT,
+    SLOT_ARGUMENTS,
+    SLOT_CLASSES,
+    VARIANTS,
+    bank_variable,
+    built_layer,
+    plain_twin,
+)
 
-CLASSES = tuple(dict.fromkeys(cls for cls, *_ in CASES.values()))
-ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+CLASSES = tuple(SLOT_CLASSES[LAYERS[name][0]] for name in ONE_INPUT if name in LAYERS)
 
 
 def test_slot_layers_are_all_in_the_table():
-    elsewhere = {keras_slots.SlotMultiHeadAttention, keras_slots.SlotGroupQueryAttention}
-    assert set(CLASSES) | elsewhere == set(SlotLayer.registry.values()) and len(CLASSES) == 12
+    classes = {SLOT_CLASSES[cls] for cls, *_ in LAYERS.values()}
+    assert classes == set(SlotLayer.registry.values()) and len(classes) == len(LAYERS) == 14
     assert all(getattr(keras_slots, cls.__name__) is cls for cls in SlotLayer.registry.values())
 
 
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONE_INPUT)
 def test_call_computes_what_the_plain_layer_does_with_the_selected_kernel(name, selection):
-    layer, x = case(name, selection=selection)
+    layer, x = built_layer(name, selection=selection)
     y = numpy_of(layer(x))
     assert np.ptp(y) > 0
     np.testing.assert_allclose(y, numpy_of(plain_twin(layer, x)(x)), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("sharing", ["connection", "layer", ValueBank(8, bound=0.3, seed=1)])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONE_INPUT)
 def test_kernel_is_bitwise_the_bank_at_numpys_argmax_of_the_scores(name, sharing):
-    layer, x = case(name, sharing=sharing)
+    layer, x = built_layer(name, sharing=sharing)
     plain = plain_twin(layer, x)
     for kernel_name, kernel in layer.slot_kernels.items():
         bank, scores = numpy_of(kernel.bank), numpy_of(kernel.scores)
@@ -53,15 +62,15 @@ def test_kernel_is_bitwise_the_bank_at_numpys_argmax_of_the_scores(name, sharing
         ("conv1d_causal", 3 * 3 + 3 * 4),
         ("conv2d", 9 * 3 + 9 * 4),
         ("conv2d_groups", 9 * 2 + 9 * 4),  # each output sees half of the four channels
-        ("conv3d", 8 * 3 + 8 * 4),
+        ("conv3d_tanh", 8 * 3 + 8 * 4),
         ("conv2d_transpose", 9 * 3 + 9 * 4),
         ("conv1d_transpose", 3 * 3 + 3 * 4),
-        ("depthwise", 9 * 3 + 9 * 2),  # as Keras counts them
+        ("depthwise2d", 9 * 3 + 9 * 2),  # as Keras counts them
         ("einsum", 4 + 2 * 3),
     ],
 )
 def test_bank_and_scores_reach_the_glorot_bound_of_the_kernel_without_k(name, fans):
-    layer, _ = case(name, num_values=64)
+    layer, _ = built_layer(name, num_values=64)
     bound = np.sqrt(6 / fans)
     bank, scores = numpy_of(layer.bank), numpy_of(layer.scores)
     assert 0.97 * bound < bank.max() <= bound and -bound <= bank.min() < -0.97 * bound
@@ -82,18 +91,16 @@ def test_slot_dense_by_hand():
 def test_slot_conv2d_by_hand():
     layer = SlotConv2D(1, 2, num_values=2, use_bias=False)
     layer.build((None, 3, 3, 1))
-    bank_variable(layer).assign(
-        np.array([[1, 10], [2, 20], [3, 30], [4, 40]]).reshape(2, 2, 1, 1, 2)
-    )
+    bank_variable(layer).assign(np.array([[1, 10], [2, 20], [3, 30], [4, 40]]).reshape(2, 2, 1, 1, 2))
     layer.scores.assign(np.array([[1, 0], [0, 1], [0, 0], [-1, 2]]).reshape(2, 2, 1, 1, 2))
     y = layer(np.arange(9, dtype="float32").reshape(1, 3, 3, 1))
     # The kernel is 1, 20, 3, 40; the first window 0, 1, 3, 4.
     np.testing.assert_array_equal(numpy_of(y)[0, :, :, 0], [[189, 253], [381, 445]])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONE_INPUT)
 def test_num_values_of_one_is_the_fixed_random_network(name):
-    layer, x = case(name, num_values=1, selection="probabilistic")
+    layer, x = built_layer(name, num_values=1, selection="probabilistic")
     banks = {key: numpy_of(kernel.bank)[..., 0] for key, kernel in layer.slot_kernels.items()}
     plain = numpy_of(plain_twin(layer, x, banks)(x))
     for training in (False, True):
@@ -125,18 +132,18 @@ def test_signature_has_the_arguments_of_the_keras_layer_first_and_ours_keyword_o
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONE_INPUT)
 def test_get_config_keeps_that_of_the_keras_layer(name):
-    layer, x = case(name)
+    layer, x = built_layer(name)
     plain = plain_twin(layer, x).get_config()
     config = layer.get_config()
     assert {k: v for k, v in config.items() if k not in SLOT_ARGUMENTS} == plain
     assert set(config) - set(plain) == set(SLOT_ARGUMENTS)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONE_INPUT)
 def test_get_config_survives_json(name):
-    layer, x = case(
+    layer, x = built_layer(
         name,
         num_values=3,
         selection="probabilistic",
@@ -158,8 +165,8 @@ def test_get_config_survives_json(name):
 def test_bank_follows_the_distribution_of_the_kernel_initializer():
     named = {"he_normal": keras_slots.HeNormal(), "glorot_uniform": keras_slots.GlorotUniform()}
     for name, distribution in named.items():
-        follows, _ = case("dense", kernel_initializer=name)
-        said, _ = case("dense", bank_initializer=distribution)
+        follows, _ = built_layer("dense", kernel_initializer=name)
+        said, _ = built_layer("dense", bank_initializer=distribution)
         np.testing.assert_array_equal(numpy_of(follows.bank), numpy_of(said.bank))
 
 
@@ -171,7 +178,7 @@ def test_bank_initializer_of_keras_is_called_once_with_the_shape_of_the_bank():
             calls.append(tuple(shape))
             return ops.reshape(ops.arange(np.prod(shape), dtype=dtype), shape)
 
-    layer, _ = case("dense", bank_initializer=Counting(), num_values=2)
+    layer, _ = built_layer("dense", bank_initializer=Counting(), num_values=2)
     assert calls == [(5, 4, 2)]
     np.testing.assert_array_equal(numpy_of(layer.bank), np.arange(40).reshape(5, 4, 2))
 
@@ -180,7 +187,7 @@ def test_bank_initializer_of_keras_is_called_once_with_the_shape_of_the_bank():
 
 
 def test_seed_gives_one_bank_and_other_seeds_give_others():
-    banks = [numpy_of(case("dense", seed=seed)[0].bank) for seed in (1, 1, 2)]
+    banks = [numpy_of(built_layer("dense", seed=seed)[0].bank) for seed in (1, 1, 2)]
     np.testing.assert_array_equal(banks[0], banks[1])
     assert not np.any(banks[0] == banks[2])
 
@@ -188,7 +195,7 @@ def test_seed_gives_one_bank_and_other_seeds_give_others():
 def test_seed_of_none_gives_twenty_equal_layers_unrelated_numbers():
     numbers = []
     for _ in range(20):
-        layer, _ = case("dense", units=40, seed=None)
+        layer, _ = built_layer("dense", units=40, seed=None)
         numbers += [numpy_of(layer.bank).ravel(), numpy_of(layer.scores).ravel()]
     correlation = np.corrcoef(numbers) - np.eye(40)
     # 780 pairs of 1600 numbers each: five standard errors.
@@ -196,7 +203,7 @@ def test_seed_of_none_gives_twenty_equal_layers_unrelated_numbers():
 
 
 def test_sharing_layer_has_one_set_of_values():
-    layer, _ = case("conv2d", sharing="layer", num_values=3)
+    layer, _ = built_layer("conv2d", sharing="layer", num_values=3)
     assert layer.bank.shape == (3,) and layer.scores.shape == (3, 3, 3, 4, 3)
     assert set(numpy_of(layer.kernel).ravel().tolist()) == set(numpy_of(layer.bank).tolist())
 
@@ -204,7 +211,7 @@ def test_sharing_layer_has_one_set_of_values():
 def test_sharing_value_bank_is_one_set_for_several_layers():
     shared = ValueBank(values=[-0.5, 0.25, 1.0])
     for name in ("dense", "conv2d"):
-        layer, _ = case(name, sharing=shared, num_values=3)
+        layer, _ = built_layer(name, sharing=shared, num_values=3)
         np.testing.assert_array_equal(numpy_of(layer.bank), [-0.5, 0.25, 1.0])
         copy = type(layer).from_config(json.loads(json.dumps(layer.get_config())))
         assert copy.sharing == shared
@@ -216,7 +223,7 @@ def test_sharing_value_bank_is_one_set_for_several_layers():
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16"])
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 def test_scores_stay_in_single_precision_under_half_precision_policies(policy, selection):
-    layer, x = case("dense", dtype=policy, selection=selection)
+    layer, x = built_layer("dense", dtype=policy, selection=selection)
     half = keras.dtype_policies.get(policy).compute_dtype
     scores = 0.1 + np.random.default_rng(0).permutation(5 * 4 * 8).reshape(5, 4, 8) * 1e-6
     layer.scores.assign(scores)
@@ -229,26 +236,23 @@ def test_scores_stay_in_single_precision_under_half_precision_policies(policy, s
     assert keras.backend.standardize_dtype(layer.bank.dtype) == layer.variable_dtype
     chosen = ops.cast(layer.bank, "float32")
     np.testing.assert_array_equal(
-        numpy_of(ops.cast(layer.kernel, "float32")),
-        greedy_kernel(numpy_of(chosen), scores.astype("float32")),
+        numpy_of(ops.cast(layer.kernel, "float32")), greedy_kernel(numpy_of(chosen), scores.astype("float32"))
     )
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONE_INPUT)
 def test_call_under_a_mixed_policy_computes_what_the_plain_layer_does(name, policy):
-    layer, x = case(name, dtype=policy)
+    layer, x = built_layer(name, dtype=policy)
     y, plain = layer(x), plain_twin(layer, x)(x)
     assert y.dtype == plain.dtype
-    np.testing.assert_array_equal(
-        numpy_of(ops.cast(y, "float32")), numpy_of(ops.cast(plain, "float32"))
-    )
+    np.testing.assert_array_equal(numpy_of(ops.cast(y, "float32")), numpy_of(ops.cast(plain, "float32")))
 
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 def test_dtype_float64_is_float64_throughout(selection):
-    layer, x = case("dense", dtype="float64", selection=selection)
+    layer, x = built_layer("dense", dtype="float64", selection=selection)
     assert layer.scores.dtype == layer.bank.dtype == "float64"
     scores = 1.0 + np.random.default_rng(0).permutation(5 * 4 * 8).reshape(5, 4, 8) * 1e-12
     layer.scores.assign(scores)
@@ -262,7 +266,7 @@ def test_dtype_float64_is_float64_throughout(selection):
 
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 def test_call_is_greedy_in_inference_and_draws_in_training_when_probabilistic(selection):
-    layer, x = case("dense", selection=selection)
+    layer, x = built_layer("dense", selection=selection)
     outputs = [numpy_of(layer(x, training=training)) for training in (True, True, False, False)]
     np.testing.assert_array_equal(outputs[2], outputs[3])
     drawn = [not np.array_equal(outputs[0], y) for y in outputs[1:]]
@@ -270,7 +274,7 @@ def test_call_is_greedy_in_inference_and_draws_in_training_when_probabilistic(se
 
 
 def test_call_draws_by_the_softmax_of_the_scores_in_training():
-    layer, _ = case("dense", units=5000, num_values=2, selection="probabilistic", use_bias=False)
+    layer, _ = built_layer("dense", units=5000, num_values=2, selection="probabilistic", use_bias=False)
     bank_variable(layer).assign(np.tile([0.0, 1.0], (5, 5000, 1)))
     layer.scores.assign(np.tile([0.0, np.log(3.0)], (5, 5000, 1)))
     drawn = numpy_of(layer(np.eye(5, dtype="float32"), training=True))
@@ -279,26 +283,24 @@ def test_call_draws_by_the_softmax_of_the_scores_in_training():
 
 
 def test_seed_repeats_the_draws_of_a_layer():
-    layers = [case("dense", selection="probabilistic")[0] for _ in range(2)]
+    layers = [built_layer("dense", selection="probabilistic")[0] for _ in range(2)]
     x = np.ones((1, 5), "float32")
     first, second = ([numpy_of(y(x, training=True)) for _ in range(3)] for y in layers)
     np.testing.assert_array_equal(first, second)
 
 
-@pytest.mark.parametrize("name", ["conv1d_dilated", "conv2d", "conv2d_transpose", "depthwise"])
+@pytest.mark.parametrize("name", ["conv1d_dilated", "conv2d", "conv2d_transpose", "depthwise2d"])
 def test_data_format_channels_first_is_channels_last_transposed(name):
-    cls, arguments, keywords, _ = CASES[name]
-    last, x = case(name)
-    first = cls(*arguments, **{**keywords, "data_format": "channels_first", "seed": 3})
+    cls, arguments, _ = {**LAYERS, **VARIANTS}[name]
+    last, x = built_layer(name)
+    first = SLOT_CLASSES[cls](**arguments, data_format="channels_first", seed=3)
     x = np.moveaxis(x, -1, 1)
     first.build(x.shape)
     np.testing.assert_array_equal(numpy_of(first.kernel), numpy_of(last.kernel))
     first.bias.assign(last.bias)
     y = numpy_of(first(x))
     np.testing.assert_array_equal(y, numpy_of(plain_twin(first, x)(x)))
-    np.testing.assert_allclose(
-        y, np.moveaxis(numpy_of(last(np.moveaxis(x, 1, -1))), -1, 1), rtol=1e-5, atol=1e-5
-    )
+    np.testing.assert_allclose(y, np.moveaxis(numpy_of(last(np.moveaxis(x, 1, -1))), -1, 1), rtol=1e-5, atol=1e-5)
 
 
 def test_slot_dense_passes_a_mask_on():
@@ -314,18 +316,16 @@ def test_slot_dense_passes_a_mask_on():
 
 
 def test_slot_dense_used_twice_selects_one_kernel():
-    layer, x = case("dense", units=5)
+    layer, x = built_layer("dense", units=5)
     inputs = keras.Input((5,))
     model = keras.Model(inputs, layer(layer(inputs)))
     plain = plain_twin(layer, x)
-    np.testing.assert_allclose(
-        model.predict(x, verbose=0), numpy_of(plain(plain(x))), rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(model.predict(x, verbose=0), numpy_of(plain(plain(x))), rtol=1e-5, atol=1e-6)
     assert len(model.trainable_variables) == 2
 
 
 def test_kernel_regularizer_adds_a_loss_on_the_selected_values():
-    layer, x = case("dense", kernel_regularizer=keras.regularizers.L1(0.5))
+    layer, x = built_layer("dense", kernel_regularizer=keras.regularizers.L1(0.5))
     layer(x)
     assert len(layer.losses) == 1
     expected = 0.5 * np.abs(numpy_of(layer.kernel)).sum()
@@ -333,14 +333,14 @@ def test_kernel_regularizer_adds_a_loss_on_the_selected_values():
 
 
 def test_depthwise_regularizer_adds_a_loss_on_the_selected_values():
-    layer, x = case("depthwise", depthwise_regularizer=keras.regularizers.L2(0.5))
+    layer, x = built_layer("depthwise2d", depthwise_regularizer=keras.regularizers.L2(0.5))
     layer(x)
     expected = 0.5 * np.square(numpy_of(layer.kernel)).sum()
     np.testing.assert_allclose([numpy_of(loss) for loss in layer.losses], [expected], rtol=1e-6)
 
 
 def test_fit_moves_scores_and_no_bit_of_the_bank():
-    layer, x = case("dense")
+    layer, x = built_layer("dense")
     model = keras.Sequential([keras.Input((5,)), layer])
     model.compile(optimizer=keras.optimizers.Adam(0.1), loss="mse")
     bank, scores = numpy_of(layer.bank).copy(), numpy_of(layer.scores).copy()

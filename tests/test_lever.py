@@ -69,9 +69,7 @@ def assert_score_modes_train_to_the_same_selections(optimizer, num_values, **arg
 
 @pytest.mark.parametrize("num_values", [2, 8, 64])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_per_connection_selects_what_per_value_selects_at_every_connection_in_float64(
-    optimizer, num_values, x64
-):
+def test_per_connection_selects_what_per_value_selects_at_every_connection_in_float64(optimizer, num_values, x64):
     assert_score_modes_train_to_the_same_selections(optimizer, num_values)
 
 
@@ -112,9 +110,7 @@ def test_per_connection_kernel_never_falls_as_the_lever_rises():
 
 
 def test_score_modes_start_from_the_same_bank_scores_and_kernel():
-    per_value, lever = (
-        SlotDense(7, score_mode=mode, seed=9) for mode in ("per_value", "per_connection")
-    )
+    per_value, lever = (SlotDense(7, score_mode=mode, seed=9) for mode in ("per_value", "per_connection"))
     for layer in (per_value, lever):
         layer.build((None, 11))
     for name in ("bank", "scores", "kernel", "selected_indices"):
@@ -130,20 +126,12 @@ def test_per_connection_trains_one_number_a_connection():
 
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 @pytest.mark.parametrize("bank", [None, keras.initializers.RandomNormal(stddev=0.2)])
-def test_load_weights_brings_everything_back_into_a_lever_model_of_another_seed(
-    tmp_path, selection, bank
-):
+def test_load_weights_brings_everything_back_into_a_lever_model_of_another_seed(tmp_path, selection, bank):
     def build(seed):
         return keras.Sequential(
             [
                 keras.Input((12,)),
-                SlotDense(
-                    9,
-                    score_mode="per_connection",
-                    selection=selection,
-                    bank_initializer=bank,
-                    seed=seed,
-                ),
+                SlotDense(9, score_mode="per_connection", selection=selection, bank_initializer=bank, seed=seed),
             ]
         )
 
@@ -152,9 +140,7 @@ def test_load_weights_brings_everything_back_into_a_lever_model_of_another_seed(
     model.save_weights(tmp_path / "w.weights.h5")
     other.load_weights(tmp_path / "w.weights.h5")
     for name in ("bank", "scores", "kernel", "lever"):
-        np.testing.assert_array_equal(
-            array(getattr(other.layers[0], name)), array(getattr(model.layers[0], name))
-        )
+        np.testing.assert_array_equal(array(getattr(other.layers[0], name)), array(getattr(model.layers[0], name)))
     other.save(tmp_path / "m.keras")
     again = keras.models.load_model(tmp_path / "m.keras")
     np.testing.assert_array_equal(array(again.layers[0].kernel), array(model.layers[0].kernel))
@@ -173,9 +159,7 @@ def test_load_model_brings_back_the_unseeded_values_of_the_saved_model(tmp_path)
 
 
 def test_save_weights_does_not_hold_the_bank_that_the_seed_brings_back(tmp_path):
-    model = keras.Sequential(
-        [keras.Input((100,)), SlotDense(100, num_values=64, score_mode="per_connection")]
-    )
+    model = keras.Sequential([keras.Input((100,)), SlotDense(100, num_values=64, score_mode="per_connection")])
     model.save_weights(tmp_path / "w.weights.h5")
     assert (tmp_path / "w.weights.h5").stat().st_size < 1.5 * 4 * 100 * 100
 
@@ -205,8 +189,7 @@ def test_load_model_of_levers_resumes_as_an_uninterrupted_run(tmp_path, selectio
 @pytest.mark.parametrize("sharing", ["layer", ValueBank(8, bound=0.1, seed=4)])
 def test_sharing_serves_both_score_modes_alike(sharing):
     per_value, lever = (
-        SlotDense(7, score_mode=mode, sharing=sharing, seed=9)
-        for mode in ("per_value", "per_connection")
+        SlotDense(7, score_mode=mode, sharing=sharing, seed=9) for mode in ("per_value", "per_connection")
     )
     for layer in (per_value, lever):
         layer.build((None, 11))
@@ -224,16 +207,12 @@ def test_lever_stays_in_float32_and_predictions_equal_the_materialized_ones(poli
     model = network("per_connection", 8, dtype=policy)
     assert all(layer.lever.dtype == "float32" for layer in slots(model))
     x, _ = data()
-    np.testing.assert_array_equal(
-        array(model(x, training=False)), array(materialize(model)(x, training=False))
-    )
+    np.testing.assert_array_equal(array(model(x, training=False)), array(materialize(model)(x, training=False)))
 
 
 def test_per_connection_draws_in_probabilistic_training_and_not_in_inference():
     keras.utils.set_random_seed(0)
-    layer = SlotDense(
-        50, score_mode="per_connection", selection="probabilistic", use_bias=False, seed=1
-    )
+    layer = SlotDense(50, score_mode="per_connection", selection="probabilistic", use_bias=False, seed=1)
     x = np.eye(40, dtype="float32")
     first, second = array(layer(x, training=True)), array(layer(x, training=True))
     assert (first != second).mean() > 0.5
@@ -243,9 +222,7 @@ def test_per_connection_draws_in_probabilistic_training_and_not_in_inference():
 
 def test_load_weights_of_another_origin_is_refused_and_changes_nothing(tmp_path):
     def build(scale):
-        layer = SlotDense(
-            3, score_mode="per_connection", bank_initializer=GlorotUniform(scale), seed=1
-        )
+        layer = SlotDense(3, score_mode="per_connection", bank_initializer=GlorotUniform(scale), seed=1)
         return keras.Sequential([keras.Input((4,)), layer])
 
     build(1.0).save_weights(tmp_path / "w.weights.h5")

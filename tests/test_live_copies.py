@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from keras import ops
 
+from comparisons import numpy_of
 from keras_slots import SlotDense, load_slots, materialize, save_slots, slotify
-from slot_cases import numpy_of
 
 L = keras.layers
 
@@ -92,13 +92,7 @@ class Written(Around):
 
 LAMBDA = lambda x: x * 3  # noqa: E731
 PARTIAL = functools.partial(ops.leaky_relu, negative_slope=0.3)
-FUNCTIONS = {
-    "lambda": LAMBDA,
-    "partial": PARTIAL,
-    "named": twice,
-    "like_keras": relu,
-    "ops": ops.sin,
-}
+FUNCTIONS = {"lambda": LAMBDA, "partial": PARTIAL, "named": twice, "like_keras": relu, "ops": ops.sin}
 
 
 def dense(**arguments):
@@ -107,16 +101,11 @@ def dense(**arguments):
 
 LAYERS = {
     **{f"activation_{name}": dense(activation=f) for name, f in FUNCTIONS.items()},
-    **{
-        f"activation_layer_{name}": lambda f=f: L.Activation(f, name="own")
-        for name, f in FUNCTIONS.items()
-    },
+    **{f"activation_layer_{name}": lambda f=f: L.Activation(f, name="own") for name, f in FUNCTIONS.items()},
     **{f"lambda_{name}": lambda f=f: L.Lambda(f, name="own") for name, f in FUNCTIONS.items()},
     **{f"raw_{name}": lambda f=f: Around(f, name="own") for name, f in FUNCTIONS.items()},
     **{f"written_{name}": lambda f=f: Written(f, name="own") for name, f in FUNCTIONS.items()},
-    "initializer_function": dense(
-        kernel_initializer=halves, bias_initializer=lambda s, dtype=None: ops.ones(s)
-    ),
+    "initializer_function": dense(kernel_initializer=halves, bias_initializer=lambda s, dtype=None: ops.ones(s)),
     "initializer_object": dense(kernel_initializer=Halves(), bias_initializer=Named(0.5)),
     "initializer_partial": dense(bias_initializer=functools.partial(halves, dtype="float32")),
     "regularizer_function": dense(kernel_regularizer=total, bias_regularizer=lambda x: total(x)),
@@ -124,20 +113,13 @@ LAYERS = {
     "activity_lambda": dense(activity_regularizer=lambda x: total(x)),
     "constraint": dense(bias_constraint=Halved()),
     "constraint_function": dense(bias_constraint=lambda w: w / 2),
-    "lambda_with_mask": lambda: L.Lambda(
-        LAMBDA, output_shape=lambda s: s, mask=no_mask, name="own"
-    ),
+    "lambda_with_mask": lambda: L.Lambda(LAMBDA, output_shape=lambda s: s, mask=no_mask, name="own"),
     "over_time": lambda: keras.Sequential(
         [L.Reshape((2, 2)), L.TimeDistributed(L.Dense(2, activation=PARTIAL)), L.Flatten()]
     ),
-    "wrapped": lambda: keras.Sequential(
-        [L.Reshape((2, 2)), L.TimeDistributed(Around(LAMBDA)), L.Flatten()]
-    ),
+    "wrapped": lambda: keras.Sequential([L.Reshape((2, 2)), L.TimeDistributed(Around(LAMBDA)), L.Flatten()]),
     "recurrent": lambda: keras.Sequential(
-        [
-            L.Reshape((2, 2)),
-            L.RNN([L.LSTMCell(3, activation=LAMBDA), L.GRUCell(4, activation=PARTIAL)]),
-        ]
+        [L.Reshape((2, 2)), L.RNN([L.LSTMCell(3, activation=LAMBDA), L.GRUCell(4, activation=PARTIAL)])]
     ),
     "lstm": lambda: keras.Sequential([L.Reshape((2, 2)), L.LSTM(4, activation=LAMBDA)]),
 }
@@ -161,9 +143,7 @@ def model_with(middle):
 
 def assert_same_predictions(model, other):
     for training in (False, True):
-        np.testing.assert_array_equal(
-            numpy_of(other(X, training=training)), numpy_of(model(X, training=training))
-        )
+        np.testing.assert_array_equal(numpy_of(other(X, training=training)), numpy_of(model(X, training=training)))
     losses = [[float(x) for x in each.losses] for each in (model, other)]
     assert losses[0] == pytest.approx(losses[1])
 
@@ -196,19 +176,13 @@ def test_materialize_and_slotify_keep_the_arguments_of_operations(operation):
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 @pytest.mark.parametrize("argument", ["activation", "activity_regularizer", "kernel_initializer"])
-def test_slot_layers_take_over_the_functions_of_their_keras_layer_and_give_them_back(
-    argument, function
-):
+def test_slot_layers_take_over_the_functions_of_their_keras_layer_and_give_them_back(argument, function):
     functions = {
         "activation": function,
         "activity_regularizer": lambda x: ops.sum(function(x)),
-        "kernel_initializer": lambda shape, dtype=None: function(
-            keras.random.normal(shape, seed=1)
-        ),
+        "kernel_initializer": lambda shape, dtype=None: function(keras.random.normal(shape, seed=1)),
     }
-    plain = keras.Sequential(
-        [keras.Input((4,)), L.Dense(3, name="own", **{argument: functions[argument]})]
-    )
+    plain = keras.Sequential([keras.Input((4,)), L.Dense(3, name="own", **{argument: functions[argument]})])
     slot = slotify(plain, 2, seed=1, filters=lambda layer: True)
     back = materialize(slot)
     for copy in (slot, back):
@@ -227,9 +201,7 @@ def test_slot_layers_take_over_the_functions_of_their_keras_layer_and_give_them_
     ],
 )
 @pytest.mark.parametrize("kind", [L.Dense, SlotDense])
-def test_save_slots_refuses_what_a_file_cannot_hold_naming_layer_and_argument(
-    kind, arguments, text, tmp_path
-):
+def test_save_slots_refuses_what_a_file_cannot_hold_naming_layer_and_argument(kind, arguments, text, tmp_path):
     model = keras.Sequential([keras.Input((4,)), SlotDense(4), kind(2, name="own", **arguments)])
     with pytest.raises(ValueError, match=text):
         save_slots(model, tmp_path / "model.slots")
@@ -241,18 +213,14 @@ def test_save_slots_refuses_what_a_file_cannot_hold_naming_layer_and_argument(
     [
         (L.Lambda(LAMBDA, name="own"), "`function` of layer 'own'"),
         (
-            keras.Sequential(
-                [L.Reshape((4, 1)), L.TimeDistributed(L.Dense(1, activation=LAMBDA)), L.Flatten()]
-            ),
+            keras.Sequential([L.Reshape((4, 1)), L.TimeDistributed(L.Dense(1, activation=LAMBDA)), L.Flatten()]),
             "`layer.activation` of layer 'time_distributed|`activation` of layer 'dense",
         ),
         (lambda x: ops.clip(x, np.float32(0), 1.0), "model 'model'.*Clip"),
     ],
     ids=["lambda", "wrapped", "operation"],
 )
-def test_save_slots_refuses_lambda_layers_and_operations_that_a_file_cannot_hold(
-    middle, text, tmp_path
-):
+def test_save_slots_refuses_lambda_layers_and_operations_that_a_file_cannot_hold(middle, text, tmp_path):
     with pytest.raises(ValueError, match=f"(?s){text}"):
         save_slots(model_with(middle), tmp_path / "model.slots")
     assert not list(tmp_path.iterdir())
@@ -341,9 +309,7 @@ class WithNumber(keras.Model):
 
 class SequentialOnItsOwn(keras.Sequential):
     def __init__(self):
-        super().__init__(
-            [keras.Input((4,)), SlotDense(4, seed=1), L.Dense(2, name="last")], name="model"
-        )
+        super().__init__([keras.Input((4,)), SlotDense(4, seed=1), L.Dense(2, name="last")], name="model")
 
     def train_step(self, *args, **kwargs):
         return super().train_step(*args, **kwargs)
@@ -355,10 +321,7 @@ def from_tensors(cls):
 
 
 def from_layers(cls):
-    return cls(
-        [keras.Input((4,)), SlotDense(4, seed=1, name="first"), L.Dense(2, name="last")],
-        name="model",
-    )
+    return cls([keras.Input((4,)), SlotDense(4, seed=1, name="first"), L.Dense(2, name="last")], name="model")
 
 
 TRANSFORMS = {"materialize": materialize, "slotify": lambda model: slotify(model, filters=["last"])}
@@ -419,7 +382,5 @@ def test_export_selected_exports_lambdas(tmp_path):
 
     model = model_with(L.Dense(4, activation=PARTIAL, kernel_regularizer=lambda x: total(x)))
     path = export_selected(model, tmp_path / "selected")
-    (served,) = (
-        tf.saved_model.load(str(path)).signatures["serving_default"](tf.constant(X)).values()
-    )
+    (served,) = tf.saved_model.load(str(path)).signatures["serving_default"](tf.constant(X)).values()
     np.testing.assert_allclose(numpy_of(served), numpy_of(model(X)), rtol=1e-5)

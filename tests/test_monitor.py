@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import keras_slots
+from comparisons import assert_same_weights, numpy_of
 from keras_slots import SelectionMonitor, SlotDense
-from slot_cases import assert_same_weights, compiled_model, numpy_of, small_data, small_model
+from small_models import compiled_model, small_data, small_model
 
 STRATIFIED = {"score_mode": "nearest", "bank_initializer": "stratified_uniform"}
 MODES = {
@@ -17,10 +18,7 @@ MODES = {
     "per_value_shared": {"score_mode": "per_value", "sharing": "layer"},
     "lever": {"score_mode": "per_connection"},
     "lever_drawn": {"score_mode": "per_connection", "selection": "probabilistic"},
-    "lever_keras": {
-        "score_mode": "per_connection",
-        "bank_initializer": keras.initializers.RandomNormal(0, 0.5),
-    },
+    "lever_keras": {"score_mode": "per_connection", "bank_initializer": keras.initializers.RandomNormal(0, 0.5)},
     "nearest": STRATIFIED,
 }
 
@@ -85,9 +83,7 @@ def expected(mode, states):
     values = [np.float32(v) for v in values]
 
     def positions(kernel):
-        return np.array(
-            [np.searchsorted(v, w) for v, w in zip(values, kernel.ravel(), strict=True)]
-        )
+        return np.array([np.searchsorted(v, w) for v, w in zip(values, kernel.ravel(), strict=True)])
 
     found = []
     for (_, _, last), (_, _, now) in pairwise(states):
@@ -268,7 +264,7 @@ def test_selection_monitor_refuses_a_model_without_slot_layers_that_fit_builds()
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("mode", ["per_value", "lever"])
 def test_selection_monitor_counts_under_a_strategy_and_xla(mode):
-    from slot_cases import two_replicas
+    from backends import two_replicas
 
     logs = []
     for replicas, xla in ((False, False), (True, False), (False, True)):

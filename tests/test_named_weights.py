@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from comparisons import numpy_of
 from keras_slots import (
     SelectionMonitor,
     SlotDense,
@@ -17,7 +18,7 @@ from keras_slots import (
     summary_dict,
 )
 from keras_slots.inspect.choices import named_kernels
-from slot_cases import CASES, NAMES, case, numpy_of
+from layer_table import ONE_INPUT, built_layer
 
 L = keras.layers
 pytestmark = pytest.mark.usefixtures("own_registrations")
@@ -46,9 +47,7 @@ class SlotTwo(SlotLayer, Two):
     kernel_arguments = ("first", "second")
 
     def build(self, input_shape):
-        self.bias = self.add_weight(
-            name="bias", shape=input_shape[-1:], initializer="random_normal"
-        )
+        self.bias = self.add_weight(name="bias", shape=input_shape[-1:], initializer="random_normal")
         shape = (input_shape[-1],) * 2
         self.hold({x: self.add_slot_kernel(shape, x) for x in self.order})
 
@@ -206,13 +205,9 @@ def test_kernels_of_inner_slot_layers_inside_another_layer_are_found():
             super().__init__(*args, **kwargs)
             self.inner = Block(name="inner")
             self.inner.parts = {
-                name: [SlotDense(4, name=name, seed=seed)]
-                for seed, name in enumerate(("down", "up"))
+                name: [SlotDense(4, name=name, seed=seed)] for seed, name in enumerate(("down", "up"))
             }
-            self.inner.parts["b"], self.inner.parts["a"] = (
-                self.inner.parts["up"],
-                self.inner.parts["down"],
-            )
+            self.inner.parts["b"], self.inner.parts["a"] = (self.inner.parts["up"], self.inner.parts["down"])
 
     layer = registered(SlotOuter, Outer)(name="outer")
     model, x = model_of(layer)
@@ -294,8 +289,7 @@ class Subclassed(keras.Model):
         self.first = SlotDense(4, name="h", seed=1)
         self.others = [SlotDense(4, name="h", seed=2), SlotDense(4, name="h_1", seed=3)]
         self.nested = [
-            keras.Sequential([keras.Input((4,)), SlotDense(4, name="h", seed=s)], name="nested")
-            for s in (4, 5)
+            keras.Sequential([keras.Input((4,)), SlotDense(4, name="h", seed=s)], name="nested") for s in (4, 5)
         ]
         self.attention = [SlotMultiHeadAttention(1, 2, name="h", seed=s) for s in (6, 7)]
 
@@ -322,13 +316,12 @@ def test_layers_of_one_name_have_names_that_no_two_share():
 
 
 @pytest.mark.parametrize("mode", ["per_value", "per_connection"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONE_INPUT)
 def test_the_variables_of_the_kernels_come_before_the_bias(name, mode):
-    layer, _ = case(name, score_mode=mode)
+    layer, _ = built_layer(name, score_mode=mode)
     names = [v.path.removeprefix(f"{layer.path}/").split("/")[0] for v in layer.weights]
-    biased = CASES[name][2].get("use_bias", True) and (name != "einsum" or layer.bias is not None)
     expected = sorted(names, key="bias".__eq__)
-    assert names == expected and ("bias" in names) == biased
+    assert names == expected and ("bias" in names) == (name != "dense_3d")
     for variables in (layer.variables, layer.trainable_variables):
         of_bias = [v is layer.bias for v in variables]
         assert of_bias == sorted(of_bias)

@@ -1,6 +1,5 @@
 """The nearest value, found without the bank, against brute force over all K values."""
 
-import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,20 +12,6 @@ from keras_slots.values.nearest_scores import NearestScores
 from keras_slots.values.stratified import StratifiedUniform, strata_bits, strata_unit
 
 BOUND = 0.0713
-
-
-@pytest.fixture
-def x64():
-    """float64 on JAX too, where it is off unless asked for."""
-    if keras.backend.backend() != "jax":
-        yield
-        return
-    import jax
-
-    before = jax.config.jax_enable_x64
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", before)
 
 
 def bank_of(seed, num_values, count, bound=BOUND):
@@ -64,11 +49,7 @@ def reference(lever, num_values, seed=7, bound=BOUND):
 # The choice
 
 
-@given(
-    st.integers(1, 4096),
-    st.integers(0, 2**64 - 1),
-    st.floats(0.01, 3.0),
-)
+@given(st.integers(1, 4096), st.integers(0, 2**64 - 1), st.floats(0.01, 3.0))
 @settings(max_examples=60)
 def test_nearest_in_strata_is_the_nearest_of_all_values(num_values, seed, spread):
     rng = np.random.default_rng(seed % 1000)
@@ -97,9 +78,7 @@ def test_nearest_in_strata_gives_ties_to_the_lowest_index(num_values):
     bound = num_values * 2.0 ** (strata_bits(num_values) - 20)
     bank = bank_of(7, num_values, 1, bound)[0]
     middle = (bank[1:] + bank[:-1]) / 2
-    np.testing.assert_array_equal(
-        middle.astype("float64") * 2, bank[1:].astype("float64") + bank[:-1]
-    )
+    np.testing.assert_array_equal(middle.astype("float64") * 2, bank[1:].astype("float64") + bank[:-1])
     below = np.arange(num_values - 1)
     for lever, expected in (
         (np.nextafter(middle, np.float32(-1e9)), below),
@@ -192,14 +171,10 @@ def test_nearest_in_strata_has_the_bits_of_numpy_for_millions_of_levers(num_valu
     for row in range(0, 1500, 500):
         # The bank of so many connections comes in pieces.
         rows = slice(row * 1001, (row + 500) * 1001)
-        bank = StratifiedUniform(BOUND / np.sqrt(3.0)).rows(
-            7, num_values, (1, 1), rows.start, rows.stop
-        )
+        bank = StratifiedUniform(BOUND / np.sqrt(3.0)).rows(7, num_values, (1, 1), rows.start, rows.stop)
         positions = np.rint(bank / strata_unit(num_values, BOUND)).astype("int32")
         target = lever.ravel()[rows] * np.float32(2.0 / float(strata_unit(num_values, BOUND)))
-        expected = (target[:, None] > (positions[:, 1:] + positions[:, :-1]).astype("float32")).sum(
-            axis=1
-        )
+        expected = (target[:, None] > (positions[:, 1:] + positions[:, :-1]).astype("float32")).sum(axis=1)
         np.testing.assert_array_equal(index.ravel()[rows], expected)
         np.testing.assert_array_equal(value.ravel()[rows], bank[np.arange(len(bank)), expected])
 

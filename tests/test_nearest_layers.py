@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 
+from comparisons import numpy_of
 from keras_slots import NearestScores, SlotConv2D, SlotDense, ValueBank, materialize
 from keras_slots.kernels.nearest import NearestKernel
-from slot_cases import NAMES, case, numpy_of
+from layer_table import ONE_INPUT, built_layer
 from test_lever import OPTIMIZERS, data, network, slots, train
 
 #: One algorithm in two forms: K scores that start as nearest ones, and a lever.
@@ -30,8 +31,7 @@ FORMS = {
 }
 VALUE_BANK = ValueBank(8, bound=0.5, seed=2)
 FORMS["value bank"] = tuple(
-    {**form, "sharing": VALUE_BANK}
-    for form in ({"score_initializer": "nearest"}, {"score_mode": "nearest"})
+    {**form, "sharing": VALUE_BANK} for form in ({"score_initializer": "nearest"}, {"score_mode": "nearest"})
 )
 
 
@@ -53,12 +53,8 @@ def test_nearest_scores_and_levers_select_the_same_value_at_every_connection_in_
     changed = 0
     for scores, lever, start in zip(*map(slots, models), starts, strict=True):
         np.testing.assert_array_equal(numpy_of(scores.kernel), numpy_of(lever.kernel))
-        np.testing.assert_array_equal(
-            numpy_of(scores.selected_indices), numpy_of(lever.selected_indices)
-        )
-        np.testing.assert_allclose(
-            numpy_of(scores.scores), numpy_of(lever.scores), rtol=1e-8, atol=1e-12
-        )
+        np.testing.assert_array_equal(numpy_of(scores.selected_indices), numpy_of(lever.selected_indices))
+        np.testing.assert_allclose(numpy_of(scores.scores), numpy_of(lever.scores), rtol=1e-8, atol=1e-12)
         changed += (start != numpy_of(lever.kernel)).sum()
     assert changed > 20
 
@@ -82,9 +78,9 @@ def test_nearest_kernel_is_the_value_nearest_to_the_weight_of_the_plain_layer(op
     np.testing.assert_array_equal(numpy_of(layer.selected_indices), index)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONE_INPUT)
 def test_nearest_scores_serve_every_layer_in_both_score_modes_alike(name):
-    layers = [case(name, num_values=5, **form)[0] for form in (SCORES, NEAREST)]
+    layers = [built_layer(name, num_values=5, **form)[0] for form in (SCORES, NEAREST)]
     for scores, lever in zip(*(layer.slot_kernels.values() for layer in layers), strict=True):
         assert isinstance(lever, NearestKernel)
         bank = numpy_of(scores.bank)
@@ -178,9 +174,7 @@ def test_nearest_kernel_holds_a_lever_and_a_seed_at_any_number_of_values():
 
 
 @pytest.mark.parametrize("sharing", ["layer", ValueBank(8, bound=0.3, seed=1)])
-@pytest.mark.parametrize(
-    "form", [{"score_initializer": "nearest"}, STAIRCASE, {"score_mode": "nearest"}]
-)
+@pytest.mark.parametrize("form", [{"score_initializer": "nearest"}, STAIRCASE, {"score_mode": "nearest"}])
 def test_nearest_scores_over_shared_values_select_the_nearest_of_them(form, sharing):
     layer = SlotDense(6, num_values=8, sharing=sharing, seed=3, **form)
     layer.build((None, 5))
@@ -197,8 +191,7 @@ def test_nearest_scores_under_half_precision_predict_as_the_materialized_network
     assert layer.lever.dtype == "float32"
     x = np.random.default_rng(0).normal(size=(3, 5)).astype("float32")
     np.testing.assert_array_equal(
-        numpy_of(keras.ops.cast(model(x), "float32")),
-        numpy_of(keras.ops.cast(materialize(model)(x), "float32")),
+        numpy_of(keras.ops.cast(model(x), "float32")), numpy_of(keras.ops.cast(materialize(model)(x), "float32"))
     )
 
 
@@ -216,9 +209,7 @@ def test_nearest_scores_train_to_the_accuracy_of_a_plain_network():
     assert accuracy(slot) > accuracy(plain) - 0.02
 
 
-@pytest.mark.parametrize(
-    "shape", [(3, 3, 4, 3), (2, 2, 2, 2), (3, 3, 3, 3), (4, 2, 3, 5, 2), (6, 6)]
-)
+@pytest.mark.parametrize("shape", [(3, 3, 4, 3), (2, 2, 2, 2), (3, 3, 3, 3), (4, 2, 3, 5, 2), (6, 6)])
 def test_nearest_kernel_selects_from_its_bank_whatever_sizes_coincide(shape):
     # `keras.ops.add` takes a vector for a channels-first bias where its size is that of axis 1.
     layer = SlotDense(1, num_values=5, seed=1, **NEAREST)

@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import pytest
 
+from comparisons import numpy_of
 from keras_slots import SlotDense
 from keras_slots.inspect import plots
-from slot_cases import numpy_of, small_model
+from small_models import small_model
 
 
 def dense_model(**arguments):
@@ -60,7 +61,5 @@ def test_plots_first_layer_shows_the_units_with_the_largest_values():
 
 def test_plots_name_the_extra_of_a_missing_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(
-        ImportError, match=r'^`keras_slots.inspect.plots` needs .*"keras-slots\[plots\]"$'
-    ):
+    with pytest.raises(ImportError, match=r'^`keras_slots.inspect.plots` needs .*"keras-slots\[plots\]"$'):
         plots.selected_values(dense_model())

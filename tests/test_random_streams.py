@@ -240,9 +240,7 @@ def test_check_seed_takes_python_and_numpy_integers(seed):
     checked = check_seed(seed)
     assert type(checked) is int
     assert checked == int(seed)
-    np.testing.assert_array_equal(
-        draw("positive_uniform", seed, 0, 4), draw("positive_uniform", int(seed), 0, 4)
-    )
+    np.testing.assert_array_equal(draw("positive_uniform", seed, 0, 4), draw("positive_uniform", int(seed), 0, 4))
 
 
 @pytest.mark.parametrize(

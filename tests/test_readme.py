@@ -10,20 +10,12 @@ import keras
 import numpy as np
 import pytest
 
-from slot_cases import give_two_replicas
+from backends import give_two_replicas
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
     str(page.relative_to(ROOT))
-    for folder in (
-        "",
-        "docs",
-        "docs/results",
-        "docs/api",
-        "examples",
-        "examples/paper",
-        "benchmarks",
-    )
+    for folder in ("", "docs", "docs/results", "docs/api", "examples", "examples/paper", "benchmarks")
     for page in (ROOT / folder).glob("*.md")
 )
 
@@ -128,10 +120,7 @@ def test_docs_layouts_of_devices_cut_bank_scores_and_lever():
             cut = {name, "bank"} & set(variables) | {"thresholds", "steps"} & set(variables)
             assert name in cut and len(cut) > 1
             for each in cut:
-                whole, part = (
-                    variables[each].shape,
-                    variables[each].addressable_shards[0].data.shape,
-                )
+                whole, part = (variables[each].shape, variables[each].addressable_shards[0].data.shape)
                 axis = whole.index(30)
                 assert part == (*whole[:axis], 15, *whole[axis + 1 :]), each
     finally:
@@ -253,9 +242,7 @@ def test_slots_format_sizes_are_those_of_the_committed_runs():
 @pytest.mark.parametrize("num_values", ["8", "64"])
 def test_readme_row_of_nearest_scores_is_that_of_the_committed_runs(num_values):
     row = table_rows("README.md")[f'`score_mode="nearest"`, K = {num_values}']
-    steps = [
-        ratios(f"{name}_nearest")[f"nearest K={num_values}"] for name in ("lenet300100", "conv6")
-    ]
+    steps = [ratios(f"{name}_nearest")[f"nearest K={num_values}"] for name in ("lenet300100", "conv6")]
     assert row == [in_ten_seeds("nearest", num_values), "1", *map(shown, steps)]
 
 
@@ -278,8 +265,7 @@ def test_readme_accuracies_are_those_of_the_results():
     assert readme["plain Keras layers, weights learned"][0] == in_ten_seeds("learned", "–")
     assert readme['`score_mode="per_connection"`, K = 64'][0] == results["64"][1]
     modes = {
-        name: np.mean([float(cell) for cell in results[name][:3]])
-        for name in ("per_connection", "per_value")
+        name: np.mean([float(cell) for cell in results[name][:3]]) for name in ("per_connection", "per_value")
     }
     assert readme['`score_mode="per_value"`, the default, K = 8'][0] == f"{modes['per_value']:.2f}"
 
@@ -289,9 +275,7 @@ def test_saving_sizes_are_those_of_the_committed_run():
     assert len(rows) == 5
     for row in rows:
         name = row["variant"].replace(" K=", "`, K = ")
-        shown_sizes = table_rows("docs/saving.md")[
-            "plain layers" if name == "plain" else "`" + name
-        ]
+        shown_sizes = table_rows("docs/saving.md")["plain layers" if name == "plain" else "`" + name]
         sizes = [f"{row[key]:.2f}" for key in ("keras_mb", "saved_model_mb", "model_export_mb")]
         assert shown_sizes == ([sizes[0], "", sizes[2]] if name == "plain" else sizes)
 

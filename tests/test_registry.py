@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from comparisons import numpy_of
 from keras_slots import (
     GlorotUniform,
     NearestScores,
@@ -20,7 +21,6 @@ from keras_slots._config import EqualByConfig
 from keras_slots.kernels import SlotKernel
 from keras_slots.kernels.per_value import PerValueKernel
 from keras_slots.values.source import ValueSource
-from slot_cases import numpy_of
 
 L = keras.layers
 pytestmark = pytest.mark.usefixtures("own_registrations")
@@ -239,9 +239,7 @@ def test_register_replaces_where_it_is_asked_to():
     layer = SlotDense(3, score_mode="nearest")
     layer.build((None, 2))
     assert type(layer.slot_kernel) is Taken
-    with pytest.raises(
-        ValueError, match='`move_regularizer` must be None for score_mode="nearest"'
-    ):
+    with pytest.raises(ValueError, match='`move_regularizer` must be None for score_mode="nearest"'):
         SlotDense(3, score_mode="nearest", move_regularizer="l1")
 
 

@@ -6,10 +6,11 @@ import pytest
 from keras import ops
 
 import keras_slots
+from comparisons import numpy_of
 from keras_slots import SlotDense, materialize, slotify, summary, summary_dict
 from keras_slots.kernels.regularizers import get_move_regularizer, regularizer_text
-from slot_cases import NAMES, case, compiled_model, numpy_of, small_data, small_model
-from strangers import SLOT_CLASSES
+from layer_table import ONE_INPUT, SLOT_CLASSES, built_layer
+from small_models import compiled_model, small_data, small_model
 
 L1, L2 = keras.regularizers.L1, keras.regularizers.L2
 STRATA = {"score_mode": "nearest", "bank_initializer": "stratified_uniform"}
@@ -42,9 +43,7 @@ def lever_layer(kind="paper", regularizer=None, **arguments):
 def losses_alone(layer, **arguments):
     """A model whose loss is that of the regularizers, so that a step of SGD shows their gradient."""
     model = keras.Sequential([keras.Input((5,)), layer])
-    model.compile(
-        keras.optimizers.SGD(1.0, **arguments), lambda y, prediction: 0.0 * ops.sum(prediction)
-    )
+    model.compile(keras.optimizers.SGD(1.0, **arguments), lambda y, prediction: 0.0 * ops.sum(prediction))
     return model
 
 
@@ -59,9 +58,7 @@ def test_move_regularizer_l1_adds_c_times_the_moves_and_pulls_by_c_times_their_s
     (loss,) = layer.losses
     assert float(loss) == pytest.approx(0.25 * np.abs(moves).sum(), rel=1e-6)
     step(losses_alone(layer))
-    np.testing.assert_allclose(
-        numpy_of(layer.lever), start + moves - 0.25 * np.sign(moves), rtol=0, atol=1e-6
-    )
+    np.testing.assert_allclose(numpy_of(layer.lever), start + moves - 0.25 * np.sign(moves), rtol=0, atol=1e-6)
     # A connection that has not moved is not pushed.
     np.testing.assert_array_equal(numpy_of(layer.lever)[:, 0], start[:, 0])
 
@@ -137,9 +134,9 @@ def built(layer):
     return keras.Sequential([keras.Input((5,)), layer])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ONE_INPUT)
 def test_move_regularizer_acts_on_each_kernel_of_every_layer(name):
-    layer, _ = case(name, score_mode="per_connection", move_regularizer=L1(0.5))
+    layer, _ = built_layer(name, score_mode="per_connection", move_regularizer=L1(0.5))
     kernels = layer.slot_kernels.values()
     for kernel in kernels:
         kernel.lever.assign(np.full(kernel.lever.shape, 0.125))
@@ -223,9 +220,7 @@ def test_move_regularizer_of_a_clone_counts_from_the_start_of_its_original(argum
     model.fit(x, x[:, :4], epochs=3, verbose=0)
     clone = keras.models.clone_model(model)
     clone.set_weights(model.get_weights())
-    kept = slotify(
-        keras.Sequential([keras.Input((5,)), *model.layers, keras.layers.Dense(2)]), **slots
-    )
+    kept = slotify(keras.Sequential([keras.Input((5,)), *model.layers, keras.layers.Dense(2)]), **slots)
     expected = float(model.losses[0])
     assert float(clone.losses[0]) == float(kept.losses[0]) == expected > 0
     assert len(kept.losses) == 2 and float(kept.losses[1]) == 0.0
@@ -233,9 +228,7 @@ def test_move_regularizer_of_a_clone_counts_from_the_start_of_its_original(argum
 
 @pytest.mark.parametrize("penalties", [(None, "l1"), ("l1", None), ("l1", "l1")], ids=str)
 @pytest.mark.parametrize("arguments", [{}, STRATA], ids=["paper", "nearest"])
-def test_weights_files_fill_a_layer_with_or_without_a_move_regularizer(
-    arguments, penalties, tmp_path
-):
+def test_weights_files_fill_a_layer_with_or_without_a_move_regularizer(arguments, penalties, tmp_path):
     def model(seed, penalty):
         slots = {"score_mode": "per_connection", "move_regularizer": penalty, **arguments}
         return built(SlotDense(4, num_values=4, seed=seed, **slots))
@@ -245,9 +238,7 @@ def test_weights_files_fill_a_layer_with_or_without_a_move_regularizer(
     lever.assign(lever + 0.25)
     saved.save_weights(tmp_path / "w.weights.h5")
     loaded.load_weights(tmp_path / "w.weights.h5")
-    np.testing.assert_array_equal(
-        numpy_of(loaded.layers[0].kernel), numpy_of(saved.layers[0].kernel)
-    )
+    np.testing.assert_array_equal(numpy_of(loaded.layers[0].kernel), numpy_of(saved.layers[0].kernel))
     if penalties[1]:
         assert float(loaded.losses[0]) == pytest.approx(0.01 * 0.25 * 20, rel=1e-5)
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from keras import ops
 
+from comparisons import numpy_of
 from keras_slots import GlorotUniform, NearestScores, SelectionRule, SlotConv2D, SlotDense, slotify
 from keras_slots.selection import Greedy, Probabilistic, get_rule, serialize_rule
 from keras_slots.values.source import names_of
-from slot_cases import compiled_model, numpy_of, small_data, small_model
+from small_models import compiled_model, small_data, small_model
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -72,8 +73,7 @@ def test_a_model_with_a_rule_of_the_users_own_trains_and_is_saved(tmp_path, mode
     assert loaded.get_layer("conv").selection == Worst(1)
     np.testing.assert_array_equal(numpy_of(loaded(x)), numpy_of(model(x)))
     np.testing.assert_array_equal(
-        numpy_of(loaded.get_layer("conv")(x, training=True)),
-        numpy_of(model.get_layer("conv")(x, training=True)),
+        numpy_of(loaded.get_layer("conv")(x, training=True)), numpy_of(model.get_layer("conv")(x, training=True))
     )
 
 
@@ -185,9 +185,7 @@ def test_what_lacks_an_argument_in_its_configuration_is_refused(arguments, lacks
         slotify(model, **arguments())
 
 
-@pytest.mark.parametrize(
-    "rule", [Plain(), Worst(2), *(rule() for rule in SelectionRule.registry.values())]
-)
+@pytest.mark.parametrize("rule", [Plain(), Worst(2), *(rule() for rule in SelectionRule.registry.values())])
 def test_rules_whose_configuration_is_whole_are_taken(rule):
     assert get_rule(rule) is rule
 
@@ -211,8 +209,6 @@ def test_a_rule_cannot_be_changed_once_it_is_made():
         lambda: delattr(rule, "rank"),
         lambda: setattr(rule, "new", 2),
     ):
-        with pytest.raises(
-            AttributeError, match=r"Worst\(rank=1\) cannot be changed.*Make another"
-        ):
+        with pytest.raises(AttributeError, match=r"Worst\(rank=1\) cannot be changed.*Make another"):
             change()
     assert rule == Worst(1)

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import pytest
 
-import keras_slots
+from comparisons import assert_same_weights, numpy_of
 from keras_slots import SlotDense, SlotMultiHeadAttention, SlotSeparableConv1D, ValueBank
-from keras_slots.layers.base import SlotLayer
-from slot_cases import CASES, assert_same_weights, case, compiled_model, numpy_of, small_data, small_model
+from layer_table import LAYERS, built_layer, slot_layer
+from small_models import compiled_model, small_data, small_model
 
 SELECTIONS = ("greedy", "probabilistic")
 
@@ -54,8 +54,7 @@ def test_load_weights_fills_a_model_of_another_seed(tmp_path, selection):
     for name in ("conv", "logits"):
         for part in ("bank", "scores", "kernel", "bias"):
             np.testing.assert_array_equal(
-                numpy_of(getattr(other.get_layer(name), part)),
-                numpy_of(getattr(model.get_layer(name), part)),
+                numpy_of(getattr(other.get_layer(name), part)), numpy_of(getattr(model.get_layer(name), part))
             )
     np.testing.assert_array_equal(other.predict(x, verbose=0), model.predict(x, verbose=0))
 
@@ -85,15 +84,13 @@ def test_load_model_and_load_weights_resume_as_an_uninterrupted_run(tmp_path, se
 
 
 def test_load_model_draws_what_the_original_would(tmp_path):
-    layer, x = case("dense", selection="probabilistic")
+    layer, x = built_layer("dense", selection="probabilistic")
     layer(x, training=True)
     model = keras.Sequential([keras.Input((5,)), layer])
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     for _ in range(3):
-        np.testing.assert_array_equal(
-            numpy_of(model(x, training=True)), numpy_of(loaded(x, training=True))
-        )
+        np.testing.assert_array_equal(numpy_of(model(x, training=True)), numpy_of(loaded(x, training=True)))
 
 
 def sequential(*layers):
@@ -109,26 +106,14 @@ def dense(**arguments):
     [
         (lambda: dense(num_values=4), lambda: dense(num_values=8), r"The file holds K=4 values"),
         (lambda: dense(num_values=4), lambda: dense(num_values=8), r"has shape \(5, 4, 8\)"),
-        (
-            lambda: keras.layers.Dense(4, name="layer"),
-            lambda: dense(),
-            r"written by another kind of layer",
-        ),
+        (lambda: keras.layers.Dense(4, name="layer"), lambda: dense(), r"written by another kind of layer"),
         (
             lambda: dense(selection="probabilistic"),
             lambda: dense(selection="greedy"),
             r"selection Greedy\(\)\) expects the variables .*'scores', 'seed'\]. Received: .*'sampler'",
         ),
-        (
-            lambda: dense(use_bias=False),
-            dense,
-            r"expects 1 variables beside its kernel, \['bias'\]. Received: 0",
-        ),
-        (
-            lambda: dense(sharing="layer"),
-            dense,
-            r"'bank' of the kernel '.*layer/kernel' has shape \(5, 4, 8\)",
-        ),
+        (lambda: dense(use_bias=False), dense, r"expects 1 variables beside its kernel, \['bias'\]. Received: 0"),
+        (lambda: dense(sharing="layer"), dense, r"'bank' of the kernel '.*layer/kernel' has shape \(5, 4, 8\)"),
     ],
 )
 def test_load_weights_that_do_not_fit_is_refused_and_changes_nothing(tmp_path, written, read, text):
@@ -143,11 +128,6 @@ def test_load_weights_that_do_not_fit_is_refused_and_changes_nothing(tmp_path, w
 
 # Layers that are not built: as the Keras layer does in the same place.
 
-UNBUILT = {
-    **{name: (cls, args, more) for name, (cls, args, more, _) in CASES.items()},
-    "attention": (keras_slots.SlotMultiHeadAttention, (2, 3), {}),
-    "grouped": (keras_slots.SlotGroupQueryAttention, (3, 2, 1), {}),
-}
 MODES = {
     "per_value": {},
     "per_connection": {"score_mode": "per_connection"},
@@ -158,10 +138,6 @@ MODES = {
     },
 }
 every_mode = pytest.mark.parametrize("mode", MODES)
-
-
-def test_unbuilt_has_every_slot_layer():
-    assert {cls for cls, _, _ in UNBUILT.values()} == set(SlotLayer.registry.values())
 
 
 @keras.saving.register_keras_serializable("saving")
@@ -187,12 +163,11 @@ class NeverCalled(keras.Model):
 
 
 def spare_of(name, mode):
-    cls, arguments, more = UNBUILT[name]
-    return cls(*arguments, **more, **MODES[mode], name="spare")
+    return slot_layer(name, {"name": "spare"}, **MODES[mode])
 
 
 @every_mode
-@pytest.mark.parametrize("name", UNBUILT)
+@pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_that_is_not_built_is_copied_saved_and_loaded(tmp_path, name, mode):
     layer = spare_of(name, mode)
     copied = copy.deepcopy(layer)
@@ -216,9 +191,7 @@ def test_a_layer_that_is_not_built_is_copied_saved_and_loaded(tmp_path, name, mo
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("written", [True, False], ids=["written_built", "written_unbuilt"])
 @pytest.mark.parametrize("read", [True, False], ids=["read_built", "read_unbuilt"])
-def test_load_weights_of_an_unbuilt_layer_fails_where_that_of_dense_does(
-    tmp_path, mode, use_bias, written, read
-):
+def test_load_weights_of_an_unbuilt_layer_fails_where_that_of_dense_does(tmp_path, mode, use_bias, written, read):
     def fails(make):
         models = [NeverCalled(make()) for _ in range(2)]
         for model, built in zip(models, (written, read), strict=True):
@@ -263,9 +236,7 @@ SCORES = {
 
 
 @pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
-def test_dir_shows_what_users_look_for_and_saving_computes_none_of_it(
-    tmp_path, scores, monkeypatch
-):
+def test_dir_shows_what_users_look_for_and_saving_computes_none_of_it(tmp_path, scores, monkeypatch):
     inputs = keras.Input((4, 4))
     x = SlotDense(4, name="dense", **scores)(inputs)
     x = SlotSeparableConv1D(4, 2, name="separable", **scores)(x)

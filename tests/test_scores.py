@@ -68,14 +68,10 @@ def test_start_rows_are_slices_of_the_start(start):
 def test_start_is_that_of_an_ordinary_layer_and_has_a_stream_of_its_own():
     initial = initial_values(kernel_shape=(300, 100), fans=(300, 100))
     start = initial.start().ravel()
-    np.testing.assert_array_equal(
-        start, GlorotUniform().sample(7, 30_000, (300, 100), stream=START_STREAM)
-    )
+    np.testing.assert_array_equal(start, GlorotUniform().sample(7, 30_000, (300, 100), stream=START_STREAM))
     plain = keras.initializers.GlorotUniform(seed=1)((300, 100))
     plain = keras.ops.convert_to_numpy(plain)
-    np.testing.assert_allclose(
-        [start.std(), np.abs(start).max()], [plain.std(), plain.max()], rtol=0.02
-    )
+    np.testing.assert_allclose([start.std(), np.abs(start).max()], [plain.std(), plain.max()], rtol=0.02)
     first_values = initial.bank()[..., 0].ravel()
     assert abs(np.corrcoef(start, first_values)[0, 1]) < 5 / np.sqrt(30_000)
 
@@ -89,22 +85,16 @@ def test_start_of_another_shape_is_refused():
     def initializer(shape, dtype):
         return np.zeros((2, 2))
 
-    with pytest.raises(
-        ValueError, match=r"`start` must return an array of shape \(5, 3\).*\(2, 2\)"
-    ):
+    with pytest.raises(ValueError, match=r"`start` must return an array of shape \(5, 3\).*\(2, 2\)"):
         initial_values(score_initializer=NearestScores(initializer)).start()
 
 
 def test_start_of_other_scores_is_refused():
-    with pytest.raises(
-        ValueError, match="`score_initializer` must be `NearestScores` for a start.*UniformScores"
-    ):
+    with pytest.raises(ValueError, match="`score_initializer` must be `NearestScores` for a start.*UniformScores"):
         initial_values(score_initializer=UniformScores()).start()
 
 
-@pytest.mark.parametrize(
-    ("start", "rebuildable"), [(None, True), (HeNormal(), True), (ORTHOGONAL, False)]
-)
+@pytest.mark.parametrize(("start", "rebuildable"), [(None, True), (HeNormal(), True), (ORTHOGONAL, False)])
 def test_nearest_scores_are_rebuildable_when_their_start_is(start, rebuildable):
     initial = initial_values(score_initializer=NearestScores(start))
     assert initial.rebuildable is rebuildable
@@ -127,11 +117,7 @@ def test_nearest_scores_survive_json(nearest):
         initializers.get_scores(in_json(initializers.serialize(nearest))),
     ):
         assert type(copy) is NearestScores
-        assert (
-            copy == nearest
-            and hash(copy) == hash(nearest)
-            and repr(copy)[:30] == repr(nearest)[:30]
-        )
+        assert copy == nearest and hash(copy) == hash(nearest) and repr(copy)[:30] == repr(nearest)[:30]
     assert nearest != NearestScores("he_uniform") and nearest != "nearest"
 
 
@@ -150,15 +136,11 @@ def test_get_refuses_nearest_scores_for_a_bank():
 
 @pytest.mark.parametrize("start", ["glorot", 3, {}])
 def test_nearest_scores_refuse_an_unknown_start(start):
-    with pytest.raises(
-        ValueError, match="`start` must be one of 'glorot_uniform'.*Received: start="
-    ):
+    with pytest.raises(ValueError, match="`start` must be one of 'glorot_uniform'.*Received: start="):
         NearestScores(start)
 
 
-@pytest.mark.parametrize(
-    "start", ["stratified_uniform", "nearest", UniformScores(), NearestScores()]
-)
+@pytest.mark.parametrize("start", ["stratified_uniform", "nearest", UniformScores(), NearestScores()])
 def test_nearest_scores_refuse_a_start_that_is_none(start):
     with pytest.raises(ValueError, match="`start` must be a distribution of"):
         NearestScores(start)
@@ -166,9 +148,7 @@ def test_nearest_scores_refuse_a_start_that_is_none(start):
 
 @pytest.mark.parametrize("bank", ["glorot_uniform", "stratified_uniform"])
 def test_slot_dense_with_nearest_scores_starts_at_the_nearest_values(bank):
-    layer = SlotDense(
-        6, num_values=16, bank_initializer=bank, score_initializer="nearest", use_bias=False, seed=3
-    )
+    layer = SlotDense(6, num_values=16, bank_initializer=bank, score_initializer="nearest", use_bias=False, seed=3)
     layer.build((None, 9))
     again = SlotDense.from_config(in_json(layer.get_config()))
     assert again.score_initializer == NearestScores()

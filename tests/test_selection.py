@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 from scipy import stats
 
+from backends import BACKEND
 from keras_slots.kernels.per_connection import read_staircase
 from keras_slots.kernels.per_value import SelectFromScores
 from keras_slots.selection import Greedy, Probabilistic, greedy_index, lookup, probabilistic_index
@@ -13,30 +14,12 @@ from keras_slots.selection import Greedy, Probabilistic, greedy_index, lookup, p
 NUMBERS_OF_VALUES = (1, 2, 3, 7, 8, 9, 16, 17, 64, 65, 300)
 
 
-def tensorflow_function(function, jit_compile):
-    import tensorflow as tf
-
-    compiled = tf.function(function, jit_compile=jit_compile, autograph=False)
-    return lambda *arguments: compiled(*(tf.constant(x) for x in arguments))
-
-
-def jax_jit(function):
-    import jax
-
-    return jax.jit(function)
-
-
-WAYS = {"eager": lambda function: function}
-if keras.backend.backend() == "tensorflow":
-    WAYS["tf.function"] = lambda function: tensorflow_function(function, False)
-    WAYS["xla"] = lambda function: tensorflow_function(function, True)
-else:
-    WAYS["jit"] = jax_jit
+WAYS = ("eager", *BACKEND.compilations)
 
 
 @pytest.fixture(params=WAYS)
 def compiled(request):
-    return WAYS[request.param]
+    return lambda function: BACKEND.compiled(function, request.param)
 
 
 def numpy_of(function, *arguments):
@@ -113,16 +96,7 @@ def test_greedy_index_of_nan_and_infinity_is_that_of_the_tournament(compiled, nu
 @pytest.fixture
 def infinities_are_errors():
     """What users switch on to find an infinity: one that the library makes itself would hide theirs."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        tf.debugging.enable_check_numerics()
-        yield
-        tf.debugging.disable_check_numerics()
-        return
-    import jax
-
-    with jax.debug_infs(True):
+    with BACKEND.infinities_are_errors():
         yield
 
 
@@ -133,9 +107,7 @@ def test_greedy_index_makes_no_infinity(infinities_are_errors, num_values):
 
 
 @pytest.mark.parametrize("num_values", [1, 2, 8, 17])
-def test_probabilistic_index_is_the_first_whose_cumulative_softmax_exceeds_the_number(
-    compiled, num_values
-):
+def test_probabilistic_index_is_the_first_whose_cumulative_softmax_exceeds_the_number(compiled, num_values):
     rng = np.random.default_rng(num_values)
     scores = rng.normal(size=(500, num_values)).astype("float32")
     uniform = rng.random(500).astype("float32")
@@ -218,9 +190,7 @@ def test_read_staircase_by_hand(compiled):
 
 def test_read_staircase_without_thresholds_is_constant(compiled):
     thresholds, steps = np.zeros((0, 2), "float32"), np.array([[1.5, 2.5]], "float32")
-    value = numpy_of(
-        compiled(read_staircase), np.array([-1e30, 1e30], "float32"), thresholds, steps
-    )
+    value = numpy_of(compiled(read_staircase), np.array([-1e30, 1e30], "float32"), thresholds, steps)
     np.testing.assert_array_equal(value, [1.5, 2.5])
 
 
@@ -228,9 +198,7 @@ def test_select_from_scores_looks_up_what_the_rule_selects(compiled):
     scores = np.log(np.array([[0.25, 0.75], [0.75, 0.25]], "float32"))
     values = np.array([[1.0, 2.0], [3.0, 4.0]], "float32")
     uniform = np.array([0.2, 0.8], "float32")
-    np.testing.assert_array_equal(
-        numpy_of(compiled(SelectFromScores(Greedy())), scores, values), [2, 3]
-    )
+    np.testing.assert_array_equal(numpy_of(compiled(SelectFromScores(Greedy())), scores, values), [2, 3])
     np.testing.assert_array_equal(
         numpy_of(compiled(SelectFromScores(Probabilistic())), scores, values, uniform), [1, 4]
     )

@@ -90,9 +90,7 @@ def test_value_bank_has_a_golden_checksum():
 
 @pytest.mark.parametrize("num_values", [0, -1, 2.0, True, "8", None, 2**16 + 1])
 def test_value_bank_refuses_a_bad_number_of_values(num_values):
-    with pytest.raises(
-        ValueError, match=r"`num_values` must be a positive integer, at most 65536.*Rece"
-    ):
+    with pytest.raises(ValueError, match=r"`num_values` must be a positive integer, at most 65536.*Rece"):
         ValueBank(num_values, bound=0.1)
 
 
@@ -119,8 +117,7 @@ def test_value_bank_refuses_a_bad_seed():
 
 
 @pytest.mark.parametrize(
-    "values",
-    [[], [[0.1]], 0.1, [math.nan], [math.inf], [1e39], ["a"], "ab", [True], [1j], [[1], [1, 2]]],
+    "values", [[], [[0.1]], 0.1, [math.nan], [math.inf], [1e39], ["a"], "ab", [True], [1j], [[1], [1, 2]]]
 )
 def test_value_bank_refuses_bad_values(values):
     with pytest.raises(ValueError, match=r"`values` must be 1 to 65536 finite numbers in one dim"):

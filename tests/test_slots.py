@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_slots
+from backends import two_replicas
+from comparisons import numpy_of
 from keras_slots import SlotDense, load_slots, materialize, save_slots
 from keras_slots.__main__ import main
 from keras_slots.slots_file import container
@@ -35,8 +37,8 @@ from keras_slots.slots_file.coder import (
 from keras_slots.slots_file.container import Record, array_of, join, split, stored
 from keras_slots.slots_file.records import read_choices, read_kernel, write_kernel
 from keras_slots.slots_file.values import Stream, Values
-from slot_cases import numpy_of, two_replicas
-from slots_cases import KERNELS, conv_model, dense_model, moved, plain_values, saved, with_checksum
+from slots_reference import plain_values, with_checksum
+from small_models import KERNELS, conv_model, dense_model, moved, saved
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -82,9 +84,7 @@ def test_save_slots_takes_the_seed_that_a_weights_file_has_brought(tmp_path):
     for arguments in ({"score_mode": "per_connection"}, KERNELS["strata"][0]):
         other = moved(dense_model(**arguments))
         other.save_weights(tmp_path / "w.weights.h5")
-        model = keras.Sequential(
-            [keras.Input((40,)), SlotDense(24, **arguments), SlotDense(6, **arguments)]
-        )
+        model = keras.Sequential([keras.Input((40,)), SlotDense(24, **arguments), SlotDense(6, **arguments)])
         model.load_weights(tmp_path / "w.weights.h5")
         path = save_slots(model, tmp_path / "m.slots", overwrite=True)
         assert_same_weights(load_slots(path), materialize(other))
@@ -155,18 +155,14 @@ def test_save_slots_of_an_unseeded_model_that_was_saved_and_loaded_knows_its_see
 
 
 def test_save_slots_writes_the_same_bytes_each_time(tmp_path):
-    model = moved(
-        conv_model()
-    )  # with dropout, whose random state Keras gives a new number in each copy
+    model = moved(conv_model())  # with dropout, whose random state Keras gives a new number in each copy
     files = [save_slots(model, tmp_path / f"{n}.slots").read_bytes() for n in range(2)]
     assert files[0] == files[1]
 
 
 def test_save_slots_holds_values_that_no_seed_brings_back_and_says_so(tmp_path):
     model = dense_model((6,), bank_initializer=keras.initializers.RandomNormal(seed=1))
-    with pytest.warns(
-        UserWarning, match="'dense0/kernel' is held as its selected values.*no seed brings back"
-    ):
+    with pytest.warns(UserWarning, match="'dense0/kernel' is held as its selected values.*no seed brings back"):
         save_slots(model, tmp_path / "m.slots")
 
 
@@ -180,9 +176,7 @@ def test_save_slots_warns_of_classes_that_keras_does_not_know_and_load_slots_tak
     with pytest.raises(ValueError, match="Could not locate class 'Own'(?s:.*)`custom_objects`"):
         load_slots(path)
     # Another class of the same configuration may stand in.
-    assert_same_weights(
-        load_slots(path, custom_objects={"Own": keras.layers.ReLU}), materialize(model)
-    )
+    assert_same_weights(load_slots(path, custom_objects={"Own": keras.layers.ReLU}), materialize(model))
 
 
 def test_save_slots_takes_less_than_the_entropy_of_the_moves(tmp_path):
@@ -326,9 +320,7 @@ def test_files_are_the_old_ones_when_a_step_fails(
     assert path.read_bytes() == b"precious" and list(tmp_path.iterdir()) == [path]
 
 
-def test_unpack_leaves_the_old_file_when_it_is_interrupted_in_the_middle(
-    tmp_path, sources, monkeypatch
-):
+def test_unpack_leaves_the_old_file_when_it_is_interrupted_in_the_middle(tmp_path, sources, monkeypatch):
     path = tmp_path / "m.keras"
     path.write_bytes(b"precious")
     monkeypatch.setattr(keras.Model, "save", half_of_it)
@@ -693,31 +685,20 @@ HOLDERS = {
     "GRU": (lambda: keras.layers.GRU(5, stateful=True, return_sequences=True), (2, 3, 4)),
     "SimpleRNN": (lambda: keras.layers.SimpleRNN(5, stateful=True), (2, 3, 4)),
     "RNN": (
-        lambda: keras.layers.RNN(
-            [keras.layers.LSTMCell(5), keras.layers.GRUCell(3)], stateful=True
-        ),
+        lambda: keras.layers.RNN([keras.layers.LSTMCell(5), keras.layers.GRUCell(3)], stateful=True),
         (2, 3, 4),
     ),
-    "Bidirectional": (
-        lambda: keras.layers.Bidirectional(keras.layers.LSTM(5, stateful=True)),
-        (2, 3, 4),
-    ),
+    "Bidirectional": (lambda: keras.layers.Bidirectional(keras.layers.LSTM(5, stateful=True)), (2, 3, 4)),
     "ConvLSTM1D": (lambda: keras.layers.ConvLSTM1D(3, 2, stateful=True), (2, 3, 4, 2)),
     "Held": (Held, (2, 4)),
     "Noisy": (Noisy, (2, 4)),
     "Dropout": (lambda: keras.layers.Dropout(0.5), (2, 4)),
     "RandomFlip": (keras.layers.RandomFlip, (2, 4, 4, 3)),
     "Normalization": (lambda: adapted(keras.layers.Normalization()), (2, 4)),
-    "Normalization_given": (
-        lambda: keras.layers.Normalization(mean=[1.0] * 4, variance=[2.0] * 4),
-        (2, 4),
-    ),
+    "Normalization_given": (lambda: keras.layers.Normalization(mean=[1.0] * 4, variance=[2.0] * 4), (2, 4)),
     "Discretization": (lambda: adapted(keras.layers.Discretization(num_bins=3)), (2, 4)),
     "Embedding": (lambda: keras.layers.Embedding(10, 3), (2, 4)),
-    "SpectralNormalization": (
-        lambda: keras.layers.SpectralNormalization(keras.layers.Dense(4)),
-        (2, 4),
-    ),
+    "SpectralNormalization": (lambda: keras.layers.SpectralNormalization(keras.layers.Dense(4)), (2, 4)),
 }
 
 
@@ -765,9 +746,7 @@ def test_load_slots_runs_no_code_of_a_file(tmp_path, content):
     path.write_bytes(join(architecture, records))
     with pytest.raises(ValueError, match="Keras cannot make the model.*`Lambda` layer.*disallowed"):
         load_slots(path)
-    path.write_bytes(
-        join({"class_name": "Dense", "config": {"units": 3}, "module": "keras.layers"}, [])
-    )
+    path.write_bytes(join({"class_name": "Dense", "config": {"units": 3}, "module": "keras.layers"}, []))
     with pytest.raises(ValueError, match="describes a Dense, not a model"):
         load_slots(path)
 
@@ -784,9 +763,7 @@ def test_values_rows_are_those_of_the_specification_in_plain_python(name):
     expected = plain_values(values, 7, 40)
     np.testing.assert_array_equal(values.rows(7, 40), expected)
     np.testing.assert_array_equal(values.take(np.full(3, 1), 8), expected[1:4, 1])
-    bank = np.broadcast_to(numpy_of(kernel.bank), kernel.initial.score_shape).reshape(
-        -1, values.num_values
-    )
+    bank = np.broadcast_to(numpy_of(kernel.bank), kernel.initial.score_shape).reshape(-1, values.num_values)
     np.testing.assert_array_equal(bank[7:40], expected)
 
 
@@ -803,9 +780,7 @@ def test_hull_leads_where_levers_lead():
             for step, far in zip(stairs.steps[side], stairs.thresholds[side], strict=True):
                 if far[c] == NEVER:
                     continue
-                below, above = (
-                    (scores[c] + sign * bank[c] * (far[c] + d) / unit).argmax() for d in (-1, 2)
-                )
+                below, above = ((scores[c] + sign * bank[c] * (far[c] + d) / unit).argmax() for d in (-1, 2))
                 assert (below, above) == (reached[-1], step[c])
                 reached.append(step[c])
             assert reached[-1] == (sign * bank[c]).argmax()
@@ -818,12 +793,8 @@ def test_nearest_leads_to_every_value_in_order():
     bank, w0 = values.rows(10, 60).astype("float64"), start.stream.draw(50, 10).astype("float64")
     for c in range(50):
         order = bank[c].argsort()
-        down = [
-            s[c] for s, t in zip(stairs.steps[1], stairs.thresholds[1], strict=True) if t[c] < NEVER
-        ]
-        up = [
-            s[c] for s, t in zip(stairs.steps[0], stairs.thresholds[0], strict=True) if t[c] < NEVER
-        ]
+        down = [s[c] for s, t in zip(stairs.steps[1], stairs.thresholds[1], strict=True) if t[c] < NEVER]
+        up = [s[c] for s, t in zip(stairs.steps[0], stairs.thresholds[0], strict=True) if t[c] < NEVER]
         assert [*reversed(down), stairs.start[c], *up] == order.tolist()
         assert stairs.start[c] == np.abs(bank[c] - w0[c]).argmin()
         for far, value in zip(stairs.thresholds[0], up, strict=False):
@@ -910,9 +881,7 @@ def test_write_kernel_packs_what_does_not_come_back(monkeypatch):
     index = start.stream.draw(4000, 0).reshape(-1, 4).argmax(axis=1)
     selected = values.take(index, 0).reshape(40, 25)
     assert write_kernel("k", selected, index, values, coding).form == "hull"
-    monkeypatch.setattr(
-        "keras_slots.slots_file.records.decode", lambda *a: (index, 0 * index.astype("float32"))
-    )
+    monkeypatch.setattr("keras_slots.slots_file.records.decode", lambda *a: (index, 0 * index.astype("float32")))
     record = write_kernel("k", selected, index, values, coding)
     assert record.form == "packed"
     np.testing.assert_array_equal(read_kernel(record), selected)
@@ -960,11 +929,7 @@ def test_main_packs_lists_unpacks_and_refuses(tmp_path, capsys):
     (tmp_path / "m.slots").write_bytes(b"nothing of this kind")
     assert main(["info", str(tmp_path / "m.slots")]) == 1
     err = capsys.readouterr().err
-    assert (
-        "must end in .keras" in err
-        and "`path` must not exist" in err
-        and "must be a .slots file" in err
-    )
+    assert "must end in .keras" in err and "`path` must not exist" in err and "must be a .slots file" in err
     with pytest.raises(SystemExit, match="2"):
         main(["pack"])
 

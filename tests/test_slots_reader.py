@@ -8,9 +8,10 @@ import keras
 import numpy as np
 import pytest
 
+from comparisons import numpy_of
 from keras_slots import materialize, save_slots
-from slot_cases import numpy_of
-from slots_cases import KERNELS, READER, SANITIZERS, compile_program, dense_model, moved, run_program, saved
+from slots_reference import READER, SANITIZERS, compile_program, run_program
+from small_models import KERNELS, dense_model, moved, saved
 from test_slots import DAMAGE, FIXTURES
 
 STATUS = {

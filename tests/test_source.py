@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = sorted(
-    p for name in ("keras_slots", "examples", "benchmarks") for p in ROOT.glob(f"{name}/**/*.py")
-)
+FILES = sorted(p for name in ("keras_slots", "examples", "benchmarks") for p in ROOT.glob(f"{name}/**/*.py"))
 # Modules that make code or objects of data, or open connections.
 MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml"}
 NETWORK = {"socket", "ssl", "http", "urllib", "ftplib", "requests"}
@@ -32,18 +30,11 @@ def faults(source):
             continue
         if isinstance(node.func, ast.Name) and node.func.id in CALLS:
             yield f"{node.func.id}()"
-        if (
-            isinstance(node.func, ast.Attribute)
-            and node.func.attr == "enable_unsafe_deserialization"
-        ):
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "enable_unsafe_deserialization":
             yield node.func.attr
         for keyword in node.keywords:
             value = getattr(keyword.value, "value", None)
-            if (keyword.arg, value) in {
-                ("safe_mode", False),
-                ("allow_pickle", True),
-                ("shell", True),
-            }:
+            if (keyword.arg, value) in {("safe_mode", False), ("allow_pickle", True), ("shell", True)}:
                 yield f"{keyword.arg}={value}"
 
 

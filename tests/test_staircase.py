@@ -93,9 +93,7 @@ def test_staircase_at_a_lever_of_zero_is_the_arg_max_of_any_scores(lines):
 @settings(max_examples=300, deadline=None)
 def test_staircase_reads_the_same_however_its_steps_are_stored(lines, lever):
     bank, scores = lines
-    dense, *others = (
-        read(build(bank, scores, size=size), lever) for size in sizes(bank.shape[1], len(bank))
-    )
+    dense, *others = (read(build(bank, scores, size=size), lever) for size in sizes(bank.shape[1], len(bank)))
     for other in others:
         np.testing.assert_array_equal(other, dense)
 
@@ -194,10 +192,7 @@ def test_staircase_in_float32_keeps_the_order_of_any_thresholds(lines):
 def test_staircase_holds_the_values_as_the_layer_rounds_them(held):
     bank, scores = paper_like(8, 300)
     rounded = bank.astype(np.dtype(held)).astype("float32")
-    ours, expected = (
-        build(bank, scores, "float32", bank_dtype=held),
-        build(rounded, scores, "float32"),
-    )
+    ours, expected = (build(bank, scores, "float32", bank_dtype=held), build(rounded, scores, "float32"))
     for one, other in zip(ours, expected, strict=True):
         np.testing.assert_array_equal(one, other)
     assert (build(bank, scores, "float32").steps != expected.steps).any()
@@ -277,9 +272,7 @@ def test_staircase_of_no_connections_is_empty():
 )
 def test_staircase_refuses_a_draw_that_outgrows_its_size(size, received):
     bank, scores = paper_like(16, 400)
-    with pytest.raises(
-        ValueError, match=f"`seed` must give .*Received: {received}.*another `seed`"
-    ):
+    with pytest.raises(ValueError, match=f"`seed` must give .*Received: {received}.*another `seed`"):
         build(bank, scores, size=size)
 
 

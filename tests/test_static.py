@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 import keras_slots
-from slot_cases import SLOT_ARGUMENTS
-from strangers import SLOT_CLASSES
+from layer_table import SLOT_ARGUMENTS, SLOT_CLASSES
 
 PACKAGE = Path(keras_slots.__file__).parent
 CLASSES = sorted(SLOT_CLASSES.values(), key=lambda cls: cls.__name__)
@@ -108,11 +107,7 @@ def type_errors(tmp_path_factory):
     if not _is_installed(folder, environment):
         environment["MYPYPATH"] = str(PACKAGE.parent)
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-m", "mypy", *arguments], cwd=folder, env=environment, capture_output=True, text=True
     )
     assert not done.stderr, done.stderr
     found = [line.split(":", 2) for line in done.stdout.splitlines() if line.startswith("use.py:")]

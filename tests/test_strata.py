@@ -111,9 +111,7 @@ def test_rows_have_golden_checksums(num_values, checksum):
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 3), (4, 3), (0, 2**32 + 1)])
 def test_rows_refuse_a_window_that_is_none(start, stop):
-    with pytest.raises(
-        ValueError, match=r"`start` and `stop` must count connections.*Received: st"
-    ):
+    with pytest.raises(ValueError, match=r"`start` and `stop` must count connections.*Received: st"):
         StratifiedUniform().rows(0, 8, FANS, start, stop)
 
 
@@ -249,18 +247,13 @@ def test_hash_has_the_same_bits_in_numpy_and_on_the_backend(compiled):
 def test_stratified_uniform_has_a_name_and_survives_json():
     assert initializers.get("stratified_uniform") == StratifiedUniform()
     distribution = StratifiedUniform(0.5, seed=3)
-    for copy in (
-        one_round_trip(distribution),
-        initializers.get(in_json(initializers.serialize(distribution))),
-    ):
+    for copy in (one_round_trip(distribution), initializers.get(in_json(initializers.serialize(distribution)))):
         assert copy == distribution and type(copy) is StratifiedUniform
 
 
 @pytest.mark.parametrize("identifier", ["stratified_uniform", StratifiedUniform()])
 def test_get_scores_refuses_stratified_values(identifier):
-    with pytest.raises(
-        ValueError, match="`score_initializer` must be .*Received: score_initializer="
-    ):
+    with pytest.raises(ValueError, match="`score_initializer` must be .*Received: score_initializer="):
         initializers.get_scores(identifier)
 
 

@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 
+from comparisons import numpy_of
 from keras_slots import SlotConv2D, SlotDense, ValueBank, materialize, save_slots, summary, summary_dict
 from keras_slots.slots_file.container import split
-from slot_cases import compiled_model, numpy_of, small_data, small_model
+from small_models import compiled_model, small_data, small_model
 
 STRATIFIED = {"score_mode": "nearest", "bank_initializer": "stratified_uniform"}
 MODES = {
@@ -100,16 +101,11 @@ def test_summary_prints_each_kernel_and_the_totals(capsys):
     assert "23 plain weights, 15 trained 60 B 92 B" in lines
     summary(model)
     printed = capsys.readouterr().out
-    assert [line.split() for line in printed.splitlines()[:4]] == [
-        line.split() for line in text.splitlines()[:4]
-    ]
+    assert [line.split() for line in printed.splitlines()[:4]] == [line.split() for line in text.splitlines()[:4]]
 
 
 def test_summary_names_the_settings_of_each_kernel():
-    layers = [
-        SlotDense(3, name="a"),
-        SlotDense(2, name="b", score_mode="per_connection", sharing="layer"),
-    ]
+    layers = [SlotDense(3, name="a"), SlotDense(2, name="b", score_mode="per_connection", sharing="layer")]
     text = []
     summary(keras.Sequential([keras.Input((4,)), *layers]), print_fn=text.append)
     words = " ".join(text[0].split())

@@ -4,8 +4,10 @@ import keras
 import numpy as np
 import pytest
 
+from comparisons import assert_same_weights, numpy_of, weights_of
 from keras_slots import SlotConv2D, SlotDense, SlotLayer, materialize, slotify
-from slot_cases import assert_same_weights, bank_variable, numpy_of, small_data, small_model, weights_of
+from layer_table import bank_variable
+from small_models import small_data, small_model
 
 L = keras.layers
 
@@ -273,10 +275,7 @@ class Wrapped(L.Layer):
     ("call", "text"),
     [
         (lambda: materialize(functional()), "`model` holds no slot layer.*'functional'"),
-        (
-            lambda: slotify(keras.Sequential([keras.Input((2,)), L.ReLU()])),
-            "`model` has no layer to replace",
-        ),
+        (lambda: slotify(keras.Sequential([keras.Input((2,)), L.ReLU()])), "`model` has no layer to replace"),
         (lambda: slotify(functional(), filters=lambda x: False), "`model` has no layer to replace"),
         (
             lambda: slotify(functional(), filters=["conv", "no_such"]),

@@ -46,9 +46,7 @@ def on_page_markdown(markdown, page, config, files):
             return text
         else:
             return match.group(0)  # mkdocs warns of it
-        return (
-            f"{image}[{text}]({posixpath.relpath(wanted, posixpath.dirname(here) or '.')}{anchor})"
-        )
+        return f"{image}[{text}]({posixpath.relpath(wanted, posixpath.dirname(here) or '.')}{anchor})"
 
     if page.parent is None:
         page.meta["hide"] = ["navigation"]  # its section has no other page

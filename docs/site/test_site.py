@@ -42,15 +42,9 @@ def assignment(file, name):
 def test_site_asks_for_nothing_from_elsewhere(site):
     pages = list(site.rglob("*.html"))
     assert len(pages) > 15
-    loaded = re.compile(
-        r"<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=[\"']?([^\"'\s>]+)"
-    )
+    loaded = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=[\"']?([^\"'\s>]+)")
     for page in pages:
-        outside = [
-            url
-            for url in loaded.findall(page.read_text(encoding="utf-8"))
-            if re.match(r"(\w+:)?//", url)
-        ]
+        outside = [url for url in loaded.findall(page.read_text(encoding="utf-8")) if re.match(r"(\w+:)?//", url)]
         assert outside == [], page
     for style in site.rglob("*.css"):
         assert not re.search(r"(url\(|@import)\s*[\"']?(https?:)?//", style.read_text("utf-8"))
@@ -88,9 +82,7 @@ def test_site_api_examples_are_code(api):
     assert "<blockquote>" not in api and "Example:" not in api
 
 
-@pytest.mark.parametrize(
-    "page", ["index", "examples", "paper", "benchmarks", "changelog", "security"]
-)
+@pytest.mark.parametrize("page", ["index", "examples", "paper", "benchmarks", "changelog", "security"])
 def test_site_has_the_pages_that_stand_elsewhere(site, page):
     text = (site / f"{page}.html").read_text(encoding="utf-8")
     assert len(re.findall(r"<h1", text)) == 1

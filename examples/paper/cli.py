@@ -42,9 +42,7 @@ def flags(owner, without=()):
     """The type of an argument that takes a flag for each field of a dataclass: a dict of those given."""
     hints = get_type_hints(owner, include_extras=True)
     hidden = {"name", "run_dir", "command", *without}
-    taken = TypedDict(
-        owner.__name__, {n: h for n, h in hints.items() if n not in hidden}, total=False
-    )
+    taken = TypedDict(owner.__name__, {n: h for n, h in hints.items() if n not in hidden}, total=False)
     taken.__doc__ = owner.__doc__
     group = cyclopts.Group(owner.__name__, help=owner.__doc__.splitlines()[0])
     return Annotated[taken, cyclopts.Parameter(name="*", group=group)]

@@ -19,10 +19,7 @@ import stateless
 from sources import DataError, read_arrays
 
 # Mean and standard deviation of the training pixels, in [0, 1].
-NORMALISATION = {
-    "mnist": ((0.1307,), (0.3081,)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
-}
+NORMALISATION = {"mnist": ((0.1307,), (0.3081,)), "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261))}
 # Name -> largest move in pixels, flips, border, side of the hole in pixels.
 CHANGES = {
     "none": (0, None, None, 0),
@@ -44,9 +41,7 @@ def load(dataset, data_dir=None, download=False, **settings):
     return split(dataset, read_arrays(dataset, data_dir, download), **settings)
 
 
-def split(
-    dataset, arrays, validation_share=0.15, seed=0, batch_size=128, augment="none", split_seed=0
-):
+def split(dataset, arrays, validation_share=0.15, seed=0, batch_size=128, augment="none", split_seed=0):
     """Splits the arrays of a data set.
 
     Args:

@@ -69,9 +69,7 @@ def main(
     run: str,
     /,
     *,
-    states: Annotated[list[str], Parameter(name="--from", converter=parse_states, n_tokens=1)] = (
-        "best",
-    ),
+    states: Annotated[list[str], Parameter(name="--from", converter=parse_states, n_tokens=1)] = ("best",),
     total_epochs: int | None = None,
     out: str = "",
     options: cli.flags(Options) = None,

@@ -97,11 +97,7 @@ def slot_arguments(recipe, network_bank=None):
 
 def _trains_nearest(recipe):
     """Whether the recipe is `score_mode="nearest"`, which it names by a lever, nearest scores and strata."""
-    return (recipe.score_mode, recipe.scores, recipe.bank) == (
-        "per_connection",
-        "nearest",
-        "stratified_uniform",
-    )
+    return (recipe.score_mode, recipe.scores, recipe.bank) == ("per_connection", "nearest", "stratified_uniform")
 
 
 def _penalty(recipe):

@@ -23,9 +23,7 @@ def make_schedule(recipe, steps_per_epoch):
         return schedules.CosineDecay(rate, total)
     if recipe.schedule == "one_cycle":  # up, in a fifth of the steps by default; a cosine to zero
         first = first or total // 5
-        return schedules.CosineDecay(
-            rate / 20, total - first, warmup_target=rate, warmup_steps=first
-        )
+        return schedules.CosineDecay(rate / 20, total - first, warmup_target=rate, warmup_steps=first)
     if recipe.schedule == "warm_restarts":  # 25: restarts after epochs 25, 75, 175
         return schedules.CosineDecayRestarts(rate, first, t_mul=2.0)
     if recipe.schedule == "step":

@@ -43,10 +43,7 @@ TITLES = {
     "conv6bn": "Six convolutions with batch norm on CIFAR-10 at 16x16",
 }
 # What tells one curve from another; those that differ are named in the legend.
-MARKS = (
-    *("selection", "scores", "sharing", "score_mode", "epochs", "dtype_policy"),
-    "move_penalty",
-)
+MARKS = (*("selection", "scores", "sharing", "score_mode", "epochs", "dtype_policy"), "move_penalty")
 EARLIER = {"scores": "uniform", "move_penalty": "0.0"}  # in files from before there was a choice
 app = cli.make_app("plots.py", __doc__)
 
@@ -96,9 +93,7 @@ def wanted_rows(sources, network, kind, dataset, selections):
     slots = whole[(whole["method"] == "slot") & whole["selection"].isin(list(selections))]
     if slots.empty:
         limited = " but those limited by --limit-steps" if len(whole) < len(rows) else ""
-        raise RunError(
-            f"{', '.join(sources)} has no slot runs of {network}{limited}; train some first"
-        )
+        raise RunError(f"{', '.join(sources)} has no slot runs of {network}{limited}; train some first")
     return slots, whole[whole["method"] == "learned"]
 
 

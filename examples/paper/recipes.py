@@ -45,10 +45,7 @@ Scores = Literal["uniform", "nearest"]
 NETWORKS, KINDS = get_args(Network), get_args(Kind)
 OURS_ALONE = ("conv6bn",)  # not in the paper
 PAPER_VALUES = (2, 4, 8, 16, 32, 64)
-BANKS = (
-    *("glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "signed_constant"),
-    "stratified_uniform",
-)
+BANKS = (*("glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "signed_constant"), "stratified_uniform")
 AUGMENTATIONS = (
     *("none", "flip", "crop_flip", "shift1", "shift"),
     *("translate_altflip", "translate_altflip_cutout"),
@@ -246,12 +243,7 @@ def _author(network, method, num_values, sharing):
 
 _OURS = {
     "lenet300100": {"schedule": "cosine", "augmentation": "shift1", "epochs": 25},
-    "conv6bn": {
-        "schedule": "cosine",
-        "augmentation": "flip",
-        "epochs": 8,
-        "dtype_policy": "mixed_bfloat16",
-    },
+    "conv6bn": {"schedule": "cosine", "augmentation": "flip", "epochs": 8, "dtype_policy": "mixed_bfloat16"},
 }
 _OURS_ON_CIFAR10 = {
     "schedule": "one_cycle",

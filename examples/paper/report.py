@@ -212,12 +212,8 @@ def smoke_table(rows):
 
 def rates_table(rows):
     kinds = {"sgd": "SGD", "adam": "Adam"}
-    means = rows.pivot_table(
-        "validation", ["network", "weights"], ["optimizer", "learning_rate"], sort=False
-    )
-    columns = [
-        (kind, rate) for kind in kinds for rate in sorted(set(means.get(kind, ())), key=float)
-    ]
+    means = rows.pivot_table("validation", ["network", "weights"], ["optimizer", "learning_rate"], sort=False)
+    columns = [(kind, rate) for kind in kinds for rate in sorted(set(means.get(kind, ())), key=float)]
     yield ["network", "weights", *(f"{kinds[kind]} {rate}" for kind, rate in columns)]
     for key, row in means.iterrows():
         best = {kind: row[kind].max() for kind, _ in columns}

@@ -75,14 +75,10 @@ def open_run(folder, identity):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("a")
     except OSError as error:
-        message = (
-            f"cannot write the run folder {folder}: {error.strerror}; choose another --run-dir"
-        )
+        message = f"cannot write the run folder {folder}: {error.strerror}; choose another --run-dir"
         raise RunError(message) from error
     with lock:
-        with contextlib.suppress(
-            ImportError
-        ):  # on Windows: one process per folder is up to the user
+        with contextlib.suppress(ImportError):  # on Windows: one process per folder is up to the user
             import fcntl
 
             try:
@@ -194,8 +190,7 @@ def state_file(folder, state):
     if not path.exists():
         kept = ", ".join(sorted(file.stem for file in path.parent.glob("*.npz"))) or "none"
         raise RunError(
-            f"{folder} has no state {name} (it has: {kept}); "
-            "train.py --save-epochs keeps those of chosen epochs"
+            f"{folder} has no state {name} (it has: {kept}); train.py --save-epochs keeps those of chosen epochs"
         )
     return path
 
@@ -209,9 +204,7 @@ def read_rows(path, columns=None):
         with open(path, newline="") as file:
             reader = csv.DictReader(file)
             if columns is not None and (reader.fieldnames or columns) != columns:
-                raise RunError(
-                    f"{path} has other columns than a results file; choose another --results"
-                )
+                raise RunError(f"{path} has other columns than a results file; choose another --results")
             return list(reader)
     except FileNotFoundError:
         return []

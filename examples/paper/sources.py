@@ -32,8 +32,7 @@ def check_source(dataset, data_dir=None, download=False):
         raise DataError(f"--dataset npz needs --data-dir FILE.npz. Received: --data-dir {data_dir}")
     if place.is_file() and dataset != "digits" and not zipfile.is_zipfile(place):
         raise DataError(
-            f"--data-dir must be a folder or a .npz file with {', '.join(NAMES)}; "
-            f"{place} is another file"
+            f"--data-dir must be a folder or a .npz file with {', '.join(NAMES)}; {place} is another file"
         )
     # Asked for it, tensorflow-datasets would try the network for more than a minute.
     if dataset != "digits" and not (download or _file(dataset, place) or _prepared(dataset, place)):
@@ -146,15 +145,11 @@ def _npz(path):
     for name, array in zip(NAMES, arrays, strict=True):
         is_x, found = name.startswith("x"), f"Received: {array.dtype} of shape {array.shape}"
         if is_x and (array.dtype != np.uint8 or array.ndim not in (3, 4)):
-            raise DataError(
-                f"{name} in {path} must be uint8 images (count, height, width[, channels]). {found}"
-            )
+            raise DataError(f"{name} in {path} must be uint8 images (count, height, width[, channels]). {found}")
         # Labels of another form, say ten numbers for each image, must not be read as more labels.
         wrong = array.dtype.kind not in "iu" or array.size != len(array) or array.min(initial=0) < 0
         if not is_x and wrong:
-            raise DataError(
-                f"{name} in {path} must be whole numbers from 0 on, one for each image. {found}"
-            )
+            raise DataError(f"{name} in {path} must be whole numbers from 0 on, one for each image. {found}")
     x, y, x_test, y_test = arrays
     if len(x) != len(y) or len(x_test) != len(y_test):
         raise DataError(

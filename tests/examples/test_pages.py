@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from pages import EXAMPLES, run_page
 
+from backends import give_two_replicas
 from keras_slots import SlotLayer, load_slots
-from slot_cases import give_two_replicas
 
 PAGES = sorted(EXAMPLES.glob("*.py"))
 NAMES = {page.stem for page in PAGES}
@@ -31,9 +31,7 @@ def test_page_is_short_stands_alone_and_says_what_it_needs(page):
         name.split(".")[0]
         for node in ast.walk(tree)
         if isinstance(node, (ast.Import, ast.ImportFrom))
-        for name in (
-            [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
-        )
+        for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module])
     }
     assert not imported & (NAMES - {"export"}), "imports another page"
     first = ast.get_docstring(tree)
@@ -61,8 +59,7 @@ def test_lenet_mnist_page_reads_tensorflow_datasets(monkeypatch):
     def load(name, split, data_dir, **arguments):
         asked.append((name, split, data_dir))
         images = (
-            tf.zeros((256, 28, 28, 1), tf.uint8)
-            + tf.cast(tf.range(256) % 10 * 25, tf.uint8)[:, None, None, None]
+            tf.zeros((256, 28, 28, 1), tf.uint8) + tf.cast(tf.range(256) % 10 * 25, tf.uint8)[:, None, None, None]
         )
         return [(images, tf.range(256) % 10)] * 2
 
@@ -166,9 +163,7 @@ def test_resume_page_ends_after_kills_as_if_there_had_been_none(monkeypatch, tmp
         process.stdout.close()
     names = run_page(monkeypatch, "resume", "--out", tmp_path / "killed")
     assert names["done"] in (6, 7)
-    whole, killed = (
-        keras.models.load_model(tmp_path / run / "state.keras") for run in ("whole", "killed")
-    )
+    whole, killed = (keras.models.load_model(tmp_path / run / "state.keras") for run in ("whole", "killed"))
     for one, other in zip(whole.variables, killed.variables, strict=True):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
     for one, other in zip(whole.optimizer.variables, killed.optimizer.variables, strict=True):
@@ -211,11 +206,7 @@ def test_several_hosts_page_selects_with_two_processes_what_one_selects(tmp_path
             stderr=subprocess.PIPE,
             text=True,
         )
-        for name, flags in (
-            ("two.keras", [*together, "0"]),
-            ("none.keras", [*together, "1"]),
-            ("one.keras", []),
-        )
+        for name, flags in (("two.keras", [*together, "0"]), ("none.keras", [*together, "1"]), ("one.keras", []))
     ]
     try:
         outputs = [process.communicate(timeout=300) for process in started]

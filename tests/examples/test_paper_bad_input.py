@@ -86,22 +86,13 @@ DATA = [
     (lambda p: archive(p, x_test=None), f"{MUST}.*x_test"),
     (lambda p: archive(p, x_train=IMAGES / 255), "x_train .* must be uint8 images.*float64"),
     (lambda p: archive(p, x_test=IMAGES[:2, :, 0, 0]), r"x_test .* uint8 images.*\(2, 4\)"),
-    (
-        lambda p: archive(p, y_train=LABELS[:5]),
-        "one label for each image. Received: 5 labels for 6",
-    ),
+    (lambda p: archive(p, y_train=LABELS[:5]), "one label for each image. Received: 5 labels for 6"),
     (lambda p: archive(p, y_test=LABELS), "6 for 2 to test"),
-    (
-        lambda p: archive(p, y_train=np.eye(3)[LABELS]),
-        rf"y_train .* {WHOLE}float64 of shape \(6, 3",
-    ),
+    (lambda p: archive(p, y_train=np.eye(3)[LABELS]), rf"y_train .* {WHOLE}float64 of shape \(6, 3"),
     (lambda p: archive(p, y_train=LABELS * 0.5), f"y_train .* {WHOLE}float64"),
     (lambda p: archive(p, y_train=LABELS - 1), f"y_train .* {WHOLE}int64"),
     (lambda p: archive(p, y_test=np.array(["a", "b"])), f"y_test .* {WHOLE}<U1"),
-    (
-        lambda p: archive(p, x_test=IMAGES[:2, :3]),
-        r"images of one shape. Received: shapes \(6, 4, 4",
-    ),
+    (lambda p: archive(p, x_test=IMAGES[:2, :3]), r"images of one shape. Received: shapes \(6, 4, 4"),
     (lambda p: archive(p, x_train=IMAGES[:0], y_train=LABELS[:0]), "images of one shape"),
 ]
 

@@ -57,9 +57,7 @@ def test_the_split_is_fixed_by_its_seed_and_disjoint(tmp_path):
     assert not np.array_equal(other["validation"][1], first["validation"][1])
 
 
-@pytest.mark.parametrize(
-    ("augment", "reach"), [("flip", 0), ("crop_flip", 4), ("shift1", 1), ("shift", 2)]
-)
+@pytest.mark.parametrize(("augment", "reach"), [("flip", 0), ("crop_flip", 4), ("shift1", 1), ("shift", 2)])
 def test_changes_are_the_moves_and_flips_that_their_name_says(augment, reach):
     x = np.random.default_rng(0).integers(1, 256, (8, 9, 7, 3), "uint8")
     take = data.gatherer(x, augment, seed=0)
@@ -99,9 +97,7 @@ def test_evaluation_mirror_flips_every_image(tmp_path):
 def test_alternating_flips_mirror_each_image_in_every_second_epoch():
     x = np.arange(60, dtype="uint8").reshape(60, 1, 1, 1).repeat(2, axis=2)
     x[:, :, 1] += 100
-    take = data.gatherer(
-        np.pad(x, ((0, 0), (7, 7), (6, 6), (0, 0)), "edge"), "translate_altflip", 0
-    )
+    take = data.gatherer(np.pad(x, ((0, 0), (7, 7), (6, 6), (0, 0)), "edge"), "translate_altflip", 0)
     left = [take(np.arange(60), epoch, epoch)[:, 7, 0, 0] < 100 for epoch in range(4)]
     assert np.array_equal(left[0], left[2]) and np.array_equal(left[1], left[3])
     assert np.array_equal(left[0], ~left[1]) and 15 < left[0].sum() < 45
@@ -118,9 +114,7 @@ def test_cutout_paints_one_square_in_the_mean_colour_and_changes_nothing_else():
         square = np.ix_(range(rows[0], rows[-1] + 1), range(columns[0], columns[-1] + 1))
         assert (after[square] == np.round(x.mean(axis=(0, 1, 2)))).all()
         for side, found in ((32, rows), (20, columns)):
-            assert len(found) == 8 or (
-                4 <= len(found) < 8 and {found[0], found[-1]} & {0, side - 1}
-            )
+            assert len(found) == 8 or (4 <= len(found) < 8 and {found[0], found[-1]} & {0, side - 1})
         places.add((rows[0], columns[0]))
     assert len(places) > 30
 

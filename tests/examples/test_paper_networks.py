@@ -83,9 +83,7 @@ def recipe_of(name, **fields):
     return dataclasses.replace(recipes.get_recipe(name), **fields)
 
 
-@pytest.mark.parametrize(
-    "name", ["ours-lenet300100-ns", "ours-lenet300100-gs", "ours-lenet300100-learned"]
-)
+@pytest.mark.parametrize("name", ["ours-lenet300100-ns", "ours-lenet300100-gs", "ours-lenet300100-learned"])
 def test_build_model_adds_the_l2_of_the_selected_weights_to_the_loss(name):
     recipe = recipe_of(name, weight_decay=0.3, weight_decay_kind="weights")
     model = networks.build_model(recipe, (4, 4, 1), 3)

@@ -15,10 +15,7 @@ import runs
 # The scripts train with tf.data and tf.distribute.
 pytestmark = pytest.mark.tensorflow
 
-HELPFUL = [
-    *("train", "finetune", "sweep", "tune", "compare", "plots", "report", "learning_rates"),
-    "size",
-]
+HELPFUL = [*("train", "finetune", "sweep", "tune", "compare", "plots", "report", "learning_rates"), "size"]
 
 
 def printed_table(capsys, *flags, status=0):

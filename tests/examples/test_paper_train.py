@@ -168,9 +168,7 @@ def test_asked_for_epochs_are_kept_from_before_the_first_on(tmp_path):
     assert kept == ["epoch-0.npz", "epoch-2.npz"]
 
 
-@pytest.mark.parametrize(
-    "network", ["conv2", "conv4", "conv6", pytest.param("vgg19", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("network", ["conv2", "conv4", "conv6", pytest.param("vgg19", marks=pytest.mark.slow)])
 def test_every_network_trains_a_step_on_a_local_file(tmp_path, network):
     x, y = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), "uint8"), np.arange(24) % 3
     np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x[:6], y_test=y[:6])
@@ -244,9 +242,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("before", "more", "text"), REFUSED, ids=[text for *_, text in REFUSED])
-def test_what_cannot_be_trained_is_one_line_and_leaves_all_as_it_was(
-    tmp_path, capsys, before, more, text
-):
+def test_what_cannot_be_trained_is_one_line_and_leaves_all_as_it_was(tmp_path, capsys, before, more, text):
     if before is None:
         trained(tmp_path, *LEARNED)
     for name, content in (before or {}).items():

@@ -24,9 +24,7 @@ def double_precision():
 
 
 @pytest.mark.parametrize("mode", ["per_value", "per_connection"])
-def test_fit_on_jax_selects_what_tensorflow_selects_after_470_steps(
-    mode, tmp_path, double_precision
-):
+def test_fit_on_jax_selects_what_tensorflow_selects_after_470_steps(mode, tmp_path, double_precision):
     paths = os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")])
     subprocess.run(
         [sys.executable, agreement_process.__file__, mode, str(tmp_path / "tensorflow.npz")],

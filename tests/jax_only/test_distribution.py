@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import split_process
+from comparisons import numpy_of
 from keras_slots import SelectionMonitor, SlotDense, load_slots, save_slots
-from slot_cases import numpy_of
 
 VARIANTS = {"per_value": "greedy", "per_connection": "greedy", "probabilistic": "probabilistic"}
 
@@ -100,9 +100,7 @@ def test_model_parallel_sends_a_large_variable_to_its_devices_in_parts():
 
 
 @pytest.mark.parametrize("units", [64, 2**14])
-def test_load_slots_spreads_weights_over_the_devices_of_a_distribution(
-    tmp_path, units, monkeypatch
-):
+def test_load_slots_spreads_weights_over_the_devices_of_a_distribution(tmp_path, units, monkeypatch):
     keras.config.set_dtype_policy("float32")
     slots = {"score_mode": "per_connection", "seed": 1, "name": "dense"}
     model = keras.Sequential([keras.Input((8,)), SlotDense(units, **slots)])

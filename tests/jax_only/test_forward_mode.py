@@ -21,8 +21,7 @@ def outputs_of(mode):
     layer = SlotDense(3, seed=1, activation="tanh", **MODES[mode])
     model = keras.Sequential([keras.Input((4,)), layer])
     trained, fixed = (
-        [v.value for v in variables]
-        for variables in (model.trainable_variables, model.non_trainable_variables)
+        [v.value for v in variables] for variables in (model.trainable_variables, model.non_trainable_variables)
     )
     x = np.random.default_rng(0).normal(size=(2, 4)).astype("float32")
     return lambda trained, x: model.stateless_call(trained, fixed, x, training=True)[0], trained, x

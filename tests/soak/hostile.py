@@ -25,7 +25,7 @@ INTERESTING = (0, 1, 2, 7, 8, 15, 16, 31, 32, 63, 64, 127, 128, 129, 254, 255)
 
 def _files():
     import keras_slots
-    from slots_cases import dense_model, moved, saved
+    from small_models import dense_model, moved, saved
 
     names = ("lever", "strata", "bank", "many", "nearest_layer", "conv")
     found = {name: saved(name)[0] for name in names}
@@ -38,7 +38,7 @@ def _files():
 
 def _mutated(content, random):
     """A file with a few changes, at any place behind the magic bytes, and with the right length and checksum."""
-    from slots_cases import with_checksum
+    from slots_reference import with_checksum
 
     new = bytearray(content)
     for _ in range(random.integers(1, 5)):
@@ -51,9 +51,7 @@ def _mutated(content, random):
         elif kind == 2:
             new[at : at + 4] = random.bytes(4)
         elif kind == 3:  # a large number where a size may be
-            new[at : at + 4] = int(random.choice([2**31 - 1, 2**31, 2**32 - 1])).to_bytes(
-                4, "little"
-            )
+            new[at : at + 4] = int(random.choice([2**31 - 1, 2**31, 2**32 - 1])).to_bytes(4, "little")
         elif kind == 4:
             del new[at : at + int(random.integers(1, 9))]
         else:
@@ -228,7 +226,7 @@ def places(quick):
 
     import keras_slots
     import runs
-    from slots_cases import dense_model, moved
+    from small_models import dense_model, moved
 
     model = moved(dense_model(score_mode="per_connection"))
 
@@ -236,10 +234,7 @@ def places(quick):
         keras_slots.export_selected(model, path, format="litert", overwrite=True)
 
     writers = {
-        "save_slots": (
-            "m.slots",
-            lambda path: keras_slots.save_slots(model, path, overwrite=True),
-        ),
+        "save_slots": ("m.slots", lambda path: keras_slots.save_slots(model, path, overwrite=True)),
         "write_json": ("run.json", lambda path: runs.write_json(path, {"a": "b" * 999})),
         "save_state": ("last.npz", lambda path: runs.save_state(path, model)),
         "write_csv": ("h.csv", lambda path: runs.write_csv(path, [{"a": "b" * 999}])),

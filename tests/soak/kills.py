@@ -33,9 +33,7 @@ def command(folder, flags, epochs):
 
 def start(words):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return subprocess.Popen(
-        words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def arrays(path):
@@ -58,9 +56,7 @@ def kill(process, state, rng, in_save):
         if new and moment is None:
             moment = time.monotonic() + rng.uniform(0.0, 1.0)
         left -= len(new)
-        if (in_save and new and left <= 0) or (
-            not in_save and moment is not None and time.monotonic() > moment
-        ):
+        if (in_save and new and left <= 0) or (not in_save and moment is not None and time.monotonic() > moment):
             process.send_signal(signal.SIGKILL)
             break
     process.wait()
@@ -204,12 +200,8 @@ def _crash(module, write, path, content, at):
         for name in ("fsync", "replace", "unlink"):
             crashing.wrap(module.os, name)
         honest_open, honest_fdopen = open, os.fdopen
-        module.open = lambda *args, **kwargs: crashing.file(
-            crashing.step(honest_open, *args, **kwargs)
-        )
-        module.os.fdopen = lambda *args, **kwargs: crashing.file(
-            crashing.step(honest_fdopen, *args, **kwargs)
-        )
+        module.open = lambda *args, **kwargs: crashing.file(crashing.step(honest_open, *args, **kwargs))
+        module.os.fdopen = lambda *args, **kwargs: crashing.file(crashing.step(honest_fdopen, *args, **kwargs))
         try:
             write(path, content)
         finally:

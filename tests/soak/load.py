@@ -22,14 +22,9 @@ from scorecard import ROOT, main, row, say
 BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
 #: SHA-256 of 160 million values of the bank of seed 7, as little-endian float32.
 GOLDEN = "9e753981550572d3f517088367e0bd454304cbea8e51b6b2c28b9bac7e922fc9"
-GOLDEN_QUICK = (
-    "1763a6ecbb9af0815a896d1c4b8216f93f544732ba4ef746fb5a3d206ad29815"  # 1.6 million values
-)
+GOLDEN_QUICK = "1763a6ecbb9af0815a896d1c4b8216f93f544732ba4ef746fb5a3d206ad29815"  # 1.6 million values
 VALUES = (1, 2, 3, 5, 8, 16, 64, 128, 256, 300)
-NEAREST = {
-    "score_mode": "nearest",
-    "bank_initializer": "stratified_uniform",
-}
+NEAREST = {"score_mode": "nearest", "bank_initializer": "stratified_uniform"}
 MIB = 2**20
 
 
@@ -86,9 +81,7 @@ def rebuild(quick):
     kernel = layer.slot_kernel
     unit = float(np.std(kernel.lever)) * 0.3
     random = np.random.default_rng(0)
-    kernel.lever.assign(
-        np.asarray(kernel.lever) + unit * random.normal(size=size).astype("float32")
-    )
+    kernel.lever.assign(np.asarray(kernel.lever) + unit * random.normal(size=size).astype("float32"))
     expected = hashlib.sha256(np.asarray(layer.kernel).tobytes()).hexdigest()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "m.slots")
@@ -268,11 +261,7 @@ def values(quick):
 
     from keras_slots import export_selected, load_slots, materialize, save_slots
 
-    kinds = {
-        "scores": {},
-        "levers": {"score_mode": "per_connection"},
-        "nearest": NEAREST,
-    }
+    kinds = {"scores": {}, "levers": {"score_mode": "per_connection"}, "nearest": NEAREST}
     survived = tried = 0
     for num_values in (1, 8, 300) if quick else VALUES:
         for name, arguments in kinds.items():
@@ -293,8 +282,7 @@ def values(quick):
                 if BACKEND == "tensorflow":
                     exported = _exported(export_selected(model, Path(folder, "served")))
                     same &= all(
-                        any(np.array_equal(kernel, other) for other in exported)
-                        for kernel in trained.values()
+                        any(np.array_equal(kernel, other) for other in exported) for kernel in trained.values()
                     )
             x = _data()[0]
             outputs = [np.asarray(m.predict(x, verbose=0)) for m in (model, *held)]
@@ -368,15 +356,7 @@ def imports(quick):
     )
 
 
-PARTS = {
-    "L1": bank,
-    "L2": rebuild,
-    "L3": steps,
-    "L4": cycles,
-    "L5": values,
-    "L7": layers,
-    "L8": imports,
-}
+PARTS = {"L1": bank, "L2": rebuild, "L3": steps, "L4": cycles, "L5": values, "L7": layers, "L8": imports}
 
 if __name__ == "__main__":
     sys.exit(main(__doc__, PARTS))

@@ -28,11 +28,7 @@ ONCE = {"hostile": ("tensorflow",)}
 def run(part, backend, quick):
     """The rows of one part on one backend; a part that broke down is a row that is not held."""
     words = [sys.executable, str(Path(__file__).with_name(f"{part}.py"))] + ["--quick"] * quick
-    environment = os.environ | {
-        "KERAS_BACKEND": backend,
-        "PYTHONPATH": str(ROOT),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
+    environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     began = time.monotonic()
     done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, text=True)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"part"')]
@@ -51,9 +47,7 @@ def table(rows):
         facts = ", ".join(f"{name} {value}" for name, value in row.get("measured", {}).items())
         mark = "held " if row["held"] else "SHORT"
         figure = f"({row['figure']})" if "figure" in row else ""
-        yield " ".join(
-            f"{mark} {row['backend']:10} {row['name']}: {tries} {facts} {figure}".split()
-        )
+        yield " ".join(f"{mark} {row['backend']:10} {row['name']}: {tries} {facts} {figure}".split())
 
 
 def markdown(rows):
@@ -89,16 +83,12 @@ def machine():
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer tries")
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--backends", nargs="*", choices=BACKENDS, default=BACKENDS)
     parser.add_argument("--out", type=Path, metavar="FILE", help="file for the rows, JSON")
-    parser.add_argument(
-        "--show", type=Path, metavar="FILE", help="print the rows of a file as Markdown"
-    )
+    parser.add_argument("--show", type=Path, metavar="FILE", help="print the rows of a file as Markdown")
     args = parser.parse_args(argv)
     if args.show:
         print("\n".join(markdown(json.loads(args.show.read_text(encoding="utf-8"))["rows"])))

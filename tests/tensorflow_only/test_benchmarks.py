@@ -92,9 +92,7 @@ def test_size_says_when_a_network_does_not_fit(rows):
 def test_monitor_times_epochs_with_and_without_the_callback(rows):
     flags = ("--variants", "nearest", "--num-values", "2", "--images", "256", "--rounds", "1")
     (row,) = rows("monitor.py", *flags).values()
-    assert row["share"] == pytest.approx(
-        row["call_milliseconds"] / row["alone_milliseconds"], abs=1e-3
-    )
+    assert row["share"] == pytest.approx(row["call_milliseconds"] / row["alone_milliseconds"], abs=1e-3)
     assert 0 < row["call_milliseconds"] < row["milliseconds"]
     assert row["setup_seconds"] > 0
 
@@ -121,10 +119,7 @@ def test_step_time_device_loop_asks_for_jax():
     ("flags", "message"),
     [
         (["--networks", "lenet5"], "--networks: expected names out of lenet300100, conv6, vgg19"),
-        (
-            ["--variants", "plain,levers"],
-            "plain, per_connection, per_value, nearest. Received: lev",
-        ),
+        (["--variants", "plain,levers"], "plain, per_connection, per_value, nearest. Received: lev"),
         (["--num-values", "8,0"], "--num-values: expected positive integers. Received: 0"),
     ],
 )
@@ -137,8 +132,4 @@ def test_networks_parser_refuses_unknown_names(flags, message, capsys):
 
 def test_networks_labels_name_the_plain_network_once():
     found = networks.labels(["plain", "per_value"], [8, 64])
-    assert found == {
-        "plain": ("plain", 0),
-        "per_value K=8": ("per_value", 8),
-        "per_value K=64": ("per_value", 64),
-    }
+    assert found == {"plain": ("plain", 0), "per_value K=8": ("per_value", 8), "per_value K=64": ("per_value", 64)}

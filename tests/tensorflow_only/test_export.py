@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from comparisons import numpy_of
 from keras_slots import SlotDense, export, export_selected, materialize
-from slot_cases import numpy_of, small_data, small_model
+from small_models import small_data, small_model
 
 
 def serve(path):
@@ -103,9 +104,7 @@ def test_export_selected_refuses_a_folder_without_the_rights_and_leaves_it_as_it
         folder.mkdir()
         os.chmod(parent, 0o755)
         folder.chmod(mode)
-        text = (
-            rf"`path` must be a place where this process can write\. Received: path='{folder}/out'"
-        )
+        text = rf"`path` must be a place where this process can write\. Received: path='{folder}/out'"
         with as_ordinary_user(), pytest.raises(PermissionError, match=text):
             export_selected(model, folder / "out")
         folder.chmod(0o755)
@@ -141,11 +140,7 @@ SAVED_MODEL = ["saved_model.pb", "variables/variables.index"]
 
 @pytest.mark.parametrize(
     "names",
-    [
-        [],
-        SAVED_MODEL,
-        [*SAVED_MODEL, "keras_metadata.pb", "assets/words.txt", "assets.extra/requests", "debug/x"],
-    ],
+    [[], SAVED_MODEL, [*SAVED_MODEL, "keras_metadata.pb", "assets/words.txt", "assets.extra/requests", "debug/x"]],
     ids=["empty", "saved_model", "with_all_it_may_have"],
 )
 def test_export_selected_overwrite_replaces_an_earlier_export_or_an_empty_folder(tmp_path, names):
@@ -159,9 +154,7 @@ def test_export_selected_overwrite_replaces_an_earlier_export_or_an_empty_folder
     x, _ = small_data(2)
     (y,) = serve(path)(tf.constant(x)).values()
     np.testing.assert_allclose(y, numpy_of(model(x, training=False)), rtol=1e-5, atol=1e-6)
-    assert b"precious" not in tree(path).values() and [p.name for p in tmp_path.iterdir()] == [
-        "out"
-    ]
+    assert b"precious" not in tree(path).values() and [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize(
@@ -176,9 +169,7 @@ def test_export_selected_overwrite_replaces_an_earlier_export_or_an_empty_folder
     ],
     ids=["another", "no_graph", "more_files", "more_variables", "hidden", "many"],
 )
-def test_export_selected_overwrite_names_what_else_a_folder_holds_and_keeps_it(
-    tmp_path, names, named
-):
+def test_export_selected_overwrite_names_what_else_a_folder_holds_and_keeps_it(tmp_path, names, named):
     fill(tmp_path / "out", names)
     before = tree(tmp_path)
     with pytest.raises(FileExistsError, match=f"earlier export to replace.* also holds {named}"):
@@ -281,11 +272,7 @@ def test_export_selected_leaves_the_old_or_the_new_export_whole_whatever_step_fa
             assert written.read_text() in ("precious", "new")
         else:
             marks = {"precious", (written / "saved_model.pb").read_text()}
-            assert tree(written).keys() == {
-                "saved_model.pb",
-                "variables",
-                "variables/variables.index",
-            }
+            assert tree(written).keys() == {"saved_model.pb", "variables", "variables/variables.index"}
             assert marks <= {"precious", "new"}
         if faults.count < at:
             break

@@ -9,9 +9,10 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 
 import keras_slots
+from comparisons import numpy_of
 from keras_slots import SlotDense, export_selected
-from slot_cases import compiled_model, numpy_of, small_data, small_model
-from strangers import SLOT_CLASSES
+from layer_table import SLOT_CLASSES
+from small_models import compiled_model, small_data, small_model
 
 FORMATS = ("litert", "onnx")
 every_format = pytest.mark.parametrize("format", FORMATS)
@@ -129,9 +130,7 @@ def test_export_selected_refuses_an_operation_that_the_format_lacks(tmp_path, fo
     outputs = keras.ops.erfinv(SlotDense(4, activation="tanh")(inputs))
     (tmp_path / "model").write_text("the old one")
     with pytest.raises(ValueError, match=f"must hold operations that {name} has.*Erfinv"):
-        export_selected(
-            keras.Model(inputs, outputs), tmp_path / "model", format=format, overwrite=True
-        )
+        export_selected(keras.Model(inputs, outputs), tmp_path / "model", format=format, overwrite=True)
     assert (tmp_path / "model").read_text() == "the old one"
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
@@ -152,9 +151,7 @@ def test_export_selected_overwrite_replaces_a_file_by_a_file_only(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"model.tflite", "folder"}
 
 
-def test_export_selected_keeps_the_old_file_when_the_new_one_cannot_take_its_place(
-    tmp_path, monkeypatch
-):
+def test_export_selected_keeps_the_old_file_when_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
     def fails(source, target):
         raise OSError("no space left")
 

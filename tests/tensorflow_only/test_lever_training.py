@@ -5,18 +5,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from backends import two_replicas
 from keras_slots import SlotDense, export_selected, materialize
-from slot_cases import two_replicas
 
 
 def network(selection="greedy", seed=1, **slot):
     slot |= {"score_mode": "per_connection", "use_bias": False, "selection": selection}
     model = keras.Sequential(
-        [
-            keras.Input((12,)),
-            SlotDense(16, activation="relu", seed=seed, **slot),
-            SlotDense(3, seed=2, **slot),
-        ]
+        [keras.Input((12,)), SlotDense(16, activation="relu", seed=seed, **slot), SlotDense(3, seed=2, **slot)]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.3, momentum=0.9), loss)
@@ -36,9 +32,7 @@ PENALTY = {"move_regularizer": keras.regularizers.L1(1e-3)}
 NEAREST = {"score_mode": "nearest", "bank_initializer": "stratified_uniform"}
 
 
-@pytest.mark.parametrize(
-    "slot", [{}, PENALTY, PENALTY | NEAREST], ids=["plain", "penalty", "penalty, nearest"]
-)
+@pytest.mark.parametrize("slot", [{}, PENALTY, PENALTY | NEAREST], ids=["plain", "penalty", "penalty, nearest"])
 def test_mirrored_strategy_trains_levers_to_the_selections_of_one_device(slot):
     alone = network(**slot)
     alone.fit(batches(), epochs=4, verbose=0)
@@ -75,9 +69,7 @@ def test_checkpoint_of_tensorflow_brings_levers_back(tmp_path):
     tf.train.Checkpoint(model=other).restore(path).assert_existing_objects_matched()
     for a, b in zip(model.layers, other.layers, strict=True):
         for name in ("kernel", "bank", "scores"):
-            np.testing.assert_array_equal(
-                np.asarray(getattr(a, name)), np.asarray(getattr(b, name))
-            )
+            np.testing.assert_array_equal(np.asarray(getattr(a, name)), np.asarray(getattr(b, name)))
     other.save(tmp_path / "m.keras")
     again = keras.models.load_model(tmp_path / "m.keras", compile=False)
     np.testing.assert_array_equal(np.asarray(again(data()[0])), np.asarray(model(data()[0])))

@@ -5,17 +5,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from backends import two_replicas
+from comparisons import numpy_of
 from keras_slots import SlotConv2D, SlotDense, materialize
-from slot_cases import compiled_model, numpy_of, small_data, small_model, two_replicas
+from small_models import compiled_model, small_data, small_model
 
 
 @pytest.mark.parametrize(
     ("optimizer", "arguments"),
-    [
-        ("sgd", {"jit_compile": True}),
-        ("adam", {"jit_compile": False}),
-        ("adam", {"steps_per_execution": 2}),
-    ],
+    [("sgd", {"jit_compile": True}), ("adam", {"jit_compile": False}), ("adam", {"steps_per_execution": 2})],
 )
 def test_fit_moves_scores_and_leaves_the_bank(optimizer, arguments):
     model = compiled_model(small_model(), optimizer=optimizer, **arguments)
@@ -31,9 +29,7 @@ def test_fit_moves_scores_and_leaves_the_bank(optimizer, arguments):
 
 @pytest.mark.parametrize("score_mode", ["per_value", "per_connection"])
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
-def test_mirrored_strategy_selects_what_one_device_selects_and_draws_one_network(
-    selection, score_mode
-):
+def test_mirrored_strategy_selects_what_one_device_selects_and_draws_one_network(selection, score_mode):
     # In float64, where the order of a sum over two devices tips no selection.
     x, y = small_data()
     slots = {"num_values": 4, "selection": selection, "score_mode": score_mode, "dtype": "float64"}
@@ -106,9 +102,7 @@ def test_fit_and_predict_under_mixed_precision_use_the_stored_arg_max(policy, sc
     np.testing.assert_array_equal(model.predict(x, verbose=0), plain.predict(x, verbose=0))
     layer = model.layers[0]
     assert layer.scores.dtype == "float32"
-    chosen = np.take_along_axis(
-        numpy_of(layer.bank), numpy_of(layer.scores).argmax(-1)[..., None], -1
-    )[..., 0]
+    chosen = np.take_along_axis(numpy_of(layer.bank), numpy_of(layer.scores).argmax(-1)[..., None], -1)[..., 0]
     assert (numpy_of(layer.kernel) == chosen).mean() > 0.999
 
 

@@ -11,22 +11,16 @@ import numpy as np
 import pytest
 
 import keras_slots
+from comparisons import numpy_of
 from keras_slots import SlotDense, materialize
 from keras_slots import _keras as keras_internals
-from slot_cases import numpy_of
 
 PACKAGE = Path(keras_slots.__file__).parent
 
 
 def test_keras_internals_is_the_only_place_that_reaches_into_keras():
-    private = (
-        r"keras\.src|_flatten_layers|_get_call_context|_maybe_reset|_inputs_struct|\._layers\b"
-    )
-    found = {
-        path.name
-        for path in PACKAGE.rglob("*.py")
-        if re.search(private, path.read_text(encoding="utf-8"))
-    }
+    private = r"keras\.src|_flatten_layers|_get_call_context|_maybe_reset|_inputs_struct|\._layers\b"
+    found = {path.name for path in PACKAGE.rglob("*.py") if re.search(private, path.read_text(encoding="utf-8"))}
     assert found == {"_keras.py"}
 
 

@@ -8,20 +8,12 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from plain_models import give_kernels, kernel_layers, kernels, random_input, slot_layers
 
+from backends import BACKEND
+from comparisons import assert_close, assert_same
 from keras_slots import export_selected, materialize, slotify
-from strangers import (
-    MODES,
-    ON_TENSORFLOW,
-    L,
-    assert_close,
-    assert_same,
-    give_kernels,
-    kernel_layers,
-    kernels,
-    random_input,
-    slot_layers,
-)
+from layer_table import MODES, L
 
 APPLICATIONS = {
     "MobileNetV2": (32, {}),
@@ -36,12 +28,8 @@ APPLICATIONS = {
 
 @pytest.fixture(autouse=True)
 def _drop_what_is_compiled():
-    """JAX keeps each compiled program: several GB after all these networks."""
     yield
-    if keras.backend.backend() == "jax":
-        import jax
-
-        jax.clear_caches()
+    BACKEND.forget_compiled()  # several GB after all these networks
 
 
 def application(name):
@@ -79,8 +67,7 @@ def transformer():
 
 def siamese():
     tower = keras.Sequential(
-        [keras.Input((8, 8, 1)), L.SeparableConv2D(4, 3), L.ReLU(), L.Flatten(), L.Dense(5)],
-        name="tower",
+        [keras.Input((8, 8, 1)), L.SeparableConv2D(4, 3), L.ReLU(), L.Flatten(), L.Dense(5)], name="tower"
     )
     left, right = keras.Input((8, 8, 1), name="left"), keras.Input((8, 8, 1), name="right")
     distance = ops.abs(tower(left) - tower(right))
@@ -124,9 +111,7 @@ def train(model, steps=2):
     """Two steps on random numbers; the losses must be finite."""
     x = random_input(model, 2 * steps)
     rng = np.random.default_rng(1)
-    y = keras.tree.map_structure(
-        lambda t: rng.random((2 * steps, *t.shape[1:])).astype("float32"), model.output
-    )
+    y = keras.tree.map_structure(lambda t: rng.random((2 * steps, *t.shape[1:])).astype("float32"), model.output)
     # Every number moves by about the learning rate, however small its gradient.
     model.compile(keras.optimizers.Adam(0.1), "mse", jit_compile=False)
     history = model.fit(x, y, batch_size=2, verbose=0, shuffle=False)
@@ -165,7 +150,7 @@ def check(plain, mode, tmp_path):
     assert [type(a) for a in back._flatten_layers()] == [type(a) for a in plain._flatten_layers()]
     assert [a.name for a in back.layers] == [a.name for a in plain.layers]
     assert_same(back(x, training=False), expected)
-    if ON_TENSORFLOW:
+    if BACKEND.exports:
         path = export_selected(slot, tmp_path / "out")
         assert_close(serve(path, slot, x), expected, rtol=1e-3, atol=1e-4)
 
@@ -197,9 +182,7 @@ def test_slotify_computes_what_the_plain_small_model_does_with_the_same_kernels(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "mode"), [(name, MODES[i % 2]) for i, name in enumerate(APPLICATIONS)]
-)
+@pytest.mark.parametrize(("name", "mode"), [(name, MODES[i % 2]) for i, name in enumerate(APPLICATIONS)])
 def test_slotify_trains_saves_and_materializes_an_application(name, mode, tmp_path):
     check(without_memory(application(name)), mode, tmp_path)
 
@@ -216,6 +199,6 @@ def test_plain_small_model_trains_and_is_exported(make, tmp_path):
     clone = keras.models.clone_model(plain)
     clone.set_weights(plain.get_weights())
     assert_same(clone(x, training=False), expected)
-    if ON_TENSORFLOW:
+    if BACKEND.exports:
         plain.export(tmp_path / "out", verbose=False)
         assert_close(serve(tmp_path / "out", plain, x), expected, rtol=1e-4, atol=1e-5)

@@ -4,68 +4,20 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from plain_models import OPERATIONS, give_kernels, random_input, slot_layers, vocabulary_model
 
 import keras_slots
+from comparisons import assert_close, assert_same, numpy_of
 from keras_slots import SlotConv1D, SlotDense, materialize, slotify
-from strangers import MODES, L, assert_close, assert_same, give_kernels, numpy_of, random_input, slot_layers
+from layer_table import MODES, L
 
-# Models.
-
-
-def _model(*build):
-    """A function of no arguments that puts the given steps between two dense layers."""
-
-    def make():
-        inputs = keras.Input((5, 4), name="steps")
-        x = L.Dense(4, name="first")(inputs)
-        for step in build:
-            x = step(x, inputs)
-        return keras.Model(inputs, L.Dense(2, name="last")(x))
-
-    return make
-
-
-def _masked(*layers, token_input=True):
-    def make():
-        inputs = keras.Input((6,), dtype="int32") if token_input else keras.Input((6, 4))
-        x = L.Embedding(5, 4, mask_zero=True)(inputs) if token_input else L.Masking()(inputs)
-        for layer in layers:
-            x = layer(x)
-        return keras.Model(inputs, L.Dense(2, name="last")(x))
-
-    return make
-
-
-def _attention(x):
-    return L.GlobalAveragePooling1D()(L.Attention()([x, x]))
-
-
-OPERATIONS = {
-    "sum": _model(lambda x, inputs: x + inputs),
-    "product_with_a_number": _model(lambda x, inputs: x * 2),
-    "number_first": _model(lambda x, inputs: 1.0 - x),
-    "ops_relu": _model(lambda x, inputs: ops.relu(x)),
-    "ops_concatenate": _model(lambda x, inputs: ops.concatenate([x, inputs], axis=-1)),
-    "slice": _model(lambda x, inputs: x[:, :3]),
-    "where": _model(lambda x, inputs: ops.where(x > 0, x, inputs)),
-    "mean_and_negation": _model(lambda x, inputs: -x - ops.mean(x, axis=1, keepdims=True)),
-    "reshape_and_matmul": _model(
-        lambda x, inputs: ops.matmul(ops.reshape(x, (-1, 5, 4)), ops.transpose(inputs, (0, 2, 1)))
-    ),
-    "mask_and_mean": _masked(L.Dense(3, name="first"), L.GlobalAveragePooling1D()),
-    "mask_and_lstm": _masked(L.LSTM(3)),
-    "mask_and_bidirectional": _masked(L.Bidirectional(L.GRU(3))),
-    "mask_and_attention": _masked(_attention),
-    "masking_layer": _masked(L.Dense(4, name="first"), L.LSTM(3), token_input=False),
-}
 operations = pytest.mark.parametrize("make", OPERATIONS.values(), ids=OPERATIONS)
 
 
 def frozen_base(**arguments):
     """A frozen sub-model with a slot layer, and a head."""
     base = keras.Sequential(
-        [keras.Input((5, 4)), SlotConv1D(3, 2, seed=1, name="inner", **arguments), L.Flatten()],
-        name="base",
+        [keras.Input((5, 4)), SlotConv1D(3, 2, seed=1, name="inner", **arguments), L.Flatten()], name="base"
     )
     base.trainable = False
     inputs = keras.Input((5, 4))
@@ -144,29 +96,6 @@ def test_slotify_leaves_a_frozen_layer_frozen():
     assert [x.trainable for x in slotify(model).layers] == [False, True]
 
 
-def vocabulary_models():
-    words = L.TextVectorization(output_sequence_length=4)
-    words.adapt(["green tea", "black tea", "black coffee"])
-    strings = L.StringLookup()
-    strings.adapt(["a", "b", "c"])
-    integers = L.IntegerLookup()
-    integers.adapt([10, 20, 30])
-    text = keras.Input((), dtype="string")
-    letter = keras.Input((2,), dtype="string")
-    number = keras.Input((2,), dtype="int64")
-    return {
-        "text": (text, words, np.array(["black tea", "red tea"])),
-        "strings": (letter, strings, np.array([["a", "b"], ["c", "z"]])),
-        "integers": (number, integers, np.array([[10, 20], [30, 40]])),
-    }
-
-
-def vocabulary_model(name):
-    inputs, lookup, x = vocabulary_models()[name]
-    embedded = L.Flatten()(L.Embedding(9, 3)(lookup(inputs)))
-    return keras.Model(inputs, L.Dense(2, name="last")(embedded)), x
-
-
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("name", ["text", "strings", "integers"])
 def test_slotify_and_materialize_keep_an_adapted_vocabulary(name):
@@ -192,17 +121,13 @@ def test_slotify_and_materialize_keep_the_statistics_of_a_normalization():
 
 def _inner_model():
     return keras.Sequential(
-        [keras.Input((4,)), L.Dense(3, activation="relu", name="inner"), L.Dense(2, name="out")],
-        name="inside",
+        [keras.Input((4,)), L.Dense(3, activation="relu", name="inner"), L.Dense(2, name="out")], name="inside"
     )
 
 
 @pytest.mark.parametrize(
     ("make", "shape", "count"),
-    [
-        (_inner_model, (7, 4), 2),
-        (lambda: L.TimeDistributed(L.Dense(3), name="inside"), (7, 2, 4), 1),
-    ],
+    [(_inner_model, (7, 4), 2), (lambda: L.TimeDistributed(L.Dense(3), name="inside"), (7, 2, 4), 1)],
     ids=["model", "time_distributed"],
 )
 def test_slotify_reaches_into_time_distributed(make, shape, count):

@@ -11,17 +11,19 @@ import keras
 import numpy as np
 import pytest
 
+from comparisons import numpy_of
 from keras_slots import SlotDense
-from strangers import MODES, numpy_of
+from layer_table import MODES
 
-TESTS = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 MEGABYTE = 2**20
 
 
 @pytest.mark.slow
 def test_dropped_models_leave_no_more_memory_than_plain_ones():
     script = subprocess.run(
-        [sys.executable, str(TESTS / "dropped_models.py")],
+        [sys.executable, str(HERE / "dropped_models.py")],
         check=True,
         capture_output=True,
         text=True,
@@ -38,7 +40,7 @@ def test_dropped_models_leave_no_more_memory_than_plain_ones():
 def _environment():
     import os
 
-    return {**os.environ, "PYTHONPATH": str(TESTS.parent), "KERAS_BACKEND": keras.backend.backend()}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": keras.backend.backend()}
 
 
 def test_build_prints_nothing_off_a_terminal(monkeypatch, capfd):

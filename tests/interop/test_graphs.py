@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from keras import ops
 
+from backends import BACKEND
+from comparisons import assert_close, numpy_of
 from keras_slots import SelectionRule, SlotConv2D, SlotDense, SlotMultiHeadAttention
-from strangers import MODES, ON_TENSORFLOW, L, assert_close, numpy_of
+from layer_table import MODES, L
 
 modes = pytest.mark.parametrize("mode", MODES)
 PARTS = ("scores", "bank", "selected_indices", "kernel")
@@ -56,15 +58,8 @@ def test_layer_can_be_read_in_traced_functions(mode):
     layer = small_layer(mode)
     layer.build((None, 6))
     expected = numpy_of(readings(layer))
-    if ON_TENSORFLOW:
-        import tensorflow as tf
-
-        traced = [tf.function(lambda: readings(layer), jit_compile=x) for x in (True, False)]
-    else:
-        import jax
-
-        traced = [jax.jit(lambda: readings(layer))]
-    for function in traced:
+    for way in BACKEND.compilations:
+        function = BACKEND.compiled(lambda: readings(layer), way)
         np.testing.assert_allclose(numpy_of(function()), expected, rtol=1e-5)
 
 
@@ -116,16 +111,6 @@ def test_layer_reads_the_values_of_a_stateless_scope(mode):
 # Sparse inputs and gradients.
 
 
-def sparse(x):
-    if ON_TENSORFLOW:
-        import tensorflow as tf
-
-        return tf.sparse.from_dense(x)
-    import jax.experimental.sparse
-
-    return jax.experimental.sparse.BCOO.fromdense(x, n_batch=1)
-
-
 @modes
 def test_fit_on_sparse_inputs_is_fit_on_dense_ones(mode):
     x, y = data()
@@ -136,7 +121,7 @@ def test_fit_on_sparse_inputs_is_fit_on_dense_ones(mode):
         layer = small_layer(mode)
         model = keras.Model(inputs, layer(inputs))
         model.compile(keras.optimizers.SGD(0.5), "mse", jit_compile=False)
-        model.fit(sparse(x) if is_sparse else x, y, epochs=2, verbose=0, shuffle=False)
+        model.fit(BACKEND.sparse(x) if is_sparse else x, y, epochs=2, verbose=0, shuffle=False)
         results.append([numpy_of(v) for v in layer.trainable_variables])
     assert_close(*results)
 
@@ -148,30 +133,17 @@ def test_gather_of_the_kernel_has_the_straight_through_gradient(mode):
     rows = np.array([0, 2, 2])
     bank = numpy_of(layer.bank)
 
-    def loss():
-        return ops.sum(ops.take(layer.kernel, rows, axis=0))
+    def total():
+        # `tf.gather` has a gradient of its own kind, with the rows that were taken and no others.
+        return ops.sum(ops.take(layer.kernel, rows, axis=0)), ()
 
     variable = layer.scores if mode == "per_value" else layer.lever
-    if ON_TENSORFLOW:
-        import tensorflow as tf
-
-        # `tf.gather` has a gradient of its own kind, with the rows that were taken and no others.
-        with tf.GradientTape() as tape:
-            value = tf.reduce_sum(tf.gather(layer.kernel, rows))
-        gradient = tape.gradient(value, variable.value)
-    else:
-        import jax
-
-        def stateless(value):
-            with keras.StatelessScope(state_mapping=[(variable, value)]):
-                return loss()
-
-        gradient = jax.grad(stateless)(variable.value)
+    _, (gradient,) = BACKEND.gradients(total, [variable])
     upstream = np.zeros((6, 3))
     np.add.at(upstream, rows, 1.0)
     expected = upstream[..., None] * bank if mode == "per_value" else upstream
-    gradient = gradient if not ON_TENSORFLOW else ops.convert_to_tensor(gradient)
-    np.testing.assert_allclose(numpy_of(gradient), expected, rtol=1e-6)
+    gradient = numpy_of(ops.convert_to_tensor(gradient))
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
 
 
 # Wrappers and scopes.
@@ -184,24 +156,16 @@ def test_spectral_normalization_cannot_train_a_slot_layer(mode):
         wrapper(data()[0], training=True)
 
 
-#: What Keras can rematerialize on both backends. On TensorFlow it cannot pass `training` on in mode "full", which
-#: plain Dense takes, and every slot layer.
 REMAT = {
-    "dense_activations": (lambda **k: SlotDense(3, activation="relu", **k), (8, 6), "activations"),
-    "conv_activations": (
-        lambda **k: SlotConv2D(3, 2, activation="relu", **k),
-        (8, 4, 4, 2),
-        "activations",
-    ),
+    "dense": (lambda **k: SlotDense(3, activation="relu", **k), (8, 6)),
+    "conv": (lambda **k: SlotConv2D(3, 2, activation="relu", **k), (8, 4, 4, 2)),
 }
-if not ON_TENSORFLOW:
-    REMAT["dense_full"] = (REMAT["dense_activations"][0], (8, 6), "full")
-    REMAT["conv_full"] = (REMAT["conv_activations"][0], (8, 4, 4, 2), "full")
 
 
 @modes
 @pytest.mark.parametrize("regularizer", [None, "l2"])
-@pytest.mark.parametrize(("make", "shape", "remat"), REMAT.values(), ids=REMAT)
+@pytest.mark.parametrize("remat", BACKEND.remat_modes)
+@pytest.mark.parametrize(("make", "shape"), REMAT.values(), ids=REMAT)
 def test_remat_scope_changes_no_number(make, shape, remat, regularizer, mode):
     x = data(shape)[0]
     results = []

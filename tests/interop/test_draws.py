@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from keras import ops
 
+from comparisons import numpy_of
 from keras_slots import SlotConv1D, SlotDense
-from strangers import MODES, L, numpy_of
+from layer_table import MODES, L
 
 modes = pytest.mark.parametrize("mode", MODES)
 STEPS = 7

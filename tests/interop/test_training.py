@@ -4,21 +4,11 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from plain_models import give_kernels, kernel_layers, kernels, random_input
 
+from comparisons import assert_close, numpy_of
 from keras_slots import SlotConv2D, SlotDense, ValueBank, materialize, slotify
-from strangers import (
-    LAYERS,
-    MODES,
-    L,
-    assert_close,
-    give_kernels,
-    kernel_layers,
-    kernels,
-    numpy_of,
-    plain_layer,
-    random_input,
-    slot_layer,
-)
+from layer_table import LAYERS, MODES, L, plain_layer, slot_layer
 
 modes = pytest.mark.parametrize("mode", MODES)
 every_layer = pytest.mark.parametrize("name", LAYERS)
@@ -107,16 +97,11 @@ def test_regularizer_of_a_frozen_layer_is_no_loss(mode):
 @modes
 def test_losses_are_numbers_after_fit_and_predict(mode):
     slot, plain = regularized(_layer_twice, mode)
-    for use in (
-        lambda model: evaluate(model, 0.1),
-        lambda m: m.predict(random_input(m), verbose=0),
-    ):
+    for use in (lambda model: evaluate(model, 0.1), lambda m: m.predict(random_input(m), verbose=0)):
         for model in (slot, plain):
             use(model)
         give_kernels(slot, plain)
-        np.testing.assert_allclose(
-            float(sum(slot.losses)), float(sum(plain.losses)), rtol=1e-5, atol=0
-        )
+        np.testing.assert_allclose(float(sum(slot.losses)), float(sum(plain.losses)), rtol=1e-5, atol=0)
 
 
 @modes
@@ -164,11 +149,7 @@ def test_value_bank_without_two_different_values_is_refused():
 @modes
 def test_slotify_says_when_no_bank_has_two_different_values(mode):
     plain = keras.Sequential(
-        [
-            keras.Input((3,)),
-            L.Dense(4, name="fine"),
-            L.Dense(1, kernel_initializer="zeros", name="gate"),
-        ]
+        [keras.Input((3,)), L.Dense(4, name="fine"), L.Dense(1, kernel_initializer="zeros", name="gate")]
     )
     with pytest.raises((ValueError, UserWarning), match="gate"):
         slotify(plain, score_mode=mode)
@@ -183,21 +164,15 @@ def test_slotify_says_when_no_bank_has_two_different_values(mode):
 # Policies that quantize.
 
 
-@pytest.mark.parametrize(
-    "policy", ["int8_from_float32", "int4_from_float32", "float8_from_float32"]
-)
-@pytest.mark.parametrize(
-    "make", [lambda p: SlotDense(3, dtype=p), lambda p: SlotConv2D(3, 2, dtype=p)]
-)
+@pytest.mark.parametrize("policy", ["int8_from_float32", "int4_from_float32", "float8_from_float32"])
+@pytest.mark.parametrize("make", [lambda p: SlotDense(3, dtype=p), lambda p: SlotConv2D(3, 2, dtype=p)])
 def test_slot_layer_refuses_a_policy_that_quantizes(make, policy):
     with pytest.raises(ValueError, match=r"(?s)quantize.*materialize"):
         make(policy)
 
 
 def test_slotify_refuses_a_quantized_layer_by_its_name():
-    plain = keras.Sequential(
-        [keras.Input((8,)), L.Dense(4, name="first"), L.Dense(4, name="small")]
-    )
+    plain = keras.Sequential([keras.Input((8,)), L.Dense(4, name="first"), L.Dense(4, name="small")])
     plain.get_layer("small").quantize("int8")
     with pytest.raises(ValueError, match="'small'"):
         slotify(plain)

@@ -10,8 +10,11 @@ from keras import ops
 
 # The one part of Keras that is not public: its check of what every layer must be able to do.
 from keras.src.testing.test_case import TestCase
+from plain_models import kernel_layers, kernels
 
-from strangers import MODES, ON_TENSORFLOW, SLOT_CLASSES, L, assert_close, kernel_layers, kernels, numpy_of
+from backends import BACKEND
+from comparisons import assert_close, numpy_of
+from layer_table import MODES, SLOT_CLASSES, L
 
 VALUES = (1, 8)
 
@@ -42,12 +45,7 @@ CASES = {
         (3, 4, 4),
         None,
     ),
-    "conv1d_strides": (
-        "Conv1D",
-        {"filters": 6, "kernel_size": 2, "strides": (2,), "groups": 2},
-        (3, 5, 4),
-        None,
-    ),
+    "conv1d_strides": ("Conv1D", {"filters": 6, "kernel_size": 2, "strides": (2,), "groups": 2}, (3, 5, 4), None),
     "conv2d": ("Conv2D", {"filters": 5, "kernel_size": 2}, (3, 5, 5, 4), None),
     "conv2d_same": (
         "Conv2D",
@@ -137,9 +135,7 @@ CASES = {
     },
     "attention": _attention(2, 8, 16, value=(2, 4, 16)),
     # Without dropout, JAX takes a path that asks for heads of one size.
-    "attention_value_dim": _attention(
-        2, 8, 16, value=(2, 4, 16), value_dim=4, use_bias=False, dropout=0.5
-    ),
+    "attention_value_dim": _attention(2, 8, 16, value=(2, 4, 16), value_dim=4, use_bias=False, dropout=0.5),
     "attention_gate": _attention(2, 8, 16, value=(2, 4, 16), use_gate=True),
     "attention_dropout": _attention(2, 8, 16, value=(2, 4, 16), dropout=0.5),
     "attention_high": _attention(3, 5, 3, 4, 8, value=(3, 5, 3, 2, 8), attention_axes=(2, 3)),
@@ -227,11 +223,7 @@ def test_slot_layer_computes_what_the_keras_layer_does_with_the_same_kernel(name
     arguments = CASES[name][1]
     given = Given()
     slot = slot_class(
-        **arguments,
-        num_values=num_values,
-        score_mode=mode,
-        bias_initializer="ones",
-        **given.arguments(),
+        **arguments, num_values=num_values, score_mode=mode, bias_initializer="ones", **given.arguments()
     )
     plain = plain_class(**arguments, bias_initializer="ones")
     inputs = _inputs(name, _random)
@@ -270,12 +262,4 @@ def test_dense_takes_sparse_inputs(mode):
     x = np.random.default_rng(0).random((10, 10)).astype("float32")
     x *= x >= 0.8
     layer = SLOT_CLASSES[L.Dense](**arguments)
-    if ON_TENSORFLOW:
-        import tensorflow as tf
-
-        y = layer(tf.sparse.from_dense(x))
-    else:
-        import jax.experimental.sparse
-
-        y = layer(jax.experimental.sparse.BCOO.fromdense(x))
-    assert_close(y, x @ numpy_of(layer.kernel) + numpy_of(layer.bias))
+    assert_close(layer(BACKEND.sparse(x)), x @ numpy_of(layer.kernel) + numpy_of(layer.bias))

@@ -4,9 +4,11 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from plain_models import kernel_layers, kernels, slot_layers
 
+from comparisons import assert_close, numpy_of
 from keras_slots import SlotGroupQueryAttention, SlotMultiHeadAttention
-from strangers import MODES, L, assert_close, kernel_layers, kernels, numpy_of, since_keras_3, slot_layers
+from layer_table import MODES, L, since_keras_3
 
 KINDS = {
     "many_heads": lambda **k: SlotMultiHeadAttention(num_heads=2, key_dim=4, seed=1, **k),
@@ -113,8 +115,7 @@ def test_attention_computes_the_shape_of_its_output(query, value, key, output_sh
 
 
 @pytest.mark.parametrize(
-    ("query", "value", "key"),
-    [((4, 8), (2, 8), (1, 7)), ((4, 2, 3, 8), (1, 1, 5, 8), (1, 15, 5, 2))],
+    ("query", "value", "key"), [((4, 8), (2, 8), (1, 7)), ((4, 2, 3, 8), (1, 1, 5, 8), (1, 15, 5, 2))]
 )
 def test_attention_refuses_shapes_that_do_not_fit(query, value, key):
     layer = SlotMultiHeadAttention(4, 2, value_dim=2)
@@ -143,13 +144,7 @@ def test_attention_by_hand(mode):
         return ops.convert_to_tensor(np.broadcast_to([1.0, 0.0], shape), dtype)
 
     layer = SlotMultiHeadAttention(
-        1,
-        2,
-        use_bias=False,
-        num_values=2,
-        score_mode=mode,
-        bank_initializer=identity,
-        score_initializer=first,
+        1, 2, use_bias=False, num_values=2, score_mode=mode, bank_initializer=identity, score_initializer=first
     )
     x, value = np.eye(2, dtype="float32")[None], np.array([[[1.0, 2.0], [3.0, 4.0]]], "float32")
     y, scores = layer(x, value, x, return_attention_scores=True)

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 
+from comparisons import numpy_of
 from keras_slots import SlotDense
-from strangers import numpy_of
 
 STEPS = 4
 RATE = 0.01
@@ -17,9 +17,7 @@ WRAPPERS = {"Optimizer", "LossScaleOptimizer", "MultiOptimizer", "OptimizerMap"}
 OPTIMIZERS = sorted(
     name
     for name, value in vars(keras.optimizers).items()
-    if isinstance(value, type)
-    and issubclass(value, keras.optimizers.Optimizer)
-    and name not in WRAPPERS
+    if isinstance(value, type) and issubclass(value, keras.optimizers.Optimizer) and name not in WRAPPERS
 )
 #: They write into every trained variable, one whose gradient is zero too.
 OVERWRITE = {"Ftrl", "ScheduleFreeAdamW"}
@@ -45,9 +43,7 @@ def stepped(optimizer):
     """A layer after some steps of the optimizer alone, on random gradients of the lever."""
     layer, rng = small_layer(), np.random.default_rng(0)
     for _ in range(STEPS):
-        gradients = [
-            rng.normal(size=v.shape) * (v is layer.lever) for v in layer.trainable_variables
-        ]
+        gradients = [rng.normal(size=v.shape) * (v is layer.lever) for v in layer.trainable_variables]
         gradients = [keras.ops.convert_to_tensor(x, "float32") for x in gradients]
         optimizer.apply(gradients, layer.trainable_variables)
     return layer

@@ -19,18 +19,11 @@ WARM_UP, COUNT = 3, 10
 KINDS = {
     "plain": (keras.layers.Conv2D, keras.layers.Dense, {}),
     "per_value": (keras_slots.SlotConv2D, keras_slots.SlotDense, {"score_mode": "per_value"}),
-    "per_connection": (
-        keras_slots.SlotConv2D,
-        keras_slots.SlotDense,
-        {"score_mode": "per_connection"},
-    ),
+    "per_connection": (keras_slots.SlotConv2D, keras_slots.SlotDense, {"score_mode": "per_connection"}),
     "nearest": (
         keras_slots.SlotConv2D,
         keras_slots.SlotDense,
-        {
-            "score_mode": "nearest",
-            "bank_initializer": "stratified_uniform",
-        },
+        {"score_mode": "nearest", "bank_initializer": "stratified_uniform"},
     ),
 }
 

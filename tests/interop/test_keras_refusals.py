@@ -5,7 +5,7 @@ import itertools
 import keras
 import pytest
 
-from strangers import LAYERS, MINOR, PREFIXES, SLOT_CLASSES, L, call, layer_input, plain_layer, slot_layer
+from layer_table import LAYERS, MINOR, PREFIXES, SLOT_CLASSES, L, call, layer_input, plain_layer, slot_layer
 
 
 def skip_what_older_versions_of_keras_take(plain):
@@ -34,27 +34,15 @@ def skip_what_older_versions_of_keras_take(plain):
             {"filters": 2, "kernel_size": 3, "strides": 2, "output_padding": 2},
             "`output_padding` must be strictly less than `strides`",
         ),
-        (
-            "Conv3DTranspose",
-            {"filters": 2, "kernel_size": 3, "output_padding": 1},
-            "output_padding",
-        ),
+        ("Conv3DTranspose", {"filters": 2, "kernel_size": 3, "output_padding": 1}, "output_padding"),
         ("DepthwiseConv1D", {"kernel_size": 1, "depth_multiplier": 0}, "depth_multiplier=0"),
         ("SeparableConv1D", {"filters": 0, "kernel_size": 1}, "filters=0"),
         ("SeparableConv2D", {"filters": 2, "kernel_size": (1, 0)}, "`kernel_size` argument must"),
         ("MultiHeadAttention", {"num_heads": 0, "key_dim": 2}, "argument `num_heads`"),
         ("MultiHeadAttention", {"num_heads": 2, "key_dim": 1.5}, "argument `key_dim`"),
         ("MultiHeadAttention", {"num_heads": 2, "key_dim": 2, "output_shape": 8.0}, "output_shape"),
-        (
-            "MultiHeadAttention",
-            {"num_heads": 2, "key_dim": 2, "sliding_window": 0},
-            "sliding_window",
-        ),
-        (
-            "GroupQueryAttention",
-            {"head_dim": 2, "num_query_heads": 3, "num_key_value_heads": 2},
-            "divisible",
-        ),
+        ("MultiHeadAttention", {"num_heads": 2, "key_dim": 2, "sliding_window": 0}, "sliding_window"),
+        ("GroupQueryAttention", {"head_dim": 2, "num_query_heads": 3, "num_key_value_heads": 2}, "divisible"),
     ],
 )
 def test_slot_layer_refuses_the_arguments_that_the_keras_layer_refuses(kind, arguments, text):
@@ -104,8 +92,7 @@ CAN_HAVE_LORA = ("dense", "einsum", "conv1d", "conv2d", "conv3d")
 
 
 @pytest.mark.parametrize(
-    ("name", "prefix"),
-    [(name, prefix) for name in LAYERS for prefix in PREFIXES.get(name, ("kernel",))],
+    ("name", "prefix"), [(name, prefix) for name in LAYERS for prefix in PREFIXES.get(name, ("kernel",))]
 )
 def test_kernel_constraint_is_refused_and_bias_constraint_taken(name, prefix):
     with pytest.raises(ValueError, match=rf"`{prefix}_constraint` must be None"):

@@ -3,22 +3,11 @@
 import keras
 import numpy as np
 import pytest
+from plain_models import kernel_layers, kernels
 
-from keras_slots import SlotConv2D, SlotDense, materialize
-from strangers import (
-    LAYER_AND_MODE,
-    LAYER_AND_OTHER_MODE,
-    LAYERS,
-    MODES,
-    L,
-    assert_same,
-    kernel_layers,
-    kernels,
-    layer_input,
-    model_of,
-    numpy_of,
-    slot_layer,
-)
+from comparisons import assert_same, numpy_of
+from keras_slots import SlotConv2D, SlotDense, export_selected, materialize
+from layer_table import LAYER_AND_MODE, LAYER_AND_OTHER_MODE, LAYERS, MODES, L, layer_input, model_of, slot_layer
 
 SELECTIONS = ("greedy", "probabilistic")
 modes = pytest.mark.parametrize("mode", MODES)
@@ -27,10 +16,7 @@ every_layer = pytest.mark.parametrize("name", LAYERS)
 #: Sources of values and scores: drawn by us, or by a Keras initializer that only its numbers bring back.
 SOURCES = {
     "ours": {},
-    "keras": {
-        "bank_initializer": "random_normal",
-        "score_initializer": "random_uniform",
-    },
+    "keras": {"bank_initializer": "random_normal", "score_initializer": "random_uniform"},
     "one_set": {"sharing": "layer"},
 }
 _SETS = (
@@ -44,10 +30,7 @@ _SETS = (
 #: Arguments of a slot layer that decide how its values come back.
 argument_sets = pytest.mark.parametrize(
     "arguments",
-    [
-        {"mode": mode, "selection": selection, **SOURCES[source]}
-        for mode, selection, source in _SETS
-    ],
+    [{"mode": mode, "selection": selection, **SOURCES[source]} for mode, selection, source in _SETS],
     ids=["-".join(names) for names in _SETS],
 )
 
@@ -55,13 +38,7 @@ argument_sets = pytest.mark.parametrize(
 def small(seed, mode, selection="greedy", num_values=16, units=2, **arguments):
     """So few connections that the number of values that can win differs from seed to seed."""
     layer = SlotDense(
-        units,
-        num_values=num_values,
-        score_mode=mode,
-        selection=selection,
-        seed=seed,
-        name="layer",
-        **arguments,
+        units, num_values=num_values, score_mode=mode, selection=selection, seed=seed, name="layer", **arguments
     )
     return keras.Sequential([keras.Input((2,), name="x"), layer])
 
@@ -144,9 +121,7 @@ def test_clone_model_takes_the_weights_of_an_unseeded_model(mode):
 
 @pytest.mark.parametrize(("name", "mode"), LAYER_AND_MODE)
 def test_set_weights_works_for_every_layer(name, mode):
-    first, second = (
-        model_of(slot_layer(name, seed=seed, score_mode=mode), LAYERS[name][1]) for seed in (1, 2)
-    )
+    first, second = (model_of(slot_layer(name, seed=seed, score_mode=mode), LAYERS[name][1]) for seed in (1, 2))
     second.set_weights(first.get_weights())
     for one, other in zip(kernel_layers(first), kernel_layers(second), strict=True):
         for kernel_name, kernel in kernels(one).items():
@@ -183,9 +158,7 @@ def test_files_bring_back_every_layer(tmp_path, name, mode):
     model.save(tmp_path / "model.keras")
     model.save_weights(tmp_path / "model.weights.h5")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    other = model_of(
-        slot_layer(name, seed=2, score_mode=mode, selection="probabilistic"), LAYERS[name][1]
-    )
+    other = model_of(slot_layer(name, seed=2, score_mode=mode, selection="probabilistic"), LAYERS[name][1])
     other.load_weights(tmp_path / "model.weights.h5")
     expected, drawn = model(x), model(x, training=True)
     for again in (loaded, other):
@@ -196,7 +169,7 @@ def test_files_bring_back_every_layer(tmp_path, name, mode):
 # Subclasses.
 
 
-@keras.saving.register_keras_serializable(package="strangers")
+@keras.saving.register_keras_serializable(package="interop")
 class GatedDense(SlotDense):
     """A slot layer with one more variable and a computation of its own."""
 
@@ -208,7 +181,7 @@ class GatedDense(SlotDense):
         return self.gate * super().call(inputs, training=training)
 
 
-@keras.saving.register_keras_serializable(package="strangers")
+@keras.saving.register_keras_serializable(package="interop")
 class ScaledConv2D(SlotConv2D):
     """A slot layer with a variable that nothing trains."""
 
@@ -231,17 +204,13 @@ SUBCLASSES = {
     "dense": (lambda **k: GatedDense(3, name="own", **k), "gate", (4,)),
     "conv2d": (lambda **k: ScaledConv2D(3, 2, name="own", **k), "scale", (4, 4, 2)),
 }
-subclasses = pytest.mark.parametrize(
-    ("make", "variable", "shape"), SUBCLASSES.values(), ids=SUBCLASSES
-)
+subclasses = pytest.mark.parametrize(("make", "variable", "shape"), SUBCLASSES.values(), ids=SUBCLASSES)
 
 
 @modes
 @subclasses
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
-def test_files_bring_back_the_variables_of_a_subclass(
-    tmp_path, make, variable, shape, mode, suffix
-):
+def test_files_bring_back_the_variables_of_a_subclass(tmp_path, make, variable, shape, mode, suffix):
     model = keras.Sequential([keras.Input(shape), make(score_mode=mode, seed=1)])
     own = getattr(model.get_layer("own"), variable)
     own.assign(np.full(own.shape, 2.5))
@@ -264,6 +233,14 @@ def test_materialize_refuses_a_subclass_with_a_call_of_its_own(make, variable, s
     model = keras.Sequential([keras.Input(shape), make(score_mode=mode)])
     with pytest.raises(ValueError, match="'own'"):
         materialize(model)
+
+
+@pytest.mark.tensorflow
+def test_export_selected_refuses_a_subclass_with_a_call_of_its_own(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), GatedDense(3, name="own")])
+    with pytest.raises(ValueError, match="'own'"):
+        export_selected(model, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_materialize_takes_a_subclass_without_a_call_of_its_own():

@@ -3,27 +3,21 @@
 import keras
 import numpy as np
 import pytest
+from plain_models import give_kernels, kernel_layers, kernels, random_input, slot_layers
 
+from comparisons import assert_close, assert_same, numpy_of
 from keras_slots import SlotDense, materialize, slotify
-from strangers import (
+from layer_table import (
     LAYER_AND_MODE,
     LAYER_AND_OTHER_MODE,
     LAYERS,
     MODES,
     SLOT_CLASSES,
     L,
-    assert_close,
-    assert_same,
-    give_kernels,
-    kernel_layers,
-    kernels,
     layer_input,
     model_of,
-    numpy_of,
     plain_layer,
-    random_input,
     slot_layer,
-    slot_layers,
 )
 
 modes = pytest.mark.parametrize("mode", MODES)
@@ -144,9 +138,7 @@ def test_slotify_warns_of_an_embedding():
 
 @pytest.mark.parametrize("kind", STAY_PLAIN)
 @pytest.mark.parametrize(
-    "filters",
-    [["last"], "last", lambda layer: layer.name != "memory"],
-    ids=["list", "name", "rule"],
+    "filters", [["last"], "last", lambda layer: layer.name != "memory"], ids=["list", "name", "rule"]
 )
 def test_slotify_is_silent_about_layers_that_filters_leaves_out(kind, filters):
     # Every warning is an error in these tests.
