@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from plain_models import kernel_layers, kernels, slot_layers
 
 from comparisons import assert_close, numpy_of
 from keras_slots import SlotGroupQueryAttention, SlotMultiHeadAttention
 from layer_table import MODES, L, since_keras_3
+from plain_models import kernel_layers, kernels, slot_layers
 
 KINDS = {
     "many_heads": lambda **k: SlotMultiHeadAttention(num_heads=2, key_dim=4, seed=1, **k),

@@ -10,11 +10,11 @@ from keras import ops
 
 # The one part of Keras that is not public: its check of what every layer must be able to do.
 from keras.src.testing.test_case import TestCase
-from plain_models import kernel_layers, kernels
 
 from backends import BACKEND
 from comparisons import assert_close, numpy_of
 from layer_table import MODES, SLOT_CLASSES, L
+from plain_models import kernel_layers, kernels
 
 VALUES = (1, 8)
 

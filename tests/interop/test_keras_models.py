@@ -8,12 +8,12 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from plain_models import give_kernels, kernel_layers, kernels, random_input, slot_layers
 
 from backends import BACKEND
 from comparisons import assert_close, assert_same
 from keras_slots import export_selected, materialize, slotify
 from layer_table import MODES, L
+from plain_models import give_kernels, kernel_layers, kernels, random_input, slot_layers
 
 APPLICATIONS = {
     "MobileNetV2": (32, {}),

@@ -4,12 +4,12 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from plain_models import OPERATIONS, give_kernels, random_input, slot_layers, vocabulary_model
 
 import keras_slots
 from comparisons import assert_close, assert_same, numpy_of
 from keras_slots import SlotConv1D, SlotDense, materialize, slotify
 from layer_table import MODES, L
+from plain_models import OPERATIONS, give_kernels, random_input, slot_layers, vocabulary_model
 
 operations = pytest.mark.parametrize("make", OPERATIONS.values(), ids=OPERATIONS)
 

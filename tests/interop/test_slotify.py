@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-from plain_models import give_kernels, kernel_layers, kernels, random_input, slot_layers
 
 from comparisons import assert_close, assert_same, numpy_of
 from keras_slots import SlotDense, materialize, slotify
@@ -19,6 +18,7 @@ from layer_table import (
     plain_layer,
     slot_layer,
 )
+from plain_models import give_kernels, kernel_layers, kernels, random_input, slot_layers
 
 modes = pytest.mark.parametrize("mode", MODES)
 

@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from plain_models import give_kernels, kernel_layers, kernels, random_input
 
 from comparisons import assert_close, numpy_of
 from keras_slots import SlotConv2D, SlotDense, ValueBank, materialize, slotify
 from layer_table import LAYERS, MODES, L, plain_layer, slot_layer
+from plain_models import give_kernels, kernel_layers, kernels, random_input
 
 modes = pytest.mark.parametrize("mode", MODES)
 every_layer = pytest.mark.parametrize("name", LAYERS)

@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from plain_models import kernel_layers, kernels
 
 from comparisons import assert_same, numpy_of
 from keras_slots import SlotConv2D, SlotDense, export_selected, materialize
 from layer_table import LAYER_AND_MODE, LAYER_AND_OTHER_MODE, LAYERS, MODES, L, layer_input, model_of, slot_layer
+from plain_models import kernel_layers, kernels
 
 SELECTIONS = ("greedy", "probabilistic")
 modes = pytest.mark.parametrize("mode", MODES)

@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from plain_models import OPERATIONS, random_input, vocabulary_model
 
 from comparisons import arrays, assert_close
 from keras_slots import SlotDense, export_selected, slotify
 from layer_table import LAYER_AND_MODE, LAYERS, MODES, model_of, slot_layer
+from plain_models import OPERATIONS, random_input, vocabulary_model
 
 modes = pytest.mark.parametrize("mode", MODES)
 
