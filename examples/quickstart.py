@@ -39,10 +39,9 @@ finally:
     os.dup2(saved, 2)
 
 NUM_VALUES, BATCH_SIZE = 8, 32
-# Width of the bank, in units of the Glorot-uniform bound b. Scores start in U(0, b), and only their changes
-# relative to b matter, so selection needs a larger rate than weights do. All settings were chosen by the mean
-# accuracy over seeds 0 to 4 on a fifth of the training images, set apart for this. (With earlier settings, five
-# learning rates had been tried on the held-out images.)
+# Width of the bank, in units of the Glorot-uniform bound b. Scores start in U(0, b), and only changes relative to
+# b matter, so selection needs a larger rate than weights do. Settings were chosen on a fifth of the training images,
+# by means over seeds 0 to 4. (With earlier settings, five rates had been tried on the held-out images.)
 BANK_SCALE = 2.0
 RATES = {"selected": 0.3, "learned": 0.1, "fine-tuned": 0.05}
 
