@@ -2,9 +2,8 @@
 
     python examples/quickstart.py --out quickstart-output
 
-Runs offline in about a minute on two cores, on the 1,797 images of 8 × 8 pixels that come with scikit-learn;
-a fifth of them is held out. Compares four networks of one architecture, and exports the selected one as a
-SavedModel:
+Runs offline in about a minute on two cores. Compares four networks of one architecture on the 1,797 images of
+8 × 8 pixels that come with scikit-learn, a fifth held out, and exports the selected one as a SavedModel:
 
     untrained   every connection has K = 8 random values and uses the initially selected one
     selected    training has selected among the same values, and changed none of them
@@ -40,8 +39,8 @@ finally:
 
 NUM_VALUES, BATCH_SIZE = 8, 32
 # Width of the bank, in units of the Glorot-uniform bound b. Scores start in U(0, b), and only changes relative to
-# b matter, so selection needs a larger rate than weights do. Settings were chosen on a fifth of the training images,
-# by means over seeds 0 to 4. (With earlier settings, five rates had been tried on the held-out images.)
+# b matter, so selection needs a larger rate than weights do. All was chosen on a fifth of the training images, by
+# means over seeds 0 to 4. (With earlier settings, five rates had been tried on the held-out images.)
 BANK_SCALE = 2.0
 RATES = {"selected": 0.3, "learned": 0.1, "fine-tuned": 0.05}
 
