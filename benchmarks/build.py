@@ -3,12 +3,13 @@
     python benchmarks/build.py --networks vgg19 --out FILE
     python benchmarks/build.py --draw 160000000 --out FILE
 
-Building is `slotify`: all values drawn, and for `per_connection` all staircases found. The row of the plain
-network is the time to make what `slotify` starts from. `peak_mib` is the peak of resident memory above that before
-the build, `kept_mib` the variables of the network, `bank_mib` its bank in float32, kept or not.
+Building is `slotify`: it draws all values and, for `per_connection`, computes all staircases. The row of the
+plain network is the time to build what `slotify` starts from. `peak_mib` is the peak of resident memory above
+that before the build, `kept_mib` the size of the variables of the network, `bank_mib` that of its bank in
+float32, stored or not.
 
-`--draw` draws so many values (160 million: the bank of VGG-19 at K = 8) of each distribution. The yardstick is
-NumPy's `Generator.random(dtype=float32)`, whose values may change with NumPy.
+`--draw COUNT` draws that many values of each distribution (160 million: the bank of VGG-19 at K = 8). The
+reference is NumPy's `Generator.random(dtype=float32)`, whose values may differ between versions of NumPy.
 """
 
 import argparse
@@ -44,21 +45,21 @@ SIZES = {"kept, MiB": "{kept_mib:.0f}", "bank, MiB": "{bank_mib:.0f}"}
 
 
 def timed(function):
-    """What `function` returns, and its seconds and additional peak memory."""
+    """Returns the result of `function`, and the seconds and additional peak memory that it took."""
     base, began = record.resident_mib(), time.perf_counter()
     result = function()
     return result, {"seconds": time.perf_counter() - began, "peak_mib": record.peak_mib() - base}
 
 
 def draw(name, count):
-    """Draws `count` values the way of one row, in this process."""
+    """Draws `count` values of one distribution, in this process."""
 
     def values(count):
         if name == YARDSTICK:
             return np.random.default_rng(0).random(count, dtype=np.float32)
         return initializers.get_scores(name).sample(0, count, FANS)
 
-    values(1000)  # imports and first calls are not what is measured
+    values(1000)  # imports and first calls are not measured
     return timed(lambda: values(count))[1]
 
 
@@ -80,7 +81,7 @@ def build(name, variant, num_values):
 
 
 def measure(task, repeats):
-    """Median and range of the seconds, and the largest peak, over fresh processes."""
+    """Returns the median and range of the seconds, and the largest peak, over fresh processes."""
     rows = [record.fresh_process(task) for _ in range(repeats)]
     failed = [row for row in rows if "failed" in row]
     if failed:

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# All that needs a GPU, on JAX and without TensorFlow: what a step costs, then the paper's networks on CIFAR-10.
+# All benchmarks that need a GPU, on JAX without TensorFlow: the cost of a step, then the paper's networks on CIFAR-10.
 #
 #   bash benchmarks/gpu.sh runs/gpu                     # time and memory of training steps
 #   DATA=cifar10.npz bash benchmarks/gpu.sh runs/gpu    # then VGG-19, CONV-6, CONV-4 and CONV-2 as well
 #
-# Stop it when you like, or let `timeout -s INT 9m` do so, and give the same command again: a file that is there is
-# not measured again, and training goes on from its last epoch. docs/devices.md says what the figures are.
+# You may stop it at any time, for example by `timeout -s INT 9m`, and resume with the same command: existing files are
+# not measured again, and training continues from its last epoch. benchmarks/README.md explains the figures.
 # Environment:
 #   DATA         CIFAR-10, as --data-dir of examples/paper/train.py takes it
 #   JOBS         how many trainings share the GPU (3)

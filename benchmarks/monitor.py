@@ -1,11 +1,12 @@
-"""What SelectionMonitor costs: epochs of LeNet-300-100 with and without it, in turn, in one process.
+"""What SelectionMonitor costs: epochs of LeNet-300-100 with and without it, alternately, in one process.
 
     python benchmarks/monitor.py --out FILE
 
-An epoch is that of the paper's MNIST: 51,000 images, batch 128, no validation. `ratio` is the median, over pairs
-of neighbouring epochs, of (with / without); `share` is the time spent in the callback itself over that of an epoch
-without it, which other programs on the machine disturb less. `setup` is the callback's `on_train_begin`, once a
-`fit`: it compiles. The images are random: what a step or a count costs does not depend on them.
+An epoch is that of MNIST in the paper: 51,000 images, batch 128, no validation. `ratio` is the median, over
+pairs of consecutive epochs, of (with / without). `share` is the time spent in the callback divided by that of
+an epoch without it; other programs on the machine affect it less. `setup` is the time of the callback's
+`on_train_begin`, which compiles once per `fit`. The images are random, because the times do not depend on
+them.
 """
 
 import statistics
@@ -20,7 +21,7 @@ from keras_slots import SelectionMonitor
 
 
 class Timed(SelectionMonitor):
-    """Notes the seconds of every call; sets itself up in the first `fit` alone."""
+    """Records the seconds of every call; sets itself up only in the first `fit`."""
 
     def __init__(self):
         super().__init__()
@@ -39,7 +40,7 @@ class Timed(SelectionMonitor):
 
 
 def measure(label, variant, num_values, args):
-    """The row of one variant."""
+    """Returns the row of one variant."""
     model = networks.compiled(networks.make("lenet300100", variant, num_values))
     rng = np.random.default_rng(0)
     images = rng.standard_normal((args.images, 784)).astype("float32")

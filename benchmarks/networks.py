@@ -1,4 +1,4 @@
-"""The networks that the benchmarks measure, without biases, plain and as slot networks; and flags to choose."""
+"""The networks that the benchmarks measure, plain and as slot networks, without biases; and the common flags."""
 
 import argparse
 import math
@@ -19,7 +19,7 @@ _CONVOLUTIONS = {
 _UNITS = {"lenet300100": (300, 100), "conv6": (256, 256), "vgg19": ()}
 NAMES = tuple(_CONVOLUTIONS)
 
-#: The arguments of `slotify` behind each name; None is the plain network. A new variant is one line.
+#: The arguments of `slotify` for each variant; None is the plain network. A new variant is one line.
 VARIANTS = {
     "plain": None,
     "per_connection": {"score_mode": "per_connection"},
@@ -29,7 +29,7 @@ VARIANTS = {
 
 
 def plain_network(name):
-    """A network of the paper as a Sequential model; batch normalization in VGG-19, as the paper has it."""
+    """A network of the paper as a Sequential model; VGG-19 has batch normalization, as in the paper."""
     layers = [keras.Input((784,) if name == "lenet300100" else (32, 32, 3))]
     for filters in _CONVOLUTIONS[name]:
         if filters == "pool":
@@ -47,7 +47,7 @@ def plain_network(name):
 
 
 def labels(variants, values):
-    """Name in tables -> variant and K: each variant at every K, the plain network once."""
+    """Maps names in tables to (variant, K): each variant at every K, the plain network once."""
     names = {}
     for k in values:
         for variant in variants:
@@ -57,13 +57,13 @@ def labels(variants, values):
 
 
 def make(name, variant, num_values):
-    """A network of the paper as one variant, not compiled."""
+    """A variant of a network of the paper, not compiled."""
     plain, arguments = plain_network(name), VARIANTS[variant]
     return plain if arguments is None else slotify(plain, num_values, seed=1, **arguments)
 
 
 def compiled(model, jit_compile="auto"):
-    """The model with the paper's optimizer: SGD with momentum."""
+    """Compiles the model with the paper's optimizer, SGD with momentum, and returns it."""
     model.compile(
         keras.optimizers.SGD(0.1, momentum=0.9),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -73,12 +73,12 @@ def compiled(model, jit_compile="auto"):
 
 
 def count(variables):
-    """Number of entries of all variables together."""
+    """Total number of entries of all variables."""
     return sum(math.prod(variable.shape) for variable in variables)
 
 
 def listed(*choices):
-    """Parser of a flag: names out of `choices` with commas between them, or positive integers without any."""
+    """Makes a parser for comma-separated names out of `choices`, or positive integers if there are no choices."""
 
     def parse(text):
         parts = text.split(",")
@@ -92,7 +92,7 @@ def listed(*choices):
 
 
 def parser(description, **defaults):
-    """The flags that all benchmarks have; the keywords are defaults of --networks, --variants, --num-values."""
+    """Parser with the flags of all benchmarks; keywords are defaults of --networks, --variants, --num-values."""
     result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     choices = {"networks": NAMES, "variants": tuple(VARIANTS), "num_values": ()}
     for name, default in defaults.items():
@@ -100,6 +100,6 @@ def parser(description, **defaults):
         kind = listed(*choices[name])
         flag = "--" + name.replace("_", "-")
         result.add_argument(flag, type=kind, default=kind(default), help=f"{text} (default: {default})")
-    result.add_argument("--machine", help="its description in FILE")
+    result.add_argument("--machine", help="description of the machine in FILE")
     result.add_argument("--out", type=Path, metavar="FILE", help="JSON file to write")
     return result

@@ -1,4 +1,4 @@
-"""What the benchmarks share: rows timed side by side or in fresh processes, tables, and the file of a run."""
+"""Shared by the benchmarks: timing in turn or in fresh processes, tables, and the file of a run."""
 
 import json
 import os
@@ -13,17 +13,17 @@ from pathlib import Path
 
 
 def side_by_side(runs, steps, rounds):
-    """Times all variants in turn, round by round, so that the noise of the machine hits all alike.
+    """Times all variants in turn, round by round, so that noise of the machine affects all alike.
 
     Args:
-        runs: name -> function that takes `steps` steps and waits for them.
-        steps: number of steps of one call.
-        rounds: number of rounds.
+        runs: Maps each name to a function that takes `steps` steps and waits for them.
+        steps: Number of steps per call.
+        rounds: Number of rounds.
 
     Returns:
-        One dict per variant: `milliseconds` a step (median over the rounds), `ratio` to the first (median of
-        the ratios within a round), `spread` of that ratio (middle half of the rounds), and `cpu_ratio`, the
-        same ratio in seconds of the processor, which other programs on the machine disturb less.
+        One dict per variant: `milliseconds` per step (median over the rounds), `ratio` to the first variant
+        (median of the ratios within a round), `spread` of that ratio (middle half of the rounds), and `cpu_ratio`,
+        the same ratio in CPU seconds, which other programs on the machine affect less.
     """
     for run in runs.values():
         run()  # traces and compiles
@@ -54,23 +54,23 @@ def side_by_side(runs, steps, rounds):
 
 
 def fresh_process(task, flags=()):
-    """Runs this script anew with `--child task`, and returns the row that it prints as its last line.
+    """Runs this script in a new process with `--child task`, and returns the row that it prints as its last line.
 
-    A process that ends badly gives a row with `failed`, its status, and `why`.
+    If the process fails, the row holds its status as `failed`, and `why`.
     """
     command = [sys.executable, sys.argv[0], *flags, "--child", json.dumps(task)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return json.loads(done.stdout.strip().splitlines()[-1])
-    # TensorFlow that is refused memory may end by a signal, and then says nothing of use.
+    # If TensorFlow is refused memory, a signal may end it, and its output does not help.
     last = (done.stderr.strip().splitlines() or [""])[-1][:100]
     why = last if done.returncode > 0 else signal.Signals(-done.returncode).name
     return {"failed": done.returncode, "why": why}
 
 
 def peak_mib():
-    """Largest resident memory of this process so far, in MiB."""
-    # What `getrusage` says on Linux begins with the peak of the process that started this one.
+    """Peak resident memory of this process so far, in MiB."""
+    # On Linux `getrusage` includes the peak of the process that started this one.
     status = Path("/proc/self/status")
     if status.exists():
         (line,) = (x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
@@ -80,7 +80,7 @@ def peak_mib():
 
 
 def resident_mib():
-    """Resident memory of this process now, in MiB; the peak so far off Linux."""
+    """Current resident memory of this process in MiB; outside Linux, its peak so far."""
     statm = Path("/proc/self/statm")
     if not statm.exists():
         return peak_mib()
@@ -88,7 +88,7 @@ def resident_mib():
 
 
 def print_head(title, columns):
-    """The first line of a table; `columns` is heading -> format of a row's figures."""
+    """Prints the head of a table; `columns` maps each heading to a format of a row's figures."""
     print(f"\n{title:34}" + "".join(f"{heading:>16}" for heading in columns))
 
 
@@ -101,7 +101,7 @@ def print_row(row, columns):
 
 
 def processor():
-    """Name of the processor, and its number of cores."""
+    """Name and number of cores of the processor."""
     name = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -114,13 +114,13 @@ def processor():
 
 
 def origin(machine=None):
-    """The command, the machine and the versions that figures come from."""
+    """The command, machine and versions that figures come from."""
     versions = {"python": platform.python_version()}
     for name in ("keras", "tensorflow", "jax", "numpy", "keras_slots"):
         if name in sys.modules:
             versions[name] = sys.modules[name].__version__
     flags = sys.argv[1:]
-    if "--out" in flags:  # the reader has folders of their own
+    if "--out" in flags:  # the reader writes elsewhere
         del flags[flags.index("--out") : flags.index("--out") + 2]
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     start = ["python"] if backend == "tensorflow" else [f"KERAS_BACKEND={backend}", "python"]
@@ -132,7 +132,7 @@ def origin(machine=None):
 
 
 def write(args, rows, **more):
-    """Writes the rows as JSON to `--out`, if there is one, with their `origin` and `more`."""
+    """Writes the rows, their `origin` and `more` as JSON to `--out`, if given."""
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         result = {**origin(args.machine), **more, "rows": rows}

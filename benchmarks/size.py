@@ -1,16 +1,16 @@
-"""Memory of training, or size of the files: plain network beside slot networks.
+"""Memory of training, or sizes of files, of the plain network and of slot networks.
 
     python benchmarks/size.py --networks lenet300100,conv6,vgg19 --limit-gib 8 --out FILE
     python benchmarks/size.py --files --out FILE
 
-Memory is measured in a process of its own for each network: the peak of its resident memory, above that of the
-imports, once it is built (`build_mib`) and after one training step (`step_mib`). `state_bytes_per_connection`
-counts trainable variables, their gradients and the optimizer's momentum. With `--limit-gib` a process that asks
-for more memory than that fails, and its row says so.
+Each network is measured in its own process: the peak of resident memory, above that of the imports, after
+building it (`build_mib`) and after one training step (`step_mib`). `state_bytes_per_connection` counts trainable
+variables, their gradients and the optimizer's momentum. With `--limit-gib` a process that asks for more memory
+fails, and its row says so.
 
-`--files` trains one step and writes: `keras_mb` is the file of `model.save`, `saved_model_mb` the folder of
-`export_selected` (for the plain network that of `model.export`), `model_export_mb` that of `model.export`, which
-takes bank and scores along. The raw weights are 4 bytes a connection.
+`--files` trains one step and measures the file of `model.save` (`keras_mb`), the folder of `export_selected`
+(`saved_model_mb`; for the plain network that of `model.export`), and the folder of `model.export`
+(`model_export_mb`), which also contains the bank and the scores. The raw weights are 4 bytes a connection.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def train_one_step(model, batch_size):
 
 
 def memory_here(name, variant, num_values, batch_size):
-    """Builds a network and trains it one step in this process."""
+    """Builds a network and trains it for one step, in this process."""
     keras.utils.set_random_seed(0)
     np.asarray(keras.ops.zeros(1))
     base = record.peak_mib()
@@ -66,7 +66,7 @@ def memory_here(name, variant, num_values, batch_size):
 
 
 def files(name, variant, num_values, batch_size):
-    """Trains a network one step and writes its files."""
+    """Trains a network for one step and writes its files."""
     model = networks.make(name, variant, num_values)
     train_one_step(model, batch_size)
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +91,7 @@ def bytes_of(path):
 
 
 def measure(task, args):
-    """One row, of `files` here or of `memory_here` in a fresh process."""
+    """One row: of `files` in this process, or of `memory_here` in a fresh one."""
     if args.files:
         return files(*task, args.batch_size)
     flags = ["--batch-size", str(args.batch_size)]

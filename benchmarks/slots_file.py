@@ -3,15 +3,16 @@
     python benchmarks/slots_file.py --networks lenet300100,vgg19 --variants per_connection,nearest --out FILE
     python benchmarks/slots_file.py --models trained.keras other.keras --out FILE
 
-Without `--models` nothing is trained: each lever gets a normal random step, of `--step` times 0.3 for the paper's
-scores and of `--step` times the spread of the values for nearest scores. That is what makes the size, so sizes of
-such networks say nothing of trained ones; times and memory hardly depend on it. With `--models` a trained slot
-model is loaded and packed.
+Without `--models` nothing is trained. Instead each lever gets a normal random step, of `--step` times 0.3 for
+the paper's scores, and of `--step` times the spread of the values for nearest scores. These steps determine
+the size, so the sizes say nothing about trained networks; times and memory hardly depend on them. With
+`--models` trained slot models are loaded and packed.
 
-`entropy` is that of the moves, the distribution of each kernel known, in bits a weight; `row_entropy` the same
-with the distribution of each row known: what a coder without and with a context for each input row reaches.
-`pack_mib` and `unpack_mib` are the peak of resident memory above what the process held before; packing includes
-reading the result again. Seconds of CPU are of all threads. Each row is measured in processes of its own.
+`entropy` is that of the moves in bits a weight, if the distribution of each kernel is known; `row_entropy`,
+if that of each row is known. They bound what a coder without and with a context for each input row can reach.
+`pack_mib` and `unpack_mib` are the peak of resident memory above what the process held before. Packing
+includes reading the result back. CPU seconds are summed over all threads. Each row is measured in fresh
+processes.
 """
 
 import argparse
@@ -51,7 +52,7 @@ def kernels(model):
 
 
 def move(model, size):
-    """Random steps of all levers."""
+    """Moves all levers by random steps."""
     random = np.random.default_rng(0)
     for kernel in kernels(model):
         nearest = "Nearest" in type(kernel.score_initializer).__name__
@@ -62,13 +63,13 @@ def move(model, size):
 
 
 def bits_of(counts):
-    """Bits of all moves that were counted, their distribution known."""
+    """Bits of all counted moves, if their distribution is known."""
     share = counts[counts > 0] / counts.sum()
     return -float(counts.sum() * (share * np.log2(share)).sum())
 
 
 def entropies(model):
-    """Bits a weight of the moves, by the distribution of each kernel, and by that of each row of a kernel."""
+    """Bits a weight of the moves, given the distribution of each kernel, and given that of each row."""
     by_kernel = by_row = connections = 0
     for kernel in kernels(model):
         values, selected = values_of(kernel), np.asarray(kernel.select_greedily())

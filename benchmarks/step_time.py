@@ -1,20 +1,20 @@
-"""Time of a training step: plain network beside slot networks, in one process.
+"""Time of a training step of the plain network and of slot networks, in one process.
 
     python benchmarks/step_time.py --networks lenet300100,conv6 --num-values 8,64 --out FILE
     python benchmarks/step_time.py --variants nearest --num-values 8,64,4096
     python benchmarks/step_time.py --predict
     KERAS_BACKEND=jax python benchmarks/step_time.py --device-loop
 
-Each round times a few steps of every network in turn; a ratio is the median over the rounds of (network / first)
-in the same round. A step is what `model.fit` does with a batch: forward, gradient, SGD with momentum.
-`--predict` times inference instead: of the slot networks and of what `materialize` makes of them.
+Each round times a few steps of every network in turn. A ratio is the median over the rounds of (network / first
+network) in the same round. A step is what `model.fit` does with a batch: forward, gradient, SGD with momentum.
+`--predict` times inference instead, of the slot networks and of the materialized ones.
 
-`--device-loop`, on JAX, makes all steps of a round one compiled loop over batches that lie on the device, so that
-no time of Python is in the figures, and also tells memory: `state_mb` stays on the device between steps,
-`scratch_mb` is what the loop needs besides, `peak_mb` what the device counted (of one network if it runs alone, as
-with `--variants per_value --num-values 8`). `limit_milliseconds` is the time to move the bytes that the scores of
-`per_value` cost at least, at the copy bandwidth measured in the same process. On a CPU use it for LeNet only:
-there the gradient of a convolution takes JAX a hundred times longer in a compiled loop.
+`--device-loop`, on JAX, makes all steps of a round one compiled loop over batches on the device, so the
+figures contain no Python time. It also measures memory: `state_mb` stays on the device between steps,
+`scratch_mb` is what the loop needs in addition, and `peak_mb` is what the device counted (that of one network
+if only one runs, as with `--variants per_value --num-values 8`). `limit_milliseconds` is the least time to
+move the bytes of the scores of `per_value`, at the copy bandwidth measured in the same process. On a CPU use
+this for LeNet only: there the gradient of a convolution takes JAX a hundred times longer in a compiled loop.
 """
 
 import time
@@ -26,7 +26,7 @@ import networks
 import record
 from keras_slots import materialize
 
-BATCHES = 4  # of the device loop, taken in turn
+BATCHES = 4  # that the device loop takes in turn
 
 
 def batch(model, batch_size):
@@ -37,7 +37,7 @@ def batch(model, batch_size):
 
 
 def trainer(model, args):
-    """Function that runs the steps of a round and waits for the last one."""
+    """Returns a function that runs the steps of a round and waits for the last one."""
     networks.compiled(model, args.jit_compile or "auto")
     images, labels = batch(model, args.batch_size)
     if keras.backend.backend() == "tensorflow":
@@ -63,7 +63,7 @@ def trainer(model, args):
 
 
 def predictor(model, args):
-    """Function that predicts as many batches as a round has steps."""
+    """Returns a function that predicts as many batches as a round has steps."""
     networks.compiled(model, args.jit_compile or "auto")
     images = keras.ops.convert_to_tensor(batch(model, args.batch_size)[0])
     return lambda: [model.predict_on_batch(images) for _ in range(args.steps)]
@@ -76,14 +76,14 @@ class DeviceLoop:
         import jax
 
         self.steps, self.trained = args.steps, networks.count(model.trainable_variables)
-        optimizer = keras.optimizers.SGD(0.01, momentum=0.9)  # deep networks leave for infinity at 0.1
+        optimizer = keras.optimizers.SGD(0.01, momentum=0.9)  # deep networks diverge at 0.1
         optimizer.build(model.trainable_variables)
         rng = np.random.default_rng(0)
         shape = (BATCHES, args.batch_size)
         images = jax.device_put(rng.standard_normal((*shape, *model.input_shape[1:]), "float32"))
         self.data = images, jax.device_put(rng.integers(0, 10, shape))
         groups = (model.trainable_variables, model.non_trainable_variables, optimizer.variables)
-        # Copies, because the state is given away in each call.
+        # Copies, because each call donates the state.
         self.state = tuple([jax.numpy.copy(v.value) for v in group] for group in groups)
         loop = jax.jit(self.loop(model, optimizer), donate_argnums=0)
         start = time.perf_counter()
@@ -118,7 +118,7 @@ class DeviceLoop:
             raise SystemExit(f"step_time.py: error: the loss is {losses[-1]}")
 
     def memory(self):
-        """Millions of bytes of the state, and of what the compiled loop needs besides."""
+        """Megabytes of the state, and of what the compiled loop needs in addition."""
         scratch = self.compiled.memory_analysis().temp_size_in_bytes
         state = sum(array.nbytes for group in self.state for array in group)
         return {"state_mb": state / 1e6, "scratch_mb": scratch / 1e6}
@@ -128,7 +128,7 @@ def copy_bandwidth(megabytes, repeats=20):
     """Bytes read and written per second by a compiled pass over a large array."""
     import jax
 
-    # A plain copy would be left out; donated, so that no call waits for fresh memory.
+    # XLA would elide a plain copy. The array is donated, so that no call waits for fresh memory.
     negate = jax.jit(lambda array: -array, donate_argnums=0)
     array = negate(jax.numpy.ones(megabytes * 250_000, "float32")).block_until_ready()
     best = np.inf
@@ -142,7 +142,7 @@ def copy_bandwidth(megabytes, repeats=20):
 
 
 def device_figures(loops, rows, names, bandwidth):
-    """Adds memory, and for `per_value` the least time of its bytes, to the rows of device loops."""
+    """Adds memory, and for `per_value` the least time to move its bytes, to the rows of device loops."""
     for row in rows:
         loop = loops[row["variant"]]
         row |= {"compile_seconds": round(loop.compile_seconds, 1), **loop.memory()}
@@ -181,11 +181,11 @@ def parse(argv=None):
     )
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=20, help="steps a round")
+    parser.add_argument("--steps", type=int, default=20, help="steps per round")
     parser.add_argument("--jit-compile", action="store_true", help="XLA for the whole step")
     parser.add_argument("--predict", action="store_true", help="time inference")
-    parser.add_argument("--device-loop", action="store_true", help="a round is one compiled loop")
-    parser.add_argument("--copy-mb", type=int, default=2000, help="array to copy; 0: none")
+    parser.add_argument("--device-loop", action="store_true", help="make a round one compiled loop")
+    parser.add_argument("--copy-mb", type=int, default=2000, help="size of array to copy; 0: none")
     args = parser.parse_args(argv)
     if args.device_loop and keras.backend.backend() != "jax":
         parser.error("--device-loop needs JAX: set KERAS_BACKEND=jax")

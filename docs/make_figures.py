@@ -3,8 +3,8 @@
 python docs/make_figures.py
 
 docs/staircase.png        the K lines of one connection, their upper envelope, and the selected value
-docs/changes.png          the selections that change while a network learns scikit-learn's digits
-docs/selected_values.png  the values that it selects then
+docs/changes.png          the choices that change while a network learns scikit-learn's digits
+docs/selected_values.png  the values that it has selected afterwards
 """
 
 from pathlib import Path

@@ -1,10 +1,10 @@
-"""CIFAR-10 without a GPU: half a million connections, and each selects one of eight random values.
+"""CIFAR-10 without a GPU: half a million connections, each of which selects one of eight random values.
 
-After the fast recipes for CIFAR-10: a fixed layer that whitens patches of 2x2 pixels, three blocks of two
-convolutions, smoothed labels, images that move, have a hole and are mirrored in every second epoch.
+The recipe follows fast ones for CIFAR-10: a fixed layer that whitens patches of 2x2 pixels, three blocks of two
+convolutions, smoothed labels, and images that are shifted, cut out and mirrored in alternate epochs.
 
 Needs pip install "keras-slots[examples]"; CIFAR-10 comes from tensorflow-datasets.
-Takes about an hour on two cores, with --small seconds.
+Takes about an hour on two cores, or seconds with --small.
 
     python examples/cifar10_in_an_hour.py --data-dir DIR              # where tensorflow-datasets keeps it
     python examples/cifar10_in_an_hour.py --data-dir DIR --learned    # the same network, ordinary weights
@@ -25,7 +25,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--data-dir", help="folder of tensorflow-datasets (default: its own)")
 parser.add_argument("--learned", action="store_true", help="ordinary weights")
 parser.add_argument("--small", action="store_true", help="a quarter of the filters, digits")
-parser.add_argument("--out", help="writes the selected network to this .slots file")
+parser.add_argument("--out", help=".slots file to write the selected network to")
 args = parser.parse_args()
 if args.out and not args.out.endswith(".slots"):
     parser.error(f"--out must end in .slots. Received: {args.out}")
@@ -50,7 +50,7 @@ x, x_test, y = x.astype("float32") / 64 - 2, x_test.astype("float32") / 64 - 2, 
 
 
 def moved():
-    """Batches without end: images move by up to four pixels; every second epoch mirrors each."""
+    """Endless batches of images shifted by up to four pixels; each image is mirrored in every second epoch."""
     rng, padded = np.random.default_rng(0), np.pad(x, ((0, 0), (4, 4), (4, 4), (0, 0)), "reflect")
     mirrored = rng.random(len(x)) < 0.5
     while True:
@@ -60,7 +60,7 @@ def moved():
             columns = np.where(mirrored[chosen, None], columns[:, ::-1], columns)
             images = padded[chosen[:, None, None], rows[:, :, None], columns[:, None]]
             high, wide = abs(np.arange(32) - rng.integers(33, size=(2, batch_size, 1)) + 0.5) < 4
-            images[high[:, :, None] & wide[:, None]] = 0  # a hole of eight by eight pixels
+            images[high[:, :, None] & wide[:, None]] = 0  # cut out eight by eight pixels
             yield images, y[chosen]
 
 

@@ -1,7 +1,7 @@
 """The paper's CONV-6 on CIFAR-10: six convolutions and three dense layers of selected weights.
 
 Needs pip install "keras-slots[examples]"; CIFAR-10 comes from tensorflow-datasets.
-Takes half an hour to an hour on two cores, by the processor.
+Takes half an hour to an hour on two cores, depending on the processor.
 
     python examples/conv6_cifar10.py --data-dir DIR              # where tensorflow-datasets keeps it
     python examples/conv6_cifar10.py --data-dir DIR --learned    # the same network, ordinary weights
@@ -26,7 +26,7 @@ parser.add_argument("--small", action="store_true", help="scikit-learn's digits,
 args = parser.parse_args()
 
 keras.utils.set_random_seed(0)
-keras.config.set_dtype_policy("mixed_bfloat16")  # a third to a half of the time on new processors
+keras.config.set_dtype_policy("mixed_bfloat16")  # 2 to 3 times as fast on recent CPUs
 
 if args.small:
     from sklearn.datasets import load_digits

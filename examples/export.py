@@ -1,4 +1,4 @@
-"""Export: the selected network as files that need nothing of keras_slots, and what they weigh.
+"""Export: the selected network as files that do not depend on keras_slots, and their sizes.
 
 Needs pip install "keras-slots[examples]", TensorFlow. Takes half a minute on two cores, offline.
 
@@ -45,17 +45,17 @@ model.compile(
 )
 model.fit(x, y, batch_size=32, epochs=5, verbose=2)
 
-# To go on with training: everything, banks and optimizer included. Loading it needs keras_slots.
+# To continue training: everything, including banks and optimizer. Loading it needs keras_slots.
 model.save(args.out / "model.keras")
 
-# To serve: the selected values alone.
+# To serve: only the selected values.
 saved_model = export_selected(model, args.out / "selected", overwrite=True)
 
 # An ordinary Keras model, to save, to fine-tune or to quantize.
 plain = materialize(model)
 plain.save(args.out / "plain.keras")
 
-# Another process, in which keras_slots is not there, loads both and predicts.
+# Another process, which cannot import keras_slots, loads both and predicts.
 np.save(args.out / "images.npy", x_test)
 script = """
 import sys, numpy as np, keras, tensorflow as tf

@@ -1,10 +1,10 @@
 """Fine-tuning: selected random values as the start of ordinary training, at equal total epochs.
 
-The paper's CONV-2 twice: some epochs of selection and then ordinary training of the selected weights;
-and ordinary training from scratch for as many epochs together.
+Trains the paper's CONV-2 twice: first by selection, then by ordinary training of the selected weights; and from
+scratch, by ordinary training for the same total number of epochs.
 
 Needs pip install "keras-slots[examples]"; CIFAR-10 comes from tensorflow-datasets.
-Takes about 40 minutes on two cores, with --small a minute.
+Takes about 40 minutes on two cores, or a minute with --small.
 
     python examples/finetune.py --data-dir DIR    # where tensorflow-datasets keeps CIFAR-10
     python examples/finetune.py --small           # scikit-learn's digits: offline

@@ -1,4 +1,4 @@
-"""LeNet-300-100 on MNIST: the network that only selects its weights, beside the one that learns them.
+"""LeNet-300-100 on MNIST: a network that only selects its weights, and one that learns them.
 
 Needs pip install "keras-slots[examples]"; MNIST comes from tensorflow-datasets.
 Takes about two minutes on two cores.
@@ -41,12 +41,12 @@ else:
 
 
 def slot_dense(units, **arguments):
-    """Eight fixed random values for every connection, of which training chooses one."""
+    """A dense layer with eight fixed random values per connection, of which training selects one."""
     return SlotDense(units, num_values=8, score_mode="per_connection", **arguments)
 
 
 def lenet(dense):
-    """The same network with either kind of layer."""
+    """LeNet-300-100 with either kind of layer."""
     inputs = keras.Input(x.shape[1:])
     hidden = keras.layers.Flatten()(inputs)
     hidden = dense(300, activation="relu", use_bias=False)(hidden)

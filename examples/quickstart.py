@@ -2,13 +2,13 @@
 
     python examples/quickstart.py --out quickstart-output
 
-Offline, about a minute on two cores, on the 1,797 images of 8 × 8 pixels that come with scikit-learn; a fifth
-of them is held out. Four networks of one architecture; the selected one is also written as a SavedModel:
+Runs offline in about a minute on two cores. Compares four networks of one architecture on the 1,797 images of
+8 × 8 pixels that come with scikit-learn, a fifth held out, and exports the selected one as a SavedModel:
 
-    untrained   every connection takes one of its K = 8 random values, before any training
-    selected    training has chosen among the same values, and changed none of them
-    learned     an ordinary Keras network, trained weight by weight
-    fine-tuned  the selected values, trained on as ordinary weights
+    untrained   every connection has K = 8 random values and uses the initially selected one
+    selected    training has selected among the same values, and changed none of them
+    learned     an ordinary Keras network with trained weights
+    fine-tuned  the selected values, trained further as ordinary weights
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 os.environ["KERAS_BACKEND"] = "tensorflow"  # a SavedModel needs it
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-os.dup2(nowhere, 2)  # TensorFlow talks while it starts, whatever it is told
+os.dup2(nowhere, 2)  # TensorFlow logs while it starts, whatever its log level
 try:
     import keras
     import numpy as np
@@ -38,15 +38,15 @@ finally:
     os.dup2(saved, 2)
 
 NUM_VALUES, BATCH_SIZE = 8, 32
-# Width of the values, in units of the Glorot-uniform bound b. Scores start in U(0, b) and move relative to that
-# scale, so selection needs a larger rate than weights do. All was chosen on a fifth of the training images set
-# apart, by means over the seeds 0 to 4 (of earlier settings, five rates had been seen on the held-out images).
+# Width of the bank, in units of the Glorot-uniform bound b. Scores start in U(0, b), and only changes relative to
+# b matter, so selection needs a larger rate than weights do. All was chosen on a fifth of the training images, by
+# means over seeds 0 to 4. (With earlier settings, five rates had been tried on the held-out images.)
 BANK_SCALE = 2.0
 RATES = {"selected": 0.3, "learned": 0.1, "fine-tuned": 0.05}
 
 
 def load_images(seed):
-    """Digits as (images, labels) to train on and (images, labels) held out, pixels in [0, 1]."""
+    """Returns (images, labels) to train on and (images, labels) held out, with pixels in [0, 1]."""
     x, y = load_digits(return_X_y=True)
     x = (x.reshape(-1, 8, 8, 1) / 16).astype("float32")
     x, x_test, y, y_test = train_test_split(x, y, test_size=0.2, stratify=y, random_state=seed)
@@ -54,7 +54,7 @@ def load_images(seed):
 
 
 def network(name, conv, dense, **values):
-    """Two convolutions and a dense layer, of either kind."""
+    """Two convolutions and a dense layer, with either kind of layer."""
     image = {"padding": "same", "activation": "relu", "use_bias": False, **values}
     layers = [keras.Input((8, 8, 1)), conv(32, 3, **image), conv(32, 3, **image)]
     layers += [keras.layers.MaxPooling2D(), keras.layers.Flatten()]
@@ -62,7 +62,7 @@ def network(name, conv, dense, **values):
 
 
 def train(model, epochs, train_set, test_set, seed):
-    """The held-out images are for the curves; nothing is chosen by them."""
+    """Trains a network. The held-out images only serve for the curves; nothing is chosen by them."""
     data = tf.data.Dataset.from_tensor_slices(train_set).shuffle(len(train_set[1]), seed=seed)
     data = data.batch(BATCH_SIZE, drop_remainder=True)
     rate = keras.optimizers.schedules.CosineDecay(RATES[model.name], epochs * len(data))
@@ -78,7 +78,7 @@ def accuracy(model, x, y):
 
 
 def run_networks(epochs, seed, out):
-    """The whole experiment: the accuracies, all epochs, and whether the file predicts the same."""
+    """Runs the experiment. Returns the accuracies, the histories, and whether the SavedModel predicts the same."""
     keras.utils.set_random_seed(seed)
     train_set, (x, y) = load_images(seed)
     # Each connection has K random values; the layers choose among them.
@@ -102,7 +102,7 @@ def run_networks(epochs, seed, out):
 
 
 def draw(path, accuracies, history):
-    """Held-out accuracy epoch by epoch."""
+    """Draws the held-out accuracy, epoch by epoch."""
     axes = (figure := Figure(figsize=(7, 4), layout="constrained")).subplots()
     for name, curves in history.items():
         first = 1 + len(history["selected"]["loss"]) * (name == "fine-tuned")
@@ -140,7 +140,7 @@ def main(argv=None):
 
 
 def stop(*_):
-    os.write(2, b"\nquickstart.py: stopped\n")  # one line, wherever in TensorFlow Ctrl-C comes
+    os.write(2, b"\nquickstart.py: stopped\n")  # one line, wherever in TensorFlow Ctrl-C arrives
     os._exit(130)
 
 

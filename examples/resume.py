@@ -1,14 +1,14 @@
 """A run that survives being killed at any moment, and ends as if it had not been.
 
-After every epoch Keras saves the whole model (levers, seeds of the values, optimizer) under another name,
-and the file is renamed: a kill leaves the old state or the new one. (Keras' own BackupAndRestore writes
-in place, and loses its backup when the kill comes in the middle of that.) The order of the images
-depends on the epoch alone. (Dropout would go on with other masks: Keras does not save its random state.)
+After every epoch Keras saves the whole model (levers, seeds, optimizer) under a temporary name, and the file is
+renamed, so that a kill leaves the old state or the new one. (Keras' own BackupAndRestore overwrites its backup in
+place, and loses it if it is killed meanwhile.) The order of the images depends only on the epoch. (Dropout
+would resume with other masks, because Keras does not save its random state.)
 
 Needs pip install "keras-slots[examples]". Takes seconds on two cores, on scikit-learn's digits.
 
     python examples/resume.py --out resume-output    # stop it at any moment: Ctrl-C, kill -9, power off
-    python examples/resume.py --out resume-output    # the same command goes on
+    python examples/resume.py --out resume-output    # the same command resumes
 """
 
 import argparse
@@ -38,7 +38,7 @@ x, x_test, y, y_test = train_test_split(x / 16, y, test_size=0.2, random_state=0
 
 
 class Batches(keras.utils.PyDataset):
-    """The images in another order in every epoch, the same one whenever that epoch is run."""
+    """The images in an order that differs between epochs, but is the same whenever an epoch is run again."""
 
     def __init__(self, epoch):
         super().__init__()
@@ -66,7 +66,7 @@ class SaveWhole(keras.callbacks.Callback):
         unfinished = args.out / "unfinished.keras"
         self.model.save(unfinished)
         with unfinished.open("rb") as file:
-            os.fsync(file)  # it is on the disk before it gets its name
+            os.fsync(file)  # on the disk before it gets its final name
         unfinished.replace(state)
 
 
@@ -88,5 +88,5 @@ else:
 done = int(model.optimizer.iterations) // (len(x) // BATCH_SIZE)
 print(f"{done} of {EPOCHS} epochs are done")
 settings = {"epochs": EPOCHS, "initial_epoch": done, "verbose": 2}
-model.fit(Batches(done), callbacks=[SaveWhole()], shuffle=False, **settings)  # it has its own order
+model.fit(Batches(done), callbacks=[SaveWhole()], shuffle=False, **settings)  # Batches shuffles
 print(f"test accuracy: {model.evaluate(x_test, y_test, verbose=0)[1]:.2%}")

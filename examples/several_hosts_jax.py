@@ -1,8 +1,8 @@
 """One network trained by several hosts, on JAX: each feeds its share of every batch.
 
-Start it on each host (or once for each GPU, with CUDA_VISIBLE_DEVICES), the same but for --process-id. The
-result is that of one process with the whole batch, but for rounding. Keras 3 trains over several hosts on
-JAX only. Without --hosts one process trains alone.
+Start it on each host (or once per GPU, with CUDA_VISIBLE_DEVICES) with the same command except for
+--process-id. Up to rounding, the result is that of one process with the whole batch. Keras 3 trains over
+several hosts only on JAX. Without --hosts a single process trains.
 
 Needs pip install "keras-slots[examples,jax]". Takes seconds on two cores, on scikit-learn's digits, offline.
 
@@ -26,17 +26,17 @@ from keras_slots import SlotDense
 EPOCHS, BATCH_SIZE = 10, 32  # of all processes together
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--hosts", help="HOST:PORT of process 0, which the others connect to")
-parser.add_argument("--processes", type=int, default=1, help="how many there are")
-parser.add_argument("--process-id", type=int, default=0, help="number of this one, from 0")
-parser.add_argument("--out", default="several-hosts.keras", help="what process 0 writes")
+parser.add_argument("--hosts", help="HOST:PORT of process 0, to which the others connect")
+parser.add_argument("--processes", type=int, default=1, help="number of processes")
+parser.add_argument("--process-id", type=int, default=0, help="number of this process, from 0")
+parser.add_argument("--out", default="several-hosts.keras", help="file that process 0 writes")
 args = parser.parse_args()
 
-if args.hosts:  # before anything is computed
+if args.hosts:  # before any computation
     keras.distribution.initialize(args.hosts, args.processes, args.process_id)
 keras.utils.set_random_seed(0)  # all processes draw the same values and the same order
 
-# Every process gives Keras its own share of a batch, so Keras must not share it out again.
+# Every process gives Keras its own share of a batch, so Keras must not split it again.
 keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
 share = BATCH_SIZE // jax.process_count()
 own = slice(jax.process_index() * share, (jax.process_index() + 1) * share)
@@ -46,7 +46,7 @@ x, x_test, y, y_test = train_test_split(x / 16, y, test_size=0.2, random_state=0
 
 
 class Share(keras.utils.PyDataset):
-    """This process' part of each batch; the order of the images is the same in all processes."""
+    """This process's share of each batch; the order of the images is the same in all processes."""
 
     def on_epoch_begin(self):
         self.order = np.random.permutation(len(x))  # noqa: NPY002
@@ -76,7 +76,7 @@ batches = Share()
 batches.on_epoch_begin()
 model.fit(batches, epochs=EPOCHS, verbose=2 if jax.process_index() == 0 else 0)
 
-# All processes hold the whole network. What one of them computes alone is a network of its own.
+# All processes hold the whole network. To compute in one process alone, copy it to a network without distribution.
 weights = model.get_weights()
 keras.distribution.set_distribution(None)
 if jax.process_index() == 0:

@@ -1,7 +1,7 @@
 """A network of keras.applications whose convolutions select their weights.
 
-`slotify` puts a slot layer in the place of every Dense and convolution layer; batch norms and biases stay as
-they are and train beside the selection. `materialize` turns the result into an ordinary model again.
+`slotify` replaces every Dense and convolution layer by a slot layer. Batch norms and biases stay plain and train
+as usual, while the kernels select. `materialize` turns the result into an ordinary model again.
 
 Needs pip install "keras-slots[examples]". Takes half a minute on two cores, on scikit-learn's digits, offline.
 
@@ -33,7 +33,7 @@ network = keras.applications.MobileNet(
     input_shape=(32, 32, 1), alpha=0.25, weights=None, classes=10, classifier_activation=None
 )
 
-# The depthwise convolutions have nine weights a channel and stay ordinary ones.
+# Depthwise convolutions have only nine weights per channel; they stay plain.
 model = slotify(
     network,
     num_values=8,

@@ -1,7 +1,7 @@
 """A search for K, learning rate and bank width with keras-tuner.
 
-Only validation images decide; the best trial is trained again and meets the test images once.
-The search goes on where it was stopped when it is started again with the same --out.
+Only validation images decide. The best trial is trained again and evaluated once on the test images. A search
+that was stopped resumes when it is started again with the same --out.
 
 Needs pip install "keras-slots[examples,tuner]". Takes two minutes on two cores, on scikit-learn's digits.
 
@@ -36,7 +36,7 @@ def build(hp):
     keras.utils.set_random_seed(0)
     slots = {
         "num_values": hp.Choice("num_values", [2, 4, 8, 16, 32]),
-        # In units of Glorot's bound. Large values win, so few values want a wider bank.
+        # In units of the Glorot bound. Large values win, so with few values a wider bank is better.
         "bank_initializer": GlorotUniform(hp.Float("bank_scale", 0.5, 2.5, sampling="log")),
         "score_mode": "per_connection",
         "use_bias": False,
@@ -44,7 +44,7 @@ def build(hp):
     model = keras.Sequential(
         [keras.Input((64,)), SlotDense(100, activation="relu", **slots), SlotDense(10, **slots)]
     )
-    # Only the ratio of learning rate and initial scores matters, so one of the two is searched.
+    # Only the ratio of the learning rate to the scale of the scores matters, so only the rate is searched.
     learning_rate = hp.Float("learning_rate", 0.03, 3.0, sampling="log")
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, args.epochs * (len(x) // 32))
     model.compile(

@@ -1,10 +1,10 @@
-"""The paper's VGG-19 on CIFAR-10, with every batch shared by all GPUs of the machine.
+"""The paper's VGG-19 on CIFAR-10, with every batch split over all GPUs of the machine.
 
-Twenty million connections that choose among eight random values each; MirroredStrategy trains a copy of them
-on every device. Without a GPU the strategy has one device, and the run takes hours.
+Twenty million connections select among eight random values each. MirroredStrategy trains a copy of the network on
+every device. Without a GPU the strategy has one device, and the run takes hours.
 
 Needs pip install "keras-slots[examples]", TensorFlow; CIFAR-10 comes from tensorflow-datasets.
-Takes five to eight minutes an epoch on two cores, with --small seconds.
+Takes five to eight minutes an epoch on two cores, or seconds with --small.
 
     python examples/vgg19_cifar10.py --data-dir DIR    # where tensorflow-datasets keeps CIFAR-10
     python examples/vgg19_cifar10.py --small           # an eighth of the filters, digits, offline
@@ -48,7 +48,7 @@ batch_size = 32 if args.small else 128
 
 
 def batches(x, y, training):
-    """Every device must get equally many images, in the last batch too: hence `drop_remainder`."""
+    """Batches that split evenly over the devices, even the last one: hence `drop_remainder`."""
     data = tf.data.Dataset.from_tensor_slices((x.astype("uint8"), y))
     if training:
         data = data.shuffle(len(x), seed=0)

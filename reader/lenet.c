@@ -1,13 +1,13 @@
-/* Runs a network of dense layers from a .slots file on MNIST images: LeNet-300-100, for one.
+/* Runs a network of dense layers, such as LeNet-300-100, from a .slots file on MNIST images.
 
      cc -std=c99 -O2 -o lenet lenet.c
      ./lenet FILE.slots IMAGES [LABELS [MEAN STD]]
 
-   IMAGES and LABELS are files of MNIST (idx, as it is published, unpacked), or raw bytes: a byte for each pixel, a
-   byte for each label. The network sees (pixel / 255 - MEAN) / STD, or pixel / 255. Kernels are (inputs, outputs),
-   each may have a bias behind it, and there is a ReLU between layers. Prints the class of each image, a line each;
-   with LABELS only how many are right.
-   Exit status: that of slots.c, 1 when the file holds another kind of network or an input cannot be read.         */
+   IMAGES and LABELS are uncompressed MNIST files (idx), or raw bytes: one byte per pixel, one byte per label. The
+   input of the network is (pixel / 255 - MEAN) / STD, or pixel / 255. Kernels are (inputs, outputs), each may be
+   followed by a bias, and there is a ReLU between layers. Prints the class of each image on its own line; with
+   LABELS, only how many are right.
+   Exit status: that of slots.c; 1 if the file holds another kind of network or an input cannot be read.           */
 #define SLOTS_NO_MAIN
 #include "slots.c"
 
@@ -41,7 +41,7 @@ static float number_at(const Weight *w, uint64_t i) {
 
 static int is_float(const Weight *w) { return w->form || w->dtype == 0; }
 
-/* Whether the weights are kernels, each with or without a bias, that fit each other; and the widest layer. */
+/* Whether the weights are kernels of matching shapes, each with or without a bias; and the widest layer. */
 static int is_dense(const Slots *s, uint32_t *widest) {
     uint32_t width = 0;
     *widest = 0;

@@ -1,11 +1,11 @@
-/* Reads a .slots file of keras_slots, as docs/slots_format.md describes it, with the C library alone.
+/* Reads a .slots file of keras_slots, as specified in docs/slots_format.md, using only the C library.
 
      cc -std=c99 -O2 -o slots slots.c
      ./slots FILE            lists the weights
-     ./slots FILE FOLDER     writes each as FOLDER/0.bin, 1.bin, ...: kernels as float32, others as they are stored,
+     ./slots FILE FOLDER     writes FOLDER/0.bin, 1.bin, ...: kernels as float32, other weights as they are stored,
                              little-endian, in C order
 
-   Exit status: 0, or what `Status` says below.                                                               */
+   Exit status: see `Status` below.                                                                           */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -64,7 +64,7 @@ static uint32_t crc32_of(const uint8_t *p, uint64_t n) {
     return ~c;
 }
 
-/* ---- random numbers: philox4x64-10, and what is made of its words ---- */
+/* ---- random numbers: philox4x64-10, and the values drawn from its words ---- */
 typedef struct { unsigned kind; uint64_t seed, stream; float factor; uint64_t block, out[4]; int ready; } Stream;
 
 static uint64_t high_product(uint64_t a, uint64_t b) {
@@ -91,7 +91,7 @@ static uint32_t word(Stream *s, uint64_t i) {
     }
     return (uint32_t)(s->out[i % 8 / 2] >> 32 * (i & 1));
 }
-/* One rounding for each operation: `volatile` keeps a compiler from fusing two. */
+/* Every operation rounds separately: `volatile` keeps the compiler from fusing two. */
 static double polynomial(double x, const double *c) {
     volatile double r = x * c[5];
     for (int i = 4; i > 0; i--) { r = r + c[i]; r = r * x; }
@@ -152,7 +152,7 @@ static int64_t to_integer(double x, double scale) {
     return (int64_t)(x > 16777216 ? 16777216 : x < -16777216 ? -16777216 : x);
 }
 
-/* ---- where a connection can go: step m to larger values is at [m], to smaller ones at [k - 1 - m] ---- */
+/* ---- steps of a connection: step m to larger values is at index m, to smaller ones at k - 1 - m ---- */
 #define NEVER ((int64_t)1 << 40)
 typedef struct { uint32_t begin, right, left; } Stairs;
 typedef struct { int64_t value, score; uint32_t k; } Line;
@@ -205,7 +205,7 @@ static Stairs nearest(Line *lines, uint32_t k, int64_t target, uint16_t *step, i
     return s;
 }
 
-/* ---- the coder: interleaved rANS with counts that adapt ---- */
+/* ---- the coder: interleaved rANS with adaptive counts ---- */
 #define CONTEXTS (4 * 96 * 12)
 typedef struct { uint32_t lanes, state[512]; Bytes words; int64_t ones[CONTEXTS], all[CONTEXTS]; } Coder;
 
@@ -216,7 +216,7 @@ static int decide(Coder *c, uint32_t lane, int64_t p) {
     c->state[lane] = x;
     return (int)bit;
 }
-static int size_class(int64_t x) { /* the exponent and the first digit behind it of an IEEE double: exact below 2^53 */
+static int size_class(int64_t x) { /* exponent and highest mantissa bit of an IEEE double: exact below 2^53 */
     double wide = (double)x;
     uint64_t bits;
     memcpy(&bits, &wide, 8);
@@ -397,7 +397,7 @@ static Status decode_coded(Bytes *b, Values *v, Weight *w, float *out) {
     g.low = g.expected + size; g.high = g.low + size;
     g.activity = g.found + size; g.context = g.activity + size;
     status = decode_rows(&g, c, v, rows, out);
-    for (uint64_t i = 0, last = 0; i < lost && status == OK; i++) { /* choices that no step leads to */
+    for (uint64_t i = 0, last = 0; i < lost && status == OK; i++) { /* single choices, which no step leads to */
         uint64_t at = number(lost_at + 4 * i, 4), choice = number(lost_choice + 2 * i, 2);
         if (at >= w->count || choice >= v->k || (i && at <= last)) { status = DAMAGED; break; }
         values_at(v, last = at, g.value);
@@ -489,7 +489,7 @@ static void slots_free(Slots *s) {
     free(s->weights);
     memset(s, 0, sizeof *s);
 }
-/* Reads the bytes of a file; `slots_free` frees what it returns, whatever the status is. */
+/* Reads the bytes of a file. Call `slots_free` on the result, whatever the status is. */
 static Status slots_read(const uint8_t *bytes, uint64_t size, int decode, Slots *s) {
     static const uint8_t magic[8] = {0x89, 'S', 'L', 'O', 'T', 'S', '\r', '\n'};
     memset(s, 0, sizeof *s);
@@ -508,7 +508,7 @@ static Status slots_read(const uint8_t *bytes, uint64_t size, int decode, Slots 
     if (!s->weights) return NO_MEMORY;
     s->count = count;
     Bytes records = b;
-    for (int pass = 0; pass <= (decode != 0); pass++) { /* all sizes are known before anything is allocated */
+    for (int pass = 0; pass <= (decode != 0); pass++) { /* the first pass checks all sizes before anything is allocated */
         b = records;
         for (uint32_t i = 0; i < count; i++) {
             uint64_t length = take_number(&b, 8);
@@ -541,7 +541,7 @@ static Status slots_open(const char *path, int decode, Slots *s) {
 #ifndef SLOTS_NO_MAIN
 static const char *const said[] = {"", "cannot write", "usage: slots FILE [FOLDER]", "cannot read the file",
     "not a .slots file", "the file is truncated", "the file has another format version: get a newer reader",
-    "the checksum of the file differs", "the header says more than this reader takes", "the file is damaged",
+    "the checksum of the file differs", "the file exceeds the limits of this reader", "the file is damaged",
     "not enough memory"};
 
 int main(int argc, char **argv) {

@@ -1,6 +1,6 @@
-"""Makes pages of the site out of files that stand elsewhere in the repository, and turns their links.
+"""Adds files from elsewhere in the repository as pages of the site, and rewrites their links.
 
-README.md is the home page. A link to a file that is no page of the site becomes plain text.
+README.md becomes the home page. A link to a file that is not a page of the site becomes plain text.
 """
 
 import posixpath
