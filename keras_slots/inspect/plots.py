@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_slots.inspect.choices import available_values, named_kernels
-from keras_slots.inspect.choices import selected_values as _selected
+from keras_slots.inspect import choices
+from keras_slots.kernels.base import SlotKernel
 
 _BINS = 41
 
@@ -25,7 +25,7 @@ def selected_values(model: keras.Model, label: str = "selected", color: Any = No
         figure: Figure of an earlier call, which gets one more curve; None makes a new one.
 
     Returns:
-        The figure, one picture for each kernel.
+        A `matplotlib.figure.Figure` with one picture for each kernel.
 
     Raises:
         ValueError: If the model holds no slot layer, or other kernels than the figure.
@@ -42,37 +42,40 @@ def selected_values(model: keras.Model, label: str = "selected", color: Any = No
     'hidden: 64 × 100'
     """
     kernels = _kernels_of(model)
-    if figure is None:
-        figure = _new_figure()
-        columns = min(4, len(kernels))
-        rows = math.ceil(len(kernels) / columns)
-        figure.set_size_inches(4 * columns, 3.2 * rows)
-        every = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for spare in every[len(kernels) :]:
-            spare.remove()
-        for ax, (name, kernel) in zip(every, kernels.items(), strict=False):
-            values = available_values(kernel)
-            edges = np.linspace(-np.abs(values).max(), np.abs(values).max(), _BINS)
-            ax.hist(values, edges, density=True, color="0.85", label="available")
-            shape = " × ".join(map(str, kernel.initial.kernel_shape))
-            ax.set(title=f"{name}: {shape}", xlabel="value", yticks=[])
-            ax.locator_params(axis="x", nbins=6)
-        every[0].set_ylabel("density")
+    figure = figure or _available_values(kernels)
     drawn = [ax.get_title().rpartition(":")[0] for ax in figure.axes]
     if drawn != list(kernels):
         raise ValueError(
             f"`figure` must show the kernels of `model`, {list(kernels)}. Received: a figure of {drawn}."
         )
     for ax, kernel in zip(figure.axes, kernels.values(), strict=True):
-        # The bins of the available values, which the first drawn thing shows.
-        first = ax.patches[0].get_x()
+        first = ax.patches[0].get_x()  # the bins of the available values, which were drawn first
         edges = np.linspace(first, -first, _BINS)
-        density, _ = np.histogram(_selected(kernel), edges, density=True)
+        density, _ = np.histogram(choices.selected_values(kernel), edges, density=True)
         ax.stairs(density, edges, color=color, lw=1.4, label=label)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
     for legend in list(figure.legends):
         legend.remove()
+    handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize="small")
+    return figure
+
+
+def _available_values(kernels: dict[str, SlotKernel]) -> Any:
+    """A figure with a histogram of the available values of each kernel."""
+    columns = min(4, len(kernels))
+    rows = math.ceil(len(kernels) / columns)
+    figure = _new_figure(4 * columns, 3.2 * rows)
+    pictures = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for spare in pictures[len(kernels) :]:
+        spare.remove()
+    for ax, (name, kernel) in zip(pictures, kernels.items(), strict=False):
+        values = choices.available_values(kernel)
+        edges = np.linspace(-np.abs(values).max(), np.abs(values).max(), _BINS)
+        ax.hist(values, edges, density=True, color="0.85", label="available")
+        shape = " × ".join(map(str, kernel.initial.kernel_shape))
+        ax.set(title=f"{name}: {shape}", xlabel="value", yticks=[])
+        ax.locator_params(axis="x", nbins=6)
+    pictures[0].set_ylabel("density")
     return figure
 
 
@@ -87,7 +90,7 @@ def first_layer(models: Mapping[str, keras.Model], image_shape: tuple[int, int],
         units: Number of units to show.
 
     Returns:
-        The figure: a row for each model, the mean over all units on the left.
+        A `matplotlib.figure.Figure` with a row for each model, the mean over all units on the left.
 
     Raises:
         ValueError: If a first kernel does not have `height * width` inputs.
@@ -101,40 +104,36 @@ def first_layer(models: Mapping[str, keras.Model], image_shape: tuple[int, int],
     >>> len(plots.first_layer({"random": model}, (8, 8), units=4).axes)
     5
     """
-    height, width = image_shape
-    kernels = {}
-    for label, model in models.items():
-        kernel = next(iter(_kernels_of(model).values()))
-        if len(kernel.initial.kernel_shape) != 2 or kernel.initial.kernel_shape[0] != height * width:
+    kernels = {label: next(iter(_kernels_of(model).values())) for label, model in models.items()}
+    for label, kernel in kernels.items():
+        shape = kernel.initial.kernel_shape
+        if len(shape) != 2 or shape[0] != math.prod(image_shape):
             raise ValueError(
                 f"`image_shape` must have as many pixels as the first kernel of '{label}' has inputs. Received: "
-                f"image_shape={image_shape}, a kernel of shape {kernel.initial.kernel_shape}"
+                f"image_shape={image_shape}, a kernel of shape {shape}"
             )
-        kernels[label] = _selected(kernel)
-    *_, last = kernels.values()
+    values = {label: choices.selected_values(kernel) for label, kernel in kernels.items()}
+    *_, last = values.values()
     largest = np.argsort(-np.abs(last).sum(axis=0), kind="stable")[:units]
-    figure = _new_figure()
-    figure.set_size_inches(1.3 * (len(largest) + 1), 1.4 * len(kernels) + 0.3)
-    grid = figure.subplots(len(kernels), len(largest) + 1, squeeze=False)
-    means = {label: np.abs(kernel).mean(axis=1) for label, kernel in kernels.items()}
-    low, high = min(x.min() for x in means.values()), max(x.max() for x in means.values())
-    bound = max(np.abs(kernel).max() for kernel in kernels.values())
-    for row, (label, kernel) in zip(grid, kernels.items(), strict=True):
+    figure = _new_figure(1.3 * (len(largest) + 1), 1.4 * len(values) + 0.3)
+    grid = figure.subplots(len(values), len(largest) + 1, squeeze=False)
+    means = [np.abs(kernel).mean(axis=1) for kernel in values.values()]
+    low, high = np.min(means), np.max(means)
+    bound = max(np.abs(kernel).max() for kernel in values.values())
+    for row, mean, (label, kernel) in zip(grid, means, values.items(), strict=True):
         row[0].set_ylabel(label)
-        row[0].imshow(means[label].reshape(image_shape), cmap="magma", vmin=low, vmax=high)
+        row[0].imshow(mean.reshape(image_shape), cmap="magma", vmin=low, vmax=high)
         for ax, unit in zip(row[1:], largest, strict=True):
-            image = kernel[:, unit].reshape(image_shape)
-            ax.imshow(image, cmap="RdBu", vmin=-bound, vmax=bound)
+            ax.imshow(kernel[:, unit].reshape(image_shape), cmap="RdBu", vmin=-bound, vmax=bound)
     for ax in grid.flat:
         ax.set(xticks=[], yticks=[])
-    titles = ["mean |w|", *(f"unit {unit}" for unit in largest)]
-    for ax, title in zip(grid[0], titles, strict=True):
+    for ax, title in zip(grid[0], ["mean |w|", *(f"unit {unit}" for unit in largest)], strict=True):
         ax.set_title(title, fontsize="small")
     return figure
 
 
-def _kernels_of(model: keras.Model) -> dict[str, Any]:
-    kernels = {name: kernel for name, (_, kernel) in named_kernels(model).items()}
+def _kernels_of(model: keras.Model) -> dict[str, SlotKernel]:
+    kernels = {name: kernel for name, (_, kernel) in choices.named_kernels(model).items()}
     if not kernels:
         raise ValueError(
             f"`model` must hold slot layers. Received: model '{model.name}' with the layers "
@@ -143,9 +142,9 @@ def _kernels_of(model: keras.Model) -> dict[str, Any]:
     return kernels
 
 
-def _new_figure() -> Any:
+def _new_figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('`keras_slots.inspect.plots` needs pip install "keras-slots[plots]"') from error
-    return Figure(figsize=(7, 4.5), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
