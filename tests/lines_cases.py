@@ -35,15 +35,11 @@ def build(bank, scores, dtype="float64", **arguments):
 
 def read(staircase, lever):
     """The rule by which a staircase is read, step by step."""
-    thresholds, steps, overflow_index, overflow_thresholds, overflow_steps = staircase
+    thresholds, steps = staircase
     lever = np.broadcast_to(np.asarray(lever, thresholds.dtype), steps.shape[1])
     value = steps[0].copy()
     for h in range(len(thresholds)):
         value = np.where(lever > thresholds[h], steps[h + 1], value)
-    tall = value[overflow_index]
-    for h in range(len(overflow_thresholds)):
-        tall = np.where(lever[overflow_index] > overflow_thresholds[h], overflow_steps[h], tall)
-    value[overflow_index] = tall
     return value
 
 

@@ -10,19 +10,10 @@ from hypothesis import strategies as st
 
 from keras_slots import GlorotUniform, UniformScores
 from keras_slots.kernels import staircase as module
-from keras_slots.kernels.capacity import Capacity, capacity
 from keras_slots.kernels.envelope import NUDGE, envelope
-from keras_slots.kernels.staircase import build_staircase
+from keras_slots.kernels.staircase import build_staircase, levels_of
 from keras_slots.values.initial_values import InitialValues
 from lines_cases import any_lines, brute_force, build, paper_like, read, rises
-
-
-def sizes(num_values, count):
-    """Dense, and with tall connections from the first, a middle and the last level on."""
-    most = num_values - 1
-    yield Capacity(most, 0, 0)
-    for levels in sorted({0, most // 3, max(most - 1, 0)} if most else ()):
-        yield Capacity(levels, most - levels, count)
 
 
 def drawn(shape, num_values, seed=0, **fields):
@@ -40,28 +31,26 @@ def test_staircase_is_the_arg_max_at_random_levers(num_values, dtype):
     thresholds, _ = envelope(bank, scores)
     rng = np.random.default_rng(1)
     levers = [rng.normal(0, scale, 400) for scale in (1e-3, 1e-2, 0.1, 1.0, 10.0, 1e4)]
-    for size in sizes(num_values, 400):
-        staircase = build(bank, scores, size=size)
-        for lever in levers:
-            finite = np.where(thresholds < np.inf, thresholds, 1e9)
-            clear = (np.abs(lever - finite) > 1e-9 * np.abs(finite)).all(axis=0)
-            assert clear.mean() > 0.99
-            expected = brute_force(bank, scores, lever)
-            np.testing.assert_array_equal(read(staircase, lever)[clear], expected[clear])
+    staircase = build(bank, scores)
+    for lever in levers:
+        finite = np.where(thresholds < np.inf, thresholds, 1e9)
+        clear = (np.abs(lever - finite) > 1e-9 * np.abs(finite)).all(axis=0)
+        assert clear.mean() > 0.99
+        expected = brute_force(bank, scores, lever)
+        np.testing.assert_array_equal(read(staircase, lever)[clear], expected[clear])
 
 
 @pytest.mark.parametrize("num_values", [2, 8, 64])
 def test_staircase_is_the_arg_max_just_beside_every_threshold(num_values):
     bank, scores = paper_like(num_values, 300)
     thresholds, _ = envelope(bank, scores)
-    for size in sizes(num_values, 300):
-        staircase = build(bank, scores, size=size)
-        for threshold in thresholds:
-            at = threshold < np.inf
-            for factor in (1 - 1e-7, 1 + 1e-7):
-                lever = np.where(at, threshold, 0.0) * factor
-                expected = brute_force(bank, scores, lever)
-                np.testing.assert_array_equal(read(staircase, lever)[at], expected[at])
+    staircase = build(bank, scores)
+    for threshold in thresholds:
+        at = threshold < np.inf
+        for factor in (1 - 1e-7, 1 + 1e-7):
+            lever = np.where(at, threshold, 0.0) * factor
+            expected = brute_force(bank, scores, lever)
+            np.testing.assert_array_equal(read(staircase, lever)[at], expected[at])
 
 
 @given(any_lines(), st.sampled_from([1.0, -1.0, 0.01, -0.01, 3.0, -50.0, 1e6, -1e6]))
@@ -70,10 +59,9 @@ def test_staircase_selects_the_highest_of_any_lines(lines, lever):
     bank, scores = lines
     height = scores + bank * lever
     slack = 1e-12 * (np.abs(scores) + np.abs(bank * lever)).max(axis=1)
-    for size in sizes(bank.shape[1], len(bank)):
-        selected = read(build(bank, scores, size=size), lever)
-        chosen = np.where(bank == selected[:, None], height, -np.inf).max(axis=1)
-        assert np.all(chosen >= height.max(axis=1) - slack)
+    selected = read(build(bank, scores), lever)
+    chosen = np.where(bank == selected[:, None], height, -np.inf).max(axis=1)
+    assert np.all(chosen >= height.max(axis=1) - slack)
 
 
 @given(any_lines())
@@ -81,21 +69,11 @@ def test_staircase_selects_the_highest_of_any_lines(lines, lever):
 def test_staircase_at_a_lever_of_zero_is_the_arg_max_of_any_scores(lines):
     bank, scores = lines
     expected = brute_force(bank, scores, 0.0)
-    for size in sizes(bank.shape[1], len(bank)):
-        for dtype in ("float32", "float64"):
-            staircase = build(bank.astype(dtype), scores, dtype, size=size)
-            rounded = brute_force(bank.astype(dtype), scores, 0.0)
-            np.testing.assert_array_equal(read(staircase, 0.0), rounded)
-            np.testing.assert_array_equal(read(build(bank, scores, size=size), 0.0), expected)
-
-
-@given(any_lines(max_values=12), st.floats(-100, 100))
-@settings(max_examples=300, deadline=None)
-def test_staircase_reads_the_same_however_its_steps_are_stored(lines, lever):
-    bank, scores = lines
-    dense, *others = (read(build(bank, scores, size=size), lever) for size in sizes(bank.shape[1], len(bank)))
-    for other in others:
-        np.testing.assert_array_equal(other, dense)
+    for dtype in ("float32", "float64"):
+        staircase = build(bank.astype(dtype), scores, dtype)
+        rounded = brute_force(bank.astype(dtype), scores, 0.0)
+        np.testing.assert_array_equal(read(staircase, 0.0), rounded)
+        np.testing.assert_array_equal(read(build(bank, scores), 0.0), expected)
 
 
 @given(any_lines(), st.permutations(range(9)))
@@ -126,7 +104,7 @@ def test_staircase_of_a_signed_constant_bank_has_at_most_one_step(num_values):
     rng = np.random.default_rng(3)
     bank = rng.choice([-0.05, 0.05], (500, num_values)).astype("float32")
     scores = rng.uniform(0, 0.1, bank.shape).astype("float32")
-    staircase = build(bank, scores, size=Capacity(1, 0, 0))
+    staircase = build(bank, scores, levels=1)
     for lever in (-3.0, -0.1, 0.0, 0.2, 3.0):
         np.testing.assert_array_equal(read(staircase, lever), brute_force(bank, scores, lever))
 
@@ -152,7 +130,7 @@ def test_staircase_of_extreme_entries_is_finite_and_warns_of_nothing():
 
 def test_staircase_read_by_a_lever_follows_sgd_with_momentum_on_all_scores():
     bank, scores = paper_like(8, 200, dtype="float64")
-    staircase = build(bank, scores, size=Capacity(3, 4, 150))
+    staircase = build(bank, scores)
     rng, live = np.random.default_rng(6), scores.copy()
     lever, velocity, speed = np.zeros(200), np.zeros_like(scores), np.zeros(200)
     for _ in range(300):
@@ -169,15 +147,14 @@ def test_staircase_read_by_a_lever_follows_sgd_with_momentum_on_all_scores():
 
 def test_staircase_in_float32_decides_as_in_float64_for_every_float32_lever():
     bank, scores = paper_like(16, 500)
-    for size in sizes(16, 500):
-        exact, rounded = (build(bank, scores, dtype, size=size) for dtype in ("float64", "float32"))
-        assert rounded.thresholds.dtype == rounded.overflow_steps.dtype == np.float32
-        np.testing.assert_array_equal(rounded.steps, exact.steps)
-        assert np.all(rounded.thresholds[1:] >= rounded.thresholds[:-1])
-        for threshold in envelope(bank, scores)[0]:
-            nearest = np.where(threshold < np.inf, threshold, 0).astype("float32")
-            for lever in (np.nextafter(nearest, -np.inf), nearest, np.nextafter(nearest, np.inf)):
-                np.testing.assert_array_equal(read(rounded, lever), read(exact, lever))
+    exact, rounded = (build(bank, scores, dtype) for dtype in ("float64", "float32"))
+    assert rounded.thresholds.dtype == rounded.steps.dtype == np.float32
+    np.testing.assert_array_equal(rounded.steps, exact.steps)
+    assert np.all(rounded.thresholds[1:] >= rounded.thresholds[:-1])
+    for threshold in envelope(bank, scores)[0]:
+        nearest = np.where(threshold < np.inf, threshold, 0).astype("float32")
+        for lever in (np.nextafter(nearest, -np.inf), nearest, np.nextafter(nearest, np.inf)):
+            np.testing.assert_array_equal(read(rounded, lever), read(exact, lever))
 
 
 @given(any_lines())
@@ -202,78 +179,48 @@ def test_staircase_holds_the_values_as_the_layer_rounds_them(held):
 
 
 @pytest.mark.parametrize("num_values", [8, 64])
-def test_staircase_has_the_shapes_of_the_capacity_whatever_the_seed(num_values):
+def test_staircase_has_the_same_shapes_whatever_the_seed(num_values):
     for seed in range(3):
         initial = drawn((50, 60), num_values, seed)
-        levels, overflow_levels, overflow_count = capacity(initial)
-        assert overflow_count > 0
         staircase = build_staircase(initial)
-        assert staircase.thresholds.shape == (levels, 3000)
-        assert staircase.steps.shape == (levels + 1, 3000)
-        assert staircase.overflow_index.shape == (overflow_count,)
-        assert (
-            staircase.overflow_thresholds.shape
-            == staircase.overflow_steps.shape
-            == (overflow_levels, overflow_count)
-        )
-        assert staircase.overflow_index.dtype == np.int32
+        assert staircase.thresholds.shape == (levels_of(initial), 3000)
+        assert staircase.steps.shape == (levels_of(initial) + 1, 3000)
         assert all(np.isfinite(array).all() for array in staircase)
 
 
 def test_staircase_in_its_default_size_is_the_arg_max():
-    initial = drawn((50, 60), 16, seed=3)
-    bank, scores = initial.bank().reshape(-1, 16), initial.scores().reshape(-1, 16)
+    initial = drawn((50, 60), 32, seed=3)
+    bank, scores = initial.bank().reshape(-1, 32), initial.scores().reshape(-1, 32)
     staircase = build_staircase(initial, "float64")
-    last = staircase.steps[-1, staircase.overflow_index]
-    assert rises(last, staircase.overflow_steps).any()
     rng = np.random.default_rng(0)
     for scale in (0.0, 1e-2, 0.3, 3.0, 1e3):
         lever = rng.normal(0, scale, 3000)
         np.testing.assert_array_equal(read(staircase, lever), brute_force(bank, scores, lever))
 
 
-def test_staircase_fills_places_that_nobody_needs_with_what_changes_nothing():
+def test_staircase_repeats_its_last_threshold_and_value_where_it_ends():
     bank, scores = paper_like(16, 400)
-    staircase = build(bank, scores, size=Capacity(4, 11, 200))
-    thresholds, steps, index, overflow_thresholds, overflow_steps = staircase
+    thresholds, steps = build(bank, scores)
     heights = (envelope(bank, scores)[0] < np.inf).sum(axis=0)
-    tall = np.flatnonzero(heights > 4)
-    assert 0 < len(tall) < 200
-    assert np.all(np.diff(index) > 0) and index[0] >= 0 and index[-1] < 400
-    assert np.isin(tall, index).all()
     reached = rises(steps[0], steps[1:])
-    np.testing.assert_array_equal(reached.sum(axis=0), np.minimum(heights, 4))
-    further = rises(steps[-1, index], overflow_steps)
-    np.testing.assert_array_equal(further.sum(axis=0), np.maximum(heights[index] - 4, 0))
-    # Behind the last step its threshold repeats: no entry is larger than those of real steps.
+    np.testing.assert_array_equal(reached.sum(axis=0), heights)
+    # No entry is larger than those of real steps.
     assert not thresholds[:, heights == 0].any()
     before, at = thresholds[0], heights > 0
     for threshold, rose in zip(thresholds[1:], reached[1:], strict=True):
         np.testing.assert_array_equal(threshold[~rose & at], before[~rose & at])
         before = threshold
-    before = thresholds[-1, index]
-    for threshold, rose in zip(overflow_thresholds, further, strict=True):
-        np.testing.assert_array_equal(threshold[~rose], before[~rose])
-        before = threshold
 
 
 def test_staircase_of_no_connections_is_empty():
     staircase = build(np.zeros((0, 4)), np.zeros((0, 4)))
-    assert [array.shape for array in staircase] == [(3, 0), (4, 0), (0,), (0, 0), (0, 0)]
+    assert [array.shape for array in staircase] == [(3, 0), (4, 0)]
 
 
-@pytest.mark.parametrize(
-    ("size", "received"),
-    [
-        (Capacity(2, 1, 400), r"a connection with \d+ steps"),
-        (Capacity(2, 13, 3), r"\d+ connections with more than 2 steps"),
-        (Capacity(3, 0, 0), r"a connection with \d+ steps"),
-    ],
-)
-def test_staircase_refuses_a_draw_that_outgrows_its_size(size, received):
+def test_staircase_refuses_a_draw_that_outgrows_its_levels():
     bank, scores = paper_like(16, 400)
-    with pytest.raises(ValueError, match=f"`seed` must give .*Received: {received}.*another `seed`"):
-        build(bank, scores, size=size)
+    with pytest.raises(ValueError, match=r"`seed` must give .*Received: a connection with \d+.*another `seed`"):
+        build(bank, scores, levels=3)
 
 
 # The build
@@ -283,11 +230,10 @@ def test_staircase_refuses_a_draw_that_outgrows_its_size(size, received):
 @pytest.mark.parametrize("chunk_values", [1 << 17, 250, 1])
 def test_build_does_not_depend_on_chunks_and_threads(monkeypatch, threads, chunk_values):
     bank, scores = paper_like(16, 333)
-    size = Capacity(4, 11, 300)
-    expected = build(bank, scores, size=size)
+    expected = build(bank, scores)
     monkeypatch.setattr(module, "_CHUNK_VALUES", chunk_values)
     monkeypatch.setattr(os, "cpu_count", lambda: threads)
-    for one, other in zip(build(bank, scores, size=size), expected, strict=True):
+    for one, other in zip(build(bank, scores), expected, strict=True):
         np.testing.assert_array_equal(one, other)
 
 

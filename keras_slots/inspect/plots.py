@@ -117,14 +117,14 @@ def first_layer(models: Mapping[str, keras.Model], image_shape: tuple[int, int],
     largest = np.argsort(-np.abs(last).sum(axis=0), kind="stable")[:units]
     figure = _new_figure(1.3 * (len(largest) + 1), 1.4 * len(values) + 0.3)
     grid = figure.subplots(len(values), len(largest) + 1, squeeze=False)
-    means = [np.abs(kernel).mean(axis=1) for kernel in values.values()]
+    means = [np.abs(array).mean(axis=1) for array in values.values()]
     low, high = np.min(means), np.max(means)
-    bound = max(np.abs(kernel).max() for kernel in values.values())
-    for row, mean, (label, kernel) in zip(grid, means, values.items(), strict=True):
+    bound = max(np.abs(array).max() for array in values.values())
+    for row, mean, (label, array) in zip(grid, means, values.items(), strict=True):
         row[0].set_ylabel(label)
         row[0].imshow(mean.reshape(image_shape), cmap="magma", vmin=low, vmax=high)
         for ax, unit in zip(row[1:], largest, strict=True):
-            ax.imshow(kernel[:, unit].reshape(image_shape), cmap="RdBu", vmin=-bound, vmax=bound)
+            ax.imshow(array[:, unit].reshape(image_shape), cmap="RdBu", vmin=-bound, vmax=bound)
     for ax in grid.flat:
         ax.set(xticks=[], yticks=[])
     for ax, title in zip(grid[0], ["mean |w|", *(f"unit {unit}" for unit in largest)], strict=True):

@@ -10,10 +10,8 @@ from keras import KerasTensor, ops
 
 from keras_slots._backend import compiled, from_host, straight_through
 from keras_slots._registry import register
-from keras_slots.kernels.capacity import capacity
 from keras_slots.kernels.lever import LeverKernel, lever_gradient
-from keras_slots.kernels.seed import index_to_words, integer_of
-from keras_slots.kernels.staircase import build_staircase
+from keras_slots.kernels.staircase import build_staircase, levels_of
 from keras_slots.selection import Greedy, SelectionRule, greedy_index, lookup
 from keras_slots.values.initial_values import InitialValues
 
@@ -34,7 +32,7 @@ class PerConnectionKernel(LeverKernel):
             "lever", shape, lambda: np.zeros(shape), dtype, trainable=True, regularized=True
         )
         # Of the arguments of the layer, so that values from a file get arrays of the same shape.
-        self._capacity = capacity(initial)
+        self._levels = levels_of(initial)
         if not initial.rebuildable:
             # From the scores as a file holds them, so that a loaded kernel has the same thresholds.
             scores = initial.scores().astype(dtype)
@@ -55,19 +53,12 @@ class PerConnectionKernel(LeverKernel):
 
     def _staircase(self, initial: InitialValues) -> dict[str, np.ndarray]:
         """The arrays of the staircase by the names of their variables, in the order of `read_staircase`."""
-        staircase = build_staircase(initial, self.score_dtype, bank_dtype=self.variable_dtype, size=self._capacity)
-        shape, dtype = initial.kernel_shape, np.dtype(self.variable_dtype)
-        thresholds, steps = staircase.thresholds, staircase.steps.astype(dtype)
-        arrays = {
-            "thresholds": thresholds.reshape(len(thresholds), *shape),
-            "steps": steps.reshape(len(steps), *shape),
+        staircase = build_staircase(initial, self.score_dtype, bank_dtype=self.variable_dtype, levels=self._levels)
+        steps = staircase.steps.astype(np.dtype(self.variable_dtype))
+        return {
+            "thresholds": staircase.thresholds.reshape(self._levels, *initial.kernel_shape),
+            "steps": steps.reshape(self._levels + 1, *initial.kernel_shape),
         }
-        if staircase.overflow_index.size:
-            # An integer variable would be truncated by a mean, and float16 holds no integer above 2048.
-            arrays["overflow_index"] = index_to_words(staircase.overflow_index)
-            arrays["overflow_thresholds"] = staircase.overflow_thresholds
-            arrays["overflow_steps"] = staircase.overflow_steps.astype(dtype)
-        return arrays
 
     @property
     def bank(self) -> Tensor:
@@ -119,21 +110,15 @@ class PerConnectionKernel(LeverKernel):
             variable.assign(staircase[variable.name])
 
     def positions(self, trained: Tensor | None = None) -> Tensor:
-        tables = [v for v in self._steps if not v.name.endswith("thresholds")]
-        return compiled(count_steps)(self.select_greedily(trained), *tables)
+        return compiled(count_steps)(self.select_greedily(trained), self._steps[1])
 
     def start_values(self) -> Tensor:
         return ops.zeros_like(self._lever.value)
 
     def reach(self) -> float:
-        tables = {v.name: ops.convert_to_numpy(v) for v in self._steps}
+        steps = ops.convert_to_numpy(self._steps[1]).astype("float32")
         connections = self.initial.num_connections
-        steps = tables["steps"].reshape(-1, connections).astype("float32")
         higher = np.count_nonzero(steps[1:] > steps[:-1])
-        if "overflow_steps" in tables:
-            index = np.asarray(integer_of(tables["overflow_index"], "int32"))
-            further = np.concatenate([steps[-1:, index], tables["overflow_steps"]]).astype("float32")
-            higher += np.count_nonzero(further[1:] > further[:-1])
         return (higher + connections) / (connections * self.num_values)
 
     def _initial_scores_and_bank(self) -> tuple[Tensor, Tensor]:
@@ -152,61 +137,25 @@ class PerConnectionKernel(LeverKernel):
         return scores, ops.cast(bank, self.variable_dtype)
 
 
-def read_staircase(
-    lever: Tensor,
-    thresholds: Tensor,
-    steps: Tensor,
-    overflow_index: Tensor | None = None,
-    overflow_thresholds: Tensor | None = None,
-    overflow_steps: Tensor | None = None,
-) -> Tensor:
-    """Greedy selection with one lever a connection: the value of its staircase at the lever.
+def read_staircase(lever: Tensor, thresholds: Tensor, steps: Tensor) -> Tensor:
+    """Greedy selection with one lever a connection: the value of its staircase, bitwise one of `steps`.
 
-    `kernel[c] = steps[h, c]`, h the number of thresholds with `lever[c] > thresholds[h, c]`. The few connections
-    with more steps than these arrays hold go on with thresholds and steps of their own.
+    `kernel[c] = steps[h, c]`, h the number of thresholds with `lever[c] > thresholds[h, c]`.
 
     Args:
         lever: Tensor of shape `(...)`.
         thresholds: Tensor of shape `(levels, ...)`, non-decreasing along the first axis.
         steps: Tensor of shape `(levels + 1, ...)`, the values of the staircase.
-        overflow_index: Float tensor of shape `(4, n)`, words of `kernels.seed.index_to_words`: which connections
-            have more steps, counted in C order.
-        overflow_thresholds: Tensor of shape `(more, n)`, their further thresholds.
-        overflow_steps: Tensor of shape `(more, n)`, the values above these.
     """
-    lever, steps = ops.convert_to_tensor(lever), ops.convert_to_tensor(steps)
-    kernel = _read_on(lever, ops.convert_to_tensor(thresholds), steps[0], steps[1:])
-    if overflow_index is None:
-        return kernel
-    flat = ops.reshape(kernel, (-1,))
-    # Clipped, so that weights which are no staircase any more do no harm before somebody notices.
-    index = ops.clip(integer_of(overflow_index, "int32"), 0, flat.shape[0] - 1)
-    value = ops.take(flat, index)
-    value = _read_on(ops.take(ops.reshape(lever, (-1,)), index), overflow_thresholds, value, overflow_steps)
-    return ops.reshape(ops.scatter_update(flat, index[:, None], value), kernel.shape)
-
-
-def _read_on(lever: Tensor, thresholds: Tensor, value: Tensor, steps: Tensor) -> Tensor:
+    lever, thresholds, steps = (ops.convert_to_tensor(x) for x in (lever, thresholds, steps))
+    value = steps[0]
     for h in range(thresholds.shape[0]):
-        value = ops.where(lever > thresholds[h], steps[h], value)
+        value = ops.where(lever > thresholds[h], steps[h + 1], value)
     return value
 
 
-def count_steps(
-    kernel: Tensor, steps: Tensor, overflow_index: Tensor | None = None, overflow_steps: Tensor | None = None
-) -> Tensor:
-    """On which step of its staircase each selected value is; arguments as of `read_staircase`."""
-    position = _count_below(kernel, steps)
-    if overflow_index is None:
-        return position
-    flat = ops.reshape(position, (-1,))
-    index = integer_of(overflow_index, "int32")
-    more = _count_below(ops.take(ops.reshape(kernel, (-1,)), index), overflow_steps)
-    position = ops.scatter_update(flat, index[:, None], ops.take(flat, index) + more)
-    return ops.reshape(position, kernel.shape)
-
-
-def _count_below(kernel: Tensor, steps: Tensor) -> Tensor:
+def count_steps(kernel: Tensor, steps: Tensor) -> Tensor:
+    """On which step of its staircase each selected value is, int32."""
     position = ops.zeros(kernel.shape, "int32")
     for h in range(steps.shape[0]):
         position = position + ops.cast(ops.cast(steps[h], kernel.dtype) < kernel, "int32")

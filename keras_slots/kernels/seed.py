@@ -60,11 +60,6 @@ def from_words(words: Any) -> tuple[int, ...] | None:
     return tuple(int.from_bytes(part, "big") for part in parts)
 
 
-def index_to_words(index: np.ndarray) -> np.ndarray:
-    """Integers below 2**31, of shape `(n,)`, as float32 words of shape `(4, n)`, without a checksum."""
-    return np.ascontiguousarray(index, ">u4").view("uint8").reshape(-1, 4).T.astype("float32")
-
-
 def integer_of(words: Tensor, dtype: str) -> Tensor:
     """In traced code: the 32-bit integer of four words along the first axis."""
     whole = ops.cast(ops.round(ops.convert_to_tensor(words)), "int32")

@@ -7,6 +7,7 @@ computed once, on the host, and is the same on every backend, for any number of 
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -17,44 +18,76 @@ import keras
 import numpy as np
 
 from keras_slots._checks import check_choice, check_finite
-from keras_slots.kernels.capacity import Capacity, capacity
 from keras_slots.kernels.envelope import Array, envelope
 from keras_slots.values.initial_values import InitialValues
 
+# K -> the number of steps that a connection exceeds with a probability of 5e-18, for independent values. The K
+# lines are K random points (value, score), and a step is an edge of the upper side of their convex hull, whose
+# number has a known distribution for uniform points (Buchta 2012, "On the boundary structure of the convex hull of
+# random points", for a triangle; a square is two rectangles beside the highest point). Normal and rounded values
+# need fewer steps. `test_levels.py` derives the table.
+_MOST_STEPS = {
+    32: 18,
+    64: 21,
+    128: 24,
+    256: 26,
+    512: 28,
+    1024: 31,
+    2048: 33,
+    4096: 35,
+    8192: 37,
+    16384: 39,
+    32768: 40,
+    65536: 42,
+}
 _CHUNK_VALUES = 1 << 17  # bank values handled at once by a thread, in about 5 MB
 _MOST_THREADS = 8
 _BAR_AFTER = 3.0  # seconds
 
 
 class Staircase(NamedTuple):
-    """The steps of all n connections of a kernel. Shapes depend on `capacity` alone, all entries are finite.
+    """The steps of all n connections of a kernel; all entries are finite.
 
     Reading:
 
         value = steps[0]
         for h in range(levels): value = where(lever > thresholds[h], steps[h + 1], value)
 
-    then the same for the connections `overflow_index`, on from their `value`, with `overflow_thresholds` and
-    `overflow_steps`. Where a connection has fewer steps, its last threshold and its last value repeat. Places for
-    overflow that are not needed name other connections, whose value they keep.
+    Where a connection has fewer steps, its last threshold and its last value repeat.
 
     Attributes:
         thresholds: Shape `(levels, n)`, non-decreasing along the first axis.
         steps: Shape `(levels + 1, n)`, the values; non-decreasing too.
-        overflow_index: int32, shape `(overflow_count,)`: sorted, no two alike.
-        overflow_thresholds: Shape `(overflow_levels, overflow_count)`.
-        overflow_steps: Shape `(overflow_levels, overflow_count)`.
     """
 
     thresholds: Array
     steps: Array
-    overflow_index: Array
-    overflow_thresholds: Array
-    overflow_steps: Array
+
+
+def levels_of(initial: InitialValues) -> int:
+    """How many steps to provide for: a function of the arguments of a kernel, never of its draw.
+
+    The chance that a draw needs more is below 1e-9 for 160 million connections. Where nothing is known of the
+    values (a Keras initializer, given values) there are the `K - 1` steps that are always enough.
+
+    Example:
+
+    >>> from keras_slots import GlorotUniform, UniformScores
+    >>> start = 7, GlorotUniform(), UniformScores(), "connection"
+    >>> [levels_of(InitialValues((784, 300), k, (784, 300), *start)) for k in (2, 8, 64)]
+    [1, 7, 21]
+    """
+    most, spread = initial.num_values - 1, initial.bank_source.spread
+    if spread == "two values":
+        return min(1, most)
+    if most < 16 or not initial.score_source.uniform or spread not in ("independent", "strata"):
+        return most
+    levels = _MOST_STEPS[2 ** math.ceil(math.log2(initial.num_values))]
+    return min(most, levels + (spread == "strata"))
 
 
 def build_staircase(
-    initial: InitialValues, dtype: str = "float32", *, bank_dtype: str | None = None, size: Capacity | None = None
+    initial: InitialValues, dtype: str = "float32", *, bank_dtype: str | None = None, levels: int | None = None
 ) -> Staircase:
     """Builds the staircases of a whole kernel without ever holding its bank.
 
@@ -72,36 +105,52 @@ def build_staircase(
         initial: Bank and initial scores.
         dtype: `"float32"` or `"float64"`, the dtype of the lever and of the result.
         bank_dtype: Dtype in which the layer holds its values, to which they are rounded first. Default: `dtype`.
-        size: Sizes of the arrays; None: `capacity(initial)`. A built kernel that takes other values keeps its own.
+        levels: Number of thresholds; None: `levels_of(initial)`. A built kernel that takes other values keeps its
+            own.
 
     Raises:
-        ValueError: If an entry of bank or scores is not finite, or the draw needs more steps than `size` has.
+        ValueError: If an entry of bank or scores is not finite, or the draw needs more steps than `levels`.
 
     Not in the paper, which trains all K scores: it is the algorithm of section 3 (greedy selection,
     straight-through gradient, SGD) with K - 1 of each connection's K scores eliminated exactly.
     """
     check_choice(dtype, "dtype", ("float32", "float64"))
-    size = capacity(initial) if size is None else size
-    result = _Result(initial.num_connections, size, np.dtype(dtype))
+    levels = levels_of(initial) if levels is None else levels
+    count = initial.num_connections
+    result = Staircase(np.empty((levels, count), dtype), np.empty((levels + 1, count), dtype))
     # Keras has imported ml_dtypes, by which NumPy knows bfloat16.
     held = np.dtype(bank_dtype or dtype)
     chunk = max(1, _CHUNK_VALUES // initial.num_values)
 
     def work(start: int) -> None:
-        stop = min(start + chunk, initial.num_connections)
+        stop = min(start + chunk, count)
         bank, scores = initial.rows(start, stop)
         bank = check_finite(bank, "bank").astype(held).astype(dtype)
         bank = np.broadcast_to(bank, scores.shape)
-        result.put(start, *envelope(bank, check_finite(scores, "scores")))
+        thresholds, steps = envelope(bank, check_finite(scores, "scores"))
+        _put(result, slice(start, stop), _filled(thresholds, np.dtype(dtype)), steps)
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
-        tasks = [pool.submit(work, start) for start in range(0, initial.num_connections, chunk)]
+        tasks = [pool.submit(work, start) for start in range(0, count, chunk)]
         try:
             _wait(tasks)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return result.staircase()
+    return result
+
+
+def _put(result: Staircase, columns: slice, thresholds: Array, steps: Array) -> None:
+    levels, have = len(result.thresholds), len(thresholds)
+    if have > levels:
+        raise ValueError(
+            f"`seed` must give values that fit into {levels} steps. Received: a connection with {have}, which "
+            "happens about once in 10^9 networks. Pass another `seed`."
+        )
+    result.thresholds[:have, columns] = thresholds
+    result.thresholds[have:, columns] = thresholds[-1] if have else 0
+    result.steps[: have + 1, columns] = steps
+    result.steps[have + 1 :, columns] = steps[-1]
 
 
 def _wait(tasks: list[Future[None]]) -> None:
@@ -131,57 +180,3 @@ def _filled(thresholds: Array, dtype: np.dtype[Any]) -> Array:
     rounded = round_down(np.where(real, thresholds, -np.inf), dtype)
     last = np.maximum.accumulate(rounded, axis=0)
     return np.where(real.any(axis=0), last, dtype.type(0)) if len(last) else last
-
-
-class _Result:
-    """The arrays of a build, filled in blocks of connections by several threads."""
-
-    def __init__(self, num_connections: int, size: Capacity, dtype: np.dtype[Any]):
-        self.size = size
-        self.thresholds = np.empty((size.levels, num_connections), dtype)
-        self.steps = np.empty((size.levels + 1, num_connections), dtype)
-        # Connection, thresholds and steps of those of each block that have more.
-        self.overflow: list[tuple[Array, Array, Array]] = []
-
-    def put(self, start: int, thresholds: Array, steps: Array) -> None:
-        """Takes the steps of the connections from `start` on, as `envelope` gives them."""
-        filled = _filled(thresholds, self.thresholds.dtype)
-        levels, columns = self.size.levels, slice(start, start + thresholds.shape[1])
-        have = min(levels, len(thresholds))
-        self.thresholds[:have, columns] = filled[:have]
-        self.thresholds[have:, columns] = filled[have - 1] if have else 0
-        self.steps[: have + 1, columns] = steps[: have + 1]
-        self.steps[have + 1 :, columns] = steps[have]
-        count = (thresholds < np.inf).sum(axis=0)
-        if count.max(initial=0) > levels + self.size.overflow_levels:
-            raise _outgrown(f"a connection with {count.max()} steps", self.size)
-        at = np.flatnonzero(count > levels)
-        if len(at):
-            self.overflow.append((start + at, filled[levels:, at], steps[levels + 1 :, at]))
-
-    def staircase(self) -> Staircase:
-        """The whole, once all blocks are there."""
-        _, more, places = self.size
-        taken = np.sort(np.concatenate([np.empty(0, "int64"), *(at for at, *_ in self.overflow)]))
-        if len(taken) > places:
-            raise _outgrown(f"{len(taken)} connections with more than {self.size.levels} steps", self.size)
-        others = np.setdiff1d(np.arange(places), taken)[: places - len(taken)]
-        index = np.union1d(taken, others)
-        last = self.thresholds[-1:] if self.size.levels else np.zeros_like(self.steps[:1])
-        thresholds = np.repeat(last[:, index], more, axis=0)
-        steps = np.repeat(self.steps[-1:, index], more, axis=0)
-        for block, block_thresholds, block_steps in self.overflow:
-            at, have = np.searchsorted(index, block), len(block_thresholds)
-            thresholds[:have, at] = block_thresholds
-            thresholds[have:, at] = block_thresholds[-1]
-            steps[:have, at] = block_steps
-            steps[have:, at] = block_steps[-1]
-        return Staircase(self.thresholds, self.steps, index.astype("int32"), thresholds, steps)
-
-
-def _outgrown(received: str, size: Capacity) -> ValueError:
-    return ValueError(
-        f"`seed` must give values that fit into {size.levels} steps for all connections and "
-        f"{size.overflow_levels} more for {size.overflow_count} of them. Received: {received}, which happens "
-        "about once in 10^9 networks. Pass another `seed`."
-    )
