@@ -17,23 +17,7 @@ LIMIT = 1e300
 
 
 def check_seed(seed: Any, name: str = "seed") -> int:
-    """Returns `seed` as a Python integer, or says what is wrong with it.
-
-    Args:
-        seed: Python or NumPy integer, `0 <= seed < 2**64`. Booleans are refused.
-        name: name of the argument in the error message.
-
-    Returns:
-        The seed as a Python `int`.
-
-    Raises:
-        ValueError: if `seed` is no such integer.
-
-    Example:
-
-    >>> check_seed(7)
-    7
-    """
+    """Returns a Python or NumPy integer, `0 <= seed < 2**64`, as an `int`, or raises an error."""
     return check_integer(seed, name, 2**64)
 
 

@@ -31,11 +31,8 @@ def check_config(thing: Any, argument: str) -> None:
     What is compiled for one of two equal objects runs for both, and a file holds the configuration alone.
 
     Args:
-        thing: what was given for an argument of a layer.
-        argument: name of that argument.
-
-    Raises:
-        ValueError: if `get_config` lacks an argument.
+        thing: What was given for an argument of a layer.
+        argument: Name of that argument.
     """
     missing = [name for name in _constructor_arguments(type(thing)) if name not in thing.get_config()]
     if missing:

@@ -26,7 +26,7 @@ def named_kernels(model: keras.layers.Layer) -> dict[str, tuple[SlotLayer, SlotK
     """All kernels of a model, at any depth, with the slot layers that own them, by names that no two share.
 
     A kernel is called as its layer; one of several kernels of a layer `layer/kernel`. Where two layers have one
-    name, the names of the models and layers around them come before it, and a number behind it where these are the
+    name, the names of the models and layers around them come before it, and a number follows where these are the
     same too.
 
     Raises:

@@ -13,7 +13,7 @@ Tensor = Any
 def get_move_regularizer(
     identifier: Any, score_mode: str, measures_moves: bool
 ) -> Callable[[Tensor], Tensor] | None:
-    """Returns the regularizer of the moves of a kernel.
+    """Returns the regularizer of the moves of a kernel, or None.
 
     Args:
         identifier: Keras regularizer, its name or its serialized form, or a function of a tensor; None for none.
@@ -22,11 +22,6 @@ def get_move_regularizer(
 
     Raises:
         ValueError: If the identifier is unknown, or the kernels of that mode have no one move a connection.
-
-    Example:
-
-    >>> regularizer_text(get_move_regularizer("l1", "per_connection", measures_moves=True))
-    'L1(l1=0.01)'
     """
     if identifier is None:
         return None
@@ -47,13 +42,7 @@ def get_move_regularizer(
 
 
 def regularizer_text(regularizer: Any) -> str | None:
-    """A regularizer in a few characters; Keras shows where in memory it is.
-
-    Example:
-
-    >>> regularizer_text(keras.regularizers.L1L2(1e-5, 0.5))
-    'L1L2(l1=1e-05, l2=0.5)'
-    """
+    """A regularizer in a few characters, such as `L1(l1=1e-05)`; Keras shows where in memory it is."""
     if regularizer is None:
         return None
     if not hasattr(regularizer, "get_config"):

@@ -29,13 +29,7 @@ def words_length(count: int) -> int:
 
 
 def to_words(*numbers: int) -> np.ndarray:
-    """64-bit numbers and their checksum as float32 words from 0 to 255, the highest byte first.
-
-    Example:
-
-    >>> to_words(258)[:8]
-    array([0., 0., 0., 0., 0., 0., 1., 2.], dtype=float32)
-    """
+    """64-bit numbers and their checksum as float32 words from 0 to 255, the highest byte first."""
     content = b"".join(number.to_bytes(_BYTES, "big") for number in numbers)
     content += zlib.crc32(content).to_bytes(_CHECKSUM_BYTES, "big")
     return np.frombuffer(content, "uint8").astype("float32")
@@ -84,13 +78,7 @@ def fingerprint(initial: InitialValues) -> np.ndarray:
 
 
 def check_fingerprint(received: np.ndarray, initial: InitialValues, path: str) -> None:
-    """Raises an error if a file was written by a kernel with other arguments.
-
-    Args:
-        received: What `fingerprint` returned then.
-        initial: What the kernel that is to take the file starts from.
-        path: Path of that kernel, for the message.
-    """
+    """Raises an error if a file holds another `fingerprint` than that of the kernel `path` that is to take it."""
     if not np.array_equal(received, fingerprint(initial)):
         raise ValueError(
             f"The weights of the kernel '{path}' were trained with another `num_values`, "

@@ -105,11 +105,6 @@ def near_miss_error(
         given: The keyword arguments that it received.
         slot_arguments: Names of the slot arguments.
         error: What Keras raised; it quotes the arguments that it does not know.
-
-    Example:
-
-    >>> near_miss_error(int, {"K": 8}, ["num_values"], TypeError("unexpected argument 'K'"))
-    ValueError('int has no argument `K`. Did you mean `num_values`? Received: K=8.')
     """
     known = set(slot_arguments)
     for base in cls.__mro__[:-1]:

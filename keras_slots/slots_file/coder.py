@@ -421,13 +421,7 @@ class Coding:
 
 
 def encode(index: Array, values: Values, coding: Coding) -> tuple[Array, Array]:
-    """Returns the words of the choices, uint16, and the connections whose choice no step leads to.
-
-    Args:
-        index: The chosen indices, of shape `(n,)`, in the C order of the kernel.
-        values: The values of the kernel.
-        coding: How to code.
-    """
+    """The words of the choices `index`, uint16, and the connections whose choice no step leads to."""
     encoder = Encoder(coding.lanes)
     lost = _put(index, values, coding, encoder.put)
     return encoder.words(), lost

@@ -58,9 +58,6 @@ def write_kernel(name: str, selected: Array, index: Array, values: Values, codin
         index: Their indices, of shape `(n,)`.
         values: All its values.
         coding: How to code the choices; None: not at all.
-
-    Raises:
-        RuntimeError: If no record brings the selected values back.
     """
     shape, dtype = selected.shape, str(selected.dtype)
     head = _values_to_bytes(values) + struct.pack("<I", _checksum(selected.reshape(-1)))
