@@ -1,6 +1,7 @@
 """The Python of the guides runs, and does what they say."""
 
 import re
+import struct
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from comparisons import numpy_of
 from keras_slots import (
     SelectionMonitor,
     SelectionRule,
+    SlotDense,
     SlotLayer,
     load_slots,
     materialize,
@@ -19,7 +21,9 @@ from keras_slots import (
     slotify,
     summary_dict,
 )
+from keras_slots.__main__ import main
 from keras_slots.kernels import SlotKernel
+from keras_slots.slots_file import container
 from keras_slots.values.source import ValueSource
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -29,7 +33,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 def extending():
     """The names of docs/extending.md; what it registers is forgotten afterwards."""
     text = (DOCS / "extending.md").read_text(encoding="utf-8")
-    tables = [x.registry for x in (SlotLayer, SelectionRule, SlotKernel, ValueSource)]
+    tables = [x.registry for x in (SlotLayer, SelectionRule, SlotKernel, ValueSource)] + [container.READERS]
     names, before = {}, [dict(table) for table in tables]
     for number, block in enumerate(re.findall(r"^```python\n(.*?)^```$", text, re.S | re.M), 1):
         exec(compile(block, f"docs/extending.md, block {number}", "exec"), names)  # noqa: S102
@@ -121,3 +125,16 @@ def test_docs_extending_score_mode_moves_the_connections_of_an_output_together(e
     index = np.broadcast_to(scores.argmax(-1), (5, 3))
     expected = np.take_along_axis(numpy_of(layer.bank), index[..., None], -1)[..., 0]
     np.testing.assert_array_equal(numpy_of(layer.kernel), expected)
+
+
+def test_docs_extending_file_version_is_read_beside_the_first(extending, tmp_path, capsys):
+    model = keras.Sequential([keras.Input((5,)), SlotDense(3, seed=0)])
+    first = save_slots(model, tmp_path / "first.slots")
+    content = container.MAGIC + struct.pack("<I", 2) + extending["lzma"].compress(first.read_bytes())
+    (tmp_path / "second.slots").write_bytes(content)
+    assert [container.split(path.read_bytes()).version for path in tmp_path.iterdir()] in ([1, 2], [2, 1])
+    weights = [load_slots(tmp_path / name).get_weights() for name in ("first.slots", "second.slots")]
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert main(["info", str(tmp_path / "second.slots")]) == 0
+    assert "format version 2" in capsys.readouterr().out
