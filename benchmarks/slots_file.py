@@ -29,7 +29,7 @@ import record
 from keras_slots import load_slots, save_slots
 from keras_slots._keras import inner_layers
 from keras_slots.kernels.base import SlotKernel
-from keras_slots.slots_file.coder import moves_of
+from keras_slots.slots_file.coder import moves_to_choices
 from keras_slots.slots_file.container import split
 from keras_slots.slots_file.records import coding_of, find, values_of
 
@@ -78,7 +78,7 @@ def entropies(model):
         total = np.zeros(2 * kernel.num_values, "int64")
         for low, high, stairs in coding.blocks(values):
             first, last = low * coding.width, high * coding.width
-            moves = moves_of(stairs, found.index[first:last])[0] + kernel.num_values
+            moves = moves_to_choices(stairs, found.index[first:last])[0] + kernel.num_values
             for row in moves.reshape(high - low, -1):
                 counts = np.bincount(row, minlength=len(total))
                 by_row += bits_of(counts)

@@ -1,4 +1,4 @@
-"""Slot machine networks for Keras: training chooses among fixed random values, and never changes one."""
+"""Slot machine networks for Keras: training selects among fixed random values and never changes them."""
 
 from keras_slots._registry import register
 from keras_slots.export import export_selected

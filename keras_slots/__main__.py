@@ -17,7 +17,7 @@ from pathlib import Path
 
 import keras
 
-from keras_slots._files import check_path, replacing
+from keras_slots._files import atomic_replace, check_path
 from keras_slots.export import check_backend, write_export
 from keras_slots.slots_file import load_slots, save_slots
 from keras_slots.slots_file.container import split
@@ -25,7 +25,7 @@ from keras_slots.slots_file.records import summary
 
 
 def info(path: Path) -> None:
-    """Prints what a file holds, without decoding it."""
+    """Prints the contents of a file, without decoding it."""
     content = path.read_bytes()
     file = split(content)
     config = file.architecture.get("config")
@@ -59,7 +59,7 @@ def unpack(source: Path, path: Path, overwrite: bool) -> None:
     """Writes a plain `.keras` file."""
     path = check_path(path, overwrite, suffix=".keras")
     model = load_slots(source)
-    with replacing(path) as temporary:
+    with atomic_replace(path) as temporary:
         model.save(temporary)
     _say(f"{path}: {path.stat().st_size:,} bytes")
 
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         one = commands.add_parser(name, help=action.__doc__)
         one.add_argument("file", type=Path, metavar=source)
         one.add_argument("out", type=Path, metavar=target)
-        one.add_argument("--overwrite", action="store_true", help="replace what exists")
+        one.add_argument("--overwrite", action="store_true", help="replace an existing target")
     args = parser.parse_args(argv)
     try:
         if args.command == "info":

@@ -1,4 +1,4 @@
-"""Every check of an argument, one wording each: what was expected, what was received, what to do."""
+"""All checks of arguments, and their errors: what was expected, what was received, what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-#: The most values that a connection can have.
+#: Maximum number of values of a connection.
 MAX_VALUES = 2**16
 # Values and scores stay below it, so that float64 arithmetic on them cannot overflow.
 LIMIT = 1e300
@@ -23,7 +23,7 @@ def check_seed(seed: Any, name: str = "seed") -> int:
 
 def check_integer(value: Any, name: str, limit: int) -> int:
     """Returns `value` as an `int` in `[0, limit)`, `limit` a power of two, or raises an error."""
-    result = _as_integer(value)
+    result = _integer_or_none(value)
     if result is None or not 0 <= result < limit:
         raise ValueError(
             f"`{name}` must be an integer, at least 0 and below 2**{limit.bit_length() - 1}. "
@@ -33,8 +33,8 @@ def check_integer(value: Any, name: str, limit: int) -> int:
 
 
 def check_num_values(num_values: Any) -> int:
-    """Returns K as an `int` in `[1, MAX_VALUES]`, or says what is wrong with it."""
-    result = _as_integer(num_values)
+    """Returns K as an `int` in `[1, MAX_VALUES]`, or raises an error."""
+    result = _integer_or_none(num_values)
     if result is None or not 1 <= result <= MAX_VALUES:
         raise ValueError(
             f"`num_values` must be a positive integer, at most {MAX_VALUES}: the number of fixed "
@@ -59,7 +59,7 @@ def check_positive(value: Any, name: str) -> float:
 
 
 def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:
-    """Returns `value` if it is one of `choices`, or says which these are."""
+    """Returns `value` if it is one of `choices`, or raises an error that lists them."""
     if not isinstance(value, str) or value not in choices:
         *first, last = (f'"{choice}"' for choice in choices)
         expected = f"{', '.join(first)} or {last}" if first else last
@@ -68,7 +68,7 @@ def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:
 
 
 def check_finite(array: Any, name: str) -> np.ndarray[Any, Any]:
-    """Returns `array` as floats, all finite, or says that they are not."""
+    """Returns `array` as floats, or raises an error if they are not all finite."""
     array = np.asarray(array)
     if array.dtype.kind in "iub":
         array = array.astype("float64")
@@ -80,7 +80,7 @@ def check_finite(array: Any, name: str) -> np.ndarray[Any, Any]:
     return array
 
 
-def _as_integer(value: Any) -> int | None:
+def _integer_or_none(value: Any) -> int | None:
     if isinstance(value, (bool, np.bool_)):
         return None
     try:

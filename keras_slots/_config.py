@@ -1,4 +1,4 @@
-"""Objects that are what their configuration says."""
+"""Objects that are defined by their configuration."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 
 class EqualByConfig(ABC):
-    """Base of distributions, scores and rules: two of one class are equal when their configurations are."""
+    """Base of distributions, scores and rules. Two objects of one class are equal if their configurations are."""
 
     @abstractmethod
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make an equal object."""
+        """Returns the constructor arguments of an equal object."""
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -26,9 +26,9 @@ class EqualByConfig(ABC):
 
 
 def check_config(thing: Any, argument: str) -> None:
-    """Raises an error if objects that differ would be equal: if `get_config` lacks an argument of the constructor.
+    """Raises an error if `get_config` omits an argument of the constructor: different objects would be equal.
 
-    What is compiled for one of two equal objects runs for both, and a file holds the configuration alone.
+    Equal objects share their compiled programs, and a file holds only the configuration.
 
     Args:
         thing: What was given for an argument of a layer.
@@ -39,7 +39,7 @@ def check_config(thing: Any, argument: str) -> None:
         name = type(thing).__name__
         raise ValueError(
             f"`{argument}` must have a `get_config` that returns every argument of its constructor: objects of "
-            "one class and configuration count as equal, and a saved model holds nothing else of them. "
+            "one class and configuration are treated as equal, and a saved model holds only that. "
             f"Received: {argument}={name}, whose configuration {thing.get_config()!r} lacks {missing}. "
             f"Give the class {name} a `get_config` that returns its arguments."
         )
@@ -57,5 +57,5 @@ def _constructor_arguments(cls: type) -> list[str]:
         names += [p.name for p in parameters if p.name not in open_ended]
         if not open_ended:
             return names
-    # No other constructor takes what `*args` or `**kwargs` took.
+    # Without `*args` or `**kwargs` no argument reaches the base class.
     return names or open_ended

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes: files are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-#: What TensorFlow writes into the folder of a SavedModel; `assets.extra` is for what its user adds.
+#: What TensorFlow writes into a SavedModel folder; `assets.extra` is for files that users add.
 _SAVED_MODEL = {
     *("saved_model.pb", "saved_model.pbtxt", "keras_metadata.pb", "fingerprint.pb"),
     *("variables", "assets", "assets.extra", "debug"),
@@ -18,22 +18,21 @@ _SAVED_MODEL = {
 def check_path(
     path: str | os.PathLike, overwrite: bool, *, folder: bool = False, suffix: str | None = None
 ) -> Path:
-    """The path of a file of that suffix, or of the folder of a SavedModel, that may be written."""
+    """Checks that a file with that suffix, or a SavedModel folder, may be written; returns its path."""
     path = Path(path)
     if path.name in ("", ".."):
-        path = Path(os.path.abspath(path))  # its name is needed
+        path = Path(os.path.abspath(path))  # the name is needed
     if suffix is not None and path.suffix != suffix:
         raise ValueError(
-            f"`path` must end in {suffix}, the kind of file that is written. Received: path='{path}'. Pass for "
-            f"example '{path.stem}{suffix}'."
+            f"`path` must end in {suffix}. Received: path='{path}'. Pass for example '{path.stem}{suffix}'."
         )
-    # `lexists` is False, not an error, where this process may not look.
+    # `lexists` returns False instead of an error if this process may not read the folder.
     if not os.path.lexists(path):
         return path
     if not overwrite or path.is_symlink() or not (path.is_dir() if folder else path.is_file()):
         kind = "folder" if folder else "file"
         raise FileExistsError(
-            f"`path` must not exist, so that nothing earlier is lost, or be a {kind} to replace with "
+            f"`path` must not exist, so that nothing is lost, or be a {kind} that `overwrite=True` may replace. "
             f"`overwrite=True`. Received: path='{path}', overwrite={overwrite}. Remove it or choose another."
         )
     if folder:
@@ -42,7 +41,7 @@ def check_path(
 
 
 def _check_earlier_export(folder: Path) -> None:
-    """Refuses a folder that holds anything but a SavedModel: all that is in it would be deleted."""
+    """Refuses a folder that holds anything but a SavedModel, because its contents would be deleted."""
     try:
         names = {x.name for x in folder.iterdir()}
         files = {f"variables/{x.name}" for x in folder.glob("variables/*")}
@@ -53,38 +52,38 @@ def _check_earlier_export(folder: Path) -> None:
     if others:
         raise FileExistsError(
             "`path` must not exist, or be an empty folder or an earlier export to replace with `overwrite=True`. "
-            f"Received: path='{folder}', a folder that also holds {_listed(others)}. Nothing was deleted. Move "
-            "these away, or choose another path."
+            f"Received: path='{folder}', a folder that also holds {_shortened_list(others)}. Nothing was deleted. "
+            "Move these away, or choose another path."
         )
 
 
-def _listed(names: set[str]) -> str:
+def _shortened_list(names: set[str]) -> str:
     shown = ", ".join(f"'{name}'" for name in sorted(names)[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 def unwritable_path_error(path: Path, error: OSError) -> OSError:
-    """The error of a path that cannot be written, with the path in it."""
+    """Returns an error for a path that cannot be written, which names the path."""
     return type(error)(
         f"`path` must be a place where this process can write. Received: path='{path}' "
         f"({error.strerror or error}). Nothing was changed. Choose another place, or make room."
     )
 
 
-def name_beside(path: Path, word: str = "") -> Path:
-    """A path that does not exist, on the file system of `path`; hidden if there is no word to say what it is."""
+def temporary_path_beside(path: Path, word: str = "") -> Path:
+    """Returns a path beside `path` that does not exist; a hidden one if `word` is empty."""
     token = secrets.token_hex(4)
     name = f"{path.stem}.{word}-{token}" if word else f".{path.stem}.{token}"
     return path.with_name(name + path.suffix)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives the name of a new file to write, which takes the place of `path` at the end of the block.
+def atomic_replace(path: Path) -> Iterator[Path]:
+    """Yields a temporary path to write to, which replaces `path` at the end of the block.
 
-    After an error, an interrupt or a crash the old file is there, or the new one. The name ends as `path` does.
+    After an error, an interrupt or a crash `path` is the old file or the new one. Both paths have the same suffix.
     """
-    temporary = name_beside(path)
+    temporary = temporary_path_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -96,18 +95,18 @@ def replacing(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise unwritable_path_error(path, error) from error
         raise
-    with contextlib.suppress(OSError):  # where folders cannot be synced
+    with contextlib.suppress(OSError):  # folders cannot be synced here
         sync(path.parent)
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Puts a file in its place: a crash leaves the old one or the new one."""
-    with replacing(path) as temporary, open(temporary, "xb") as file:
+    """Writes a file atomically: a crash leaves the old file or the new one."""
+    with atomic_replace(path) as temporary, open(temporary, "xb") as file:
         file.write(content)
 
 
 def sync(path: Path) -> None:
-    """Returns once the file, or the folder, is on the disk."""
+    """Waits until the file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)

@@ -22,7 +22,7 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 def einsum_shapes(layer: Any, input_shape: Shape) -> tuple[tuple[int, ...], tuple[int, ...] | None, Shape]:
-    """Shapes of kernel, bias and output of an `EinsumDense`; nothing public tells them before `build`."""
+    """Shapes of kernel, bias and output of an `EinsumDense`; no public API gives them before `build`."""
     kernel_shape, bias_shape, output_shape, *_ = _analyze_einsum_string(
         layer.equation, layer.bias_axes, input_shape, layer.partial_output_shape
     )
@@ -31,52 +31,52 @@ def einsum_shapes(layer: Any, input_shape: Shape) -> tuple[tuple[int, ...], tupl
 
 
 def inner_layers(layer: Any) -> list[keras.layers.Layer]:
-    """The layer and all layers inside it, at any depth; public attributes name those of models only."""
+    """The layer and all layers inside it, at any depth; Keras has a public attribute for models only."""
     return layer._flatten_layers()
 
 
 def direct_layers(layer: Any) -> list[keras.layers.Layer]:
-    """The layers right inside a layer, in the order in which it holds them."""
+    """The direct sub-layers of a layer, in order."""
     return layer._flatten_layers(include_self=False, recursive=False)
 
 
-def current_pass(layer: Any) -> Any:
-    """An object that stands for the outermost call in progress, or None outside of one.
+def current_call(layer: Any) -> Any:
+    """An object that identifies the outermost call in progress; None outside of a call.
 
-    All calls of one forward pass see the same object, so a layer that is called several times can tell.
+    All calls within one forward pass get the same object, so a layer can tell that it is called again.
     """
     scope = get_stateless_scope()
     if scope is not None:
-        # `stateless_call`, by which `fit` trains on JAX, opens a scope for the pass in the place of a context.
+        # `stateless_call`, which `fit` uses on JAX, opens a scope for the pass instead of a call context.
         return scope
     context = layer._get_call_context()
     if context.entry_layer is layer:
-        # Asking opened a context for this layer alone: close it again.
+        # The query above opened a context for this layer alone: close it.
         layer._maybe_reset_call_context()
         return None
     return context
 
 
-class _PassedOver(str):
-    """Begins with two underscores for those who ask, and nobody else sees them."""
+class _HiddenFromKeras(str):
+    """A name that claims to begin with two underscores, so that Keras skips it."""
 
     def startswith(self, prefix: Any, *limits: Any) -> bool:
         return prefix == "__" or super().startswith(prefix, *limits)
 
 
-def passed_over_when_saving(cls: type, names: Iterable[str]) -> list[str]:
-    """What `__dir__` returns so that users see all names, and Keras does not compute a property when it saves.
+def names_hidden_from_saving(cls: type, names: Iterable[str]) -> list[str]:
+    """Names for `__dir__` that users see, but that Keras skips when it saves, so that it computes no property.
 
-    Keras reads every attribute that `dir` names, but for those that begin with two underscores. What it saves lies
-    in ordinary attributes.
+    When it saves, Keras reads every attribute that `dir` names, except those that begin with two underscores. All
+    state to be saved is in ordinary attributes.
     """
-    return [_PassedOver(name) if isinstance(getattr(cls, name, None), property) else name for name in names]
+    return [_HiddenFromKeras(name) if isinstance(getattr(cls, name, None), property) else name for name in names]
 
 
 def copy_operation(operation: Any) -> Any:
-    """A copy of an operation of a model, such as the sum of `x + y`, not called yet.
+    """Copies an operation of a model, such as the sum of `x + y`, without calling it.
 
-    Its configuration would lack what Keras cannot write to a file, such as `np.float32(0)`.
+    A copy by configuration would lose arguments that Keras cannot serialize, such as `np.float32(0)`.
     """
     new = object.__new__(type(operation))
     vars(new).update(vars(operation), _inbound_nodes=[], _outbound_nodes=[])
@@ -84,9 +84,9 @@ def copy_operation(operation: Any) -> Any:
 
 
 def check_before_quantization(check: Callable[[Any, Any], None]) -> None:
-    """Has `check(model, filters)` called before `model.quantize` changes a layer.
+    """Makes `model.quantize` call `check(model, filters)` before it changes any layer.
 
-    Keras asks the layers one after the other, so that one that refuses comes too late for those before it.
+    Keras quantizes one layer after another, so an error of one layer would leave those before it quantized.
     """
     quantize = keras.Model.quantize
 
@@ -99,12 +99,12 @@ def check_before_quantization(check: Callable[[Any, Any], None]) -> None:
 
 
 @contextmanager
-def shapes_alone() -> Iterator[list[keras.Variable]]:
-    """Models that are built in this context have variables of known shape without values, which take no memory.
+def without_values() -> Iterator[list[keras.Variable]]:
+    """In this context models are built with variables that have a shape but no value, and take no memory.
 
-    Gives a list that holds these variables when the context ends; `give_value` gives each its value.
+    Yields a list that holds these variables when the context ends; set each with `set_first_value`.
     """
-    name = "uninitialized_variables"  # Keras would give them values at the next occasion
+    name = "uninitialized_variables"  # Keras would initialize them at the next opportunity
     before = list(global_state.get_global_attribute(name) or [])
     created: list[Any] = []
     scope = keras.StatelessScope(initialize_variables=False)
@@ -116,17 +116,17 @@ def shapes_alone() -> Iterator[list[keras.Variable]]:
         global_state.set_global_attribute(name, before)
         for variable in created:
             value = scope.get_current_value(variable)
-            if value is not None:  # that was assigned in the context
+            if value is not None:  # a value that was assigned in the context
                 variable._initializer = initializer_of(partial(_same, value))
 
 
 @contextmanager
 def _values_as_initializers(scope: keras.StatelessScope) -> Iterator[None]:
-    """In `scope` a variable can be made of a value, as by stateful RNNs, where Keras asks for an initializer."""
+    """Lets a variable be made from a value in `scope`, as in stateful RNNs; Keras expects an initializer."""
 
     def init(self: Any, initializer: Any, shape: Any = None, dtype: Any = None, *args: Any, **kwargs: Any) -> None:
         has_value = not (callable(initializer) or isinstance(initializer, str))
-        # Other threads make variables meanwhile, but not in this scope.
+        # Other threads may make variables at the same time, but not in this scope.
         if has_value and get_stateless_scope() is scope:
             value = keras.ops.convert_to_tensor(initializer, dtype)
             initializer, shape, dtype = (initializer_of(partial(_same, value)), value.shape, value.dtype)
@@ -145,10 +145,10 @@ def _same(value: Any) -> Any:
     return value
 
 
-def give_value(variable: Any, array: Any = None) -> None:
-    """Gives a variable of `shapes_alone` its first value: the array, or what its initializer says.
+def set_first_value(variable: Any, array: Any = None) -> None:
+    """Sets a variable of `without_values`: to the array, or by its initializer if there is none.
 
-    Of large weights there is then one copy, never beside one that nobody asked for.
+    So only one copy of a large weight is ever in memory, without a random one beside it.
     """
     if array is not None:
         variable._initializer = initializer_of(lambda: array)

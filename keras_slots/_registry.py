@@ -1,4 +1,4 @@
-"""`register`: the one way to add a selection rule, a score mode, a distribution or a slot layer."""
+"""`register` adds selection rules, score modes, distributions and slot layers."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ Class = TypeVar("Class", bound=type)
 
 
 class Registrable:
-    """Base of what can be registered. Each kind has a table of its own, `registry`."""
+    """Base of everything that can be registered. Each kind has its own table, `registry`."""
 
-    #: What arguments look up: name, or Keras layer, -> class.
+    #: Maps a name, or a Keras layer, to the class.
     registry: ClassVar[dict[Any, type]]
-    #: What the kind is called in errors.
+    #: Name of the kind in errors.
     kind_of_class: ClassVar[str]
 
     @classmethod
     def check_registration(cls, key: Any) -> None:
-        """Raises a `ValueError` if the class cannot do its work, or the key is not one of its kind."""
+        """Raises a `ValueError` if the class is incomplete, or the key does not fit its kind."""
         if not isinstance(key, str) or not key:
             raise ValueError(
                 f"`key` must be the name of a {cls.kind_of_class}. Received: key={key!r} for {cls.__name__}."
@@ -28,8 +28,8 @@ class Registrable:
 
     @classmethod
     def on_registration(cls, key: Any) -> None:
-        """What else registering a class does: a file can name it."""
-        # A class may be registered with Keras under a package of its own already.
+        """Also registers the class with Keras, so that files can refer to it."""
+        # The class may already be registered with Keras, under another package.
         if keras.saving.get_registered_name(cls) == cls.__name__:
             keras.saving.register_keras_serializable(package="keras_slots")(cls)
 
@@ -38,14 +38,15 @@ def register(key: Any, *, replace: bool = False) -> Callable[[Class], Class]:
     """Class decorator that adds a selection rule, a score mode, a distribution or a slot layer.
 
     Args:
-        key: For a slot layer the Keras layer that computes the same from an ordinary kernel: `slotify` replaces it
-            by the decorated class, and `materialize` puts it back. For all others the name by which arguments of
-            slot layers know the class: `selection`, `score_mode`, `bank_initializer`, `score_initializer`.
-        replace: Whether the class takes the place of another one of that key, for the whole process.
+        key: For a slot layer, the Keras layer that computes the same with an ordinary kernel: `slotify` replaces
+            it by the decorated class, and `materialize` does the reverse. For all others, the name of the class
+            in the arguments `selection`, `score_mode`, `bank_initializer` and `score_initializer`.
+        replace: Whether to replace a class that is registered under that key, in the whole process.
 
     Raises:
-        ValueError: If the decorated object is no subclass of `SelectionRule`, `kernels.SlotKernel`, `Distribution`
-            or `SlotLayer`, lacks what its kind needs, or the key is taken and `replace` is False.
+        ValueError: If the decorated object is not a subclass of `SelectionRule`, `kernels.SlotKernel`,
+            `Distribution` or `SlotLayer`, or lacks a method that its kind needs, or if the key is taken and
+            `replace` is False.
 
     Example:
 
@@ -71,14 +72,14 @@ def register(key: Any, *, replace: bool = False) -> Callable[[Class], Class]:
             raise ValueError(
                 "`register` decorates a subclass of `SelectionRule`, `kernels.SlotKernel`, `Distribution` or "
                 f"`SlotLayer`. Received: {cls!r} for the key {key!r}. Decorate the class itself, not a function "
-                "that makes objects of it."
+                "that creates instances of it."
             )
         cls.check_registration(key)
         before = cls.registry.get(key)
-        # The same class again, as when a cell of a notebook is run twice, is no other one.
-        if before is not None and not replace and _place(before) != _place(cls):
+        # The same class, defined again by running a notebook cell twice, is not a conflict.
+        if before is not None and not replace and _module_and_name(before) != _module_and_name(cls):
             raise ValueError(
-                f"`key` must be new. Received: key={_shown(key)}, which {before.__name__} has, for "
+                f"`key` is taken. Received: key={_shown(key)}, which belongs to {before.__name__}, for "
                 f"{cls.__name__}. Choose another one, or pass `replace=True` to take its place everywhere in this "
                 "process."
             )
@@ -89,7 +90,7 @@ def register(key: Any, *, replace: bool = False) -> Callable[[Class], Class]:
     return decorate
 
 
-def _place(cls: type) -> tuple[str, str]:
+def _module_and_name(cls: type) -> tuple[str, str]:
     return cls.__module__, cls.__qualname__
 
 

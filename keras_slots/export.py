@@ -11,14 +11,14 @@ from pathlib import Path
 import keras
 
 from keras_slots._checks import check_choice
-from keras_slots._files import check_path, name_beside, sync, unwritable_path_error
+from keras_slots._files import check_path, sync, temporary_path_beside, unwritable_path_error
 from keras_slots._keras import inner_layers
 from keras_slots.transforms import holds_assets, materialize
 
 FORMATS = ("tf_saved_model", "litert", "onnx")
-# What a writer imports beside TensorFlow; the extra is called like the format.
+# Packages that a writer imports besides TensorFlow; the extra has the name of the format.
 _PACKAGES = {"onnx": ("onnx", "tf2onnx")}
-# Of `write`, which does not say which file it was about.
+# Raised by `write`, and does not name the file.
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -27,22 +27,22 @@ def export_selected(
 ) -> Path:
     """Writes the selected network for serving: as a TensorFlow SavedModel, or as a LiteRT or ONNX file.
 
-    The file holds the selected values and nothing else: no bank, no scores, no seed. It takes what `model` takes,
-    with a free batch size, and returns what `model(x, training=False)` returns. The signature of SavedModel and
-    LiteRT files is `serving_default`.
+    The file holds only the selected values: no bank, no scores, no seed. It takes the inputs of `model`, with a
+    free batch size, and returns what `model(x, training=False)` returns. The signature of SavedModel and LiteRT
+    files is `serving_default`.
 
-    LiteRT and ONNX need a model that computes in float32. The LiteRT file uses LiteRT's own operations alone, so
-    that the plain interpreter runs it, and the ONNX file is checked with `onnx.checker`. A model that the format
+    LiteRT and ONNX need a model that computes in float32. The LiteRT file uses only built-in operations, so that
+    the plain interpreter runs it, and the ONNX file is checked with `onnx.checker`. A model that the format
     cannot express is refused.
 
     Args:
         model: Functional or Sequential model with at least one slot layer, on the TensorFlow backend.
-        path: Folder (SavedModel) or file to write. It appears whole or not at all.
-        format: `"tf_saved_model"`; `"litert"`, a `.tflite` file for the extra `litert`; or `"onnx"`, which
-            needs the extra `onnx`.
-        overwrite: Whether an earlier export is replaced, once the new one is whole: a file, or a folder that is
-            empty or holds a SavedModel and nothing else. If the process is killed while it moves folders, the
-            earlier one may be left beside `path`, whole, as `<name>.replaced-...`.
+        path: Folder (SavedModel) or file to write. It is written completely or not at all.
+        format: `"tf_saved_model"`; `"litert"`, a `.tflite` file, which the extra `litert` can run; or `"onnx"`,
+            which needs the extra `onnx`.
+        overwrite: Whether to replace an earlier export once the new one is complete: a file, or a folder that is
+            empty or holds nothing but a SavedModel. If the process is killed while it moves folders, the earlier
+            export may be left beside `path`, complete, as `<name>.replaced-...`.
 
     Returns:
         The path that was written.
@@ -51,7 +51,7 @@ def export_selected(
         ValueError: If `format` is unknown, the backend is not TensorFlow, the format cannot express the model, or
             `materialize(model)` refuses it.
         ImportError: If the packages of the format are not installed.
-        FileExistsError: If `path` exists and `overwrite` is False, or `path` is no earlier export.
+        FileExistsError: If `path` exists and `overwrite` is False, or `path` is not an earlier export.
         OSError: If `path` cannot be written.
 
     Example:
@@ -66,7 +66,7 @@ def export_selected(
     [(2, 3)]
 
     Reference:
-        Aladago and Torresani, 2021, section 3: the trained network is the arg-max of every connection.
+        Aladago and Torresani, 2021, section 3: the trained network takes the arg-max at every connection.
     """
     check_choice(format, "format", FORMATS)
     check_backend()
@@ -93,15 +93,15 @@ def check_backend() -> None:
 def write_export(
     plain: keras.Model, path: Path, format: str = "tf_saved_model", *, overwrite: bool = False
 ) -> None:
-    """Writes a model without slot layers to a folder or file, which appears whole or not at all."""
+    """Writes a model without slot layers to a folder or file, completely or not at all."""
     scratch = _folder_beside(path)
-    new, old = scratch / path.name, name_beside(path, "replaced")
+    new, old = scratch / path.name, temporary_path_beside(path, "replaced")
     try:
         _write(plain, new, path, format)
-        check_path(path, overwrite, folder=new.is_dir())  # once more, for writing took its time
-        _put(new, path, old)
+        check_path(path, overwrite, folder=new.is_dir())  # again, because writing took time
+        _move_into_place(new, path, old)
     finally:
-        # An interrupt can come between any two steps, so what counts is what lies on the disk.
+        # An interrupt can come between any two steps, so look at what is on the disk.
         if old.exists():
             in_place = path.exists() and not new.exists()
             os.replace(old, scratch / "replaced" if in_place else path)
@@ -114,15 +114,15 @@ def _write(plain: keras.Model, new: Path, path: Path, format: str) -> None:
     try:
         _WRITERS[format](plain, new)
     except (OSError, tf.errors.OpError) as error:
-        # The model raises errors of these types too; those of its files name the folder, or come from `write`.
+        # The model may raise these types too; errors of its files name the folder, or come from `write`.
         if new.parent.name not in str(error) and getattr(error, "errno", None) not in _WRITE_ERRORS:
             raise
         cause = error if isinstance(error, OSError) else OSError(str(error.message))
         raise unwritable_path_error(path, cause) from error
 
 
-def _put(new: Path, path: Path, old: Path) -> None:
-    """Moves `new` to `path`, after a folder that is there has been moved to `old`."""
+def _move_into_place(new: Path, path: Path, old: Path) -> None:
+    """Moves `new` to `path`, after moving an existing folder to `old`."""
     try:
         for file in (new, *new.rglob("*")):
             sync(file)
@@ -139,12 +139,12 @@ def _check_float32(model: keras.Model, format: str) -> None:
     if others:
         raise ValueError(
             f"`model` must compute in float32 for format={format!r}. Received: the layers {others}. Build the "
-            'model once more with `keras.config.set_dtype_policy("float32")`, and give it the weights of this one.'
+            'model again with `keras.config.set_dtype_policy("float32")`, and give it the weights of this one.'
         )
 
 
 def _folder_beside(path: Path) -> Path:
-    """A new folder on the file system of `path`, to be renamed when it is whole."""
+    """Makes a folder beside `path`, to be renamed when it is complete."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -155,7 +155,7 @@ def _folder_beside(path: Path) -> Path:
 def _write_saved_model(model: keras.Model, path: Path) -> None:
     from keras.export import ExportArchive
 
-    # `track` would store every variable a second time, but tables of vocabularies must be tracked.
+    # `track` would store every variable twice, but vocabulary tables must be tracked.
     archive = ExportArchive()
     for layer in inner_layers(model):
         if holds_assets(layer) and layer.built and not layer.variables:
@@ -167,7 +167,7 @@ def _write_saved_model(model: keras.Model, path: Path) -> None:
 def _write_litert(model: keras.Model, path: Path) -> None:
     import tensorflow as tf
 
-    # Not `keras.Model.export`: it exists from Keras 3.13 on, and may write a file that needs TensorFlow to run.
+    # Not `keras.Model.export`: it only exists since Keras 3.13, and its file may need TensorFlow.
     saved_model = path.with_name("saved_model")
     _write_saved_model(model, saved_model)
     try:
@@ -176,7 +176,7 @@ def _write_litert(model: keras.Model, path: Path) -> None:
         raise
     except Exception as error:
         operations = [x for x in str(error).splitlines() if x.startswith(("TF Select", "Custom"))]
-        raise _not_expressible(model, "LiteRT", "; ".join(operations) or error) from error
+        raise _unsupported_operation_error(model, "LiteRT", "; ".join(operations) or error) from error
     path.write_bytes(content)
 
 
@@ -186,21 +186,21 @@ def _write_onnx(model: keras.Model, path: Path) -> None:
     _trace(model)
     unchecked = path.with_name("unchecked.onnx")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of packages that speak to each other about NumPy
+        warnings.simplefilter("ignore")  # of the packages about NumPy
         try:
             arguments = {"input_signature": _signature(model), "verbose": False}
             model.export(str(unchecked), format="onnx", **arguments)
-            # The converter passes on what it does not know.
+            # The converter passes unknown operations on.
             onnx.checker.check_model(str(unchecked), full_check=True)
         except OSError:
             raise
         except Exception as error:
-            raise _not_expressible(model, "ONNX", error) from error
+            raise _unsupported_operation_error(model, "ONNX", error) from error
     path.write_bytes(unchecked.read_bytes())
 
 
 def _trace(model: keras.Model) -> None:
-    """Raises what the model itself raises, which would look like an error of a converter later."""
+    """Traces the model, so that its own errors are not mistaken for errors of the converter."""
     import tensorflow as tf
 
     signature = keras.tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype, x.name), _signature(model))
@@ -208,9 +208,9 @@ def _trace(model: keras.Model) -> None:
     call.get_concrete_function(*signature)
 
 
-def _not_expressible(model: keras.Model, name: str, why: object) -> ValueError:
+def _unsupported_operation_error(model: keras.Model, name: str, why: object) -> ValueError:
     return ValueError(
-        f"`model` must hold operations that {name} has. Received: model '{model.name}'. The converter says: "
+        f"`model` may only have operations that {name} has. Received: model '{model.name}'. The converter says: "
         f'{str(why)[:300]}. Export it with format="tf_saved_model", or leave such layers out of the model.'
     )
 
@@ -219,7 +219,7 @@ _WRITERS = {"tf_saved_model": _write_saved_model, "litert": _write_litert, "onnx
 
 
 def _signature(model: keras.Model) -> list:
-    # A Sequential model has one input and does not count as called.
+    # A Sequential model has one input, and Keras does not mark it as called.
     inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     return [keras.tree.map_structure(_free_batch, inputs)]
 

@@ -1,6 +1,6 @@
-"""Selection: scores -> index -> value. The table of rules, and pure functions of tensors.
+"""Selection: scores -> index -> value. The rules, and pure functions of tensors, without layers or variables.
 
-No layer and no variable in sight. K, the number of values of a connection, is always the last axis.
+K, the number of values of a connection, is always the last axis.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from keras_slots._registry import Registrable, register
 
 Tensor = Any
 
-# Branching factor of the tournament below. Eight scores are one cache line half; measured fastest for K = 8 to 64.
+# Branching factor of the tournament below. Eight scores are half a cache line; measured fastest for K = 8 to 64.
 _RADIX = 8
 # Up to this K a chain of `where` beats a gather once the compiler has fused it.
 _MAX_UNROLLED_LOOKUP = 16
-# Up to this K a running sum beats `cumsum`, for which XLA on CPU adds up every prefix anew.
+# Up to this K a running sum beats `cumsum`, because XLA on CPU sums every prefix from the start.
 _MAX_UNROLLED_SUM = 64
 
 
-class _Constants(ABCMeta):
-    """The class of classes whose objects cannot be changed once their constructor is done."""
+class _Immutable(ABCMeta):
+    """Metaclass of classes whose objects are immutable after the constructor."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         made = super().__call__(*args, **kwargs)
@@ -34,16 +34,17 @@ class _Constants(ABCMeta):
         return made
 
 
-class SelectionRule(EqualByConfig, Registrable, metaclass=_Constants):
-    """How a training call picks one value of each connection: the base of `Greedy`, `Probabilistic` and your own.
+class SelectionRule(EqualByConfig, Registrable, metaclass=_Immutable):
+    """How a training call picks one value per connection: the base of `Greedy`, `Probabilistic` and custom rules.
 
-    Pass an object of a subclass as `selection`. The rule acts in training calls only: inference, `materialize` and
+    Pass an object of a subclass as `selection`. The rule acts only in training calls: inference, `materialize` and
     every export take the value with the highest score (paper, section 3). The gradient is straight-through for
     every rule.
 
-    Rules are constants. What is compiled for one serves every rule of its class and configuration, so `get_config`
-    must return all arguments of the constructor, and attributes cannot be set after it: to change a rule, make
-    another, and another layer. What an attribute refers to, such as a list or a global, must stay as it is too.
+    Rules are immutable, because rules of one class and configuration share their compiled programs. So
+    `get_config` must return all arguments of the constructor, and attributes cannot be set after it; objects that
+    an attribute refers to, such as a list, must not change either. To change a rule, make another one and a layer
+    with it.
 
     Example:
 
@@ -63,7 +64,7 @@ class SelectionRule(EqualByConfig, Registrable, metaclass=_Constants):
     kind_of_class = "selection rule"
 
     def random_shape(self, kernel_shape: tuple[int, ...], num_values: int) -> tuple[int, ...] | None:
-        """Shape of the random numbers that one training call needs, or None for none.
+        """Shape of the random numbers that one training call needs; None if it needs none.
 
         Args:
             kernel_shape: Shape of the kernel.
@@ -78,31 +79,31 @@ class SelectionRule(EqualByConfig, Registrable, metaclass=_Constants):
         Args:
             scores: Tensor of shape `(..., K)`.
             uniform: Random numbers in [0, 1) of the shape that `random_shape` asked for, in the dtype of `scores`;
-                not passed when it asked for none.
+                not passed if it returned None.
         """
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make an equal rule."""
+        """Returns the constructor arguments of an equal rule."""
         return {}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> SelectionRule:
-        """Returns the rule that `get_config` described."""
+        """Makes a rule from the result of `get_config`."""
         return cls(**config)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._check_not_made(name)
+        self._check_still_constructing(name)
         super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
-        self._check_not_made(name)
+        self._check_still_constructing(name)
         super().__delattr__(name)
 
-    def _check_not_made(self, name: str) -> None:
+    def _check_still_constructing(self, name: str) -> None:
         if "_is_made" in vars(self):
             raise AttributeError(
-                f"The selection rule {self!r} cannot be changed: what is compiled would go on with what it was. "
-                f"Received: a change of `{name}`. Make another rule, and a layer with it."
+                f"The selection rule {self!r} cannot be changed, because compiled programs depend on it. "
+                f"Received: an assignment to `{name}`. Make another rule, and a layer with it."
             )
 
     def __repr__(self) -> str:
@@ -170,7 +171,7 @@ def get_rule(identifier: Any) -> SelectionRule:
 def serialize_rule(rule: SelectionRule) -> Any:
     """The name of a rule that has one, or the serialized object; both are fit for JSON."""
     for name, cls in SelectionRule.registry.items():
-        # A name alone would lose the arguments of a rule that has some.
+        # The name alone would lose the arguments of a rule.
         if type(rule) is cls and not rule.get_config():
             return name
     return keras.saving.serialize_keras_object(rule)
@@ -182,8 +183,9 @@ def greedy_index(scores: Tensor) -> Tensor:
     `index[c] = min { k : scores[c, k] = max_j scores[c, j] }` (paper, section 3, "greedy selection"), for
     `scores` of shape `(..., K)`.
 
-    A tournament over blocks of scores with a strict `>`: one pass over memory and no reduction, which XLA on CPU
-    fuses far better than an arg-max. `-0.0` and `+0.0` tie, as in NumPy (`keras.ops.argmax` orders them).
+    Computed as a tournament over blocks of scores with a strict `>`: one pass over memory without a reduction,
+    which XLA on CPU fuses far better than an arg-max. `-0.0` and `+0.0` tie, as in NumPy (`keras.ops.argmax`
+    orders them).
 
     Example:
 
@@ -210,7 +212,7 @@ def greedy_index(scores: Tensor) -> Tensor:
         last = greedy_index(rest)
         within = ops.concatenate([within, last[..., None]], axis=-1)
         best.append(_unrolled_lookup(rest, last)[..., None])
-    # Whole blocks in the next round, in which the last score, repeated, never wins a strict comparison.
+    # Pad to whole blocks for the next round; the repeated last score never wins a strict comparison.
     if within.shape[-1] > _RADIX:
         best += [best[-1][..., -1:]] * (-within.shape[-1] % _RADIX)
     block = greedy_index(ops.concatenate(best, axis=-1) if len(best) > 1 else best[0])
@@ -221,8 +223,8 @@ def probabilistic_index(scores: Tensor, uniform: Tensor) -> Tensor:
     """One draw of an index from softmax(scores) for each connection, int32 of shape `(...)`.
 
     `P(index[c] = k) = exp(scores[c, k]) / sum_j exp(scores[c, j])` (paper, section 3, "probabilistic sampling"),
-    by inversion: the first k whose cumulative probability exceeds `uniform[c]`. One random number a connection
-    instead of the K of the Gumbel trick.
+    by inversion: the first k whose cumulative probability exceeds `uniform[c]`. This takes one random number per
+    connection, instead of K with the Gumbel trick.
 
     Args:
         scores: Tensor of shape `(..., K)`.
@@ -237,7 +239,7 @@ def probabilistic_index(scores: Tensor, uniform: Tensor) -> Tensor:
     """
     scores = ops.convert_to_tensor(scores)
     weights = ops.exp(scores - ops.max(scores, axis=-1, keepdims=True))
-    # `uniform * total` may round up to the total itself: the last value takes what is left.
+    # `uniform * total` may round up to the total: then the last value is taken.
     if scores.shape[-1] > _MAX_UNROLLED_SUM:
         sums = ops.cumsum(weights, axis=-1)
         target = uniform * sums[..., -1]
@@ -254,7 +256,7 @@ def lookup(values: Tensor, index: Tensor) -> Tensor:
     """Value number `index` of each connection, `values[c, index[c]]`: bitwise entries of `values`.
 
     Args:
-        values: Tensor of shape `(..., K)`, or `(K,)` when all connections share their values.
+        values: Tensor of shape `(..., K)`, or `(K,)` if all connections share their values.
         index: int32 tensor of shape `(...)`, entries in [0, K).
     """
     values = ops.convert_to_tensor(values)

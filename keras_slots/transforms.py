@@ -1,4 +1,4 @@
-"""`slotify` puts slot layers into a plain model, `materialize` takes them out again: model in, new model out."""
+"""`slotify` replaces plain layers of a model by slot layers, `materialize` slot layers by plain ones."""
 
 import inspect
 import tempfile
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import keras
 import numpy as np
 
-import keras_slots.layers  # noqa: F401 (fills the table of slot classes)
+import keras_slots.layers  # noqa: F401 (registers the slot layers)
 from keras_slots._checks import check_seed
 from keras_slots._keras import copy_operation, direct_layers, inner_layers
 from keras_slots._live_config import carried_in, from_live_config, live_config
@@ -32,28 +32,29 @@ def slotify(
 ) -> keras.Model:
     """Returns a copy of a model whose dense, convolution and attention layers are slot layers.
 
-    The new model has the architecture, names and dtypes of the old one. Its kernels are new: each is selected from
-    a fresh bank. All other weights (biases, batch normalization) are copied. Slot layers that the model already
-    has are kept as they are, with what they have learned, whatever the arguments here say. The given model stays
-    as it is; the new one is not compiled.
+    The new model has the architecture, names and dtypes of the old one. Its kernels are new: each is selected
+    from a fresh bank. All other weights (biases, batch normalization) are copied. Slot layers that the model
+    already has are kept with what they have learned, whatever the arguments are. The given model is not changed;
+    the new one is not compiled.
 
-    Nested and shared layers are replaced too, and layers inside `TimeDistributed`. What has no slot version stays
+    Nested and shared layers are replaced too, and layers inside `TimeDistributed`. Layers without a slot version
+    stay
     plain: recurrent layers, `Embedding`, layers inside composite layers. A warning lists those that hold kernels.
 
     Args:
         model: Functional or Sequential model, nested and shared layers included.
         num_values: K, the number of fixed random values of each connection.
         filters: Which of the layers to replace: a function `layer -> bool`, or a collection of layer names. None
-            replaces all. Layers that a filter leaves out are not warned of.
-        **layer_args: Further arguments of the slot layers, such as `selection` or `score_mode`. From an integer
-            `seed` each layer gets a seed of its own, derived from its name.
+            replaces all. There is no warning about layers that `filters` leaves out.
+        **layer_args: Further arguments of the slot layers, such as `selection` or `score_mode`. An integer
+            `seed` gives each layer its own seed, derived from its name.
 
     Returns:
         A new model of the same kind.
 
     Raises:
-        ValueError: If `model` is a subclassed model or of a class whose `call` would be lost, if no layer would be
-            replaced, or if a name in `filters` is not that of a layer that has a slot version.
+        ValueError: If `model` is a subclassed model, or of a class whose `call` would be lost; if no layer would
+            be replaced; or if a name in `filters` is not that of a layer with a slot version.
 
     Warns:
         UserWarning: If layers with kernels stay plain, or the class of the model cannot be kept.
@@ -74,14 +75,14 @@ def slotify(
     def convert(layer: keras.layers.Layer) -> keras.layers.Layer:
         slot_class = SlotLayer.registry.get(type(layer))
         if slot_class is None or not wanted(layer):
-            return _same(layer)
+            return _plain_copy(layer)
         arguments = {"num_values": num_values, **layer_args}
         if seed is not None:
             arguments["seed"] = derive_seed(seed, layer.name) % slot_class.seed_limit
         try:
             return from_live_config(slot_class, {**live_config(layer), **arguments}, layer)
         except (TypeError, ValueError, NotImplementedError) as error:
-            # Keras wraps what a layer raises in a TypeError that shows the whole configuration.
+            # Keras wraps the error of a layer in a TypeError that shows the whole configuration.
             cause = error.__context__ or error
             raise ValueError(f"Layer '{layer.name}' cannot become a slot layer. {cause}") from error
 
@@ -89,7 +90,7 @@ def slotify(
     if all(type(old) is type(new) for old, new in pairs):
         if any(isinstance(old, SlotLayer) for old, _ in pairs):
             raise ValueError(
-                "`model` is a slot model already: no layer that `filters` selects is left to replace. Received: "
+                "`model` is already a slot model: no layer that `filters` selects is left to replace. Received: "
                 f"model '{model.name}', filters={filters!r}. Use it as it is, or call "
                 "`keras_slots.materialize(model)` first for new banks."
             )
@@ -109,22 +110,21 @@ def materialize(model: keras.Model, trainable: bool = True) -> keras.Model:
     """Returns a copy of a model in which each slot layer is the plain Keras layer with the selected values.
 
     `materialize(model)(x)` equals `model(x, training=False)` bit for bit: the kernel is the greedy selection, for
-    every selection rule (paper, section 3). All other weights are copied. The given model stays as it is; the
-    new one is not compiled.
+    every selection rule (paper, section 3). All other weights are copied. The given model is not changed; the new
+    one is not compiled.
 
     Args:
         model: Functional or Sequential model with at least one slot layer.
         trainable: Whether the layers that were slot layers can be trained further (the paper's fine-tuning). Those
-            that are frozen stay frozen.
+            that were frozen stay frozen.
 
     Returns:
-        A new model of the same kind that needs nothing of keras_slots.
+        A new model of the same kind that does not depend on keras_slots.
 
     Raises:
-        ValueError: If `model` is a subclassed model or of a class whose `call` would be lost, holds no slot layer,
-            holds one inside another layer where it cannot be replaced, one of a class with a `call` of its own or
-            one whose weights are not those of its Keras layer, or has scores or selected values that are not
-            finite.
+        ValueError: If `model` is a subclassed model, or of a class whose `call` would be lost; if it has no slot
+            layer; if a slot layer is inside another layer where it cannot be replaced, has its own `call`, or has
+            other weights than its Keras layer; or if scores or selected values are not finite.
 
     Warns:
         UserWarning: If the class of the model cannot be kept.
@@ -141,19 +141,19 @@ def materialize(model: keras.Model, trainable: bool = True) -> keras.Model:
 
 
 def materialized(model: keras.Model, trainable: bool = True) -> tuple[keras.Model, Pairs]:
-    """What `materialize` returns, and the pairs of old and new layer."""
+    """The result of `materialize`, and the pairs of old and new layers."""
 
     def convert(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, SlotLayer):
-            return _plain(layer, trainable)
+            return _materialized_layer(layer, trainable)
         inner = [x.name for x in inner_layers(layer) if isinstance(x, SlotLayer)]
         if inner:
             raise ValueError(
-                f"The slot layers {inner} sit inside layer '{layer.name}' of type {type(layer).__name__}, where "
+                f"The slot layers {inner} are inside layer '{layer.name}' of type {type(layer).__name__}, where "
                 "they cannot be replaced. Move them into the model itself, a nested model or a "
                 "`keras.layers.TimeDistributed`."
             )
-        return _same(layer)
+        return _plain_copy(layer)
 
     new_model, pairs = clone(model, convert, "materialize")
     if not any(isinstance(old, SlotLayer) for old, _ in pairs):
@@ -171,26 +171,26 @@ def materialized(model: keras.Model, trainable: bool = True) -> tuple[keras.Mode
     return new_model, pairs
 
 
-def _same(layer: keras.layers.Layer) -> keras.layers.Layer:
+def _plain_copy(layer: keras.layers.Layer) -> keras.layers.Layer:
     try:
         return from_live_config(type(layer), live_config(layer), layer)
     except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
         raise ValueError(
             f"Layer '{layer.name}' of type {type(layer).__name__} cannot be copied: Keras cannot make it from its "
-            f"own configuration. {error} Give the class a `get_config` and `from_config` that do."
+            f"own configuration. {error} Give the class a matching `get_config` and `from_config`."
         ) from error
 
 
-def _plain(layer: Any, trainable: bool) -> keras.layers.Layer:
+def _materialized_layer(layer: Any, trainable: bool) -> keras.layers.Layer:
     """The Keras layer of a slot layer, not built yet."""
-    # The class that names the Keras layer; what a subclass of it computes is not known here.
+    # The registered class; what its subclasses compute is unknown here.
     owner: Any = next(cls for cls in type(layer).__mro__ if "plain_class" in vars(cls))
     for method in ("build", "call"):
         if getattr(type(layer), method) is not getattr(owner, method):
             raise ValueError(
                 f"Layer '{layer.name}' of type {type(layer).__name__} cannot be materialized: it has a `{method}` "
-                f"of its own, which {owner.plain_class.__name__} does not know. Decorate the class with "
-                "`keras_slots.register(plain_class)`: the Keras layer that computes the same."
+                f"of its own, which {owner.plain_class.__name__} does not have. Decorate the class with "
+                "`keras_slots.register(plain_class)`, the Keras layer that computes the same."
             )
     kept = parameters_of(owner.plain_class)
     config = {
@@ -203,24 +203,24 @@ def _plain(layer: Any, trainable: bool) -> keras.layers.Layer:
     except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
         raise ValueError(
             f"Layer '{layer.name}' of type {type(layer).__name__} cannot be materialized: "
-            f"{owner.plain_class.__name__} cannot be made from its configuration. {error}"
+            f"{owner.plain_class.__name__} cannot be created from its configuration. {error}"
         ) from error
     plain.trainable = trainable and layer.trainable
     return plain
 
 
 def _check_selection(layer: Any) -> None:
-    """Raises an error if nothing is selected, or something is not finite."""
+    """Raises an error if the layer is not built, or if something is not finite."""
     if not layer.built:
         raise ValueError(
             f"Layer '{layer.name}' is not built yet, so nothing is selected. Call the model on an input first."
         )
     for kernel in layer.slot_kernels.values():
-        name = kernel.not_finite()
+        name = kernel.find_non_finite()
         if name is not None:
             raise ValueError(
                 f"The {name} of layer '{layer.name}' holds NaN or infinity, so its selection means nothing. "
-                "Go back to the last good checkpoint and train on with a smaller learning rate."
+                "Go back to the last good checkpoint and continue with a smaller learning rate."
             )
         if kernel.needs_seed:
             kernel.check_seed()
@@ -244,7 +244,7 @@ def _as_function(filters: Any, model: keras.Model) -> Callable[[keras.layers.Lay
 
 
 def _warn_of_plain_kernels(pairs: Pairs, wanted: Callable) -> None:
-    """Says which layers with kernels were wanted and stayed plain."""
+    """Warns of layers with kernels that should have been replaced and stayed plain."""
     plain = [old for old, new in pairs if type(old) is type(new) and not isinstance(old, SlotLayer)]
     left = [x for x in plain if wanted(x) and any(len(v.shape) > 1 for v in x.weights)]
     if not left:
@@ -256,17 +256,17 @@ def _warn_of_plain_kernels(pairs: Pairs, wanted: Callable) -> None:
         share = sum(x.count_params() for x in same) / total
         lines.append(f"{kind} {[x.name for x in same]}: {share:.1%} of the weights")
     warnings.warn(
-        "`slotify` has no slot version of these layers, which stay plain and trained as before: "
+        "`slotify` has no slot version of these layers; they stay plain and are trained as usual: "
         f"{'; '.join(lines)}. Leave them out through `filters` to silence this warning.",
         stacklevel=3,
     )
 
 
 def clone(model: keras.Model, convert: Convert, caller: str) -> tuple[keras.Model, Pairs]:
-    """A copy with converted layers, and the pairs of old and new layer.
+    """Returns a copy with converted layers, and the pairs of old and new layers.
 
     Nested models and layers inside `TimeDistributed` are converted too; shared layers stay shared. The copy is not
-    compiled, and the given model is not touched.
+    compiled, and the given model is not changed.
 
     Args:
         model: Functional or Sequential model.
@@ -278,8 +278,8 @@ def clone(model: keras.Model, convert: Convert, caller: str) -> tuple[keras.Mode
     """
     if not is_model(model):
         raise ValueError(
-            f"`{caller}` takes Functional and Sequential models, whose layers are known. Received: a model of "
-            f"type {type(model).__name__}. Rebuild it with the Functional API, or put the layers in by hand."
+            f"`{caller}` takes only Functional and Sequential models. Received: a model of "
+            f"type {type(model).__name__}. Rebuild it with the Functional API, or use slot layers in it directly."
         )
     pairs: Pairs = []
     done: dict[int, Any] = {}
@@ -293,32 +293,32 @@ def clone(model: keras.Model, convert: Convert, caller: str) -> tuple[keras.Mode
 
 
 def is_model(layer: Any) -> bool:
-    """Whether a layer is a Functional or Sequential model, whose layers are known."""
+    """Whether a layer is a Functional or Sequential model."""
     return isinstance(layer, keras.Sequential) or (isinstance(layer, keras.Model) and hasattr(layer, "operations"))
 
 
 def copy_state(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
-    """Gives a layer all that its original holds: variables, random state and vocabularies."""
+    """Copies the state of a layer to its copy: variables, random state and vocabularies."""
     if not old.built or not new.built:
         return
     for mine, its in zip(old.variables, new.variables, strict=True):
-        its.assign(_detached(mine))
+        its.assign(_copied_array(mine))
     if holds_assets(old):
         with tempfile.TemporaryDirectory() as folder:
             old.save_assets(folder)
             new.load_assets(folder)
     if hasattr(new, "finalize_state"):
-        # Normalization and its kin compute with what they derive from their weights.
+        # `Normalization` and similar layers compute with numbers derived from their weights.
         new.finalize_state()
 
 
 def copy_common_weights(old: keras.layers.Layer, new: SlotLayer) -> None:
-    """Gives a slot layer the weights of its Keras layer: all but the kernels."""
+    """Copies the weights of a Keras layer, except the kernels, to its slot layer."""
     if not old.built or not new.built:
         return
     for mine, its in pair_weights(old, new, new.weight_sources()):
         if isinstance(its, keras.Variable):
-            its.assign(_detached(mine))
+            its.assign(_copied_array(mine))
 
 
 Source = TypeVar("Source")
@@ -327,18 +327,18 @@ Source = TypeVar("Source")
 def pair_weights(
     plain: keras.layers.Layer, slot: SlotLayer, sources: dict[str, Source]
 ) -> list[tuple[keras.Variable, Source]]:
-    """Each weight of a Keras layer, and what a slot layer gives for it.
+    """Pairs each weight of a Keras layer with its source in the slot layer.
 
     Args:
         plain: Keras layer, built.
         slot: Its slot layer, built.
-        sources: By the name of the weight; `weight_sources` of the slot layer, or what is made of them.
+        sources: `weight_sources` of the slot layer, or values made from them, by the name of the weight.
 
     Raises:
-        ValueError: If a weight has no source, a source no weight, or their shapes differ.
+        ValueError: If a weight has no source, a source has no weight, or their shapes differ.
     """
     weights: dict[str, Any] = named_weights(plain)
-    # A weight without a name of its own goes by that of its attribute.
+    # A weight without its own name takes that of its attribute.
     names = {id(weight): name for name, weight in weights.items()}
     for attribute in sorted(sources.keys() - weights.keys()):
         if name := names.pop(id(getattr(plain, attribute, None)), None):
@@ -346,7 +346,7 @@ def pair_weights(
     problem = f"Layer '{slot.name}' ({type(slot).__name__}) does not fit its Keras layer {type(plain).__name__}"
     if weights.keys() != sources.keys():
         raise ValueError(
-            f"{problem}: weights pair by name. Expected the weights {sorted(weights)}. Received: "
+            f"{problem}: their weights are paired by name. Expected the weights {sorted(weights)}. Received: "
             f"{sorted(sources)}. Name each kernel through `argument` or `name` of `add_slot_kernel` and keep it "
             "in an attribute; give other weights and inner layers the same `name` in both classes."
         )
@@ -362,15 +362,15 @@ def pair_weights(
 
 
 def holds_assets(layer: keras.layers.Layer) -> bool:
-    """Whether a layer has state beside its variables, such as the vocabulary of a `StringLookup`."""
+    """Whether a layer has state other than variables, such as the vocabulary of a `StringLookup`."""
     return hasattr(layer, "save_assets") and hasattr(layer, "load_assets")
 
 
 def serialize(model: keras.Model) -> dict[str, Any]:
-    """A model as a dictionary for a file.
+    """Serializes a model to a dictionary that a file can hold.
 
     Raises:
-        ValueError: If a layer has a function or object that no file holds; it names the layer and the argument.
+        ValueError: If a layer has a function or object that no file can hold; names the layer and the argument.
     """
     for layer in inner_layers(model):
         if is_model(layer) or isinstance(layer, SlotLayer):
@@ -380,8 +380,8 @@ def serialize(model: keras.Model) -> dict[str, Any]:
             if not (named or hasattr(value, "get_config")):
                 raise ValueError(
                     f"A file cannot hold the `{argument}` of layer '{layer.name}'. Expected a function with a "
-                    f"name, or an object with a `get_config`. Received: {value!r}. Write it as a function of "
-                    "its own, decorated with `keras.saving.register_keras_serializable()`."
+                    f"name, or an object with a `get_config`. Received: {value!r}. Write it as a named function, "
+                    "decorated with `keras.saving.register_keras_serializable()`."
                 )
     try:
         config: dict[str, Any] = keras.saving.serialize_keras_object(model)
@@ -398,7 +398,7 @@ def _copy(layer: Any, convert: Convert, copy: Callable, pairs: Pairs) -> Any:
     if is_model(layer):
         return _copy_functional(layer, copy)
     if not isinstance(layer, keras.layers.Layer):
-        # An operation, such as the sum of `x + y`: it has no weights.
+        # An operation, such as the sum of `x + y`, has no weights.
         return copy_operation(layer)
     if type(layer) is keras.layers.TimeDistributed:
         config = live_config(layer)
@@ -425,7 +425,7 @@ def _copy_functional(model: keras.Model, copy: Callable) -> keras.Model:
             return _copy_input(named[id(tensor)]).output
         return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
 
-    # A model of the same layers that is not compiled: `clone_model` would compile the copy too, which fails for
+    # `clone_model` would also compile the copy, which fails for
     # losses that Keras cannot serialize.
     twin = keras.Model(model.input, model.output, name=model.name)
     new = keras.models.clone_model(
@@ -440,23 +440,23 @@ def _copy_input(layer: keras.layers.InputLayer) -> keras.layers.InputLayer:
 
 
 def _constructor(model: keras.Model, base: type, *arguments: str) -> type | None:
-    """The class of a model if it is one of the user's whose constructor takes these arguments alone, else None.
+    """The class of a model if it is a user's class whose constructor takes only these arguments, else None.
 
     Raises:
-        ValueError: If the class computes something else than Keras' `base`, which would be lost.
+        ValueError: If the class has a `call` other than that of Keras' `base`, which would be lost.
 
     Warns:
         UserWarning: If the class has other methods, which are lost.
     """
     own = [cls for cls in type(model).__mro__ if cls not in base.__mro__]
     makers = [vars(cls)["__init__"] for cls in own if "__init__" in vars(cls)]
-    if all(_takes(inspect.signature(maker), arguments) for maker in makers):
+    if all(_accepts_only(inspect.signature(maker), arguments) for maker in makers):
         return type(model) if own else None
     lost = {x for cls in own for x in vars(cls) if not x.startswith("__")} - _MADE_BY_KERAS
     text = (
         f"The copy of model '{model.name}' does not have {sorted(lost)} of its class {type(model).__name__}, "
         "whose `__init__` does not take the arguments of a Keras model. Let it take "
-        f"{', '.join(f'`{x}`' for x in arguments)} and `**kwargs` alone, and make the layers outside of it."
+        f"only {', '.join(f'`{x}`' for x in arguments)} and `**kwargs`, and create the layers outside of it."
     )
     if "call" in lost:
         raise ValueError(text)
@@ -465,12 +465,12 @@ def _constructor(model: keras.Model, base: type, *arguments: str) -> type | None
     return None
 
 
-#: What a copy that Keras makes does without.
+#: Attributes that a copy made by Keras does not need.
 _MADE_BY_KERAS = {"get_config", "from_config", "build", "_abc_impl"}
 
 
-def _takes(maker: inspect.Signature, arguments: tuple[str, ...]) -> bool:
-    """Whether a constructor takes the arguments of a Keras model, and no other."""
+def _accepts_only(maker: inspect.Signature, arguments: tuple[str, ...]) -> bool:
+    """Whether a constructor takes only the arguments of a Keras model."""
     _, *parameters = maker.parameters.values()
     kinds = {p.kind for p in parameters}
     names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
@@ -480,6 +480,6 @@ def _takes(maker: inspect.Signature, arguments: tuple[str, ...]) -> bool:
     return inspect.Parameter.VAR_POSITIONAL in kinds or set(arguments) <= names
 
 
-def _detached(variable: keras.Variable) -> np.ndarray:
-    # A copy: on JAX, training one model would delete an array that both hold.
+def _copied_array(variable: keras.Variable) -> np.ndarray:
+    # A copy, because on JAX training one model deletes an array that both share.
     return np.array(keras.ops.convert_to_numpy(variable))

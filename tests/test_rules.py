@@ -10,7 +10,7 @@ from keras import ops
 from comparisons import numpy_of
 from keras_slots import GlorotUniform, NearestScores, SelectionRule, SlotConv2D, SlotDense, slotify
 from keras_slots.selection import Greedy, Probabilistic, get_rule, serialize_rule
-from keras_slots.values.source import names_of
+from keras_slots.values.source import sources_with_role
 from small_models import compiled_model, small_data, small_model
 
 
@@ -190,7 +190,7 @@ def test_rules_whose_configuration_is_whole_are_taken(rule):
     assert get_rule(rule) is rule
 
 
-@pytest.mark.parametrize("distribution", names_of("bank").values())
+@pytest.mark.parametrize("distribution", sources_with_role("bank").values())
 def test_distributions_of_the_library_have_whole_configurations(distribution):
     SlotDense(3, bank_initializer=distribution()).build((None, 4))
 

@@ -10,7 +10,7 @@ import pytest
 from backends import BACKEND
 from comparisons import numpy_of
 from keras_slots import SlotConv2D, SlotDense, ValueBank, load_slots, materialize, save_slots, slotify
-from keras_slots.kernels.seed import from_words, index_to_words, integer_of, to_words
+from keras_slots.kernels.seed import decode_integer, decode_seed, encode_seed, index_to_words
 
 MODES = ("per_value", "per_connection", "nearest")
 LEVERS = ("per_connection", "nearest")
@@ -421,20 +421,20 @@ def test_selection_passes_the_numerics_check_of_tensorflow(mode, num_values):
 
 @pytest.mark.parametrize("numbers", [(0,), (2**64 - 1,), (1, 2**63 + 12345), (258, 0)])
 def test_seed_words_bring_numbers_back_and_are_bytes(numbers):
-    words = to_words(*numbers)
+    words = encode_seed(*numbers)
     assert words.dtype == np.float32 and words.shape == (8 * len(numbers) + 4,)
     assert words.min() >= 0 and words.max() <= 255
-    assert from_words(words) == numbers
-    assert from_words(words + np.float32(0.4)) == numbers
+    assert decode_seed(words) == numbers
+    assert decode_seed(words + np.float32(0.4)) == numbers
     for position in range(len(words)):
         changed = words.copy()
         changed[position] = (changed[position] + 1) % 256
-        assert from_words(changed) is None
-    assert from_words(np.full_like(words, np.nan)) is None
+        assert decode_seed(changed) is None
+    assert decode_seed(np.full_like(words, np.nan)) is None
 
 
 def test_index_words_bring_integers_back_in_traced_code():
     index = np.array([0, 1, 255, 256, 70_000, 2**24 + 1, 2**31 - 1])
     for dtype in ("int32", "uint32"):
-        back = numpy_of(integer_of(index_to_words(index), dtype))
+        back = numpy_of(decode_integer(index_to_words(index), dtype))
         np.testing.assert_array_equal(back.astype("int64"), index)

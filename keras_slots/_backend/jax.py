@@ -1,4 +1,4 @@
-"""What only JAX can say: the straight-through gradient, compilation, calls of the host."""
+"""JAX code: the straight-through gradient, compilation, and calls to the host."""
 
 from collections.abc import Callable
 from functools import cache
@@ -14,10 +14,10 @@ Function = Callable[..., Any]
 
 @cache
 def straight_through(select: Function, gradient: Function) -> Function:
-    """Selection with a gradient of its own, `f(*arrays) -> kernel`, by `jax.custom_vjp`.
+    """Returns a selection `f(*arrays) -> kernel` with a custom gradient, by `jax.custom_vjp`.
 
     Forward `kernel = select(*arrays)`; backward `gradient(upstream, *arrays)`, a tuple with the gradients of the
-    first arrays. The others have none.
+    first arrays. The remaining arrays have no gradient.
 
     Args:
         select: Pure function of tensors.
@@ -41,7 +41,7 @@ def straight_through(select: Function, gradient: Function) -> Function:
 
 @cache
 def compiled(function: Function) -> Function:
-    """`function`, compiled by itself; one program for each combination of shapes and dtypes."""
+    """Compiles `function` separately; one program for each combination of shapes and dtypes."""
     program = jax.jit(function)
     return lambda *arrays: program(*(ops.convert_to_tensor(x) for x in arrays))
 
@@ -56,7 +56,7 @@ def initializer(array: Callable[[], Any]) -> Function:
 
 
 class _Values:
-    """An object, because Keras 3.14 compiles the `__call__` of the initializer of a large variable."""
+    """A callable object, because Keras 3.14 compiles the initializer of a large variable if it is a function."""
 
     def __init__(self, array: Callable[[], Any]):
         self.array = array
@@ -64,20 +64,20 @@ class _Values:
     def __call__(self, shape: tuple, dtype: Any = None, layout: Any = None) -> Tensor:
         if layout is None:
             return ops.convert_to_tensor(self.array(), dtype)
-        # Each device gets its own part, straight from the host. Without a `layout` to take, Keras 3.15 too would
-        # compile the values of a large variable into a program.
+        # Each device gets only its part, directly from the host. Without the parameter `layout`, Keras 3.15 would
+        # also compile the values of a large variable into a program.
         whole = self.array().astype(dtype)
         sharding = jax.sharding.NamedSharding(jax.sharding.get_mesh(), layout.spec)
         return jax.make_array_from_callback(shape, sharding, lambda part: whole[part])
 
 
 def from_host(function: Callable[[np.ndarray], Any], argument: Any, like: Any) -> Any:
-    """`function(argument)`, computed with NumPy, in eager and in traced code.
+    """Computes `function(argument)` with NumPy, in eager and in traced code.
 
     Args:
         function: Takes a NumPy array and returns a tuple of NumPy arrays.
         argument: Keras variable.
-        like: Tuple of `keras.KerasTensor`, shape and dtype of each result.
+        like: Tuple of `keras.KerasTensor` with the shape and dtype of each result.
     """
     if not isinstance(argument.value, jax.core.Tracer):
         return tuple(ops.convert_to_tensor(x) for x in function(np.asarray(argument.value)))
@@ -86,10 +86,10 @@ def from_host(function: Callable[[np.ndarray], Any], argument: Any, like: Any) -
 
 
 def eager_scope() -> Any:
-    """A context in which tensors have values, also while a program is traced."""
+    """A context in which tensors have values, even while a program is traced."""
     return jax.ensure_compile_time_eval()
 
 
-def at_rest(x: Tensor) -> Tensor:
-    """`x`, without a gradient where it is 0: JAX gives `abs` a slope of 1 there."""
+def zero_gradient_at_zero(x: Tensor) -> Tensor:
+    """Returns `x` with zero gradient where it is 0; JAX would give `abs` a slope of 1 there."""
     return ops.where(x == 0, ops.stop_gradient(x), x)

@@ -1,4 +1,4 @@
-"""What only TensorFlow can say: the straight-through gradient, compilation, calls of the host."""
+"""TensorFlow code: the straight-through gradient, compilation, and calls to the host."""
 
 from collections.abc import Callable
 from functools import cache
@@ -14,10 +14,10 @@ Function = Callable[..., Any]
 
 @cache
 def straight_through(select: Function, gradient: Function) -> Function:
-    """Selection with a gradient of its own, `f(*arrays) -> kernel`, by `tf.custom_gradient`.
+    """Returns a selection `f(*arrays) -> kernel` with a custom gradient, by `tf.custom_gradient`.
 
     Forward `kernel = select(*arrays)`; backward `gradient(upstream, *arrays)`, a tuple with the gradients of the
-    first arrays. The others have none.
+    first arrays. The remaining arrays have no gradient.
 
     Args:
         select: Pure function of tensors.
@@ -28,26 +28,26 @@ def straight_through(select: Function, gradient: Function) -> Function:
     @tf.custom_gradient
     def selected(*arrays: Tensor) -> Any:
         def backward(upstream: Tensor) -> Any:
-            # A gather of the kernel sends `tf.IndexedSlices`.
+            # The gradient of a gather of the kernel is `tf.IndexedSlices`.
             upstream = tf.cast(tf.convert_to_tensor(upstream), arrays[0].dtype)
             gradients = gradient(upstream, *arrays)
             return *gradients, *(None for _ in arrays[len(gradients) :])
 
-        # Nothing is to be differentiated inside: the tape would build the gradient of `select` for nothing.
+        # Stop recording: the tape would record `select`, whose gradient is never used.
         return forward(*(tf.stop_gradient(x) for x in arrays)), backward
 
-    # As a program of its own: TensorFlow keeps every graph in which `tf.custom_gradient` is called for ever.
+    # A separate program, because TensorFlow never frees a graph in which `tf.custom_gradient` is called.
     return traced_once(selected, jit_compile=False)
 
 
 @cache
 def compiled(function: Function) -> Function:
-    """`function`, compiled by itself: it fuses even where Keras leaves XLA off (on CPU, under `tf.distribute`)."""
+    """Compiles `function` separately with XLA, also where Keras does not use it (CPU, `tf.distribute`)."""
     return traced_once(function, jit_compile=True)
 
 
 def traced_once(function: Function, *, jit_compile: bool) -> Function:
-    """`function` as one program for each combination of shapes and dtypes, for all layers of all models."""
+    """Traces `function` once for each combination of shapes and dtypes, for all layers of all models."""
 
     def call(*arrays: Tensor) -> Any:
         arrays = tuple(tf.convert_to_tensor(x) for x in arrays)
@@ -59,7 +59,7 @@ def traced_once(function: Function, *, jit_compile: bool) -> Function:
 
 @cache
 def _program(function: Function, signature: tuple, jit_compile: bool) -> Function:
-    # Traced outside of any graph: a `tf.function` would keep each graph that it is called from.
+    # Traced outside of any graph, because a `tf.function` keeps each graph that it is called from.
     with tf.init_scope():
         traced = tf.function(function, jit_compile=(jit_compile and _xla_works()) or None, autograph=False)
         return traced.get_concrete_function(*signature)
@@ -75,15 +75,15 @@ def initializer(array: Callable[[], Any]) -> Function:
 
 
 def from_host(function: Callable[[np.ndarray], Any], argument: Any, like: Any) -> Any:
-    """`function(argument)`, computed with NumPy, in eager and in traced code.
+    """Computes `function(argument)` with NumPy, in eager and in traced code.
 
-    XLA cannot call the host, so a graph captures the results for the value that `argument` has when it is traced.
-    Running it with another value is an error; where XLA has dropped the check, the results are NaN.
+    XLA cannot call the host, so a graph captures the results for the value of `argument` at trace time. Running
+    the graph with another value is an error; XLA drops this check, and then the results are NaN.
 
     Args:
         function: Takes a NumPy array and returns a tuple of NumPy arrays.
         argument: Keras variable.
-        like: Tuple of `keras.KerasTensor`, shape and dtype of each result.
+        like: Tuple of `keras.KerasTensor` with the shape and dtype of each result.
     """
     with tf.init_scope():
         known = tf.constant(argument.value)
@@ -92,26 +92,26 @@ def from_host(function: Callable[[np.ndarray], Any], argument: Any, like: Any) -
         return results
     same = tf.reduce_all(tf.equal(argument.value, known))
     text = (
-        "`bank` or `scores` of a slot layer were read in a program that was traced when the layer had another "
-        "seed. Trace the program again after loading weights: make a new `tf.function`, or compile the model anew."
+        "`bank` or `scores` of a slot layer were read in a program that was traced while the layer had another "
+        "seed. After loading weights, trace the program again: make a new `tf.function` or recompile the model."
     )
     with tf.control_dependencies([tf.debugging.Assert(same, [text])]):
         return tuple(tf.where(same, x, np.nan) for x in results)
 
 
 def eager_scope() -> Any:
-    """A context in which tensors have values, also while a program is traced."""
+    """A context in which tensors have values, even while a program is traced."""
     return tf.init_scope()
 
 
-def at_rest(x: Tensor) -> Tensor:
-    """`x`, whose `abs` has no gradient where it is 0, by TensorFlow's own rule."""
+def zero_gradient_at_zero(x: Tensor) -> Tensor:
+    """Returns `x` unchanged: in TensorFlow `abs` already has zero gradient at 0."""
     return x
 
 
 @cache
 def _xla_works() -> bool:
-    # Some builds of TensorFlow (Windows) come without the compiler.
+    # Some builds of TensorFlow (Windows) lack the compiler.
     with tf.init_scope():
         try:
             tf.function(lambda x: x + x, jit_compile=True)(tf.zeros(()))

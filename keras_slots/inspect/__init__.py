@@ -1,1 +1,1 @@
-"""What a slot machine has selected: a callback, tables and figures."""
+"""Shows what a slot machine has selected: a callback, tables and figures."""

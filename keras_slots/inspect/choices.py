@@ -55,7 +55,7 @@ def named_kernels(model: keras.layers.Layer) -> dict[str, tuple[SlotLayer, SlotK
 
 
 def unbuilt_layers(model: keras.layers.Layer) -> list[str]:
-    """Names of the slot layers of a model that no call has built."""
+    """Names of the slot layers of a model that are not built."""
     return [layer.name for _, layer in _slot_layers(model, (), set()) if not layer.built]
 
 
@@ -65,7 +65,7 @@ def _slot_layers(layer: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[
             continue
         seen.add(id(part))
         if isinstance(part, SlotLayer):
-            yield path, part  # not those inside it: it names their kernels
+            yield path, part  # not the layers inside it: it names their kernels
         else:
             yield from _slot_layers(part, (*path, part.name), seen)
 
@@ -104,8 +104,8 @@ def mean_magnitude(values: Array) -> float:
 def bits_per_choice(positions: Array, start: Array, num_values: int) -> float:
     """Entropy of how far the choices have moved, in bits a connection.
 
-    `H = -sum_d p_d log2 p_d`, `p_d` the share of connections with `positions - start = d`. It is what an
-    arithmetic coder needs that knows the seed and these shares, and nothing of where in the layer it is.
+    `H = -sum_d p_d log2 p_d`, where `p_d` is the share of connections with `positions - start = d`. An arithmetic
+    coder that knows the seed and these shares, but does not use the place within the layer, needs that many bits.
 
     Example:
 

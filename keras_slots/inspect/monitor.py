@@ -1,4 +1,4 @@
-"""A callback that tells, epoch by epoch, what a slot machine selects."""
+"""A callback that reports, epoch by epoch, what a slot machine selects."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ from keras_slots.kernels.base import SlotKernel
 
 
 class SelectionMonitor(keras.callbacks.Callback):
-    """Adds to the logs of every epoch what the slot layers of a model have selected.
+    """Adds numbers about what the slot layers of a model have selected to the logs of every epoch.
 
-    Four numbers for each kernel and for the network, n its connections, d the distance of a choice from the start:
+    There are four numbers for each kernel and for the network, with n its connections and d the distance of a
+    choice from its start:
 
-    - `changed`: share of the connections whose selected value is another one than an epoch before.
+    - `changed`: share of the connections that select another value than one epoch before.
     - `magnitude`: mean |selected value| / mean |available value|.
     - `reach`: share of the n K values that greedy selection can ever take.
-    - `bits`: bits a connection that the choices need by now, `-sum_d p_d log2 p_d`; 0 before training.
+    - `bits`: bits per connection that the choices need, `-sum_d p_d log2 p_d`; 0 before training.
 
-    They are called `slots/changed` for the network, its kernels weighted by their connections, and
-    `slots/hidden/changed` for the layer `hidden`. `docs/monitoring.md` says how each is computed.
+    Their names are `slots/changed` for the network, where every connection has equal weight, and
+    `slots/hidden/changed` for the layer `hidden`. `docs/monitoring.md` explains how each is computed.
 
-    Callbacks share one `logs` and are called in order, so list this one before those that are to see its numbers:
+    Callbacks share one `logs` and are called in order, so list this one before those that should see its numbers:
     `EarlyStopping(monitor="slots/changed", mode="min")`, `CSVLogger`, `TensorBoard`. `History` always sees them.
 
     Args:
-        per_layer: Whether the logs hold the numbers of each layer beside those of the network.
+        per_layer: Whether the logs also contain the numbers of each layer.
 
-    Where `fit` builds the model, the choices are counted from its first batch on, and where a seed tells what the
-    initial scores choose, from before it. Layers that no call reaches, and so are never built, are left out.
+    If `fit` builds the model, changes are counted from before its first batch if the initial choices can be drawn
+    from a seed, and otherwise from that batch on. Layers that are never called, and so never built, are left out.
 
     Raises:
         ValueError: From `fit`, if the model holds no slot layer.
@@ -56,7 +57,7 @@ class SelectionMonitor(keras.callbacks.Callback):
     >>> len(history["slots/changed"]), 0 <= history["slots/hidden/changed"][0] <= 1
     (2, True)
 
-    Source: the paper compares the magnitudes of selected and of available weights; the other numbers are ours.
+    The paper compares the magnitudes of selected and of available weights; the other numbers are not in it.
     """
 
     def __init__(self, per_layer: bool = True):
@@ -66,7 +67,7 @@ class SelectionMonitor(keras.callbacks.Callback):
         self._waits_for_build = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        # `self.model` brings the state of JAX into the variables.
+        # Accessing `self.model` writes the state of JAX into the variables.
         model = self.model
         self._watched = {}
         self._observe(is_trained=False)
@@ -82,7 +83,7 @@ class SelectionMonitor(keras.callbacks.Callback):
             self._check_found()
 
     def _observe(self, is_trained: bool) -> None:
-        """Begins with the kernels that are new; `is_trained`: they have made a step since they were built."""
+        """Starts observing new kernels; `is_trained` says whether they have made a step since they were built."""
         for name, (_, kernel) in named_kernels(self.model).items():
             if name not in self._watched:
                 self._watched[name] = _Watched(kernel, is_trained)

@@ -21,14 +21,14 @@ def selected_values(model: keras.Model, label: str = "selected", color: Any = No
     Args:
         model: Built model with slot layers.
         label: Name of the curve in the legend.
-        color: Colour of the curve; None takes the next one.
-        figure: Figure of an earlier call, which gets one more curve; None makes a new one.
+        color: Colour of the curve; None: the next colour.
+        figure: Figure of an earlier call, to which to add a curve; None makes a new one.
 
     Returns:
         A `matplotlib.figure.Figure` with one picture for each kernel.
 
     Raises:
-        ValueError: If the model holds no slot layer, or other kernels than the figure.
+        ValueError: If the model has no slot layer, or the figure shows other kernels.
 
     Example:
 
@@ -46,7 +46,7 @@ def selected_values(model: keras.Model, label: str = "selected", color: Any = No
     drawn = [ax.get_title().rpartition(":")[0] for ax in figure.axes]
     if drawn != list(kernels):
         raise ValueError(
-            f"`figure` must show the kernels of `model`, {list(kernels)}. Received: a figure of {drawn}."
+            f"`figure` must be a figure of the kernels of `model`, {list(kernels)}. Received: a figure of {drawn}."
         )
     for ax, kernel in zip(figure.axes, kernels.values(), strict=True):
         first = ax.patches[0].get_x()  # the bins of the available values, which were drawn first
@@ -80,9 +80,9 @@ def _available_values(kernels: dict[str, SlotKernel]) -> Any:
 
 
 def first_layer(models: Mapping[str, keras.Model], image_shape: tuple[int, int], units: int = 7) -> Any:
-    """Draws the first kernel of dense networks on images: mean magnitude of each pixel, and single units.
+    """Draws the first kernel of dense networks on images: the mean magnitude at each pixel, and single units.
 
-    The units are those with the largest values in the last of the models, the same in every row.
+    The units are those with the largest values in the last model; they are the same in every row.
 
     Args:
         models: Name of a row -> model, at least one, for example one before and one after training.
@@ -136,7 +136,7 @@ def _kernels_of(model: keras.Model) -> dict[str, SlotKernel]:
     kernels = {name: kernel for name, (_, kernel) in choices.named_kernels(model).items()}
     if not kernels:
         raise ValueError(
-            f"`model` must hold slot layers. Received: model '{model.name}' with the layers "
+            f"`model` must have slot layers. Received: model '{model.name}' with the layers "
             f"{[layer.name for layer in model.layers]}"
         )
     return kernels

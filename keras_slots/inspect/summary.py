@@ -17,7 +17,7 @@ from keras_slots.selection import serialize_rule
 from keras_slots.slots_file import sizes
 from keras_slots.values.value_bank import ValueBank
 
-#: The columns in bytes, and what they are called when printed.
+#: The columns in bytes, and their printed headings.
 _BYTES = {
     "bank_bytes": "bank",
     "held_bytes": "held",
@@ -30,7 +30,7 @@ _BYTES = {
 
 
 def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]:
-    """Returns what `summary` prints, as numbers; what is not known is None.
+    """Returns what `summary` prints, as numbers; None for those that are not known.
 
     - `"kernels"`: for each kernel `name`, `layer` (its class), `shape`, `connections`, `num_values`, `selection`,
       `score_mode`, `scores`, `sharing`, `move_regularizer`; `values_within_reach`, the mean number of its K values
@@ -44,8 +44,8 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
 
     Args:
         model: Built model of any kind.
-        slots_file: Whether to code the choices as `save_slots` does, which takes a few seconds for a million
-            connections, to tell the bytes of that file; the total holds the whole of it.
+        slots_file: Whether to also compute the size of a file of `save_slots`, which takes a few seconds for a
+            million connections; the total is that of the whole file.
 
     Returns:
         A dictionary of `"kernels"`, a list of dictionaries, `"plain"`, `"total"` and `"unbuilt"`.
@@ -64,7 +64,7 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
     kernels, unbuilt = named_kernels(model), unbuilt_layers(model)
     if not model.built or (unbuilt and not kernels):
         raise ValueError(
-            f"`model` must be built, for before that it has no kernels to tell of. Received: model '{model.name}' "
+            f"`model` must be built, because it has no kernels before. Received: model '{model.name}' "
             f"with {unbuilt} not built. Call it on an input first, or `model.build(input_shape)`."
         )
     in_file, whole_file = sizes(model) if slots_file else ({}, None)
@@ -85,13 +85,14 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
 def summary(model: keras.Model, print_fn: Callable[[str], Any] | None = None, slots_file: bool = False) -> None:
     """Prints what each slot layer of a model selects from, and its memory use.
 
-    `model.summary()` counts bank and scores, or lever and staircase, as parameters. This tells them apart: what is
-    fixed, what is trained, and what the network has once it is trained.
+    `model.summary()` counts bank and scores, or lever and staircase, as parameters. This function separates what
+    is fixed, what is trained, and the size of the selected network.
 
     Args:
         model: Built model of any kind.
-        print_fn: Takes the whole text, of 100 columns, in place of the terminal.
-        slots_file: Whether to add the bytes of a file of `save_slots`; see `summary_dict`.
+        print_fn: Function that is called with the whole text, 100 columns wide, instead of printing it.
+        slots_file: Whether to add the size of a file of `save_slots`, which takes a few seconds for a million
+            connections.
 
     Raises:
         ValueError: If the model is not built; with `slots_file`, if `save_slots` refuses it.
@@ -182,7 +183,7 @@ def _tables(name: str, found: dict[str, Any]) -> list[Any]:
     """The tables and lines of `summary`."""
     kernels, plain, total = found["kernels"], found["plain"], found["total"]
     if not kernels:
-        return [f"Model '{name}' holds no slot layer."]
+        return [f"Model '{name}' has no slot layer."]
     choices = _table("kernel", "shape", "connections", "K", "in reach", "bits")
     choices.add_column("settings")
     for row in kernels:
@@ -207,7 +208,7 @@ def _tables(name: str, found: dict[str, Any]) -> list[Any]:
     weights.add_row("total", *_sizes(total, columns))
     parts = [f"Model '{name}'", choices, weights]
     if found["unbuilt"]:
-        parts.append(f"Left out, because no call has built them: {', '.join(found['unbuilt'])}\n")
+        parts.append(f"Left out, because they are not built: {', '.join(found['unbuilt'])}\n")
     return [*parts, _NOTE]
 
 
@@ -241,6 +242,6 @@ def _sizes(row: dict[str, Any], columns: list[str]) -> list[str]:
 
 
 _NOTE = """\
-in reach: values of a connection that greedy selection can ever take, on average.
-held: what is in memory for the bank; a staircase or a seed may stand for it.
-bits, choices: entropy of the choices as steps from where the initial scores begin."""
+in reach: mean number of values of a connection that greedy selection can ever take.
+held: memory that holds the bank, or a staircase or seed in its place.
+bits, choices: entropy of the choices, in steps from the initial ones."""

@@ -1,8 +1,8 @@
-"""What is trained in the place of a kernel and how it selects: one module for each score mode."""
+"""The kernels of slot layers, which are selected from trained numbers: one module per score mode."""
 
 from keras_slots.kernels.base import SlotKernel
 
-# In the order in which errors name them.
+# The order of imports is the order of the names in errors.
 from keras_slots.kernels.per_value import PerValueKernel  # isort: skip
 from keras_slots.kernels.per_connection import PerConnectionKernel  # isort: skip
 from keras_slots.kernels.nearest import NearestKernel  # isort: skip

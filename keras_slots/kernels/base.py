@@ -1,6 +1,6 @@
 """The kernel of a slot layer: a Keras layer that holds bank and scores, and selects.
 
-One subclass of `SlotKernel` for each score mode. A slot layer owns one for each kernel of its Keras layer, as
+Each score mode is a subclass of `SlotKernel`. A slot layer owns one for each kernel of its Keras layer, as
 ordinary sub-layers, so that Keras tracks, freezes and saves their variables.
 """
 
@@ -15,12 +15,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_slots._backend import at_rest, compiled, initializer
-from keras_slots._keras import current_pass, passed_over_when_saving
+from keras_slots._backend import compiled, initializer, zero_gradient_at_zero
+from keras_slots._keras import current_call, names_hidden_from_saving
 from keras_slots._registry import Registrable
 from keras_slots.kernels.envelope import envelope
 from keras_slots.kernels.sampler import GIVEN, Sampler
-from keras_slots.kernels.seed import from_words, to_words, words_length
+from keras_slots.kernels.seed import decode_seed, encode_seed, encoded_length
 from keras_slots.selection import Greedy, SelectionRule, greedy_index
 from keras_slots.values import initializers
 from keras_slots.values.initial_values import InitialValues
@@ -40,27 +40,27 @@ _SAMPLED_LINES, _FEWEST_CONNECTIONS = 2**15, 256
 
 
 class SlotKernel(_Layer, Registrable, ABC):
-    """Base of the kernels: makes the variables, selects, saves and loads.
+    """Base of the kernels: creates the variables, selects, saves and loads.
 
     Args:
         num_values: K.
         rule: `keras_slots.SelectionRule` of training calls.
         kernel_initializer: Initializer of the kernel of the Keras layer.
-        bank_initializer: Distribution or Keras initializer of the values; None: what `kernel_initializer` names.
+        bank_initializer: Distribution or Keras initializer of the values; None: that of `kernel_initializer`.
         score_initializer: What the initial scores are drawn from; None: `UniformScores()`.
         sharing: `"connection"`, `"layer"` or a `keras_slots.ValueBank`.
-        seed: Integer that bank, scores and sampler come from.
-        fans: `(fan_in, fan_out)` of the kernel; None: by Keras' rule from its shape.
+        seed: Integer that determines bank, scores and sampler.
+        fans: `(fan_in, fan_out)` of the kernel; None: computed from its shape by Keras' rule.
         regularizer: Keras regularizer of the greedily selected values, or None.
         move_regularizer: Keras regularizer of `moves`, or None.
-        **kwargs: `name`, `dtype` and `trainable`, as of every Keras layer.
+        **kwargs: `name`, `dtype` and `trainable` of the Keras layer.
     """
 
     registry: ClassVar[dict[str, type[SlotKernel]]] = {}
     kind_of_class = "score mode"
-    #: Whether the values that are selected from come from the seed in the weights.
+    #: Whether the bank is drawn from the seed in the weights.
     needs_seed = False
-    #: Whether `moves` tells how far each connection is from its start, so that a regularizer can act on it.
+    #: Whether `moves` returns how far each connection is from its start, so that a regularizer can act on it.
     measures_moves = False
 
     @classmethod
@@ -71,13 +71,13 @@ class SlotKernel(_Layer, Registrable, ABC):
             missing.append("moves")
         if missing:
             raise ValueError(
-                f"A score mode must have all methods that a kernel needs. Received: {cls.__name__} without "
-                f"{missing}. Write them as docs/extending.md shows."
+                f"A score mode must define all methods of a kernel. Received: {cls.__name__} without "
+                f"{missing}. See docs/extending.md."
             )
 
     @classmethod
     def on_registration(cls, key: Any) -> None:
-        """Nothing: a file names the score mode, not the class."""
+        """Does nothing: files refer to the score mode, not to the class."""
 
     def __init__(
         self,
@@ -106,9 +106,9 @@ class SlotKernel(_Layer, Registrable, ABC):
         self.fans = fans
         self.regularizer = regularizer
         self.move_regularizer = move_regularizer
-        #: Set by the layer that owns this kernel: it has refused the file that is being loaded.
+        #: Set by the layer that owns this kernel, if it has refused the file that is being loaded.
         self.owner_refused = False
-        # In half precision most updates would be lost: 1e-4 vanishes beside a score of 0.1.
+        # In half precision most updates would be lost: adding 1e-4 to a score of 0.1 changes nothing.
         half = self.variable_dtype in ("float16", "bfloat16")
         self.score_dtype = "float32" if half else self.variable_dtype
 
@@ -124,41 +124,41 @@ class SlotKernel(_Layer, Registrable, ABC):
         )
         self.random_shape = self.rule.random_shape(self.initial.kernel_shape, self.num_values)
         if self.random_shape is not None:
-            # Keras takes 31 bits on every backend.
+            # Keras accepts 31 bits on every backend.
             self.sampler = Sampler(derive_seed(self.seed, "sampler") % 2**31)
         self.add_variables(self.initial)
         self._seed = self.add_values(
             "seed",
-            (words_length(len(self.seed_numbers(self.seed))),),
-            lambda: self.seed_words(self.seed),
+            (encoded_length(len(self.seed_numbers(self.seed))),),
+            lambda: self.encoded_seed(self.seed),
             "float32",
         )
-        # Without what a Keras initializer drew, which the variables hold by now.
+        # Drops what a Keras initializer drew, because the variables hold it now.
         self.initial = replace(self.initial)
 
-    # What a score mode defines.
+    # To be defined by a score mode.
 
     @classmethod
     def check_arguments(
         cls, rule: SelectionRule, bank_initializer: Any, score_initializer: Any, sharing: Any
     ) -> None:
-        """Raises a `ValueError` for slot arguments that this score mode cannot have, naming the mode that can.
+        """Raises a `ValueError` for slot arguments that this score mode refuses; names a mode that takes them.
 
         Args:
             rule: The selection rule.
-            bank_initializer: As the layer received it; None where it was not given.
-            score_initializer: As the layer received it; None where it was not given.
+            bank_initializer: As the layer received it; None if it was not given.
+            score_initializer: As the layer received it; None if it was not given.
             sharing: `"connection"`, `"layer"` or a `keras_slots.ValueBank`.
         """
 
     @abstractmethod
     def add_variables(self, initial: InitialValues) -> None:
-        """Makes the variables of a kernel that starts from `initial`."""
+        """Creates the variables of a kernel that starts from `initial`."""
 
     @property
     @abstractmethod
     def bank(self) -> Tensor:
-        """All values, `kernel_shape + (K,)`, or `(K,)` when shared."""
+        """All values, `kernel_shape + (K,)`, or `(K,)` if they are shared."""
 
     @property
     @abstractmethod
@@ -175,22 +175,22 @@ class SlotKernel(_Layer, Registrable, ABC):
 
     @abstractmethod
     def select_by_rule(self, *uniform: Tensor) -> Tensor:
-        """The value that `rule` takes at each connection, `kernel_shape`."""
+        """The value that `rule` selects at each connection, `kernel_shape`."""
 
     @abstractmethod
     def trained_variables(self) -> list[keras.Variable]:
-        """What training moves."""
+        """The variables that training changes."""
 
     @abstractmethod
     def saved_state(self) -> dict[str, Any]:
-        """Variables and arrays, by name, that a file must hold to bring this kernel back."""
+        """Variables and arrays, by name, that a file must hold to restore this kernel."""
 
     def moves(self, trained: Tensor) -> Tensor:
-        """How far each connection is from its start, `kernel_shape`, where `measures_moves` is True."""
+        """How far each connection is from its start, `kernel_shape`, if `measures_moves` is True."""
         raise NotImplementedError
 
     def seed_numbers(self, seed: int) -> tuple[int, ...]:
-        """The 64-bit numbers that travel with the weights: the seed first, and what traced code needs of it."""
+        """The 64-bit numbers in the variable `seed`: the seed, and what traced code needs to derive from it."""
         return (seed,)
 
     # What a kernel tells of its choices. A score mode that knows a shorter way than its bank overrides these.
@@ -230,15 +230,15 @@ class SlotKernel(_Layer, Registrable, ABC):
         thresholds, _ = envelope(bank, scores)
         return float(((thresholds < np.inf).sum(axis=0) + 1).mean() / k)
 
-    # What all score modes share.
+    # Shared by all score modes.
 
     def current_seed(self) -> int | None:
-        """The seed of the values that the weights belong to; None where averaging or noise has destroyed it."""
-        numbers = from_words(ops.convert_to_numpy(self._seed))
+        """The seed of the values that the weights belong to; None if averaging or noise has destroyed it."""
+        numbers = decode_seed(ops.convert_to_numpy(self._seed))
         return None if numbers is None else numbers[0]
 
     def current_initial_values(self) -> InitialValues:
-        """What the weights of now started from, whose seed another model may have brought.
+        """The initial values that belong to the current weights, whose seed may come from another model.
 
         Raises:
             ValueError: If the seed is lost.
@@ -246,20 +246,20 @@ class SlotKernel(_Layer, Registrable, ABC):
         return self.initial_values_of(ops.convert_to_numpy(self._seed))
 
     def initial_values_of(self, words: np.ndarray) -> InitialValues:
-        """What weights whose variable `seed` is `words` started from, or an error where that seed is lost."""
-        numbers = from_words(words)
+        """The initial values of weights whose variable `seed` is `words`; an error if that seed is lost."""
+        numbers = decode_seed(words)
         if numbers is None:
-            raise ValueError(lost_seed(self.path))
+            raise ValueError(lost_seed_message(self.path))
         return replace(self.initial, seed=numbers[0])
 
-    def seed_words(self, seed: int) -> np.ndarray:
-        """The value of the variable `seed` for that seed."""
-        return to_words(*self.seed_numbers(seed))
+    def encoded_seed(self, seed: int) -> np.ndarray:
+        """The value of the variable `seed` for a seed."""
+        return encode_seed(*self.seed_numbers(seed))
 
-    def not_finite(self) -> str | None:
-        """The name of what holds NaN or infinity, so that a selection means nothing; None for nothing."""
-        # A bank can be overwritten, or come from a damaged file. Thresholds that float16 made infinite are never
-        # passed, as before.
+    def find_non_finite(self) -> str | None:
+        """The name of a part that holds NaN or infinity, which makes selection meaningless; None if none does."""
+        # A bank can be overwritten, or come from a damaged file. Thresholds that float16 made infinite are
+        # harmless: like the original ones, they are never passed.
         for variable in self.variables:
             if variable.name == "seed" or "float" not in variable.dtype:
                 continue
@@ -271,7 +271,7 @@ class SlotKernel(_Layer, Registrable, ABC):
         return None if bool(ops.all(ops.isfinite(self.select()))) else "kernel"
 
     def check_seed(self) -> int:
-        """The seed of the values that the weights belong to, or an error where it is lost."""
+        """The seed of the values that the weights belong to; an error if it is lost."""
         return self.current_initial_values().seed
 
     def select(self, training: bool | None = False) -> Tensor:
@@ -283,16 +283,16 @@ class SlotKernel(_Layer, Registrable, ABC):
         return self.select_by_rule(*self.draw())
 
     def draw(self) -> tuple[Tensor, ...]:
-        """The random numbers that `rule` needs, if any, for a training call: one draw in a forward pass."""
+        """The random numbers that `rule` needs, if any, for a training call: one draw per forward pass."""
         if self.random_shape is None or id(self) in GIVEN:
             return GIVEN.get(id(self), ())
-        self.sampler.enter(current_pass(self))
+        self.sampler.enter(current_call(self))
         dtype = self.score_dtype
         return (keras.random.uniform(self.random_shape, dtype=dtype, seed=self.sampler),)
 
     @property
     def selected_indices(self) -> Tensor:
-        """Index in [0, K) of the value that greedy selection takes, int32, `kernel_shape`."""
+        """Index in [0, K) of the greedily selected value, int32, `kernel_shape`."""
         return greedy_index(self.scores)
 
     def add_values(
@@ -304,15 +304,15 @@ class SlotKernel(_Layer, Registrable, ABC):
         trainable: bool = False,
         regularized: bool = False,
     ) -> keras.Variable:
-        """A variable that starts as `values()` and is never cast.
+        """Adds a variable with the initial value `values()`, which is never cast.
 
         Args:
             name: Name of the variable.
             shape: Shape of the variable.
-            values: A function, because Keras calls it later when the layer is built in a stateless scope.
+            values: A function, because Keras calls it later if the layer is built in a stateless scope.
             dtype: Dtype of the variable.
-            trainable: Whether training moves it.
-            regularized: Whether the regularizers of the kernel hang on it.
+            trainable: Whether training changes it.
+            regularized: Whether the regularizers of the kernel are attached to it.
         """
         regularized = regularized and (self.regularizer or self.move_regularizer) is not None
         return self.add_weight(
@@ -322,7 +322,7 @@ class SlotKernel(_Layer, Registrable, ABC):
             dtype=dtype,
             trainable=trainable,
             autocast=False,
-            regularizer=OnKernel(self) if regularized else None,
+            regularizer=KernelRegularizer(self) if regularized else None,
         )
 
     def save_own_variables(self, store: Any) -> None:
@@ -339,7 +339,7 @@ class SlotKernel(_Layer, Registrable, ABC):
         self.load_state(given)
 
     def load_state(self, given: dict[str, np.ndarray]) -> None:
-        """Takes over what `saved_state` gave. Names and shapes have been checked."""
+        """Restores the result of `saved_state`. Names and shapes have been checked."""
         for name, value in self._state().items():
             if isinstance(value, keras.Variable):
                 value.assign(given[name])
@@ -353,7 +353,7 @@ class SlotKernel(_Layer, Registrable, ABC):
         if (given and "seed" not in given) or "decay" in given:
             raise ValueError(
                 f"The weights of the kernel '{self.path}' were written by keras_slots 0.2 or earlier, whose "
-                f"layout is not read any more. Received: the variables {sorted(given)}. Train the model again, or "
+                f"layout is no longer read. Received: the variables {sorted(given)}. Train the model again, or "
                 "load and `materialize` it with the version that wrote it."
             )
         if set(expected) != set(given):
@@ -368,14 +368,14 @@ class SlotKernel(_Layer, Registrable, ABC):
             if shape != received:
                 hint = ""
                 if name in ("scores", "bank") and shape[:-1] == received[:-1]:
-                    hint = f" The file holds K={received[-1]} values: build the layer with that `num_values`."
+                    hint = f" The file has num_values={received[-1]}: build the layer with that."
                 raise ValueError(
                     f"Variable '{name}' of the kernel '{self.path}' has shape {shape} "
                     f"(num_values={self.num_values}). Received: shape {received}.{hint}"
                 )
 
     def __dir__(self) -> list[str]:
-        return passed_over_when_saving(type(self), super().__dir__())
+        return names_hidden_from_saving(type(self), super().__dir__())
 
 
 def count_smaller(kernel: Tensor, bank: Tensor) -> Tensor:
@@ -383,8 +383,8 @@ def count_smaller(kernel: Tensor, bank: Tensor) -> Tensor:
     return ops.sum(ops.cast(bank < kernel[..., None], "int32"), axis=-1)
 
 
-class OnKernel(keras.regularizers.Regularizer):
-    """Hangs on the trained variable of a kernel, and adds up the regularizers of its values and of its moves."""
+class KernelRegularizer(keras.regularizers.Regularizer):
+    """Regularizer of the trained variable of a kernel: that of its selected values plus that of its moves."""
 
     def __init__(self, kernel: SlotKernel):
         self.kernel = kernel
@@ -395,15 +395,15 @@ class OnKernel(keras.regularizers.Regularizer):
         if kernel.regularizer is not None:
             losses.append(kernel.regularizer(kernel.select_greedily(trained)))
         if kernel.move_regularizer is not None:
-            # What has not moved, for example because its input is always 0, is not pushed.
-            losses.append(kernel.move_regularizer(at_rest(kernel.moves(trained))))
+            # A connection that has not moved, for example because its input is always 0, gets no gradient.
+            losses.append(kernel.move_regularizer(zero_gradient_at_zero(kernel.moves(trained))))
         return losses[0] if len(losses) == 1 else sum(losses)
 
 
-def lost_seed(path: str) -> str:
-    """What to say of a kernel whose seed is lost."""
+def lost_seed_message(path: str) -> str:
+    """The error message for a kernel whose seed is lost."""
     return (
-        f"The seed in the weights of the kernel '{path}' is lost, so nothing tells which values it selects from. "
-        "Weights of models with different seeds were averaged, or all weights were clipped or noised. Load an "
-        "earlier state, and leave variables named 'seed' as they are; average only models that began as copies."
+        f"The seed in the weights of the kernel '{path}' is lost, so the values it selects from are unknown. "
+        "Models with different seeds were averaged, or all weights were clipped or noised. Load an "
+        "earlier state, do not change variables named 'seed', and average only models that began as copies."
     )

@@ -1,8 +1,8 @@
 """The upper envelope of K lines per connection, in plain NumPy and float64.
 
 The lines of a connection are `heights[k] + slopes[k] * lever`: `slopes` are its bank values and `heights` its
-initial scores, both of shape `(connections, K)`. `keras_slots.kernels.staircase` brings the results
-into arrays of fixed shape.
+initial scores, both of shape `(connections, K)`. `keras_slots.kernels.staircase` puts the results into
+arrays of fixed shape.
 """
 
 from typing import Any
@@ -13,8 +13,8 @@ from keras_slots._checks import LIMIT
 
 Array = np.ndarray[Any, Any]
 
-# A threshold below zero is at most -NUDGE, so that a lever of exactly 0 is above it. Not a denormal
-# number, and far from one: accelerators and compiled code flush those to 0.
+# A threshold below zero is at most -NUDGE, so that a lever of exactly 0 is above it. It is far from the
+# denormal numbers, which accelerators and compiled code flush to 0.
 NUDGE = 1e-30
 
 _Crossing = tuple[Array, Array, Array]  # connections, thresholds, values reached
@@ -23,22 +23,22 @@ _Crossing = tuple[Array, Array, Array]  # connections, thresholds, values reache
 def envelope(bank: Array, scores: Array) -> tuple[Array, Array]:
     """Returns thresholds `(H, n)` in float64 and steps `(H + 1, n)` of bank and scores `(n, K)`.
 
-    The value at a lever is `steps[h]`, h the number of thresholds below it. H is the largest number of thresholds
-    in this call; where a connection has fewer, infinity and its last row follow.
+    The value at a lever is `steps[h]`, where h is the number of thresholds below it. H is the largest number of
+    thresholds in this call; a connection with fewer is padded with infinity and its last value.
 
-    Two walks start at a lever of 0, where the winner is known without rounding: to the right from
-    the steepest of the winners, to the left from the flattest.
+    Two walks start at a lever of 0, where the winner is known without rounding: one to the right from the steepest
+    of the winners, and one to the left from the flattest.
     """
     slopes = np.ascontiguousarray(bank, "float64")
     heights = np.ascontiguousarray(scores, "float64")
     low, chosen, high = _winners_at_zero(slopes, heights)
-    # The smallest difference of two scores, so that a quotient with it overtakes all others.
+    # Smaller than any difference of two scores, so that a quotient with it exceeds all others.
     floor = 2.0**-149 if scores.dtype.itemsize <= 4 else 2.0**-1022
     left, left_count, last = _walk(slopes, heights, low, -1, floor)
     right, right_count, last = _walk(slopes, heights, high, 1, floor)
 
     index = np.arange(len(slopes))
-    low_value, value, high_value = (_pick(slopes, k) for k in (low, chosen, high))
+    low_value, value, high_value = (_take_per_row(slopes, k) for k in (low, chosen, high))
     into, out = low_value < value, value < high_value  # the steps at a lever of 0
     total = left_count + into + out + right_count
     height = int(total.max(initial=0))
@@ -62,9 +62,9 @@ def envelope(bank: Array, scores: Array) -> tuple[Array, Array]:
 
 
 def _winners_at_zero(slopes: Array, heights: Array) -> tuple[Array, Array, Array]:
-    """Returns the lines that win left of, at, and right of a lever of 0: the arg-max of heights."""
+    """Returns the lines that win just left of, at, and just right of a lever of 0."""
     first = heights.argmax(axis=1)
-    ties = heights == _pick(heights, first)[:, None]
+    ties = heights == _take_per_row(heights, first)[:, None]
     if np.count_nonzero(ties) == len(heights):
         return first, first, first
     low, high = first.copy(), first.copy()
@@ -77,32 +77,32 @@ def _winners_at_zero(slopes: Array, heights: Array) -> tuple[Array, Array, Array
 def _walk(
     slopes: Array, heights: Array, start: Array, direction: int, floor: float
 ) -> tuple[list[_Crossing], Array, Array]:
-    """Walks along the envelope from a lever of 0 (gift wrapping), all connections side by side.
+    """Walks along the envelope from a lever of 0 (gift wrapping), for all connections at once.
 
-    Towards negative levers (`direction=-1`) all slopes count negated. Crossings that rounding makes
-    equal leave a step of no width, see `_merge_equal`.
+    Towards negative levers (`direction=-1`) all slopes are negated. Crossings that rounding makes equal
+    leave a step of width 0, see `_merge_equal`.
 
     Returns:
         The crossings in order, each `(connections, thresholds >= 0, values reached)`, their number at
         each connection, and the value that each ends with.
     """
     index = np.arange(len(slopes))
-    slope, height = _pick(slopes, start), _pick(heights, start)
-    end = _pick(slopes, slopes.argmax(axis=1) if direction > 0 else slopes.argmin(axis=1))
+    slope, height = _take_per_row(slopes, start), _take_per_row(heights, start)
+    end = _take_per_row(slopes, slopes.argmax(axis=1) if direction > 0 else slopes.argmin(axis=1))
     reach = np.full(len(slopes), 0.0 if direction > 0 else NUDGE)
     count, last = np.zeros(len(slopes), "int64"), slope.copy()
     scratch = np.empty((2, slopes.size))
     crossings: list[_Crossing] = []
     while True:
-        slopes, heights, index, slope, height, end, reach = _subset(
+        slopes, heights, index, slope, height, end, reach = _filter_rows(
             slope != end, (slopes, heights, index, slope, height, end, reach)
         )
         if not len(index):
             return crossings, count, last
         best, quotient = _next_line(slopes, heights, slope, height, direction, floor, scratch)
-        next_slope, next_height = _pick(slopes, best), _pick(heights, best)
-        # Where the crossing is out of reach of any lever, the walk ends.
-        slopes, heights, index, slope, height, end, reach, next_slope, next_height = _subset(
+        next_slope, next_height = _take_per_row(slopes, best), _take_per_row(heights, best)
+        # The walk ends where no finite lever reaches the crossing.
+        slopes, heights, index, slope, height, end, reach, next_slope, next_height = _filter_rows(
             quotient > 1.0 / LIMIT, (slopes, heights, index, slope, height, end, reach, next_slope, next_height)
         )
         with np.errstate(over="ignore", under="ignore"):
@@ -127,20 +127,20 @@ def _next_line(
     else:
         np.subtract(slope[:, None], slopes, out=gain)
     np.subtract(height[:, None], heights, out=loss)
-    np.clip(loss, floor, np.inf, out=loss)  # `maximum` with a number is three times slower
+    np.clip(loss, floor, np.inf, out=loss)  # three times faster than `maximum` with a number
     with np.errstate(over="ignore", under="ignore"):
         np.divide(gain, loss, out=gain)
     best = gain.argmax(axis=1)
-    return best, _pick(gain, best)
+    return best, _take_per_row(gain, best)
 
 
-def _pick(lines: Array, which: Array) -> Array:
+def _take_per_row(lines: Array, which: Array) -> Array:
     """Returns `lines[i, which[i]]` for all i."""
     return lines.take(np.arange(0, lines.size, lines.shape[1]) + which)
 
 
-def _subset(keep: Array, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Returns the rows that are to be kept of all arrays."""
+def _filter_rows(keep: Array, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Returns the rows of all arrays that `keep` marks."""
     if keep.all():
         return arrays
     at = np.flatnonzero(keep)
@@ -148,7 +148,7 @@ def _subset(keep: Array, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
 
 
 def _merge_equal(thresholds: Array, steps: Array) -> tuple[Array, Array]:
-    """Removes steps of no width: of equal thresholds the last one stays."""
+    """Removes steps of width 0: of equal thresholds the last one stays."""
     empty = (thresholds[:-1] == thresholds[1:]) & (thresholds[1:] < np.inf)
     if not empty.any():
         return thresholds, steps

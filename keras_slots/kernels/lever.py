@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_slots.kernels.base import SlotKernel, lost_seed
-from keras_slots.kernels.seed import check_fingerprint, fingerprint, from_words
+from keras_slots.kernels.base import SlotKernel, lost_seed_message
+from keras_slots.kernels.seed import check_fingerprint, decode_seed, fingerprint
 
 Tensor = Any
 Array = np.ndarray[Any, Any]
@@ -23,7 +23,7 @@ class LeverKernel(SlotKernel):
 
     @property
     def lever(self) -> keras.Variable:
-        """The trainable number of each connection, of the kernel's shape."""
+        """The trained number of each connection, of the kernel's shape."""
         return self._lever
 
     def trained_variables(self) -> list[keras.Variable]:
@@ -34,8 +34,8 @@ class LeverKernel(SlotKernel):
         return {**own, "fingerprint": fingerprint(self.initial)}
 
     def load_state(self, given: dict[str, np.ndarray]) -> None:
-        if from_words(given["seed"]) is None:
-            raise ValueError(lost_seed(self.path))
+        if decode_seed(given["seed"]) is None:
+            raise ValueError(lost_seed_message(self.path))
         if "fingerprint" in given:
             check_fingerprint(given["fingerprint"], self.initial, self.path)
         super().load_state(given)

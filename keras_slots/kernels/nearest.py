@@ -4,8 +4,8 @@ With initial scores `s_k = w_k w0 - w_k^2 / 2` and a lever u the score of value 
 
     w_k w0 - w_k^2 / 2 + w_k u = w_k v - w_k^2 / 2,   v = w0 + u,
 
-and the highest one belongs to the value nearest to v. So v is all that need be trained: it starts at w0, where an
-ordinary weight starts, and moves like one. In this mode v is the lever.
+and the highest one belongs to the value nearest to v. So only v has to be trained: it starts at w0, like an
+ordinary weight, and is trained like one. In this mode v is the lever.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from keras_slots._registry import register
 from keras_slots.kernels.base import count_smaller
 from keras_slots.kernels.envelope import NUDGE
 from keras_slots.kernels.lever import LeverKernel, lever_gradient
-from keras_slots.kernels.seed import integer_of
+from keras_slots.kernels.seed import decode_integer
 from keras_slots.kernels.staircase import round_down
 from keras_slots.selection import Greedy
 from keras_slots.values.initial_values import InitialValues
@@ -43,21 +43,21 @@ from keras_slots.values.value_bank import ValueBank
 Tensor = Any
 Array = np.ndarray[Any, Any]
 
-#: Width of the bank where no `bank_initializer` is given, in units of the Glorot bound.
+#: Default width of the bank, in units of the Glorot bound.
 DEFAULT_SCALE = 1.5
-# Added to a number below 2**21 it leaves the quarters of that number, rounded, in the last bits.
+# Adding it to a number below 2**21 rounds that number to quarters, which are then the last bits.
 _QUARTERS = np.float32(1.5 * 2**21)
 
 
 @register("nearest")
 class NearestKernel(LeverKernel):
-    """The bank value nearest to a lever that moves like an ordinary weight (`score_mode="nearest"`).
+    """The bank value nearest to a lever that is trained like an ordinary weight (`score_mode="nearest"`).
 
     Forward `kernel[c] = bank[c, k*]`, `k* = argmin_k |bank[c, k] - v[c]|`, ties to the lowest index; v is the
-    lever, which starts where the weight of the Keras layer would start. Backward `d v[c] = d kernel[c]`.
+    lever, which is initialized like the weight of the Keras layer. Backward `d v[c] = d kernel[c]`.
 
-    A value of a stratified bank is a hash of (seed, connection, k), found without the other values, so nothing but
-    the lever and the seed is kept. The values of a `ValueBank` are constants.
+    A value of a stratified bank is a hash of (seed, connection, k) and is computed without the other values, so
+    only the lever and the seed are stored. The values of a `ValueBank` are constants.
     """
 
     def __init__(self, *, kernel_initializer: Any, **arguments: Any):
@@ -70,18 +70,18 @@ class NearestKernel(LeverKernel):
     def check_arguments(cls, rule: Any, bank_initializer: Any, score_initializer: Any, sharing: Any) -> None:
         if not isinstance(rule, Greedy):
             raise ValueError(
-                '`selection` must be "greedy" for score_mode="nearest", which has no scores to draw from. '
+                '`selection` must be "greedy" for score_mode="nearest", because there are no scores to draw from. '
                 f'Received: selection={rule!r}. Pass score_mode="per_value", or "per_connection" for one lever.'
             )
         if score_initializer is not None:
             raise ValueError(
                 '`score_initializer` must be None for score_mode="nearest": levers start where '
-                f"`kernel_initializer` says. Received: score_initializer={score_initializer!r}. Leave it out."
+                f"`kernel_initializer` puts them. Received: score_initializer={score_initializer!r}. Leave it out."
             )
         if bank_initializer is not None and not isinstance(bank_initializer, StratifiedUniform):
             raise ValueError(
                 '`bank_initializer` must be a `StratifiedUniform` for score_mode="nearest", which finds the '
-                f"nearest value without the others. Received: bank_initializer={bank_initializer!r}. Leave it "
+                f"nearest value on its own. Received: bank_initializer={bank_initializer!r}. Leave it "
                 'out, or pass score_mode="per_value" with score_initializer="nearest", which takes any bank.'
             )
 
@@ -89,18 +89,18 @@ class NearestKernel(LeverKernel):
         shape, dtype = initial.kernel_shape, self.score_dtype
         self._lever = self.add_values("lever", shape, initial.start, dtype, trainable=True, regularized=True)
         if self.move_regularizer is not None:
-            # Kept: a draw of w0 in every step would cost more than the step.
+            # Stored, because drawing w0 in every step would cost more than the step.
             self._start = self.add_values("start", shape, initial.start, dtype)
-        self._bank: SharedValues | Strata
+        self._bank: SharedValues | StratifiedValues
         if isinstance(self.sharing, ValueBank):
             self._bank = SharedValues(tuple(self.sharing.values.tolist()))
         else:
             bound = self.bank_initializer.bound(initial.fans)
-            self._bank = Strata(self.num_values, bound, initial.shared)
+            self._bank = StratifiedValues(self.num_values, bound, initial.shared)
         self._greedy = straight_through(SelectNearest(self._bank, self.variable_dtype), lever_gradient)
 
     def seed_numbers(self, seed: int) -> tuple[int, ...]:
-        # The keys of the hash too: traced code cannot draw them from the seed.
+        # Includes the keys of the hash, which traced code cannot draw from the seed.
         if isinstance(self.sharing, ValueBank):
             return (seed,)
         low, high = self.bank_initializer.words(seed)
@@ -111,7 +111,7 @@ class NearestKernel(LeverKernel):
         return ops.cast(self._exact_bank(), self.variable_dtype)
 
     def _exact_bank(self) -> Tensor:
-        """The bank in float32, in which values are compared; the dtype of the layer may round them."""
+        """The bank in float32, the dtype in which values are compared; the dtype of the layer may round them."""
         shape = self.initial.bank_shape
 
         def draw(words: np.ndarray) -> tuple[np.ndarray]:
@@ -161,8 +161,8 @@ class NearestKernel(LeverKernel):
 
 
 @dataclass(frozen=True)
-class Strata:
-    """The values of a `StratifiedUniform` bank; equal for equal ones, so that layers share what is compiled."""
+class StratifiedValues:
+    """The values of a `StratifiedUniform` bank; equal objects share their compiled programs."""
 
     num_values: int
     bound: float
@@ -171,8 +171,8 @@ class Strata:
     def nearest(self, lever: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
         """Values in float32 and indices in int32 that are nearest to each lever; see `nearest_in_strata`."""
         words = ops.convert_to_tensor(seed)
-        # The keys are the second number of the seed, see `NearestKernel.seed_numbers`.
-        high, low = (integer_of(words[i : i + 4], "uint32") for i in (8, 12))
+        # The keys are the second number in `seed`, see `NearestKernel.seed_numbers`.
+        high, low = (decode_integer(words[i : i + 4], "uint32") for i in (8, 12))
         return nearest_in_strata(
             lever, ops.stack([low, high]), num_values=self.num_values, bound=self.bound, shared=self.shared
         )
@@ -180,7 +180,7 @@ class Strata:
 
 @dataclass(frozen=True)
 class SharedValues:
-    """The values of a `ValueBank`, the same for all connections."""
+    """The values of a `ValueBank`, shared by all connections."""
 
     values: tuple[float, ...]
 
@@ -191,7 +191,7 @@ class SharedValues:
         lever = ops.convert_to_tensor(lever)
         wide = values.astype("float64")
         middle = (wide[1:] + wide[:-1]) / 2
-        # A tie goes to the lower index: where that is the upper value, it needs no more than the middle.
+        # Ties go to the lower index. If that is the upper value, reaching the midpoint is enough.
         below = np.where(middle == 0, -NUDGE, np.nextafter(middle, -np.inf))
         middle = np.where(index[1:] < index[:-1], below, middle)
         thresholds = ops.convert_to_tensor(
@@ -210,7 +210,7 @@ class SharedValues:
 class SelectNearest:
     """`(lever, seed) -> kernel`."""
 
-    bank: Strata | SharedValues
+    bank: StratifiedValues | SharedValues
     dtype: str
 
     def __call__(self, lever: Tensor, seed: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ class SelectNearest:
 class IndexOfNearest:
     """`(lever, seed) -> selected_indices`."""
 
-    bank: Strata | SharedValues
+    bank: StratifiedValues | SharedValues
 
     def __call__(self, lever: Tensor, seed: Tensor) -> Tensor:
         return self.bank.nearest(lever, seed)[1]
@@ -231,11 +231,11 @@ class IndexOfNearest:
 class PositionOfNearest:
     """`(lever, seed) -> positions`: of strata the index itself, for they are sorted."""
 
-    bank: Strata | SharedValues
+    bank: StratifiedValues | SharedValues
 
     def __call__(self, lever: Tensor, seed: Tensor) -> Tensor:
         values, index = self.bank.nearest(lever, seed)
-        if isinstance(self.bank, Strata):
+        if isinstance(self.bank, StratifiedValues):
             return index
         return count_smaller(values, np.array(self.bank.values, "float32"))
 
@@ -247,10 +247,10 @@ def nearest_in_strata(
 
     `kernel[c] = bank[c, k*]`, `k* = argmin_k |bank[c, k] - lever[c]|`, ties to the lowest index.
 
-    The bank is nowhere: the nearest value lies in the stratum of the lever or in one beside it, and the values of
-    the four strata around the lever are computed from the seed, whatever K is. The lever is rounded once, by
-    dividing by the distance of two positions; for the rounded one the choice is exact. A lever beyond the bank
-    selects its first or last value, a lever that is NaN the first.
+    The bank is not stored: the nearest value lies in the stratum of the lever or in a neighbouring one, and the
+    values of the four strata around the lever are computed from the seed, whatever K is. Dividing the lever by
+    the distance of two positions rounds it once; for the rounded lever the choice is exact. A lever beyond the
+    bank selects its first or last value, a lever that is NaN the first.
 
     Args:
         lever: Tensor of shape `(...)`, float32 or float64; connections are counted in C order.
@@ -259,17 +259,17 @@ def nearest_in_strata(
         bound: `StratifiedUniform.bound`.
         shared: Whether all connections have the values of the first.
 
-    Not in the paper, whose initial scores are uniform; all else is its algorithm (section 3).
+    Not in the paper, whose initial scores are uniform; otherwise it is the paper's algorithm (section 3).
     """
     position, index = _search(lever, words, num_values, bound, shared)
     return ops.cast(position, "float32") * strata_unit(num_values, bound), index
 
 
 def _search(lever: Tensor, words: Tensor, num_values: int, bound: float, shared: bool) -> tuple[Tensor, Tensor]:
-    """Centred position and index of the nearest value: integers that every backend computes alike.
+    """Centred position and index of the nearest value, as integers that are the same on every backend.
 
-    Positions are counted in units of the bank and from its middle. The target is doubled, so that midpoints of
-    positions are integers, and compared as a floating-point number with integers below 2**24, which is exact.
+    Positions are in units of the bank, relative to its middle. The target is doubled, so that midpoints of
+    positions are integers, and compared as a float with integers below 2**24, which is exact.
     """
     lever = ops.convert_to_tensor(lever)
     dtype, bits = lever.dtype, strata_bits(num_values)
@@ -287,7 +287,7 @@ def _search(lever: Tensor, words: Tensor, num_values: int, bound: float, shared:
     for k, (below, above) in enumerate(pairwise(candidates), start=1):
         further = target > ops.cast(below + above, dtype)
         if k == 3 and num_values % 2:
-            # The fourth stratum from the last pair on is beyond the bank.
+            # For the last pair the fourth stratum is outside the bank.
             further = ops.logical_and(further, pair < np.int32(last_pair))
         position = ops.where(further, above, position)
         index = ops.where(further, 2 * pair + np.int32(k), index)
@@ -295,21 +295,22 @@ def _search(lever: Tensor, words: Tensor, num_values: int, bound: float, shared:
 
 
 def _first_pair(target: Tensor, num_values: int, bits: int, last_pair: int) -> Tensor:
-    """Number j of the pair of strata such that the nearest value lies in the strata 2 j to 2 j + 3.
+    """The j such that the nearest value lies in one of the strata 2 j to 2 j + 3.
 
-    That is `floor(z - 1/2)`, z the target in pairs from the lower end of the bank. It may be wrong by up to a
-    quarter, so it does not matter whether a compiler fuses the multiplication with the addition.
+    It is `floor(z - 1/2)`, where z is the target in pairs of strata from the lower end of the bank. An error of
+    up to a quarter in z is allowed, so it does not matter whether a compiler fuses the multiplication with the
+    addition.
     """
     if not last_pair:
         return ops.zeros((), "int32")
-    # A power of two. NumPy 1 would make float64 of `1 / np.float32(...)`, and JAX a float64 target.
+    # A power of two. With NumPy 1, `1 / np.float32(...)` would be float64, and so would the target on JAX.
     per_pair = np.float32(1 / (4 << bits))
     lowest = np.float32((4 - num_values) * 2.0**bits)
-    # A comparison rather than `maximum`, so that NaN becomes the lowest on every backend.
+    # A comparison instead of `maximum`, so that NaN selects the lowest on every backend.
     target = ops.cast(target, "float32")
     target = ops.where(target > lowest, target, lowest)
     z = target * per_pair + (_QUARTERS + np.float32(num_values / 4 - 0.5))
-    # Positive floating-point numbers, the infinite one too, are ordered like their bits.
+    # Positive floats, including infinity, are ordered like their bits.
     pair = ops.right_shift(ops.view(z, "int32") - _QUARTERS.view(np.int32), np.int32(2))
     return ops.minimum(pair, np.int32(last_pair))
 

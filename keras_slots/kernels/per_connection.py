@@ -1,4 +1,4 @@
-"""One lever a connection in place of its K scores: `score_mode="per_connection"`."""
+"""One lever per connection instead of K scores: `score_mode="per_connection"`."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +20,10 @@ Tensor = Any
 
 @register("per_connection")
 class PerConnectionKernel(LeverKernel):
-    """One trainable number u a connection, the lever, from which all K scores follow.
+    """One trained number u per connection, the lever, from which all K scores follow.
 
     Forward `scores[c, k] = initial_scores[c, k] + bank[c, k] * u[c]`. Greedy selection is then a staircase in u,
-    built once; the bank is not kept where the seed brings it back. Backward `d u[c] = d kernel[c]`.
+    computed once; the bank is not stored if it can be drawn from the seed. Backward `d u[c] = d kernel[c]`.
     """
 
     def add_variables(self, initial: InitialValues) -> None:
@@ -31,10 +31,10 @@ class PerConnectionKernel(LeverKernel):
         self._lever = self.add_values(
             "lever", shape, lambda: np.zeros(shape), dtype, trainable=True, regularized=True
         )
-        # Of the arguments of the layer, so that values from a file get arrays of the same shape.
+        # From the arguments of the layer, so that values from a file get arrays of the same shape.
         self._levels = levels_of(initial)
         if not initial.rebuildable:
-            # From the scores as a file holds them, so that a loaded kernel has the same thresholds.
+            # From the scores as a file stores them, so that a loaded kernel has the same thresholds.
             scores = initial.scores().astype(dtype)
             initial = initial.with_arrays(initial.bank(), scores)
         arrays = self._staircase(initial)
@@ -49,10 +49,10 @@ class PerConnectionKernel(LeverKernel):
                 self.add_values("bank", initial.bank_shape, initial.bank, self.variable_dtype),
             )
         self._greedy = straight_through(read_staircase, lever_gradient)
-        self._by_rule = straight_through(SelectFromLines(self.rule), lever_gradient)
+        self._by_rule = straight_through(SelectFromLeverScores(self.rule), lever_gradient)
 
     def _staircase(self, initial: InitialValues) -> dict[str, np.ndarray]:
-        """The arrays of the staircase by the names of their variables, in the order of `read_staircase`."""
+        """The arrays of the staircase by variable name, in the order of the arguments of `read_staircase`."""
         staircase = build_staircase(initial, self.score_dtype, bank_dtype=self.variable_dtype, levels=self._levels)
         steps = staircase.steps.astype(np.dtype(self.variable_dtype))
         return {
@@ -76,7 +76,7 @@ class PerConnectionKernel(LeverKernel):
 
     @property
     def selected_indices(self) -> Tensor:
-        # Read off the selected value itself, lest rounding put another line on top.
+        # From the selected value itself, because rounding could put another line on top.
         initial_scores, bank = self._initial_scores_and_bank()
         scores = score_lines(self._lever, initial_scores, bank)
         is_selected = ops.equal(bank, self.select_greedily()[..., None])
@@ -131,7 +131,7 @@ class PerConnectionKernel(LeverKernel):
             scores = np.asarray(seeded.scores(), self.score_dtype)
             return scores, np.asarray(seeded.bank(), "float32")
 
-        # In traced code too, where the seed is not known yet.
+        # Also in traced code, where the seed is not known yet.
         like = (KerasTensor(initial.score_shape, self.score_dtype), KerasTensor(initial.bank_shape, "float32"))
         scores, bank = from_host(draw, self._seed, like)
         return scores, ops.cast(bank, self.variable_dtype)
@@ -169,8 +169,8 @@ def score_lines(lever: Tensor, initial_scores: Tensor, bank: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SelectFromLines:
-    """`(lever, initial_scores, bank, *uniform) -> kernel`; equal for equal rules."""
+class SelectFromLeverScores:
+    """`(lever, initial_scores, bank, *uniform) -> kernel`; objects of equal rules are equal."""
 
     rule: SelectionRule
 

@@ -1,4 +1,4 @@
-"""One trainable score for each value: `score_mode="per_value"`, the paper's own form."""
+"""One trained score per value: `score_mode="per_value"`, the form of the paper."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +18,9 @@ Tensor = Any
 
 @register("per_value")
 class PerValueKernel(SlotKernel):
-    """One trainable score for each value (`score_mode="per_value"`), the paper's own form.
+    """One trained score per value (`score_mode="per_value"`), the form of the paper.
 
-    Forward `kernel[c] = bank[c, k*]`, greedily `k* = argmax_k scores[c, k]`. Backward
+    Forward `kernel[c] = bank[c, k*]`, for greedy selection with `k* = argmax_k scores[c, k]`. Backward
     `d scores[c, k] = d kernel[c] * bank[c, k]` for all k (paper, equation 3).
     """
 
@@ -34,7 +34,7 @@ class PerValueKernel(SlotKernel):
 
     @property
     def bank(self) -> Tensor:
-        # A tensor as in every score mode: a variable would let itself be assigned.
+        # A tensor, as in every score mode: a variable could be assigned.
         return ops.stop_gradient(self._bank.value)
 
     @property
@@ -65,7 +65,7 @@ class PerValueKernel(SlotKernel):
 
 @dataclass(frozen=True)
 class SelectFromScores:
-    """`(scores, bank, *uniform) -> kernel`; equal for equal rules, so that layers share what is compiled."""
+    """`(scores, bank, *uniform) -> kernel`; objects of equal rules are equal and share their programs."""
 
     rule: SelectionRule
 

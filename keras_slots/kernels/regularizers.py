@@ -1,4 +1,4 @@
-"""The argument `move_regularizer`: which regularizer it means, and how one is shown."""
+"""The argument `move_regularizer`, and a short text of a regularizer."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def get_move_regularizer(
     Args:
         identifier: Keras regularizer, its name or its serialized form, or a function of a tensor; None for none.
         score_mode: Name of the score mode.
-        measures_moves: Whether the kernels of that mode have one move a connection.
+        measures_moves: Whether the kernels of that mode have one number per connection that measures its move.
 
     Raises:
-        ValueError: If the identifier is unknown, or the kernels of that mode have no one move a connection.
+        ValueError: If the identifier is unknown, or `measures_moves` is False.
     """
     if identifier is None:
         return None
@@ -34,9 +34,9 @@ def get_move_regularizer(
         ) from error
     if not measures_moves:
         raise ValueError(
-            f'`move_regularizer` must be None for score_mode="{score_mode}", whose connections have no one number '
-            f"that tells how far they moved. Received: move_regularizer={regularizer_text(found)}. Pass "
-            'score_mode="per_connection" with it, which selects the same values, or leave it out.'
+            f'`move_regularizer` must be None for score_mode="{score_mode}", in which no single number '
+            f"measures how far a connection has moved. Received: move_regularizer={regularizer_text(found)}. Pass "
+            'score_mode="per_connection", which selects the same values, or leave it out.'
         )
     return found
 

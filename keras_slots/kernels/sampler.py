@@ -12,13 +12,13 @@ from keras import ops
 
 Tensor = Any
 
-#: What a kernel selects with in the call in progress where that was drawn before: `id` of the kernel -> tensors.
+#: Random numbers drawn in advance for the call in progress: `id` of a kernel -> tensors.
 GIVEN: dict[int, tuple[Tensor, ...]] = {}
 
 
 @contextmanager
 def given(kernels: Sequence[Any], numbers: Sequence[tuple[Tensor, ...]]) -> Iterator[None]:
-    """In this context the kernels select by their rules with these numbers, and draw none."""
+    """In this context the kernels select with these random numbers instead of drawing their own."""
     keys = [id(kernel) for kernel in kernels]
     before = {key: GIVEN[key] for key in keys if key in GIVEN}
     GIVEN.update(zip(keys, numbers, strict=True))
@@ -31,7 +31,7 @@ def given(kernels: Sequence[Any], numbers: Sequence[tuple[Tensor, ...]]) -> Iter
 
 
 class Sampler(keras.random.SeedGenerator):
-    """Random state of a kernel that moves once for each forward pass, however often its layer is called in it."""
+    """Random state of a kernel that advances once per forward pass, however often its layer is called in it."""
 
     def __init__(self, seed: int, **kwargs: Any):
         super().__init__(seed, **kwargs)
@@ -39,16 +39,16 @@ class Sampler(keras.random.SeedGenerator):
         self._again = False
 
     def enter(self, current: Any) -> None:
-        """Tells in which forward pass the next numbers are drawn; None: in a pass of their own.
+        """Sets the forward pass for which the next numbers are drawn; None: a separate pass.
 
         Raises:
-            ValueError: If TensorFlow is to run the code in progress again in the backward pass.
+            ValueError: If TensorFlow will run the code in progress again in the backward pass.
         """
         if _is_run_again():
             raise ValueError(
-                "A slot layer with random selection was called inside another layer, or a function, that is "
-                "rematerialized: TensorFlow would draw again in the backward pass, and the gradient would be that "
-                "of another selection. Use `keras.RematScope` around the slot layer alone: it then keeps its draw."
+                "A slot layer with random selection was called inside another layer or a function that is "
+                "rematerialized. TensorFlow would draw again in the backward pass and return the gradient "
+                "of another selection. Use `keras.RematScope` around the slot layer itself, which keeps its draw."
             )
         self._again = current is not None and current in self._seen
         if current is not None:
@@ -64,7 +64,7 @@ class Sampler(keras.random.SeedGenerator):
 
 
 def _is_run_again() -> bool:
-    """Whether a caller is `tf.recompute_grad`, which tells nobody that it will call once more."""
+    """Whether the call comes from `tf.recompute_grad`, which does not announce that it will call again."""
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code

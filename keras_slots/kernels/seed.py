@@ -1,9 +1,9 @@
-"""The seed of a kernel as one of its weights, and the fingerprint of what else its values come from.
+"""The seed of a kernel as one of its weights, and a fingerprint of the arguments that determine its values.
 
-The seed has to travel with `get_weights()`, and people average, soft-update, cast and clip all weights of a model.
-So a 64-bit number is held as eight words of 8 bits in a float32 variable, rounded when it is read: means of equal
-weights, soft updates, float16 and bfloat16 bring it back exactly. Four words of checksum follow, by which a seed
-that is lost (clipped, noised, the mean of two different seeds) is noticed.
+The seed has to travel with `get_weights()`, and people average, soft-update, cast and clip all weights of a
+model. So a 64-bit number is stored as eight bytes, each an entry of a float32 variable, and rounded when it is
+read: means of equal weights, soft updates, float16 and bfloat16 restore it exactly. Four more bytes are a
+checksum, which detects a lost seed (clipped, noised, or the mean of two different seeds).
 """
 
 import hashlib
@@ -23,24 +23,24 @@ _BYTES = 8  # of a number
 _CHECKSUM_BYTES = 4
 
 
-def words_length(count: int) -> int:
+def encoded_length(count: int) -> int:
     """Number of words that hold `count` numbers."""
     return _BYTES * count + _CHECKSUM_BYTES
 
 
-def to_words(*numbers: int) -> np.ndarray:
-    """64-bit numbers and their checksum as float32 words from 0 to 255, the highest byte first."""
+def encode_seed(*numbers: int) -> np.ndarray:
+    """64-bit numbers and their checksum as bytes in float32, the highest byte first."""
     content = b"".join(number.to_bytes(_BYTES, "big") for number in numbers)
     content += zlib.crc32(content).to_bytes(_CHECKSUM_BYTES, "big")
     return np.frombuffer(content, "uint8").astype("float32")
 
 
-def from_words(words: Any) -> tuple[int, ...] | None:
-    """The numbers that `to_words` was given, or None where the checksum says that they are lost.
+def decode_seed(words: Any) -> tuple[int, ...] | None:
+    """The inverse of `encode_seed`; None if the checksum shows that the numbers are lost.
 
     Example:
 
-    >>> from_words(to_words(7) + 0.25), from_words(to_words(7) / 2)
+    >>> decode_seed(encode_seed(7) + 0.25), decode_seed(encode_seed(7) / 2)
     ((7,), None)
     """
     words = np.asarray(words, "float64")
@@ -54,8 +54,8 @@ def from_words(words: Any) -> tuple[int, ...] | None:
     return tuple(int.from_bytes(part, "big") for part in parts)
 
 
-def integer_of(words: Tensor, dtype: str) -> Tensor:
-    """In traced code: the 32-bit integer of four words along the first axis."""
+def decode_integer(words: Tensor, dtype: str) -> Tensor:
+    """The 32-bit integer of four words along the first axis, also in traced code."""
     whole = ops.cast(ops.round(ops.convert_to_tensor(words)), "int32")
     highest, *others = (ops.cast(whole[i], dtype) for i in range(4))
     for part in others:
@@ -64,7 +64,7 @@ def integer_of(words: Tensor, dtype: str) -> Tensor:
 
 
 def fingerprint(initial: InitialValues) -> np.ndarray:
-    """Eight bytes that tell apart all that bank and initial scores come from besides the seed."""
+    """Eight bytes that identify everything, besides the seed, that determines bank and initial scores."""
     shared = not isinstance(initial.sharing, str)
     parts = [
         initial.num_values,
@@ -85,5 +85,5 @@ def check_fingerprint(received: np.ndarray, initial: InitialValues, path: str) -
             "`bank_initializer`, `score_initializer` or `sharing`, which determine its values. "
             f"Received: num_values={initial.num_values}, bank_initializer={initial.bank_initializer!r}, "
             f"score_initializer={initial.score_initializer!r}, sharing={initial.sharing!r}. "
-            "Build the layer with the arguments of the saved one."
+            "Build the layer with the arguments of the saved layer."
         )

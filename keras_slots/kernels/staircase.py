@@ -1,4 +1,4 @@
-"""The staircase of one lever per connection: which value greedy selection takes at which lever.
+"""The staircase of a connection: which value greedy selection takes at which lever.
 
 A connection with bank values `w_k` and initial scores `s_k` has, at lever `u`, the scores `s_k + w_k * u`. Greedy
 selection takes the highest of these K lines, so the selected value is a non-decreasing staircase in `u`. It is
@@ -40,7 +40,7 @@ _MOST_STEPS = {
     32768: 40,
     65536: 42,
 }
-_CHUNK_VALUES = 1 << 17  # bank values handled at once by a thread, in about 5 MB
+_CHUNK_VALUES = 1 << 17  # bank values per block of a thread, which takes about 5 MB
 _MOST_THREADS = 8
 _BAR_AFTER = 3.0  # seconds
 
@@ -89,7 +89,7 @@ def levels_of(initial: InitialValues) -> int:
 def build_staircase(
     initial: InitialValues, dtype: str = "float32", *, bank_dtype: str | None = None, levels: int | None = None
 ) -> Staircase:
-    """Builds the staircases of a whole kernel without ever holding its bank.
+    """Builds the staircases of a kernel, without holding its whole bank in memory.
 
     Reading the result at `lever` gives `bank[argmax_k(scores[k] + bank[k] * lever)]`. All arithmetic is in
     float64. In float32 the thresholds are rounded down, so that comparing a float32 lever with them is the
@@ -104,21 +104,21 @@ def build_staircase(
     Args:
         initial: Bank and initial scores.
         dtype: `"float32"` or `"float64"`, the dtype of the lever and of the result.
-        bank_dtype: Dtype in which the layer holds its values, to which they are rounded first. Default: `dtype`.
+        bank_dtype: Dtype of the values of the layer, to which they are rounded first. Default: `dtype`.
         levels: Number of thresholds; None: `levels_of(initial)`. A built kernel that takes other values keeps its
             own.
 
     Raises:
         ValueError: If an entry of bank or scores is not finite, or the draw needs more steps than `levels`.
 
-    Not in the paper, which trains all K scores: it is the algorithm of section 3 (greedy selection,
-    straight-through gradient, SGD) with K - 1 of each connection's K scores eliminated exactly.
+    Not in the paper, which trains all K scores. It is the algorithm of section 3 (greedy selection,
+    straight-through gradient, SGD) with K - 1 of the K scores of each connection eliminated exactly.
     """
     check_choice(dtype, "dtype", ("float32", "float64"))
     levels = levels_of(initial) if levels is None else levels
     count = initial.num_connections
     result = Staircase(np.empty((levels, count), dtype), np.empty((levels + 1, count), dtype))
-    # Keras has imported ml_dtypes, by which NumPy knows bfloat16.
+    # NumPy knows bfloat16, because Keras has imported ml_dtypes.
     held = np.dtype(bank_dtype or dtype)
     chunk = max(1, _CHUNK_VALUES // initial.num_values)
 
@@ -128,12 +128,12 @@ def build_staircase(
         bank = check_finite(bank, "bank").astype(held).astype(dtype)
         bank = np.broadcast_to(bank, scores.shape)
         thresholds, steps = envelope(bank, check_finite(scores, "scores"))
-        _put(result, slice(start, stop), _filled(thresholds, np.dtype(dtype)), steps)
+        _put(result, slice(start, stop), _padded(thresholds, np.dtype(dtype)), steps)
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
         tasks = [pool.submit(work, start) for start in range(0, count, chunk)]
         try:
-            _wait(tasks)
+            _wait_with_progress(tasks)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -153,8 +153,8 @@ def _put(result: Staircase, columns: slice, thresholds: Array, steps: Array) -> 
     result.steps[have + 1 :, columns] = steps[-1]
 
 
-def _wait(tasks: list[Future[None]]) -> None:
-    """Waits for all tasks or the first error, with a progress bar when it takes long."""
+def _wait_with_progress(tasks: list[Future[None]]) -> None:
+    """Waits for all tasks or the first error, with a progress bar if it takes long."""
     began, bar = time.monotonic(), None
     for done, task in enumerate(as_completed(tasks), start=1):
         task.result()
@@ -165,8 +165,8 @@ def _wait(tasks: list[Future[None]]) -> None:
 
 
 def round_down(thresholds: Array, dtype: np.dtype[Any]) -> Array:
-    """Casts such that `u > rounded` is `u > threshold` for every finite `u` of `dtype`, and all are finite."""
-    # A scalar of the dtype: NumPy before 2 would turn arrays to float64 beside a number of Python.
+    """Casts to finite numbers such that `u > rounded` equals `u > threshold` for every finite `u` of `dtype`."""
+    # A scalar of the dtype, because NumPy 1 would promote the arrays to float64 for a Python number.
     largest = dtype.type(np.finfo(dtype).max)
     with np.errstate(over="ignore", under="ignore"):
         rounded = thresholds.astype(dtype)
@@ -174,8 +174,8 @@ def round_down(thresholds: Array, dtype: np.dtype[Any]) -> Array:
     return np.clip(np.where(rounded > thresholds, lower, rounded), -largest, largest)
 
 
-def _filled(thresholds: Array, dtype: np.dtype[Any]) -> Array:
-    """The thresholds in that dtype; where a connection has no more steps, its last one, or 0, repeats."""
+def _padded(thresholds: Array, dtype: np.dtype[Any]) -> Array:
+    """The thresholds in that dtype, padded with the last threshold of a connection, or with 0 if it has none."""
     real = thresholds < np.inf
     rounded = round_down(np.where(real, thresholds, -np.inf), dtype)
     last = np.maximum.accumulate(rounded, axis=0)

@@ -20,7 +20,7 @@ _OF_KERNELS = {
 }
 #: Arguments of Keras layers that are refused.
 _REFUSED = ("lora_rank", "lora_alpha", "quantization_config", "gptq_unpacked_column_size")
-# What people call a slot argument, where it is not spelled nearly as it is called.
+# Other names that people use for slot arguments, too different to be found by spelling.
 _OTHER_NAMES = {
     "bank": "bank_initializer",
     "k": "num_values",
@@ -95,10 +95,10 @@ def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
     return found
 
 
-def near_miss_error(
+def unknown_argument_error(
     cls: type, given: Mapping[str, Any], slot_arguments: Sequence[str], error: Exception
 ) -> ValueError | None:
-    """Returns an error that says what the unknown arguments of a layer are called, or None if nobody can tell.
+    """Returns an error that suggests the right names for unknown arguments of a layer; None if there is no guess.
 
     Args:
         cls: Class of the layer.
@@ -122,6 +122,6 @@ def near_miss_error(
 
 
 def _parameters(cls: type) -> list[inspect.Parameter]:
-    """The parameters of the constructor, `self` among them."""
+    """The parameters of the constructor, including `self`."""
     function = getattr(cls, "__init__")  # noqa: B009 (a type checker frowns on the attribute itself)
     return list(inspect.signature(function).parameters.values())

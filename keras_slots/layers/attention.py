@@ -14,9 +14,9 @@ from keras_slots.values.philox import derive_seed
 
 
 class SlotAttention(SlotLayer):
-    """Attention whose projections are `SlotEinsumDense` layers; all else is the Keras layer after it."""
+    """Mixin before a Keras attention layer that replaces its projections by `SlotEinsumDense` layers."""
 
-    seed_limit = 2**31  # the dropout takes the same seed
+    seed_limit = 2**31  # dropout uses the same seed
 
     def __init__(self, *args: Any, seed: int | None = None, **kwargs: Any):
         if seed is not None:
@@ -24,7 +24,7 @@ class SlotAttention(SlotLayer):
         super().__init__(*args, seed=seed, **kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # `build` of the Keras layer assigns each projection before it builds it.
+        # `build` of the Keras layer assigns each projection before building it.
         if type(value) is keras.layers.EinsumDense:
             value = self._slot_projection(value)
         super().__setattr__(name, value)

@@ -9,12 +9,18 @@ import keras
 import numpy as np
 
 from keras_slots._checks import check_choice, check_num_values, check_seed
-from keras_slots._keras import direct_layers, passed_over_when_saving
+from keras_slots._keras import direct_layers, names_hidden_from_saving
 from keras_slots._registry import Registrable
 from keras_slots.kernels import SlotKernel
 from keras_slots.kernels.regularizers import get_move_regularizer
 from keras_slots.kernels.sampler import given
-from keras_slots.layers.arguments import args_section, keyword_arguments, near_miss_error, parameters_of, signature
+from keras_slots.layers.arguments import (
+    args_section,
+    keyword_arguments,
+    parameters_of,
+    signature,
+    unknown_argument_error,
+)
 from keras_slots.layers.naming import named_kernels_of, named_weights
 from keras_slots.layers.refusals import Refusals
 from keras_slots.selection import Greedy, SelectionRule, get_rule, serialize_rule
@@ -33,10 +39,10 @@ _RAISES = """\
 
 
 class SlotLayer(Refusals, Registrable):
-    """Mixin before a Keras layer: holds the slot arguments, and owns kernels that are selected.
+    """Mixin before a Keras layer that holds the slot arguments and owns the selected kernels.
 
-    A subclass makes its kernels in `build` with `add_slot_kernel`, and takes the values of a call from
-    `kernel.select(training)`. `docs/extending.md` shows one in full.
+    A subclass creates its kernels in `build` with `add_slot_kernel`, and gets the values in `call` from
+    `kernel.select(training)`. `docs/extending.md` has a complete example.
 
     Args:
         num_values: Positive integer, K: the number of fixed random values of each connection.
@@ -59,8 +65,8 @@ class SlotLayer(Refusals, Registrable):
             (`keras_slots.NearestScores`), which selects first the value nearest to a start. None means U(0, b),
             b the Glorot-uniform bound of the kernel, as in the author's code. With `score_mode="nearest"` it must
             be None.
-        sharing: `"connection"`: each connection has its own values; `"layer"`: one set of K values for each kernel
-            of the layer; a `keras_slots.ValueBank`: that set, which may be handed to several layers.
+        sharing: `"connection"`: each connection has its own values; `"layer"`: one set of K values for each
+            kernel of the layer; a `keras_slots.ValueBank`: that set, which several layers may share.
         move_regularizer: Keras regularizer of how far each connection has moved from its start, for a smaller
             `.slots` file. It acts on the lever u: `keras.regularizers.L1(c)` adds `c * sum(abs(u))` to the loss,
             and `c * sign(u)` to the gradient. With `score_mode="nearest"` u is the distance of the lever from its
@@ -77,16 +83,16 @@ class SlotLayer(Refusals, Registrable):
 
     registry: ClassVar[dict[type[keras.layers.Layer], type[SlotLayer]]] = {}
     kind_of_class = "slot layer"
-    #: The Keras layer that this one becomes when it is materialized.
+    #: The Keras layer that `materialize` replaces this one by.
     plain_class: type[keras.layers.Layer]
-    #: Seeds are below it.
+    #: Exclusive upper bound of seeds.
     seed_limit = 2**64
 
     @classmethod
     def check_registration(cls, key: Any) -> None:
         if not (isinstance(key, type) and issubclass(key, keras.layers.Layer)):
             raise ValueError(
-                "`key` must be the Keras layer that computes the same from an ordinary kernel. Received: "
+                "`key` must be the Keras layer that computes the same with an ordinary kernel. Received: "
                 f"key={key!r} for {cls.__name__}."
             )
         own = set(parameters_of(key)) - set(parameters_of(keras.layers.Layer))
@@ -94,7 +100,7 @@ class SlotLayer(Refusals, Registrable):
         if own and lost and cls.get_config is SlotLayer.get_config:
             raise ValueError(
                 f"`key` must have a `get_config` that returns its arguments {sorted(own)}: without it they would "
-                f"be lost. Received: {key.__name__}. Write one as docs/extending.md shows."
+                f"be lost. Received: {key.__name__}. See docs/extending.md for an example."
             )
 
     @classmethod
@@ -128,11 +134,11 @@ class SlotLayer(Refusals, Registrable):
         try:
             super().__init__(*args, **kwargs)
         except (TypeError, ValueError) as error:
-            near_miss = near_miss_error(type(self), kwargs, SLOT_ARGUMENTS, error)
+            near_miss = unknown_argument_error(type(self), kwargs, SLOT_ARGUMENTS, error)
             if near_miss is None:
                 raise
             raise near_miss from error
-        self.refuse_what_needs_a_trained_kernel()
+        self.refuse_kernel_updates()
         self.num_values = check_num_values(num_values)
         self._rule = get_rule(selection)
         self.score_mode = check_choice(score_mode, "score_mode", tuple(SlotKernel.registry))
@@ -148,11 +154,11 @@ class SlotLayer(Refusals, Registrable):
 
     @property
     def selection(self) -> Any:
-        """The selection rule of training calls: its name, or the object if it has none."""
+        """The selection rule of training calls: its name, or the object if it has no name."""
         name = serialize_rule(self._rule)
         return name if isinstance(name, str) else self._rule
 
-    # For subclasses: what `build` and `call` are made of.
+    # For `build` and `call` of subclasses.
 
     def add_slot_kernel(
         self,
@@ -162,18 +168,18 @@ class SlotLayer(Refusals, Registrable):
         name: str | None = None,
         fans: tuple[int, int] | None = None,
     ) -> SlotKernel:
-        """A built kernel of this layer's score mode; assign it to an attribute, or to a list or dict in one.
+        """Builds a kernel of this layer's score mode, which you keep in an attribute or in a list or dict in one.
 
         Args:
             shape: Shape of the kernel in the layout of the Keras layer.
-            argument: How the arguments about this kernel begin: `"kernel"` for `kernel_initializer` and
-                `kernel_regularizer`. A second kernel gets a seed of its own from it.
-            name: Name of the weight of the Keras layer that the kernel stands for; None: `"kernel"`, or
+            argument: Prefix of the arguments about this kernel: `"kernel"` for `kernel_initializer` and
+                `kernel_regularizer`. The seed of a second kernel is derived from it.
+            name: Name of the weight of the Keras layer that the kernel replaces; None: `"kernel"`, or
                 `"depthwise_kernel"` for the argument `"depthwise"`.
-            fans: `(fan_in, fan_out)`; None: by Keras' rule from the shape.
+            fans: `(fan_in, fan_out)`; None: computed from the shape by Keras' rule.
 
         Raises:
-            ValueError: If a size is not known, or the layer has a kernel of that name.
+            ValueError: If a size is not known, or the layer already has a kernel of that name.
         """
         if None in shape:
             raise ValueError(
@@ -184,7 +190,7 @@ class SlotLayer(Refusals, Registrable):
         if name in self._kernel_names:
             raise ValueError(
                 f"Layer '{self.name}' already has a kernel named '{name}'. Pass another `argument`, or as `name` "
-                "that of the weight of the Keras layer that this kernel stands for."
+                "the name of the weight of the Keras layer that this kernel replaces."
             )
         first = argument == self.kernel_arguments[0]
         kernel = SlotKernel.registry[self.score_mode](
@@ -212,7 +218,7 @@ class SlotLayer(Refusals, Registrable):
         return kernel
 
     def add_bias(self, shape: tuple[int, ...]) -> keras.Variable:
-        """The bias of the Keras layer: an ordinary trained variable."""
+        """Adds the bias of the Keras layer, an ordinary trained variable."""
         return self.add_weight(
             name="bias",
             shape=shape,
@@ -224,11 +230,11 @@ class SlotLayer(Refusals, Registrable):
     def rematerialized_call(
         self, layer_call: Callable, *args: Any, training: bool | None = None, **kwargs: Any
     ) -> Callable:
-        """As of every Keras layer, for a call that is run again in the backward pass.
+        """Overrides the method of Keras for a call that is run again in the backward pass.
 
-        The random numbers are drawn before and passed as arguments, so that kernels select the same values in both
-        runs, those of inner layers too, which are not told `training` in the second. Flags such as `training` are
-        bound, because they would be traced as tensors.
+        The random numbers are drawn before the call and passed as arguments, so that all kernels select the same
+        values in both runs, including those of inner layers, which do not get `training` in the second run. Flags
+        such as `training` are bound, because they would otherwise be traced as tensors.
         """
         kernels = self.slot_kernels.values() if training else ()
         selecting = [kernel for kernel in kernels if not isinstance(kernel.rule, Greedy)]
@@ -246,7 +252,7 @@ class SlotLayer(Refusals, Registrable):
 
         return draw_and_run
 
-    # For users: what the layer holds.
+    # For users.
 
     @property
     def slot_kernels(self) -> dict[str, SlotKernel]:
@@ -255,12 +261,12 @@ class SlotLayer(Refusals, Registrable):
 
     @property
     def weights(self) -> list[keras.Variable]:
-        """As of the Keras layer: what makes up the kernels, then the bias and all else."""
+        """All weights: the variables of the kernels first, then the bias and the others, as in Keras layers."""
         return self._kernels_first(super().weights)
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """As `weights`, and the state of random generators."""
+        """All variables: the weights, in their order, and the state of random generators."""
         return self._kernels_first(super().variables)
 
     def _kernels_first(self, variables: list[keras.Variable]) -> list[keras.Variable]:
@@ -270,24 +276,24 @@ class SlotLayer(Refusals, Registrable):
 
     @property
     def bank(self) -> Tensor:
-        """The fixed values, `kernel_shape + (K,)`, or `(K,)` when they are shared.
+        """The fixed values, `kernel_shape + (K,)`, or `(K,)` if they are shared.
 
-        With `score_mode="per_connection"` they are drawn anew each time they are asked for.
+        With `score_mode="per_connection"` and `"nearest"` they are drawn from the seed at each access.
         """
-        return self._only_kernel("bank").bank
+        return self._single_kernel("bank").bank
 
     @property
     def scores(self) -> Tensor:
         """The score of each value, `kernel_shape + (K,)`."""
-        return self._only_kernel("scores").scores
+        return self._single_kernel("scores").scores
 
     @property
     def lever(self) -> keras.Variable:
-        """The trainable number of each connection, of the kernel's shape; `score_mode="per_connection"` only."""
-        kernel = self._only_kernel("lever")
+        """The trained number of each connection, of the kernel's shape; not with `score_mode="per_value"`."""
+        kernel = self._single_kernel("lever")
         if not hasattr(kernel, "lever"):
             raise AttributeError(
-                f"Layer '{self.name}' has scores and no lever. Build it with "
+                f"Layer '{self.name}' has scores instead of a lever. Build it with "
                 f'score_mode="per_connection". Received: score_mode={self.score_mode!r}'
             )
         return kernel.lever
@@ -295,14 +301,14 @@ class SlotLayer(Refusals, Registrable):
     @property
     def kernel(self) -> Tensor:
         """The greedily selected values, bitwise entries of `bank`, in the shape of the Keras layer's kernel."""
-        return self._only_kernel("kernel").select()
+        return self._single_kernel("kernel").select()
 
     @property
     def selected_indices(self) -> Tensor:
-        """Index in [0, K) of each selected value under greedy selection, int32, of the kernel's shape."""
-        return self._only_kernel("selected_indices").selected_indices
+        """Index in [0, K) of each greedily selected value, int32, of the kernel's shape."""
+        return self._single_kernel("selected_indices").selected_indices
 
-    def _only_kernel(self, attribute: str) -> SlotKernel:
+    def _single_kernel(self, attribute: str) -> SlotKernel:
         kernels = self.slot_kernels
         if len(kernels) == 1:
             return next(iter(kernels.values()))
@@ -312,18 +318,18 @@ class SlotLayer(Refusals, Registrable):
                 f"`layer.slot_kernels[name].{attribute}` with one of the names {sorted(kernels)}."
             )
         raise AttributeError(
-            f"Layer '{self.name}' has no bank, scores or kernel yet: build it first, for example by calling "
+            f"Layer '{self.name}' has no bank, scores or kernel yet. Build it first, for example by calling "
             "it on an input."
         )
 
     def weight_sources(self) -> dict[str, SlotKernel | keras.Variable]:
-        """What each weight of the materialized layer comes from, by the name of the weight."""
+        """The source of each weight of the materialized layer, a kernel or a variable, by name."""
         return named_weights(self)
 
     def selected_weights(self) -> dict[str, np.ndarray]:
-        """The weights of the materialized layer by name: selected values for kernels, all others as they are."""
+        """The weights of the materialized layer by name: selected values for kernels, other weights unchanged."""
         return {
-            # A copy: on JAX, training one model would delete an array that both hold.
+            # A copy, because on JAX training one model deletes an array that both share.
             name: np.array(keras.ops.convert_to_numpy(x.select() if isinstance(x, SlotKernel) else x))
             for name, x in self.weight_sources().items()
         }
@@ -346,7 +352,7 @@ class SlotLayer(Refusals, Registrable):
         return config
 
     def get_build_config(self) -> dict[str, Any] | None:
-        # The seed that was drawn belongs to the built layer, not to its configuration: a clone draws its own.
+        # A drawn seed is not part of the configuration: a clone draws its own.
         config = super().get_build_config()
         return config and {**config, "seed": self._seed}
 
@@ -355,38 +361,39 @@ class SlotLayer(Refusals, Registrable):
             self._seed = check_seed(config.get("seed", self._seed))
         super().build_from_config(config)
 
-    # Saving: Dense and its kin write their kernel by hand. Ours is a sub-layer, the rest is the base layer's.
+    # Saving: Dense and similar layers save their kernel by hand. Ours is a sub-layer, so the base layer's methods
+    # do.
 
     def save_own_variables(self, store: Any) -> None:
         keras.layers.Layer.save_own_variables(self, store)
 
     def load_own_variables(self, store: Any) -> None:
         if not self.built:
-            # As any Keras layer: it has nothing to load if the file has nothing for it.
+            # Like any Keras layer: nothing to load if the file has nothing for it.
             if store.keys():
                 raise ValueError(
-                    f"Layer '{self.name}' is not built, so it cannot load the weights that the file holds for "
-                    "it. Call it on an input first."
+                    f"Layer '{self.name}' is not built, so it cannot load its weights from the file. "
+                    "Call it on an input first."
                 )
             return
         own: dict[str, Any] = {}
         keras.layers.Layer.save_own_variables(self, own)
         fits = set(own) == set(store.keys())
         for kernel in self.slot_kernels.values():
-            # Keras goes on to the sub-layers of a layer that has refused a file.
+            # Keras still loads the sub-layers of a layer that has refused a file.
             kernel.owner_refused = not fits
         if not fits:
             names = [v.name for v in own.values()]
             raise ValueError(
-                f"Layer '{self.name}' ({type(self).__name__}) expects {len(own)} variables beside its kernel, "
+                f"Layer '{self.name}' ({type(self).__name__}) expects {len(own)} other variables than its kernel, "
                 f"{names}. Received: {len(store.keys())}. The file was written by another kind of layer: build "
                 "the model with the same arguments, or load the whole model with `keras.models.load_model`."
             )
         keras.layers.Layer.load_own_variables(self, store)
 
     def __dir__(self) -> list[str]:
-        return passed_over_when_saving(type(self), super().__dir__())
+        return names_hidden_from_saving(type(self), super().__dir__())
 
 
-#: The names of the arguments that the Keras layer does not have.
+#: Names of the arguments that the Keras layer does not have.
 SLOT_ARGUMENTS = keyword_arguments(SlotLayer)

@@ -12,10 +12,10 @@ from keras_slots.layers.base import Shape, SlotLayer, Tensor
 
 
 class ChannelLayer(SlotLayer):
-    """Reads the channels off an input shape, and adds bias and activation to an output."""
+    """Mixin that reads the number of channels from the input shape, and applies bias and activation."""
 
     def read_channels(self, input_shape: Shape) -> Any:
-        """The number of input channels, which the layer expects from now on."""
+        """Returns the number of input channels, and makes the layer expect it from now on."""
         first = self.data_format == "channels_first"
         channels = input_shape[1 if first else -1]
         rank = len(self.kernel_size)
@@ -23,7 +23,7 @@ class ChannelLayer(SlotLayer):
         return channels
 
     def finish(self, outputs: Tensor) -> Tensor:
-        """`activation(outputs + bias)`, the bias along the channel axis."""
+        """Returns `activation(outputs + bias)`, with the bias along the channel axis."""
         if self.bias is not None:
             ones = (1,) * len(self.kernel_size)
             channels = self.bias.shape[0]
@@ -34,7 +34,7 @@ class ChannelLayer(SlotLayer):
 
 
 class SlotConvolution(ChannelLayer):
-    """Kernel, forward pass and bias of the convolutions; their arguments are those of the Keras layer after it."""
+    """Mixin before a Keras convolution: kernel, forward pass and bias."""
 
     def build(self, input_shape: Shape) -> None:
         channels = self.read_channels(input_shape)
@@ -43,7 +43,7 @@ class SlotConvolution(ChannelLayer):
                 f"`groups` must divide the number of input channels. Received: groups={self.groups} for an input "
                 f"of {channels} channels (input shape {input_shape})."
             )
-        self.compute_output_shape(input_shape)  # Keras checks the shape there
+        self.compute_output_shape(input_shape)  # Keras checks the shape here
         inside = channels and channels // self.groups
         self.slot_kernel = self.add_slot_kernel((*self.kernel_size, inside, self.filters))
         self.bias = self.add_bias((self.filters,)) if self.use_bias else None
@@ -54,7 +54,7 @@ class SlotConvolution(ChannelLayer):
         return self.finish(outputs)
 
     def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
-        """The convolution of the Keras layer, also for `padding="causal"`, which Keras pads in `call`."""
+        """The convolution of the Keras layer, with the padding of `padding="causal"`, done in `call` by Keras."""
         if self.padding != "causal":
             return super().convolution_op(inputs, kernel)
         return ops.conv(
@@ -129,7 +129,7 @@ class SlotConv3D(SlotConvolution, keras.layers.Conv3D):
 
 
 class SlotConvolutionTranspose(ChannelLayer):
-    """Kernel, forward pass and bias of the transposed convolutions."""
+    """Mixin before a transposed Keras convolution: kernel, forward pass and bias."""
 
     def build(self, input_shape: Shape) -> None:
         channels = self.read_channels(input_shape)

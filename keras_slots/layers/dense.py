@@ -14,8 +14,9 @@ from keras_slots.layers.base import Shape, SlotLayer, Tensor
 class SlotDense(SlotLayer, keras.layers.Dense):
     """Fully connected layer that selects each weight from K fixed random values.
 
-    Forward: `y = activation(x @ W + b)` with `W[i, j] = bank[i, j, k*]`, k* the selected index, for greedy
-    selection `argmax_k scores[i, j, k]`. Backward, straight through the selection:
+    Forward: `y = activation(x @ W + b)` with `W[i, j] = bank[i, j, k*]`, where k* is the selected index; for
+        greedy
+    selection it is `argmax_k scores[i, j, k]`. Backward, straight through the selection:
     `d scores[i, j, k] = bank[i, j, k] * sum_n x[n, i] * d y[n, j]` for all k. The bank never changes.
 
     {arguments}
@@ -38,7 +39,8 @@ class SlotDense(SlotLayer, keras.layers.Dense):
 
     Reference:
         Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3, equations 1 to 3. The paper has
-        no bias; pass `use_bias=False` for its networks. The score scale is the author's code's, not the text's.
+        no bias; pass `use_bias=False` for its networks. The scale of the scores is that of the author's code, not
+        of the text.
     """
 
     def build(self, input_shape: Shape) -> None:
@@ -89,7 +91,7 @@ class SlotEinsumDense(SlotLayer, keras.layers.EinsumDense):
         return outputs if self.activation is None else self.activation(outputs)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        # Keras before 3.15 reads it off what its own `build` has noted.
+        # Before 3.15, Keras uses an attribute that its own `build` sets.
         return einsum_shapes(self, input_shape)[2]
 
     def _fans(self, kernel_shape: tuple[int, ...]) -> tuple[int, int]:

@@ -11,13 +11,13 @@ from keras_slots.layers.conv import ChannelLayer
 
 
 class SlotDepthwiseConvolution(ChannelLayer):
-    """Kernel, forward pass and bias of the depthwise convolutions."""
+    """Mixin before a depthwise Keras convolution: kernel, forward pass and bias."""
 
     kernel_arguments = ("depthwise",)
 
     def build(self, input_shape: Shape) -> None:
         channels = self.read_channels(input_shape)
-        self.compute_output_shape(input_shape)  # Keras checks the shape there
+        self.compute_output_shape(input_shape)  # Keras checks the shape here
         shape = (*self.kernel_size, channels, self.depth_multiplier)
         self.slot_kernel = self.add_slot_kernel(shape, "depthwise", name="kernel")
         outputs = self.depth_multiplier * channels
@@ -81,13 +81,13 @@ class SlotDepthwiseConv2D(SlotDepthwiseConvolution, keras.layers.DepthwiseConv2D
 
 
 class SlotSeparableConvolution(ChannelLayer):
-    """The two kernels, forward pass and bias of the separable convolutions."""
+    """Mixin before a separable Keras convolution: both kernels, forward pass and bias."""
 
     kernel_arguments = ("depthwise", "pointwise")
 
     def build(self, input_shape: Shape) -> None:
         channels = self.read_channels(input_shape)
-        self.compute_output_shape(input_shape)  # Keras checks the shape there
+        self.compute_output_shape(input_shape)  # Keras checks the shape here
         depthwise = (*self.kernel_size, channels, self.depth_multiplier)
         between = channels and self.depth_multiplier * channels
         pointwise = (*[1] * len(self.kernel_size), between, self.filters)

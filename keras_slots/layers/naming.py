@@ -12,44 +12,44 @@ from keras_slots.kernels import SlotKernel
 
 
 def named_weights(layer: keras.layers.Layer) -> dict[str, SlotKernel | keras.Variable]:
-    """The weights of a layer and its inner layers by name, `"kernel"` or `"query/kernel"`; a kernel counts as one.
+    """The weights of a layer and its inner layers by name, as `"query/kernel"`; a kernel is one weight.
 
     Raises:
-        ValueError: If two weights have one name.
+        ValueError: If two weights have the same name.
     """
     named: dict[str, SlotKernel | keras.Variable] = {}
-    for name, part in _parts(layer):
+    for name, part in _named_parts(layer):
         found = {name: part}
         if not isinstance(part, SlotKernel):
             inner = {id(v) for x in direct_layers(part) for v in x.weights}
             own = [v for v in part.weights if id(v) not in inner]
             found = {f"{name}/{v.name}".lstrip("/"): v for v in own}
             if len(found) < len(own):
-                raise _one_name(layer, sorted(v.name for v in own))
+                raise _duplicate_name_error(layer, sorted(v.name for v in own))
         if named.keys() & found.keys():
-            raise _one_name(layer, sorted(named.keys() & found.keys()))
+            raise _duplicate_name_error(layer, sorted(named.keys() & found.keys()))
         named |= found
     return named
 
 
 def named_kernels_of(layer: keras.layers.Layer) -> dict[str, SlotKernel]:
     """The kernels of a layer and of its inner layers, by name."""
-    kernels = [(name, x) for name, x in _parts(layer) if isinstance(x, SlotKernel)]
+    kernels = [(name, x) for name, x in _named_parts(layer) if isinstance(x, SlotKernel)]
     names = unique_names(name for name, _ in kernels)
     return dict(zip(names, (kernel for _, kernel in kernels), strict=True))
 
 
-def _one_name(layer: keras.layers.Layer, names: list[str]) -> ValueError:
+def _duplicate_name_error(layer: keras.layers.Layer, names: list[str]) -> ValueError:
     return ValueError(
-        f"Layer '{layer.name}' has several weights of one name, so nothing tells which is which. Received: "
-        f"{names}. Give its inner layers, and the variables of `add_weight`, names of their own."
+        f"Layer '{layer.name}' has several weights with the same name, so they cannot be told apart. Received: "
+        f"{names}. Give its inner layers, and the variables of `add_weight`, different names."
     )
 
 
-def _parts(
+def _named_parts(
     layer: keras.layers.Layer, name: str = "", seen: set[int] | None = None
 ) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """The layer and all layers inside it by name, down to kernels, each once."""
+    """The layer and all layers inside it by name, down to kernels, without duplicates."""
     seen = set() if seen is None else seen
     seen.add(id(layer))
     yield name, layer
@@ -57,11 +57,11 @@ def _parts(
         return
     for part in direct_layers(layer):
         if id(part) not in seen:
-            yield from _parts(part, f"{name}/{part.name}".lstrip("/"), seen)
+            yield from _named_parts(part, f"{name}/{part.name}".lstrip("/"), seen)
 
 
 def unique_names(names: Iterable[str]) -> list[str]:
-    """The names, a number behind each that was there before.
+    """Makes names unique by appending a number to repeated ones.
 
     Example:
 

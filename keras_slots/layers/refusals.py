@@ -16,10 +16,10 @@ else:
 class Refusals(_Mixin):
     """Mixin before a Keras layer: no constraint, no LoRA and no quantization of its kernels."""
 
-    #: How the arguments about each kernel begin: `kernel_initializer`, `depthwise_regularizer` and so on.
+    #: Prefixes of the arguments about each kernel, as in `kernel_initializer` or `depthwise_regularizer`.
     kernel_arguments: tuple[str, ...] = ("kernel",)
 
-    def refuse_what_needs_a_trained_kernel(self) -> None:
+    def refuse_kernel_updates(self) -> None:
         """Raises an error for arguments that would change a kernel."""
         for argument in (f"{name}_constraint" for name in self.kernel_arguments):
             constraint = getattr(self, argument, None) or getattr(self, f"_{argument}", None)
@@ -35,14 +35,14 @@ class Refusals(_Mixin):
             raise ValueError(self._no_quantization(mode))
 
     def enable_lora(self, rank: int, *args: Any, **kwargs: Any) -> None:
-        """Refused: LoRA adds to a trained kernel, and this one is selected."""
+        """Raises an error: LoRA adds to a trained kernel, but this kernel is selected."""
         raise ValueError(
             f"A slot layer does not support LoRA. Received: rank={rank} for layer '{self.name}'. Call "
             "`keras_slots.materialize(model)` and enable LoRA on the plain layers of the new model."
         )
 
     def quantize(self, mode: str | None = None, *args: Any, **kwargs: Any) -> None:
-        """Refused: quantization would replace the kernel, and this one is selected."""
+        """Raises an error: quantization would replace the kernel, but this kernel is selected."""
         raise ValueError(self._no_quantization(mode))
 
     def _no_quantization(self, mode: str | None) -> str:
@@ -53,17 +53,17 @@ class Refusals(_Mixin):
 
 
 def _refuse_quantization(model: Any, filters: Any) -> None:
-    """Raises an error if `model.quantize` with these filters means a slot layer."""
+    """Raises an error if `model.quantize` with these filters would quantize a slot layer."""
     for layer in inner_layers(model):
-        if isinstance(layer, Refusals) and _chosen(layer, filters):
+        if isinstance(layer, Refusals) and _matches_filters(layer, filters):
             raise ValueError(
                 f"A model with slot layers cannot be quantized. Received: model '{model.name}' with the slot "
                 f"layer '{layer.name}'. Call `keras_slots.materialize(model)` first and quantize the new model."
             )
 
 
-def _chosen(layer: Any, filters: Any) -> bool:
-    """Whether filters, as Keras reads them, choose a layer: None, regular expressions or a function."""
+def _matches_filters(layer: Any, filters: Any) -> bool:
+    """Whether filters of Keras (None, regular expressions or a function) include a layer."""
     if filters is None:
         return True
     if callable(filters):

@@ -1,6 +1,6 @@
-"""`save_slots` writes the selected network as choices, `load_slots` makes a plain Keras model of them.
+"""`save_slots` writes the selected network as seeds and choices, `load_slots` turns them into a plain Keras model.
 
-`container` holds the bytes of a file, `records` those of one kernel, `coder` those of its choices.
+`container` reads and writes the bytes of a file, `records` those of one kernel, `coder` those of its choices.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from keras_slots._files import check_path, write_file
-from keras_slots._keras import give_value, inner_layers, shapes_alone
+from keras_slots._keras import inner_layers, set_first_value, without_values
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.layers.base import SlotLayer
 from keras_slots.slots_file.container import Record, array_of, damaged, itemsize, join, split, stored
@@ -26,39 +26,39 @@ from keras_slots.transforms import holds_assets, materialized, pair_weights, ser
 
 Array = np.ndarray[Any, Any]
 Path_ = str | os.PathLike
-#: The state of a random generator, such as dropout has, is int64 on TensorFlow and uint32 on JAX.
+#: The state of a random generator, as in dropout, is int64 on TensorFlow and uint32 on JAX.
 _INTEGERS = {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 
 
 def save_slots(model: keras.Model, path: Path_, *, overwrite: bool = False) -> Path:
-    """Writes the selected network as a `.slots` file: seeds, and about one bit for each connection.
+    """Writes the selected network as a `.slots` file: seeds, and about one bit per connection.
 
-    The file holds the architecture, the seed and the distribution of each bank, the choice of each connection, and
-    all other weights (biases, batch normalization) as they are. Choices are coded by what a decoder can predict:
-    how far each lever had to go for the next value, and what levers nearby did. What is written is read again and
-    compared before the file takes its place. `docs/slots_format.md` describes each byte; `reader/slots.c` reads
-    it.
+    The file holds the architecture, the seed and the distribution of each bank, the choice of each connection,
+    and all other weights (biases, batch normalization) unchanged. Choices are coded with a model that predicts
+    them from the threshold of the next value and from nearby levers. The result is read back and compared before
+    it replaces an earlier file. `docs/slots_format.md` specifies the format; `reader/slots.c` reads it without
+    Python.
 
-    A kernel whose values no seed of keras_slots brings back (a Keras initializer, half precision, values that were
-    replaced) is held as its selected values, with a warning.
+    If the values of a kernel cannot be drawn from a seed (a Keras initializer, half precision, values that were
+    replaced), the file holds its selected values, and there is a warning.
 
     Args:
         model: Functional or Sequential model with at least one slot layer.
-        path: File to write, whose name ends in `.slots`. It appears whole or not at all.
-        overwrite: Whether a file that exists is replaced, once the new one is whole.
+        path: File to write, whose name ends in `.slots`. It is written completely or not at all.
+        overwrite: Whether to replace an existing file once the new one is complete.
 
     Returns:
         The path that was written.
 
     Raises:
         ValueError: If `path` has another suffix, `materialize(model)` refuses the model (subclassed, not built,
-            without slot layers, scores that are not finite), or a layer holds a vocabulary or a function that no
-            file can hold.
-        FileExistsError: If `path` exists and `overwrite` is False, or `path` is no file.
+            without slot layers, scores that are not finite), or a layer has a vocabulary or a function that a file
+            cannot hold.
+        FileExistsError: If `path` exists and `overwrite` is False, or `path` is not a file.
         OSError: If `path` cannot be written.
 
     Warns:
-        UserWarning: If a kernel is held as its selected values.
+        UserWarning: If the file holds the selected values of a kernel instead of its choices.
 
     Example:
 
@@ -73,10 +73,10 @@ def save_slots(model: keras.Model, path: Path_, *, overwrite: bool = False) -> P
     True
 
     Reference:
-        Aladago and Torresani, 2021, section 3: the trained network is one choice for each connection.
+        Aladago and Torresani, 2021, section 3: the trained network is one choice per connection.
     """
     path = check_path(path, overwrite, suffix=".slots")
-    plain, records = _described(model)
+    plain, records = _records_of(model)
     write_file(path, join(serialize(plain), [record for record, _ in records]))
     return path
 
@@ -86,20 +86,20 @@ def load_slots(
 ) -> keras.Model:
     """Reads a `.slots` file into a plain Keras model, bitwise equal to `materialize` of the one that was saved.
 
-    The file is data: no code of it runs, and it is checked as a whole before anything is made of it. All layers
-    must be known to Keras, as for a `.keras` file; slot layers are not needed.
+    The file is data: no code from it runs, and all of it is checked before the model is created. All layers must
+    be known to Keras, as for a `.keras` file; slot layers are not needed.
 
     Args:
         path: A file of `save_slots`.
         custom_objects: Classes and functions by name, for layers that Keras does not know.
-        max_bytes: The most that the weights may take in memory.
+        max_bytes: Maximum size of the weights in memory.
 
     Returns:
-        A model that is not compiled, and needs nothing of keras_slots.
+        A model that is not compiled and does not depend on keras_slots.
 
     Raises:
-        ValueError: If the file is no whole, undamaged `.slots` file of a version this one knows, if its weights
-            are not those of its architecture, or take more than `max_bytes`.
+        ValueError: If the file is not a complete, undamaged `.slots` file of a known version, or if its weights
+            do not fit its architecture or take more than `max_bytes`.
         OSError: If the file cannot be read.
 
     Example:
@@ -115,47 +115,47 @@ def load_slots(
     architecture, records, _ = split(Path(path).read_bytes())
     needed = sum(record.nbytes for record in records)
     _check_memory(needed, max_bytes)
-    with shapes_alone() as created:  # what an architecture asks for is not believed
+    with without_values() as created:  # do not trust the sizes in an architecture
         model = _model(architecture, custom_objects)
     _check_fit(model, records)
     known = {id(variable) for variable in model.variables}
     others = [variable for variable in created if id(variable) not in known]
     _check_memory(needed + sum(math.prod(v.shape) * itemsize(v.dtype) for v in others), max_bytes)
     for variable, record in zip(model.variables, records, strict=True):
-        give_value(variable, _fitting(_weight(record), variable, record.name))
+        set_first_value(variable, _in_dtype_of(_weight(record), variable, record.name))
     for variable in others:
-        give_value(variable)
+        set_first_value(variable)
     for layer in inner_layers(model):
         if hasattr(layer, "finalize_state"):
-            # Normalization and its kin compute with what they derive from their weights.
+            # `Normalization` and similar layers compute with numbers derived from their weights.
             layer.finalize_state()
     return model
 
 
 def sizes(model: keras.Model) -> tuple[dict[int, int], int]:
-    """Bytes that each kernel, by its `id`, takes in a file, and those of the whole file."""
-    plain, records = _described(model)
+    """The size of each kernel in a file, by the `id` of the kernel, and the size of the whole file, in bytes."""
+    plain, records = _records_of(model)
     file = join(serialize(plain), [record for record, _ in records])
     kernels = {id(kernel): len(record.payload) for record, kernel in records if kernel is not None}
     return kernels, len(file)
 
 
-def _described(model: keras.Model) -> tuple[keras.Model, list[tuple[Record, SlotKernel | None]]]:
-    """The materialized model, and for each of its weights the record and the kernel that selects it."""
+def _records_of(model: keras.Model) -> tuple[keras.Model, list[tuple[Record, SlotKernel | None]]]:
+    """The materialized model, and for each of its weights the record and, if there is one, the kernel."""
     plain, pairs = materialized(model)
     kernels: dict[int, tuple[SlotKernel, str]] = {}
     for old, new in pairs:
         for layer in inner_layers(new):
             if holds_assets(layer) and not layer.variables:
                 raise ValueError(
-                    f"Layer '{layer.name}' holds a vocabulary, which a .slots file does not. Take it out of the "
-                    "model and save it apart, or save `materialize(model)` as a .keras file."
+                    f"Layer '{layer.name}' has a vocabulary, which a .slots file cannot hold. Take it out of the "
+                    "model and save it separately, or save `materialize(model)` as a .keras file."
                 )
         if isinstance(old, SlotLayer):
             for variable, source in pair_weights(new, old, old.weight_sources()):
                 if isinstance(source, SlotKernel):
                     kernels[id(variable)] = source, f"{old.name}/{variable.name}"
-    _warn_of_strangers(plain)
+    _warn_of_unknown_classes(plain)
     records: list[tuple[Record, SlotKernel | None]] = []
     for variable in plain.variables:
         array = np.array(keras.ops.convert_to_numpy(variable))
@@ -177,24 +177,24 @@ def _check_memory(needed: int, max_bytes: int) -> None:
     if needed > max_bytes:
         raise ValueError(
             f"The weights of the .slots file take {needed} bytes in memory, more than `max_bytes`. Received: "
-            f"max_bytes={max_bytes}. Pass a larger one if you trust the file."
+            f"max_bytes={max_bytes}. Pass a larger value if you trust the file."
         )
 
 
 def _model(architecture: dict[str, Any], custom_objects: dict[str, Any] | None) -> keras.Model:
     try:
         model = keras.saving.deserialize_keras_object(
-            copy.deepcopy(architecture),  # Keras empties what it reads
+            copy.deepcopy(architecture),  # Keras modifies the dictionary that it reads
             custom_objects=custom_objects,
             safe_mode=True,
         )
     except Exception as error:
-        # Keras raises all kinds of errors for a configuration that it cannot read; the first one says why.
+        # Keras raises various errors for a configuration that it cannot read; the first one has the reason.
         cause: BaseException = error
         while cause.__context__ is not None:
             cause = cause.__context__
         raise ValueError(
-            f"Keras cannot make the model of the .slots file: {str(cause)[:200]} ... Pass classes that it does "
+            f"Keras cannot create the model of the .slots file: {str(cause)[:200]} ... Pass classes that it does "
             "not know in `custom_objects`."
         ) from error
     if not isinstance(model, keras.Model):
@@ -217,12 +217,12 @@ def _check_fit(model: keras.Model, records: list[Record]) -> None:
         )
 
 
-def _fitting(array: Array, variable: keras.Variable, name: str) -> Array:
-    """The array in the dtype of its variable, which for integers may be another than that of the file."""
+def _in_dtype_of(array: Array, variable: keras.Variable, name: str) -> Array:
+    """The array in the dtype of its variable; an integer dtype may differ from that in the file."""
     here = array.astype(keras.backend.standardize_dtype(variable.dtype), copy=False)
     if array.dtype.kind in "iu" and (here != array).any():
         raise ValueError(
-            f"The weight '{name}' of the .slots file holds integers that {here.dtype} cannot. Load the file "
+            f"The weight '{name}' of the .slots file has integers that {here.dtype} cannot hold. Load the file "
             "on the backend that wrote it."
         )
     return here
@@ -238,7 +238,7 @@ def _kernel_record(kernel: SlotKernel, name: str, array: Array) -> Record:
             raise ValueError("its values are not those of its seed, so something has overwritten them")
     except ValueError as error:
         warnings.warn(
-            f"The kernel '{name}' is held as its selected values, {array.dtype.itemsize} bytes for each "
+            f"The file stores the selected values of kernel '{name}', {array.dtype.itemsize} bytes per "
             f"connection: {error}.",
             stacklevel=4,
         )
@@ -247,19 +247,19 @@ def _kernel_record(kernel: SlotKernel, name: str, array: Array) -> Record:
     return write_kernel(name, array, found.index, values, coding)
 
 
-def _warn_of_strangers(plain: keras.Model) -> None:
-    """Says which layers a reader must have the classes of."""
+def _warn_of_unknown_classes(plain: keras.Model) -> None:
+    """Warns of layer classes that a reader of the file must register."""
     strange = {
         type(layer).__name__ for layer in inner_layers(plain) if not type(layer).__module__.startswith("keras.")
     }
     if strange:
         warnings.warn(
-            f"The model has layers of classes that Keras does not know: {sorted(strange)}. The file can be loaded "
-            "where they are registered, or with `load_slots(path, custom_objects={name: class})`.",
+            f"The model has layer classes that Keras does not know: {sorted(strange)}. To load the file, register "
+            "them, or pass `load_slots(path, custom_objects={name: class})`.",
             stacklevel=4,
         )
 
 
 def _name(variable: Any) -> str:
-    # Keras numbers random generators over the whole process: the same model is to give the same bytes.
+    # Keras numbers random generators per process, but the same model should give the same bytes.
     return re.sub(r"(seed_generator)_\d+", r"\1", "/".join(variable.path.split("/")[-2:]))

@@ -1,21 +1,21 @@
-"""How the choices of a kernel become bytes and back: their steps, how probable each is, and a range coder.
+"""Codes the choices of a kernel: their steps, how probable each step is, and a range coder.
 
 A connection starts training at one value. Its lever has to pass a threshold to reach the next larger value,
-another for the one after, and the same on the other side (`Stairs`). Each threshold is a decision.
-`ProbabilityModel` learns how probable each decision is, and `Encoder` and `Decoder` turn decisions into 16-bit
-words. Everything is integer arithmetic, so that a decoder in any language computes the same.
+another for the one after, and likewise for smaller values (`ConnectionSteps`). Whether it passes a threshold is a
+decision. `ProbabilityModel` learns how probable each decision is, and `Encoder` and `Decoder` convert between
+decisions and 16-bit words. Everything is integer arithmetic, so that a decoder in any language computes the same.
 
-The coder is that of Duda 2013, "Asymmetric numeral systems", in its range variant, with several states side by
-side as in Giesen 2014, "Interleaved entropy coders", so that NumPy codes many decisions at once. A decision is 1
-with the probability p / 4096, 0 < p < 4096. States are in [2**16, 2**32); decision i of a block belongs to lane
-i modulo the number of lanes. Decoding one bit of state x:
+The coder is the range variant of asymmetric numeral systems (Duda 2013), with several interleaved states as in
+Giesen 2014, "Interleaved entropy coders", so that NumPy codes many decisions at once. A decision is 1 with
+probability p / 4096, 0 < p < 4096. States are in [2**16, 2**32); decision i of a block belongs to lane i modulo
+the number of lanes. Decoding one bit from state x:
 
     low = x % 4096; bit = low < p
     x = p * (x // 4096) + low                   if bit
     x = (4096 - p) * (x // 4096) + low - p      otherwise
     if x < 2**16: x = x * 2**16 + next word
 
-A decoder that has read everything is left with 2**16 in every lane, and no word.
+After decoding everything, all states are 2**16 and no word is left.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ NEVER = 2**40
 
 
 @dataclass(frozen=True)
-class Stairs:
-    """Steps of n connections, outwards from where each starts.
+class ConnectionSteps:
+    """Steps of n connections, outwards from the start of each.
 
     Attributes:
         rows: All values of the connections, float32 of shape `(n, K)`.
         start: Index of the value at the start, int64 of shape `(n,)`.
-        steps: For larger and for smaller values: the index that step m leads to, a list of `(n,)`.
-        thresholds: For larger and for smaller values: how far the lever must go for step m, at least 1; `NEVER`
-            where there is no such step.
+        steps: For larger and for smaller values, a list over m: the index that step m leads to, `(n,)`.
+        thresholds: For larger and for smaller values, a list over m: how far the lever must move for step m, at
+            least 1; `NEVER` if there is no such step.
     """
 
     rows: Array
@@ -55,10 +55,10 @@ class Stairs:
 
 @dataclass(frozen=True)
 class Start:
-    """What is known of where connections start.
+    """Where connections start.
 
     Attributes:
-        exponent: Values count as `trunc(value * 2**exponent)`.
+        exponent: Values are converted to the integers `trunc(value * 2**exponent)`.
         stream: Initial scores in units of 2**-23 (`hull`), or w0 in the units of the values (`nearest`).
         gain: float32 that multiplies w0; 0: all connections start at zero.
     """
@@ -68,12 +68,12 @@ class Start:
     gain: float = 0.0
 
 
-def hull(values: Values, start: Start, first: int, last: int) -> Stairs:
-    """Steps of the upper envelope of the K lines `score + value * lever`, from the value of the highest score.
+def hull(values: Values, start: Start, first: int, last: int) -> ConnectionSteps:
+    """Steps along the upper envelope of the lines `score + value * lever`, from the value of highest score.
 
-    From value c at score s_c the next larger one is the k with the largest `(w_k - w_c) / (s_c - s_k)`, the lowest
-    k of equal ones; the threshold is the inverse, `floor(2**16 (s_c - s_k) / (w_k - w_c))`. A float64 quotient of
-    integers below 2**26 orders them exactly.
+    From value c with score s_c the next larger value is the k with the largest `(w_k - w_c) / (s_c - s_k)`; of
+    equal quotients, the lowest k. The threshold is the inverse, `floor(2**16 (s_c - s_k) / (w_k - w_c))`. float64
+    orders quotients of integers below 2**26 exactly.
     """
     k = values.num_values
     rows = values.rows(first, last)
@@ -81,7 +81,7 @@ def hull(values: Values, start: Start, first: int, last: int) -> Stairs:
     scores = to_integers(start.stream.draw((last - first) * k, first * k).reshape(-1, k), 23)
     begin = scores.argmax(axis=1)
     found = [_walk(bank, scores, begin, direction) for direction in (1, -1)]
-    return Stairs(rows, begin, (found[0][0], found[1][0]), (found[0][1], found[1][1]))
+    return ConnectionSteps(rows, begin, (found[0][0], found[1][0]), (found[0][1], found[1][1]))
 
 
 def _walk(bank: Array, scores: Array, begin: Array, direction: int) -> tuple[list[Array], list[Array]]:
@@ -94,7 +94,7 @@ def _walk(bank: Array, scores: Array, begin: Array, direction: int) -> tuple[lis
         value, score = (x.reshape(-1).take(line + current) for x in (bank, scores))
         gain = bank - value[:, None] if direction > 0 else value[:, None] - bank
         loss = np.maximum(score[:, None] - scores, 1)
-        best = (gain / loss).argmax(axis=1)  # at most 0 for values that are not further out
+        best = (gain / loss).argmax(axis=1)  # at most 0 for smaller values
         gained, lost = (x.reshape(-1).take(line + best) for x in (gain, loss))
         on = np.flatnonzero(gained > 0)
         if not len(on):
@@ -109,8 +109,8 @@ def _walk(bank: Array, scores: Array, begin: Array, direction: int) -> tuple[lis
     return steps, thresholds
 
 
-def nearest(values: Values, start: Start, first: int, last: int) -> Stairs:
-    """All K values in their order, from the one nearest to a target: `trunc(gain * w0)`.
+def nearest(values: Values, start: Start, first: int, last: int) -> ConnectionSteps:
+    """Steps through all K values in order, from the value nearest to the target `trunc(gain * w0)`.
 
     Thresholds are twice the distances from the target to the midpoints of neighbouring values.
     """
@@ -138,7 +138,7 @@ def nearest(values: Values, start: Start, first: int, last: int) -> Stairs:
             far = np.maximum(sign * (middle[at, gap] - target), 1)
             steps[side].append(order[at, place])
             thresholds[side].append(np.where(exists, far, NEVER))
-    return Stairs(rows, order[at, begin], steps, thresholds)
+    return ConnectionSteps(rows, order[at, begin], steps, thresholds)
 
 
 BITS = 12
@@ -147,7 +147,7 @@ _LOWEST = 1 << 16
 
 
 class Encoder:
-    """Takes blocks of decisions, and codes them when all are known: the last comes first.
+    """Collects blocks of decisions, and codes them in reverse order when all are known.
 
     Args:
         lanes: Number of states, a power of two.
@@ -158,14 +158,14 @@ class Encoder:
         self._blocks: list[tuple[Array, Array]] = []
 
     def put(self, bits: Array, p: Array) -> None:
-        """Takes a block: booleans, and the probability of each to be True in units of 1/4096."""
+        """Adds a block: booleans, and for each the probability of True in units of 1/4096."""
         if len(bits):
-            # What the state is divided by, and what is added: below 4096, so 16 bits keep them.
+            # The divisor of the state and the number to add; both are below 4096 and fit into 16 bits.
             size = np.where(bits, p, FULL - p).astype("uint16")
             self._blocks.append((size, np.where(bits, 0, p).astype("uint16")))
 
     def words(self) -> Array:
-        """All that a decoder needs, uint16: first the states of all lanes, low word first."""
+        """The coded words, uint16: first the states of all lanes, low word first."""
         if self.lanes == 1:
             return self._words_of_one_lane()
         lanes, out = self.lanes, []
@@ -184,7 +184,7 @@ class Encoder:
         return np.concatenate([first, *(part[::-1] for part in reversed(out))])
 
     def _words_of_one_lane(self) -> Array:
-        """`words` for one lane, in plain integers: small kernels would have arrays of one element."""
+        """`words` for one lane, in Python integers, because arrays of one element are slow."""
         x, out = _LOWEST, []
         for size, offset in reversed(self._blocks):
             for f, more in zip(size[::-1].tolist(), offset[::-1].tolist(), strict=True):
@@ -196,10 +196,10 @@ class Encoder:
 
 
 class Decoder:
-    """Gives the decisions back, block by block, when it is told the same probabilities.
+    """Decodes blocks of decisions, given the same probabilities as the `Encoder`.
 
     Args:
-        lanes: As of the `Encoder`.
+        lanes: Number of states, as in the `Encoder`.
         words: uint16 array.
 
     Raises:
@@ -253,53 +253,53 @@ class Decoder:
         return np.array(bits, bool)
 
     def check_end(self) -> None:
-        """Raises a `ValueError` if words are left or the states are not those of the beginning."""
+        """Raises a `ValueError` if words are left, or a state differs from the initial state of the encoder."""
         if self._at != self._left or (self._state != _LOWEST).any():
-            raise ValueError("coded choices that do not end where they must")
+            raise ValueError("coded choices that do not end at the end of the words")
 
 
-_ENDED = "coded choices that end too early"
+_ENDED = "too few words for the coded choices"
 
 
-#: `(known bits or None, p) -> bits`: codes a block of decisions.
+#: `(bits or None, p) -> bits`: encodes a block of known decisions, or decodes it.
 Code = Callable[[Array | None, Array], Array]
 
 _GAPS, _ACTIVITIES = 96, 12
-_COUNT_BITS = 11  # counts are halved from 2**11 on, so that they follow what changes
+_COUNT_BITS = 11  # counts are halved from 2**11 on, so that they adapt
 
 
 def size_class(x: Array) -> Array:
-    """Half octaves: `2 floor(log2 x)`, and 1 more where x is at least 1.5 times that power. x in [1, 2**53)."""
-    # The exponent and the first digit of a float64.
+    """`2 floor(log2 x)`, plus 1 if x is at least 1.5 times that power of two. x in [1, 2**53)."""
+    # The exponent and the highest mantissa bit of a float64.
     return (x.astype("float64").view("int64") >> 51) - (1023 << 1)
 
 
 class ProbabilityModel:
-    """Counts and what is known of the rows before.
+    """Adaptive probabilities of decisions: counts per context, and the levers of earlier rows.
 
     Args:
         rows: Number of rows of the kernel.
         width: Connections of a row.
-        offsets: How many rows back the rows lie that are alike.
+        offsets: Distances in rows to earlier rows that resemble a row.
     """
 
     def __init__(self, rows: int, width: int, offsets: tuple[int, ...]):
         self.width, self.offsets = width, offsets
         self._ones = np.ones(4 * _GAPS * _ACTIVITIES, "int64")
         self._all = np.full(4 * _GAPS * _ACTIVITIES, 3, "int64")
-        # Only as many rows as the offsets reach back.
+        # Keep only the rows that the offsets reach.
         self._kept = max(offsets, default=0) + 1
         self._levers = np.zeros((0, width), "int64")
         self._moves = np.zeros(0, "int64")
 
-    def code(self, stairs: Stairs, count: int, moves: Array | None, code: Code) -> Array:
-        """Codes the next rows; returns the moves: the number of steps to larger values, or minus that to smaller.
+    def code(self, stairs: ConnectionSteps, count: int, moves: Array | None, code: Code) -> Array:
+        """Codes the next rows; returns the moves: positive numbers of steps to larger values, negative to smaller.
 
         Args:
-            stairs: Steps of their connections.
+            stairs: Steps of the connections of these rows.
             count: Number of rows.
-            moves: The moves where they are known, int64 of shape `(n,)`; None to decode.
-            code: Codes decisions, or decodes them.
+            moves: The moves to encode, int64 of shape `(n,)`; None to decode.
+            code: Function that encodes or decodes decisions.
         """
         expected, activity = self._expect(count)
         n = len(stairs.start)
@@ -316,7 +316,7 @@ class ProbabilityModel:
                 bits = None if moves is None else sign * moves[where] > m
                 context = _context(2 * side + min(m, 1), far, sign * expected[where], activity[where])
                 bits = self._decide(context, bits, code)
-                # Levers that stay are on this side of the threshold, the others beyond it.
+                # Levers that do not take the step are below the threshold, the others above it.
                 stays, goes = where[~bits], where[bits]
                 (high if sign > 0 else low)[stays] = sign * far[~bits]
                 (low if sign > 0 else high)[goes] = sign * far[bits]
@@ -339,12 +339,12 @@ class ProbabilityModel:
         return bits
 
     def _expect(self, count: int) -> tuple[Array, Array]:
-        """Where the levers of the next rows are expected, and the activity, 0 to 11, of each connection's row."""
+        """The expected levers of the next rows, and the activity, 0 to 11, of the row of each connection."""
         width, have = self.width, len(self._moves)
         total = np.zeros((count, width), "int64")
         moves, number = np.zeros(count, "int64"), np.zeros(count, "int64")
         for offset in self.offsets:
-            # Of the rows `first` to `count - 1`; nothing is known before the first row of the kernel.
+            # For the rows `first` to `count - 1`; there is nothing before the first row of the kernel.
             first = max(0, offset - have)
             if first >= count:
                 continue
@@ -373,11 +373,11 @@ def _context(kind: int, far: Array, expected: Array, activity: Array) -> Array:
 
 
 STAIRS = {"hull": hull, "nearest": nearest}
-#: Values of the connections that are handled at once, at most, unless one row has more.
+#: Maximum number of values that are processed at once, unless one row has more.
 BLOCK_VALUES = 2**18
-#: Choices that are packed at once: a multiple of 8, so that they begin at a whole byte.
+#: Number of choices that are packed at once: a multiple of 8, so that blocks begin at a whole byte.
 _PACKED = 2**16
-#: K up to which choices are coded: each step of a connection is a decision.
+#: Maximum K of coded choices, because each step of a connection is a decision.
 MOST_CODED = 256
 
 
@@ -390,9 +390,9 @@ class Coding:
         start: Where connections start.
         rows: Number of rows.
         width: Connections of a row.
-        group: Rows that are coded at once: nothing is learned between them.
-        lanes: States of the coder, a power of two.
-        offsets: How many rows back the rows lie that are alike, at least `group`.
+        group: Number of rows that are coded together; probabilities are only updated after a group.
+        lanes: Number of states of the coder, a power of two.
+        offsets: Distances in rows to earlier rows that resemble a row, at least `group`.
     """
 
     stairs: str
@@ -403,12 +403,12 @@ class Coding:
     lanes: int
     offsets: tuple[int, ...]
 
-    def blocks(self, values: Values) -> Iterator[tuple[int, int, Stairs]]:
-        """First and last row and the stairs of each group, computed one group ahead."""
+    def blocks(self, values: Values) -> Iterator[tuple[int, int, ConnectionSteps]]:
+        """Yields first row, end row and steps of each group, computed one group ahead."""
         make, width = STAIRS[self.stairs], self.width
         edges = [(low, min(low + self.group, self.rows)) for low in range(0, self.rows, self.group)]
 
-        def stairs(edge: tuple[int, int]) -> Stairs:
+        def stairs(edge: tuple[int, int]) -> ConnectionSteps:
             return make(values, self.start, edge[0] * width, edge[1] * width)
 
         with ThreadPoolExecutor(1) as pool:
@@ -428,7 +428,7 @@ def encode(index: Array, values: Values, coding: Coding) -> tuple[Array, Array]:
 
 
 def cost(index: Array, values: Values, coding: Coding) -> float:
-    """About how many bits the choices would take."""
+    """An estimate of the bits that the choices would take."""
     bits_of = -np.log2(np.arange(FULL + 1).clip(1) / FULL)
     total = 0.0
 
@@ -441,7 +441,7 @@ def cost(index: Array, values: Values, coding: Coding) -> float:
 
 
 def _put(index: Array, values: Values, coding: Coding, put: Callable[[Array, Array], None]) -> Array:
-    """Gives all decisions and their probabilities to `put`; returns the choices that no step leads to."""
+    """Passes all decisions and their probabilities to `put`; returns the choices that no step reaches."""
     model = ProbabilityModel(coding.rows, coding.width, coding.offsets)
     lost: list[Array] = []
 
@@ -452,19 +452,19 @@ def _put(index: Array, values: Values, coding: Coding, put: Callable[[Array, Arr
 
     for low, high, stairs in coding.blocks(values):
         first, last = low * coding.width, high * coding.width
-        moves, missed = moves_of(stairs, index[first:last])
+        moves, missed = moves_to_choices(stairs, index[first:last])
         lost.append(first + missed)
         model.code(stairs, high - low, moves, code)
     return np.concatenate(lost)
 
 
 def decode(words: Array, values: Values, coding: Coding) -> tuple[Array, Array]:
-    """Returns the indices that `encode` was given, but for those no step leads to, and their values.
+    """Returns the indices that were encoded, except those that no step reaches, and their values.
 
     They are uint8 and float32, of shape `(n,)`.
 
     Raises:
-        ValueError: If the words are not of this kernel.
+        ValueError: If the words do not belong to this kernel.
     """
     decoder = Decoder(coding.lanes, words)
     model = ProbabilityModel(coding.rows, coding.width, coding.offsets)
@@ -480,14 +480,14 @@ def decode(words: Array, values: Values, coding: Coding) -> tuple[Array, Array]:
 
 
 def missed(index: Array, values: Values, coding: Coding, rows: int) -> int:
-    """How many choices of the first rows no step leads to."""
+    """The number of choices in the first rows that no step reaches."""
     last = rows * coding.width
     stairs = STAIRS[coding.stairs](values, coding.start, 0, last)
-    return len(moves_of(stairs, index[:last])[1])
+    return len(moves_to_choices(stairs, index[:last])[1])
 
 
-def moves_of(stairs: Stairs, index: Array) -> tuple[Array, Array]:
-    """The moves that lead to the values of these choices, and where there are none."""
+def moves_to_choices(stairs: ConnectionSteps, index: Array) -> tuple[Array, Array]:
+    """The moves that reach these choices, and the connections whose choice no step reaches."""
     selected = _take(stairs.rows, index)
     moves, known = np.zeros(len(index), "int64"), _take(stairs.rows, stairs.start) == selected
     for side, sign in enumerate((1, -1)):
@@ -499,7 +499,7 @@ def moves_of(stairs: Stairs, index: Array) -> tuple[Array, Array]:
     return moves, np.flatnonzero(~known)
 
 
-def _index(stairs: Stairs, moves: Array) -> Array:
+def _index(stairs: ConnectionSteps, moves: Array) -> Array:
     index = stairs.start.copy()
     for side, sign in enumerate((1, -1)):
         for m, step in enumerate(stairs.steps[side]):
@@ -513,7 +513,7 @@ def _take(rows: Array, index: Array) -> Array:
 
 
 def pack(index: Array, num_values: int) -> bytes:
-    """`ceil(log2 K)` bits for each index, the lowest bit first."""
+    """Packs each index into `ceil(log2 K)` bits, the lowest bit first."""
     bits = (num_values - 1).bit_length()
     parts = []
     for low in range(0, len(index), _PACKED):
@@ -529,10 +529,10 @@ def packed_size(count: int, num_values: int) -> int:
 
 
 def unpack(packed: Any, count: int, num_values: int) -> Array:
-    """The indices that `pack` was given, uint16.
+    """The inverse of `pack`: the indices, uint16.
 
     Raises:
-        ValueError: If an index is not below K, or a bit behind the last one is set.
+        ValueError: If an index is not below K, or a bit after the last index is set.
     """
     bits = (num_values - 1).bit_length()
     data, index = np.frombuffer(packed, "uint8"), np.empty(count, "uint16")
@@ -542,5 +542,5 @@ def unpack(packed: Any, count: int, num_values: int) -> Array:
         table = flat[: len(here) * bits].reshape(-1, bits)
         here[:] = table @ (1 << np.arange(bits, dtype="uint16"))
         if flat[len(here) * bits :].any() or here.max() >= num_values:
-            raise ValueError("packed choices of values that do not exist")
+            raise ValueError("a packed choice that is not below K")
     return index

@@ -21,9 +21,9 @@ Array = np.ndarray[Any, Any]
 MAGIC = b"\x89SLOTS\r\n"
 VERSION = 1  # that is written
 HEADER = struct.Struct("<8sIIQII")
-#: How a weight is held: as it is, or as choices that are packed or coded.
+#: How a weight is stored: as an array, or as choices that are packed or coded.
 FORMS = ("stored", "packed", "hull", "nearest")
-#: Dtypes by their number in the file.
+#: Dtypes, in the order of their numbers in the file.
 DTYPES = (
     *("float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64"),
     *("uint8", "uint16", "uint32", "uint64", "bool"),
@@ -40,11 +40,11 @@ class Record:
     """One weight of the model.
 
     Attributes:
-        name: What it is called, for people.
-        shape: Its shape.
+        name: Name of the weight, only for people to read.
+        shape: Shape of the weight.
         dtype: One of `DTYPES`.
         form: One of `FORMS`.
-        payload: What it is made of.
+        payload: The bytes of the array, or of the choices.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Record:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the weight once it is in memory."""
+        """Size of the weight in memory, in bytes."""
         return self.size * itemsize(self.dtype)
 
 
@@ -103,11 +103,11 @@ def _joined(record: Record) -> bytes:
 
 
 class ByteReader:
-    """Reads numbers one after the other, and never beyond the end.
+    """Reads consecutive numbers, never beyond the end of the data.
 
     Args:
         data: Bytes-like object.
-        what: What it is, for the error.
+        what: Name of the data for errors.
     """
 
     def __init__(self, data: Any, what: str):
@@ -115,7 +115,7 @@ class ByteReader:
 
     @property
     def left(self) -> int:
-        """Bytes that are left."""
+        """Number of bytes left."""
         return len(self._data) - self._at
 
     def take(self, count: int) -> memoryview:
@@ -126,7 +126,7 @@ class ByteReader:
         return self._data[self._at - count : self._at]
 
     def unpack(self, form: str) -> tuple[Any, ...]:
-        """The next numbers, by a format of `struct`, without the byte order."""
+        """The next numbers, by a `struct` format without the byte order."""
         return struct.unpack(f"<{form}", self.take(struct.calcsize(f"<{form}")))
 
 
@@ -143,7 +143,7 @@ def split(content: bytes) -> Contents:
         )
     if len(content) < HEADER.size + 4:
         raise ValueError(
-            f"The .slots file is truncated: it has {len(content)} bytes, and not even its header is whole. "
+            f"The .slots file is truncated: it has {len(content)} bytes, fewer than its header. "
             "Copy or write the file again."
         )
     (version,) = struct.unpack_from("<I", content, len(MAGIC))
@@ -160,7 +160,7 @@ def _read_version_1(content: bytes) -> Contents:
     _, version, count, size, compressed, uncompressed = HEADER.unpack_from(content)
     if size != len(content):
         raise ValueError(
-            f"The .slots file is {'truncated' if size > len(content) else 'damaged'}: its header says {size} "
+            f"The .slots file is {'truncated' if size > len(content) else 'damaged'}: it should have {size} "
             f"bytes. Received: {len(content)} bytes. Copy or write the file again."
         )
     if zlib.crc32(memoryview(content)[:-4]) != struct.unpack("<I", content[-4:])[0]:
@@ -190,10 +190,10 @@ READERS: dict[int, Callable[[bytes], Contents]] = {1: _read_version_1}
 def _architecture(packed: memoryview, size: int) -> dict[str, Any]:
     unpacker = zlib.decompressobj()
     try:
-        # One byte more than is said, to see whether there is more; never all that a bomb would give.
+        # Decompress at most one byte more than stated, which detects excess data without the risk of a zip bomb.
         text = unpacker.decompress(packed, size + 1)
         if len(text) != size or not unpacker.eof or unpacker.unused_data:
-            raise ValueError("another size than its header says")
+            raise ValueError("its size differs from that in the header")
         architecture = json.loads(text)
     except (zlib.error, ValueError, RecursionError) as error:
         raise damaged(f"its architecture cannot be read ({error})") from None
@@ -223,7 +223,7 @@ def _record(body: ByteReader) -> Record:
 
 
 def stored(name: str, array: Array) -> Record:
-    """The record of a weight that is held as it is."""
+    """The record of a weight that is stored as an array."""
     shape, dtype = array.shape, str(array.dtype)
     if dtype not in DTYPES:
         raise ValueError(
@@ -234,7 +234,7 @@ def stored(name: str, array: Array) -> Record:
 
 
 def array_of(record: Record) -> Array:
-    """The weight of a stored record."""
+    """The array of a stored record."""
     array = np.frombuffer(record.payload, np.dtype(record.dtype)).reshape(record.shape)
     return _little_endian(array)
 

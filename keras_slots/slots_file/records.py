@@ -1,7 +1,7 @@
-"""One kernel as a record of a `.slots` file: where its values come from, its choices, and how these are coded.
+"""One kernel as a record of a `.slots` file: how its values are drawn, its choices, and how these are coded.
 
-`reader/slots.c` reads the same in C. So values are computed in integer arithmetic and single correctly rounded
-operations on floats: the file must mean the same numbers for ever.
+`reader/slots.c` reads the same records in C. Values are computed with integer arithmetic and single correctly
+rounded float operations, so that a file always means the same numbers.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from keras_slots.values.source import Description
 
 Array = np.ndarray[Any, Any]
 
-#: Dtypes of a kernel that its float32 values become without another rounding.
+#: Dtypes to which the float32 values of a kernel convert exactly.
 KERNEL_DTYPES = ("float32", "float64", "bfloat16")
-#: A coded connection takes 1 / 22,700 of a byte at least; one that has a step to decide about.
+#: Maximum number of coded connections per byte: a connection with a decision takes at least 1 / 22,700 of a byte.
 _MOST_PER_BYTE = 2**15
 _MOST_ROW_VALUES = 2**24
 _MOST_LANES = 9  # base-2 logarithm
@@ -50,7 +50,7 @@ _FLAG_SHARED, _FLAG_ROUNDED = 1, 2
 
 
 def write_kernel(name: str, selected: Array, index: Array, values: Values, coding: Coding | None) -> Record:
-    """The record of a kernel: coded, or packed where that is shorter or where the coded one does not come back.
+    """The record of a kernel: coded, or packed if that is shorter or the coded one does not decode correctly.
 
     Args:
         name: Name of the kernel.
@@ -67,24 +67,24 @@ def write_kernel(name: str, selected: Array, index: Array, values: Values, codin
         record = Record(name, shape, dtype, coding.stairs, head + tail)
         if len(tail) < packed_size(len(index), values.num_values):
             with contextlib.suppress(ValueError):
-                if _comes_back(record, selected):
+                if _decodes_to(record, selected):
                     return record
     record = Record(name, shape, dtype, "packed", head + pack(index, values.num_values))
-    if not _comes_back(record, selected):
+    if not _decodes_to(record, selected):
         raise RuntimeError(
-            f"The kernel '{name}' does not come back from its record, so nothing was written. Please report this, "
+            f"The record of kernel '{name}' does not decode to it, so nothing was written. Please report this, "
             "and save `materialize(model)` as a .keras file."
         )
     return record
 
 
-def _comes_back(record: Record, selected: Array) -> bool:
+def _decodes_to(record: Record, selected: Array) -> bool:
     back = read_kernel(record).astype(record.dtype)
     return back.tobytes() == np.ascontiguousarray(selected).tobytes()
 
 
 def read_kernel(record: Record) -> Array:
-    """The chosen values of a record, float32, of its shape.
+    """The selected values of a record, float32, in its shape.
 
     Raises:
         ValueError: If the record is damaged.
@@ -98,7 +98,7 @@ def read_kernel(record: Record) -> Array:
 
 
 def read_choices(record: Record) -> tuple[Array, Array, int]:
-    """The chosen indices of a record, of shape `(n,)`, their values, float32, and their right checksum."""
+    """The choices of a record: their indices, `(n,)`, their values, float32, and the expected checksum."""
     body = ByteReader(record.payload, f"'{record.name}'")
     values = _values_from_bytes(body)
     (checksum,) = body.unpack("I")
@@ -106,7 +106,7 @@ def read_choices(record: Record) -> tuple[Array, Array, int]:
         raise _damaged(body, f"choices cannot have dtype {record.dtype} and shape {record.shape}")
     if record.form == "packed":
         if values.num_values == 1 or body.left != packed_size(record.size, values.num_values):
-            raise _damaged(body, "its packed choices have another size than its shape")
+            raise _damaged(body, "packed choices whose size does not fit the shape")
         index = _decoded(body, unpack, body.take(body.left), record.size, values.num_values)
         return index, _values_at(index, values), checksum
     coding, lost, lost_index, words = _coding_from_bytes(body, record, values)
@@ -118,7 +118,7 @@ def read_choices(record: Record) -> tuple[Array, Array, int]:
 
 
 def _decoded(body: ByteReader, decoder: Callable[..., Any], *arguments: Any) -> Any:
-    """What a decoder returns; its complaints with the name of the weight."""
+    """Calls a decoder, and adds the name of the weight to its errors."""
     try:
         return decoder(*arguments)
     except ValueError as error:
@@ -180,19 +180,21 @@ def _coding_from_bytes(body: ByteReader, record: Record, values: Values) -> tupl
     width, group, lanes, number = body.unpack("IHBB")
     k, n = values.num_values, record.size
     if number > 2 or lanes > _MOST_LANES or not 0 < width <= n or n % width or not group:
-        raise _damaged(body, f"rows of {width}, {group} at once, {2**lanes} lanes, {number} rows looked back at")
+        raise _damaged(
+            body, f"rows of {width} connections, groups of {group} rows, {2**lanes} lanes, {number} offsets"
+        )
     offsets = body.unpack(f"{number}I")
     rows = n // width
     if not 2 <= k <= MOST_CODED or width * k > _MOST_ROW_VALUES or n > 2**32 - 1:
-        raise _damaged(body, f"{k} values of each of {width} connections at once")
+        raise _damaged(body, f"{k} values for each of {width} connections per row")
     if (group > 1 and group * width * k > BLOCK_VALUES) or 2**lanes > max(group * width, 1):
-        raise _damaged(body, f"{group} rows of {width} at once, {2**lanes} lanes")
+        raise _damaged(body, f"groups of {group} rows of {width} connections, {2**lanes} lanes")
     if any(not group <= offset < max(rows, 1) for offset in offsets):
-        raise _damaged(body, f"rows {offsets} back")
+        raise _damaged(body, f"row offsets {offsets}")
     kind, stream, exponent, factor, gain, seed = body.unpack("BBhffQ")
     fine = kind < STRATA and 0 < factor < np.inf and 0 <= gain < np.inf
     if not fine or abs(exponent) > _EXPONENTS or (record.form == "hull" and (factor, gain) != (1, 0)):
-        raise _damaged(body, f"a start of kind {kind}, exponent {exponent}, {factor}, {gain}")
+        raise _damaged(body, f"start kind {kind}, exponent {exponent}, factor {factor}, gain {gain}")
     lost_count, word_count = body.unpack("II")
     if body.left != 6 * lost_count + 2 * word_count or n > _MOST_PER_BYTE * 2 * word_count:
         raise _damaged(body, f"{word_count} words and {lost_count} single choices in {body.left} bytes")
@@ -211,7 +213,7 @@ def _damaged(body: ByteReader, received: str) -> ValueError:
 
 
 def summary(record: Record) -> tuple[str, str]:
-    """What a record says of its values and of its choices, in words; nothing is decoded."""
+    """Describes the values and the choices of a record in words, without decoding it."""
     if record.form == "stored":
         return record.dtype, "stored"
     body = ByteReader(record.payload, f"'{record.name}'")
@@ -222,22 +224,22 @@ def summary(record: Record) -> tuple[str, str]:
 
 
 _DRAWN = KINDS[:4]
-_MOST_OFFSETS = 64  # rows back that are tried
-_ALIKE = 0.05  # correlation from which rows count as alike
-_MOST_TRIED = 2**19  # connections up to which several ways are tried
-_PREDICTABLE = 64  # one choice in that many may be out of reach of the envelope
-_LARGEST_SHARE, _SHARES = 4, 256  # of w0 that are tried: up to the first, that many to 1
+_MOST_OFFSETS = 64  # maximum number of offsets to try
+_ALIKE = 0.05  # minimum correlation of similar rows
+_MOST_TRIED = 2**19  # maximum number of connections for which several codings are tried
+_PREDICTABLE = 64  # at most one choice in that many may be off the envelope
+_LARGEST_SHARE, _SHARES = 4, 256  # of w0 to try: up to the first number, in steps of 1 / the second
 
 
 def values_of(kernel: SlotKernel) -> Values:
-    """The values of a kernel as few numbers.
+    """The values of a kernel, described by a few numbers.
 
     Raises:
-        ValueError: If no few numbers bring them back; it says why.
+        ValueError: If that is not possible; says why.
     """
     k = kernel.num_values
     if kernel.variable_dtype == "float16":
-        raise ValueError("a .slots file knows no values in float16")
+        raise ValueError("a .slots file cannot describe values in float16")
     initial, source = kernel.initial, kernel.initial.bank_source
     rounded, shared = kernel.variable_dtype == "bfloat16", initial.shared
     seed = kernel.current_seed()
@@ -249,38 +251,38 @@ def values_of(kernel: SlotKernel) -> Values:
     if described is None and shared:
         described = Description("given", given=np.asarray(kernel.bank))
     if described is None:
-        raise ValueError(f"no seed brings back what {kernel.bank_initializer!r} drew")
+        raise ValueError(f"the values of {kernel.bank_initializer!r} cannot be drawn from a seed")
     kind, seed, factor, given = described
     given = None if given is None else given.astype("float32")
     return Values(k, kind, seed, factor, shared, rounded, given)
 
 
 @dataclass(frozen=True)
-class Found:
-    """The choices of a kernel, and what is known of them.
+class KernelChoices:
+    """The choices of a kernel, and how to predict them.
 
     Attributes:
         index: int64 of shape `(n,)`.
-        shift: How far each value is from that of the start, float32.
-        start: Where connections start, of the envelope if `hull`.
+        shift: Difference of each selected value from that at the start, float32.
+        start: Where connections start.
         hull: Whether the envelope of the scores predicts the choices.
-        other: The choices as seen from another start, which may cost less.
+        other: The same choices from another start, which may take fewer bits.
     """
 
     index: Array
     shift: Array
     start: Start
     hull: bool
-    other: Found | None = None
+    other: KernelChoices | None = None
 
 
-def find(kernel: SlotKernel, values: Values, selected: Array) -> Found | None:
-    """The choices that give the selected values, bit for bit; None where a value is not among those described.
+def find(kernel: SlotKernel, values: Values, selected: Array) -> KernelChoices | None:
+    """The choices of the selected values; None if a selected value is not bitwise one of `values`.
 
     Args:
         kernel: The kernel.
         values: `values_of(kernel)`.
-        selected: Its selected values, float32 of shape `(n,)`.
+        selected: The selected values, float32 of shape `(n,)`.
     """
     stream, hull = _start_stream(kernel)
     n, k = len(selected), values.num_values
@@ -304,21 +306,21 @@ def find(kernel: SlotKernel, values: Values, selected: Array) -> Found | None:
     exponent = 24 - math.frexp(largest)[1] if largest else 0
     exponent = min(max(exponent, -200), 200)
     if stream is None:
-        return Found(index, selected, Start(exponent, Stream("uniform", 0, 0, 1.0)), False)
+        return KernelChoices(index, selected, Start(exponent, Stream("uniform", 0, 0, 1.0)), False)
     if hull:
-        return Found(index, selected - begin, Start(exponent, stream), True)
+        return KernelChoices(index, selected - begin, Start(exponent, stream), True)
     found = None
-    shares = _shares_of_start(begin.astype("float64"), selected, np.cumsum(staying))
+    shares = _fractions_of_start(begin.astype("float64"), selected, np.cumsum(staying))
     for share in shares if n <= _MOST_TRIED else shares[-1:]:
         start = Start(exponent, stream, float(np.float32(share * 2.0**exponent)))
-        found = Found(index, selected - np.float32(share) * begin, start, False, found)
+        found = KernelChoices(index, selected - np.float32(share) * begin, start, False, found)
     return found
 
 
-def _shares_of_start(w0: Array, selected: Array, stay: Array) -> list[float]:
-    """Shares of w0 near which weights ended: decay, or rounding to few values, makes it another one than 1.
+def _fractions_of_start(w0: Array, selected: Array, stay: Array) -> list[float]:
+    """Candidates for the fraction of w0 near which weights ended, if decay or rounding has changed it from 1.
 
-    That of the least squares, and that for which the most connections stay; the better guess is the last.
+    Returns the least-squares fraction and the one at which most connections stay; the last is the better guess.
     """
     most = int(stay.argmax())
     shares = [float(w0 @ selected) / max(float(w0 @ w0), 1e-300), most / _SHARES]
@@ -328,10 +330,10 @@ def _shares_of_start(w0: Array, selected: Array, stay: Array) -> list[float]:
 
 
 def _staying(rows: Array, selected: Array, w0: Array) -> Array:
-    """How many connections more than with the share before select the value nearest to a share of w0.
+    """For each fraction i / 256 of w0 (i from 0 to 1024): the change in the number of connections that stay.
 
-    The shares are i / 256, for i from 0 to 1024. A connection selects its value from one share to another: where
-    `share * w0` lies between the midpoints to the neighbouring values.
+    A connection stays at a fraction if its selected value is the one nearest to `fraction * w0`. That holds in an
+    interval of fractions, in which `fraction * w0` is between the midpoints to the neighbouring values.
     """
     value = selected.astype("float64")
     above = np.where(rows > selected[:, None], rows, np.inf).min(axis=1)
@@ -346,7 +348,7 @@ def _staying(rows: Array, selected: Array, w0: Array) -> Array:
 
 
 def _start_stream(kernel: SlotKernel) -> tuple[Stream | None, bool]:
-    """The stream of the initial scores and True, of w0 and False, or None and False."""
+    """The stream of the initial scores and True; the stream of w0 and False; or None and False."""
     initial, seed = kernel.initial, kernel.current_seed()
     nearest = initial.score_source.from_start
     drawn = initial.start_source if nearest else initial.score_source
@@ -358,8 +360,8 @@ def _start_stream(kernel: SlotKernel) -> tuple[Stream | None, bool]:
     return Stream(described.kind, described.seed, SCORE_STREAM, 1.0), True
 
 
-def coding_of(found: Found, values: Values, shape: tuple[int, ...]) -> Coding | None:
-    """How to code the choices of a kernel; None where that never pays."""
+def coding_of(found: KernelChoices, values: Values, shape: tuple[int, ...]) -> Coding | None:
+    """How to code the choices of a kernel; None if coding cannot save anything."""
     n, k = len(found.index), values.num_values
     width = 1
     for axis, size in enumerate(reversed(shape)):
@@ -371,9 +373,9 @@ def coding_of(found: Found, values: Values, shape: tuple[int, ...]) -> Coding | 
     rows = n // width
     stairs = "hull" if found.hull else "nearest"
     coding = Coding(stairs, found.start, rows, width, 1, 1, ())
-    if found.hull and not _within_reach(found, values, coding):
+    if found.hull and not _is_mostly_on_envelope(found, values, coding):
         coding = replace(coding, stairs="nearest")  # from zero: the start has a gain of 0
-    choices = _alike(found.shift.reshape(rows, width), _distances(shape, rows, width))
+    choices = _most_similar_distances(found.shift.reshape(rows, width), _distances(shape, rows, width))
     ways = [_grouped(coding, offsets, k) for offsets in choices]
     if found.other and (way := coding_of(found.other, values, shape)):
         ways.append(way)
@@ -383,7 +385,7 @@ def coding_of(found: Found, values: Values, shape: tuple[int, ...]) -> Coding | 
 
 
 def _grouped(coding: Coding, offsets: tuple[int, ...], num_values: int) -> Coding:
-    """The coding with those offsets, about 128 groups of rows, and few lanes: each costs four bytes."""
+    """The coding with these offsets, about 128 groups of rows, and few lanes, because each takes four bytes."""
     n, width = coding.rows * coding.width, coding.width
     most = max(1, BLOCK_VALUES // (width * num_values))
     group = min(max(1, n // (128 * width)), most, *offsets, 2**16 - 1)
@@ -393,28 +395,28 @@ def _grouped(coding: Coding, offsets: tuple[int, ...], num_values: int) -> Codin
     return replace(coding, offsets=offsets, group=group, lanes=lanes)
 
 
-def _within_reach(found: Found, values: Values, coding: Coding) -> bool:
-    """Whether the envelope leads to nearly all choices, judged by the first connections."""
+def _is_mostly_on_envelope(found: KernelChoices, values: Values, coding: Coding) -> bool:
+    """Whether nearly all choices of the first connections are on the envelope."""
     rows = min(coding.rows, max(1, 2**15 // coding.width))
     count = missed(found.index, values, coding, rows)
     return count * _PREDICTABLE <= rows * coding.width
 
 
 def _distances(shape: tuple[int, ...], rows: int, width: int) -> list[int]:
-    """How far apart rows may lie that are alike."""
+    """Candidate distances between similar rows."""
     if len(shape) > 2 and width == shape[-1]:
-        # The same input channel at the neighbouring place of a convolution, in each direction.
+        # The same input channel at the neighbouring position of a convolution, in each direction.
         steps = [math.prod(shape[axis:-1]) for axis in range(1, len(shape) - 1)]
         return [step for step in steps if step < rows]
     return list(range(1, min(_MOST_OFFSETS, rows - 1) + 1))
 
 
-def _alike(shift: Array, distances: list[int]) -> list[tuple[int, ...]]:
-    """The one or two distances whose rows, averaged, are most like a row, and the next best ones.
+def _most_similar_distances(shift: Array, distances: list[int]) -> list[tuple[int, ...]]:
+    """The best one or two distances, whose rows, averaged, correlate most with a row; and the next best ones.
 
-    Of two, the correlation of a row with their sum is `(c_a + c_b) / sqrt(2 + 2 c_(a - b))`, with c the
-    correlations of rows at a distance: of the pixel to the left and that to the upper right each tells more beside
-    the other than that above would.
+    The correlation of a row with the sum of two earlier rows is `(c_a + c_b) / sqrt(2 + 2 c_(a - b))`, where c_a
+    is the correlation of rows at distance a. So two rows that are less similar to each other can predict better
+    together: the pixel to the left with the one to the upper right, instead of the one above.
     """
     energy = float(np.vdot(shift, shift))
     if not energy:

@@ -1,7 +1,7 @@
-"""The values of a kernel as a `.slots` file describes them: a few numbers from which all K of them follow.
+"""The values of a kernel as a `.slots` file describes them, by a few numbers.
 
-`reader/slots.c` computes the same in C. So everything here is integer arithmetic and single correctly rounded
-operations on floats: the file must mean the same numbers for ever.
+`reader/slots.c` computes the same values in C. Everything here is integer arithmetic and single correctly rounded
+float operations, so that a file always means the same numbers.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from keras_slots.values.stratified import positions
 
 Array = np.ndarray[Any, Any]
 
-#: Kinds of values by their number in the file. The first four are those of `philox.draw`.
+#: Kinds of values, in the order of their numbers in the file. The first four are those of `philox.draw`.
 KINDS = ("uniform", "positive_uniform", "truncated_normal", "signed_constant", "strata", "given")
 STRATA, GIVEN = KINDS.index("strata"), KINDS.index("given")
-#: Values are compared as integers, whose magnitudes stay below it.
+#: Maximum magnitude of the integers as which values are compared.
 LARGEST = 2**24
 
 
@@ -51,11 +51,11 @@ class Values:
     Attributes:
         num_values: K.
         kind: One of `KINDS`.
-        seed: Seed of the bank's stream; of strata the two keys of the hash, `key0 + 2**32 * key1`.
-        factor: float32: what multiplies the drawn numbers, or the distance of two positions of strata.
-        shared: Whether all connections have the values of the first.
+        seed: Seed of the stream; for stratified values the two keys of the hash, `key0 + 2**32 * key1`.
+        factor: float32: the factor of the drawn numbers, or the distance of two positions of stratified values.
+        shared: Whether all connections have the values of connection 0.
         rounded: Whether values are rounded to bfloat16.
-        given: float32 array of K values, of the kind `"given"` alone.
+        given: float32 array of the K values, only for the kind `"given"`.
     """
 
     num_values: int
@@ -84,12 +84,12 @@ class Values:
         return np.broadcast_to(values, (stop - start, k)) if self.shared else values
 
     def take(self, index: Array, start: int) -> Array:
-        """The values that `index` chooses at the connections from `start` on."""
+        """The values at `index` of the connections from `start` on."""
         rows = self.rows(start, start + len(index))
         return np.take_along_axis(rows, index[:, None].astype("int64"), axis=1)[:, 0]
 
 
 def to_integers(values: Array, exponent: int) -> Array:
-    """`trunc(values * 2**exponent)`, cut at `LARGEST`: exact in float64, int64."""
+    """`trunc(values * 2**exponent)`, clamped to `LARGEST`, as int64; exact, because it is computed in float64."""
     wide = np.multiply(values, 2.0**exponent, dtype="float64")
     return np.clip(np.trunc(wide, out=wide), -LARGEST, LARGEST, out=wide).astype("int64")

@@ -1,6 +1,6 @@
-"""Where the numbers of a kernel come from: random streams, distributions, banks. No Keras layer in sight."""
+"""The numbers that a kernel starts from: random streams, distributions and banks, without Keras layers."""
 
-# They name themselves where arguments look them up.
+# Importing them registers their names.
 from keras_slots.values import distributions, nearest_scores, stratified
 
 __all__ = ["distributions", "nearest_scores", "stratified"]

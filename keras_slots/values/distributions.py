@@ -1,4 +1,4 @@
-"""The distributions of values and scores: small serializable objects that hold no state."""
+"""Distributions of values and scores: small, serializable, stateless objects."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from keras_slots._registry import register
 from keras_slots.values.philox import BANK_STREAM, SCORE_STREAM, START_STREAM, Float32Array, draw
 from keras_slots.values.source import Description, ValueSource
 
-# Standard deviation of the standard normal cut to [-2, 2]; Keras divides by the same number.
+# Standard deviation of the standard normal truncated to [-2, 2]; Keras divides by the same number.
 _TRUNCATED_STDDEV = 0.87962566103423978
-# Below it, the smallest values would be denormal numbers, which some devices take for zero.
+# With a smaller factor, the smallest values would be denormal, and some devices flush those to zero.
 _SMALLEST = 2.0**-102
 _MODES = ("fan_in", "fan_out", "fan_avg")
-# Kind of `philox.draw` -> its factor for values of root mean square 1.
+# Kind of `philox.draw` -> factor that makes its root mean square 1.
 _RMS_FACTORS = {
     **dict.fromkeys(("uniform", "positive_uniform", "stratified_uniform"), math.sqrt(3.0)),
     "truncated_normal": 1.0 / _TRUNCATED_STDDEV,
@@ -46,7 +46,7 @@ class Distribution(EqualByConfig, ValueSource):
     """
 
     roles = frozenset({"bank", "scores", "start"})
-    #: How the values are distributed, up to a factor: a key of `philox.KINDS`.
+    #: The distribution up to a factor: a key of `philox.KINDS`.
     kind = "uniform"
     _variance = 1.0
     _mode = "fan_in"
@@ -65,7 +65,7 @@ class Distribution(EqualByConfig, ValueSource):
         square 1.
 
         Args:
-            seed: Seed of the layer, `0 <= seed < 2**64`; `self.seed` replaces it when it is set.
+            seed: Seed of the layer, `0 <= seed < 2**64`; `self.seed` replaces it if it is set.
             count: Number of values.
             fans: `(fan_in, fan_out)` of the kernel, see `initializers.compute_fans`.
             start: Index of the first value.
@@ -125,12 +125,12 @@ class Distribution(EqualByConfig, ValueSource):
         return factor
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make an equal distribution."""
+        """Returns the constructor arguments of an equal distribution."""
         return {"scale": self.scale, "seed": self.seed}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Distribution:
-        """Returns the distribution that `get_config` described."""
+        """Makes a distribution from the result of `get_config`."""
         return cls(**config)
 
     def __repr__(self) -> str:
@@ -142,8 +142,8 @@ class Distribution(EqualByConfig, ValueSource):
 class GlorotUniform(Distribution):
     """Uniform on `[-b, b)`, `b = scale * sqrt(6 / (fan_in + fan_out))`: the default bank.
 
-    The paper's text has the bound `scale * sqrt(2 / (fan_in + fan_out))`; the author's code, and the published
-    accuracies, have this one.
+    The text of the paper has the bound `scale * sqrt(2 / (fan_in + fan_out))`; the author's code, and so
+    the published accuracies, use the bound given here.
 
     Args:
         scale: Positive finite number that multiplies every value.
@@ -160,9 +160,10 @@ class GlorotUniform(Distribution):
 
 @register("glorot_normal")
 class GlorotNormal(Distribution):
-    """Normal of standard deviation `scale * sqrt(2 / (fan_in + fan_out))`, cut as Keras does it.
+    """Normal with standard deviation `scale * sqrt(2 / (fan_in + fan_out))`, truncated as in Keras.
 
-    Values beyond two standard deviations of the uncut normal do not occur; this one is after the cut.
+    It is truncated at two standard deviations of the original normal distribution; the standard deviation
+    given is that after truncation.
 
     Args:
         scale: Positive finite number that multiplies every value.
@@ -196,7 +197,7 @@ class HeUniform(Distribution):
 
 @register("he_normal")
 class HeNormal(Distribution):
-    """Normal of standard deviation `scale * sqrt(2 / fan_in)`, cut as Keras does it.
+    """Normal with standard deviation `scale * sqrt(2 / fan_in)`, truncated as in Keras.
 
     Args:
         scale: Positive finite number that multiplies every value.
@@ -233,10 +234,10 @@ class SignedConstant(Distribution):
 
 @keras.saving.register_keras_serializable(package="keras_slots")
 class VarianceScaling(Distribution):
-    """Values of variance `scale**2 * variance / n`, `n` a fan of the kernel.
+    """Values with variance `scale**2 * variance / n`, where `n` is a fan of the kernel.
 
-    What the other distributions are special cases of, and what Keras' own `LecunNormal`,
-    `LecunUniform` and `VarianceScaling` become.
+    The other distributions are special cases of it. Keras' `LecunNormal`, `LecunUniform` and
+    `VarianceScaling` are converted to it.
 
     Args:
         variance: Positive finite number; Keras' `VarianceScaling` calls it `scale`.
@@ -276,7 +277,7 @@ class VarianceScaling(Distribution):
         self.kind = check_choice(distribution, "distribution", kinds)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make an equal distribution."""
+        """Returns the constructor arguments of an equal distribution."""
         own = {"variance": self._variance, "mode": self._mode, "distribution": self.kind}
         return {**own, **super().get_config()}
 
@@ -285,8 +286,8 @@ class VarianceScaling(Distribution):
 class UniformScores(Distribution):
     """Initial scores: uniform on `[0, scale * b)`, `b = sqrt(6 / (fan_in + fan_out))`.
 
-    Only the ratio of the learning rate to `scale` matters when scores are trained by SGD without
-    weight decay: multiplying both by one number changes no selection.
+    If scores are trained by SGD without weight decay, only the ratio of the learning rate to `scale`
+    matters: multiplying both by the same number changes no selection.
 
     Args:
         scale: Positive finite number that multiplies every score; the paper's lambda, up to the

@@ -1,4 +1,4 @@
-"""What a kernel starts from: its bank and its initial scores, whole or some connections at a time."""
+"""The bank and the initial scores of a kernel, whole or in blocks of connections."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class InitialValues:
         kernel_shape: Shape of the kernel.
         num_values: K.
         fans: `(fan_in, fan_out)` of the kernel, without K.
-        seed: Integer; bank and scores take different streams of it.
+        seed: Integer; bank and scores use different streams of it.
         bank_initializer: `ValueSource` or Keras initializer.
         score_initializer: `ValueSource` or Keras initializer.
         sharing: `"connection"`, `"layer"` or a `keras_slots.ValueBank`.
@@ -62,7 +62,7 @@ class InitialValues:
 
     @property
     def bank_shape(self) -> tuple[int, ...]:
-        """`(K,)` when the values are shared, else `kernel_shape + (K,)`."""
+        """`(K,)` if the values are shared, else `kernel_shape + (K,)`."""
         return (self.num_values,) if self.shared else self.score_shape
 
     @property
@@ -72,14 +72,14 @@ class InitialValues:
 
     @cached_property
     def bank_source(self) -> ValueSource:
-        """What the bank comes from."""
+        """The source of the bank."""
         if isinstance(self.sharing, ValueSource):
             return self.sharing
         return self._source(self.bank_initializer, "bank_initializer", self.bank_shape, "bank")
 
     @cached_property
     def score_source(self) -> ValueSource:
-        """What the initial scores come from."""
+        """The source of the initial scores."""
         scores = self.score_initializer
         return self._source(scores, "score_initializer", self.score_shape, "scores")
 
@@ -88,23 +88,23 @@ class InitialValues:
         """What the start of each connection comes from; for nearest scores alone."""
         if not self.score_source.from_start:
             raise ValueError(
-                "`score_initializer` must be `NearestScores` for a start. Received: "
+                "`score_initializer` must be `NearestScores` for connections to have a start. Received: "
                 f'score_initializer={self.score_initializer!r}. Pass score_initializer="nearest".'
             )
         return self._source(self.score_initializer.start, "start", self.kernel_shape, "start")
 
     @property
     def rebuildable(self) -> bool:
-        """Whether the seed brings bank and scores back, so that nobody has to keep them."""
+        """Whether bank and scores can be drawn from the seed, so that they need not be stored."""
         return self.bank_source.rebuildable and self.score_source.rebuildable
 
     def bank(self) -> Array:
-        """The whole bank, of shape `bank_shape`, float32 or what a Keras initializer returns."""
+        """The whole bank, of shape `bank_shape`, in float32 or the dtype of a Keras initializer."""
         stop = 1 if self.shared else self.num_connections
         return self._bank_rows(0, stop).reshape(self.bank_shape)
 
     def scores(self) -> Array:
-        """The initial scores, of shape `score_shape`; float64 when they are nearest ones."""
+        """The initial scores, of shape `score_shape`; nearest scores are float64."""
         if not self.score_source.from_start:
             return self.score_rows(0, self.num_connections).reshape(self.score_shape)
         scores = np.empty((self.num_connections, self.num_values))
@@ -117,7 +117,7 @@ class InitialValues:
     def rows(self, start: int, stop: int) -> tuple[Array, Array]:
         """Bank and scores of the connections `start` to `stop - 1`, each of shape `(stop - start, K)`.
 
-        A shared bank comes as `(K,)`.
+        A shared bank has the shape `(K,)`.
         """
         bank = self.bank_rows(start, stop)
         if self.score_source.from_start:
@@ -143,20 +143,20 @@ class InitialValues:
         return self.start_source.start_rows(self.seed, self.fans, start, stop)
 
     def with_arrays(self, bank: Any, scores: Any = None) -> InitialValues:
-        """The same kernel with these values, for example those of a file, in place of drawn ones.
+        """The same kernel with given values, for example those of a file, instead of drawn ones.
 
         Args:
             bank: Array of shape `bank_shape`.
-            scores: Array of shape `score_shape`; None leaves `score_initializer` in its place.
+            scores: Array of shape `score_shape`; None keeps `score_initializer`.
         """
         given = replace(
             self,
-            bank_initializer=_Numbers("bank_initializer", self.bank_shape, lambda: np.asarray(bank)),
+            bank_initializer=_WholeArray("bank_initializer", self.bank_shape, lambda: np.asarray(bank)),
             sharing="layer" if self.shared else "connection",
         )
         if scores is None:
             return given
-        numbers = _Numbers("score_initializer", self.score_shape, lambda: np.asarray(scores))
+        numbers = _WholeArray("score_initializer", self.score_shape, lambda: np.asarray(scores))
         return replace(given, score_initializer=numbers)
 
     def _bank_rows(self, start: int, stop: int) -> Array:
@@ -165,11 +165,11 @@ class InitialValues:
     def _source(self, initializer: Any, argument: str, shape: tuple[int, ...], part: str) -> ValueSource:
         if isinstance(initializer, ValueSource):
             return initializer
-        make = partial(_called, initializer, argument, shape, derive_seed(self.seed, part))
-        return _Numbers(argument, shape, make)
+        make = partial(_call_initializer, initializer, argument, shape, derive_seed(self.seed, part))
+        return _WholeArray(argument, shape, make)
 
 
-class _Numbers(ValueSource):
+class _WholeArray(ValueSource):
     """All numbers at once: those of a Keras initializer, or an array in its place."""
 
     rebuildable = False
@@ -200,17 +200,17 @@ def _is_constant(bank: Array) -> bool:
     return bool((bank == bank[..., :1]).all())
 
 
-def _called(initializer: Any, name: str, shape: tuple[int, ...], seed: int) -> Array:
-    """The numbers of a Keras initializer; one without a seed of its own gets ours."""
+def _call_initializer(initializer: Any, name: str, shape: tuple[int, ...], seed: int) -> Array:
+    """Calls a Keras initializer; if it has no seed, it gets the seed of the layer."""
     config = initializer.get_config() if hasattr(initializer, "get_config") else {}
     if "seed" in config and config["seed"] is None:
-        # An unseeded Keras initializer would give two layers that share the object the same numbers.
+        # Without a seed, two layers that share a Keras initializer would get the same numbers.
         initializer = initializer.__class__.from_config({**config, "seed": seed % 2**31})
-    with eager_scope():  # `fit` may build a layer while it traces its program
+    with eager_scope():  # `fit` may build a layer while tracing
         array = np.array(initializer(shape, dtype="float32"))
     if name == "bank_initializer" and array.shape == shape and 1 < shape[-1] <= array.size and _is_constant(array):
         raise ValueError(
-            "`bank_initializer` must give connections different values, or there is nothing to select "
+            "`bank_initializer` must give each connection different values, or there is nothing to select "
             f"and nothing to train. Received: {initializer!r}, whose {shape[-1]} values are equal "
             "at every connection. Pass a random one, for example `bank_initializer='glorot_uniform'`."
         )

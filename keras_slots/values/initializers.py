@@ -1,4 +1,4 @@
-"""Which distribution an initializer argument means: by name, object or configuration."""
+"""Resolves initializer arguments, given by name, object or configuration."""
 
 from __future__ import annotations
 
@@ -18,21 +18,18 @@ from keras_slots.values.distributions import (
     UniformScores,
     VarianceScaling,
 )
-from keras_slots.values.source import ValueSource, names_of
+from keras_slots.values.source import ValueSource, sources_with_role
 from keras_slots.values.value_bank import ValueBank
 
-#: The argument -> the role of a source that can be given for it.
+#: Argument -> the role that a source must have for it.
 _ROLES = {"score_initializer": "scores", "start": "start"}
-#: What to say of a source that cannot be given for an argument of that role.
+#: Error text and advice for a source without that role.
 _OTHER_ROLE = {
     "bank": ("a distribution of values, not of scores", "Pass it as `score_initializer`."),
     "scores": ("a distribution of scores", "Pass it as `bank_initializer`."),
-    "start": (
-        "a distribution of single values, one for each connection",
-        "Pass for example start='glorot_uniform'.",
-    ),
+    "start": ("a distribution of single values, one per connection", "Pass for example start='glorot_uniform'."),
 }
-#: Names by which Keras means a size that has nothing to do with the kernel, and ours: argument -> name.
+#: Names that mean a fixed size in Keras; and by argument, the name to use here instead.
 _AMBIGUOUS = {
     "uniform": ("RandomUniform", {"score_initializer": "uniform_scores"}, "glorot_uniform"),
     "normal": ("RandomNormal", {"score_initializer": "uniform_scores"}, "glorot_normal"),
@@ -117,13 +114,13 @@ def serialize(initializer: Any) -> Any:
 
 def _resolve(identifier: Any, argument: str) -> Any:
     role = _ROLES.get(argument, "bank")
-    names = names_of(role)
+    names = sources_with_role(role)
     if isinstance(identifier, str) and identifier in _AMBIGUOUS:
         theirs, by_argument, ours = _AMBIGUOUS[identifier]
         raise ValueError(
-            f"`{argument}` must name a distribution of keras_slots: by {identifier!r} Keras means `{theirs}`, "
+            f"`{argument}` must name a distribution of keras_slots: in Keras {identifier!r} means `{theirs}`, "
             f"whose size does not depend on the kernel. Received: {argument}={identifier!r}. "
-            f"Pass {by_argument.get(argument, ours)!r}, or `keras.initializers.{theirs}()` if you mean that."
+            f"Pass {by_argument.get(argument, ours)!r}, or `keras.initializers.{theirs}()` for Keras' meaning."
         )
     initializer = identifier
     if isinstance(identifier, str) and identifier in ValueSource.registry:
@@ -160,13 +157,13 @@ def _unknown(
         f"a Keras initializer or its name. Received: {argument}={identifier!r}. "
         f"Pass for example `{argument}={next(iter(names))!r}`."
     )
-    # The cause says which field of a serialized object is wrong; for a name it repeats the name.
+    # The cause names the wrong field of a serialized object; for a name it would only repeat the name.
     return ValueError(f"{text} Cause: {cause}" if isinstance(identifier, dict) and cause else text)
 
 
 def _from_keras(initializer: Any, argument: str) -> Distribution:
-    # Keras would read the shape of a bank, (in, out, K), as that of a convolution kernel with K
-    # output channels and get the fans wrong; ours are given the fans of the kernel.
+    # Keras would take the shape of a bank, (in, out, K), for that of a convolution kernel with K
+    # output channels and compute wrong fans; ours get the fans of the kernel.
     if getattr(initializer, "input_axes", None) or getattr(initializer, "output_axes", None):
         raise ValueError(
             f"`{argument}` cannot have `input_axes` or `output_axes`: the fans are those of the "

@@ -1,4 +1,4 @@
-"""Initial scores that make greedy selection take the nearest one."""
+"""Initial scores with which greedy selection takes the nearest value."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ Array = np.ndarray[Any, Any]
 class NearestScores(EqualByConfig, ValueSource):
     """Initial scores `s_k = w_k w0 - w_k^2 / 2`: greedy selection takes the value nearest to w0 plus the lever.
 
-    They are `-(w_k - w0)^2 / 2` plus a constant, so the highest belongs to the bank value nearest to the start w0.
-    Training adds `w_k u` to score k, u being the sum of the steps of the optimizer on the plain gradient: the
-    highest then belongs to the value nearest to w0 + u. So the kernel follows, in steps, an ordinary weight that
-    starts at w0, all K values can be selected, and the learning rate is that of an ordinary layer.
+    They are `-(w_k - w0)^2 / 2` plus a constant, so the highest score belongs to the bank value nearest to the
+    start w0. Training adds `w_k u` to score k, where u is the sum of the steps of the optimizer on the plain
+    gradient; then the highest score belongs to the value nearest to w0 + u. So the kernel follows, in steps, an
+    ordinary weight that starts at w0. All K values can be selected, and the learning rate is that of an ordinary
+    layer.
 
-    In float32 the scores of `score_mode="per_value"` tell neighbouring values apart up to a K of about a thousand.
+    With `score_mode="per_value"`, float32 scores can separate neighbouring values up to a K of about a thousand.
 
     Args:
-        start: distribution of w0, one number a connection, as of `kernel_initializer`: a name, a keras_slots
-            distribution or a Keras initializer. None: `"glorot_uniform"`.
+        start: distribution of w0, one number per connection: a name, a keras_slots distribution or a Keras
+            initializer. None: `"glorot_uniform"`.
 
     Raises:
         ValueError: if `start` is unknown, or not a distribution of single values.
@@ -41,7 +42,7 @@ class NearestScores(EqualByConfig, ValueSource):
     >>> nearest.scores(bank=np.array([[-1.0, 0.0, 2.0]]), start=np.array([0.5]))
     array([[-1.,  0., -1.]])
 
-    Not in the paper, whose initial scores are uniform; all else is its algorithm (section 3).
+    Not in the paper, whose initial scores are uniform; otherwise it is the paper's algorithm (section 3).
     """
 
     roles = frozenset({"scores"})
@@ -57,7 +58,7 @@ class NearestScores(EqualByConfig, ValueSource):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> NearestScores:
-        """Returns the object that `get_config` described."""
+        """Makes an object from the result of `get_config`."""
         return cls(**config)
 
     def scores(self, bank: Array, start: Array) -> Array:
@@ -71,7 +72,7 @@ class NearestScores(EqualByConfig, ValueSource):
         return bank * start[..., None] - bank * bank / 2.0
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make an equal object."""
+        """Returns the constructor arguments of an equal object."""
         return {"start": keras.saving.serialize_keras_object(self.start)}
 
     def __repr__(self) -> str:

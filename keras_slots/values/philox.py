@@ -2,10 +2,10 @@
 
 Element `i` of stream `(seed, stream)` is the 32-bit word `i % 8` (little-endian order) of the block
 `philox4x64-10(counter=i // 8, key=(seed, stream))` of Salmon et al. 2011, "Parallel Random Numbers:
-As Easy as 1, 2, 3". Everything else is exact or correctly rounded IEEE arithmetic on that word:
-no library distribution (NumPy may change those) and no `exp`, `log` or `sqrt` of the C library
-(those differ between processors). So every function here is a pure function of its arguments, and
-any window `[start, start + count)` can be drawn without what lies before it.
+As Easy as 1, 2, 3". Everything else is exact or correctly rounded IEEE arithmetic on that word.
+It uses no library distributions, which NumPy may change, and no `exp`, `log` or `sqrt` of the C
+library, which differ between processors. So every function here is a pure function of its arguments,
+and any window `[start, start + count)` can be drawn without the elements before it.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ Float32Array = npt.NDArray[np.float32]
 Words = npt.NDArray[np.uint32]
 
 _WORDS_PER_BLOCK = 8
-_CHUNK = 2**15  # elements at a time: the temporaries of one chunk stay in the processor's cache
-_THREADED_FROM = 2**19  # elements below which starting threads costs more than it gains
+_CHUNK = 2**15  # elements per chunk: its temporary arrays fit into the cache
+_THREADED_FROM = 2**19  # with fewer elements, starting threads costs more than it gains
 _MAX_THREADS = 8
 
 # The quantile of the standard normal truncated to [-2, 2] is the odd function
@@ -89,7 +89,7 @@ def draw(kind: str, seed: int, stream: int, count: int, start: int = 0, scale: f
 
     - `"uniform"` on `[-1, 1)`: `x = 2 u - 1`, exact.
     - `"positive_uniform"` on `[0, 1)`: `x = u`.
-    - `"truncated_normal"`, the standard normal cut to `[-2, 2]`, of standard deviation 0.8796:
+    - `"truncated_normal"`, the standard normal truncated to `[-2, 2]`, with standard deviation 0.8796:
       `x = Phi^-1(1/2 + t (Phi(2) - 1/2))` with `t = 2 u - 1 + 2**-24`, by a rational function in float64 (absolute
       error below 2e-9) that is rounded once to float32.
     - `"signed_constant"`: `x = +1` where the highest bit of `w` is set, else `-1`.
@@ -133,7 +133,7 @@ def _check_window(seed: Any, stream: Any, count: Any, start: Any) -> tuple[int, 
 def _words(seed: int, stream: int, count: int, start: int) -> Words:
     block, skip = divmod(start, _WORDS_PER_BLOCK)
     num_blocks = -(-(skip + count) // _WORDS_PER_BLOCK)
-    # NumPy adds one to the counter before it makes the first block.
+    # NumPy increments the counter before it generates the first block.
     counter = [block - 1, 0, 0, 0] if block else [2**64 - 1] * 4
     generator = np.random.Philox(
         key=np.array([seed, stream], dtype=np.uint64), counter=np.array(counter, dtype=np.uint64)
@@ -145,7 +145,7 @@ def _words(seed: int, stream: int, count: int, start: int) -> Words:
 
 def _fill_positive(words: Words, out: Float32Array) -> None:
     words >>= np.uint32(8)
-    out[...] = words.view(np.int32)  # below 2**24, so exact; signed converts faster
+    out[...] = words.view(np.int32)  # below 2**24, so exact; signed integers convert faster
     np.multiply(out, np.float32(2**-24), out=out)
 
 
@@ -159,7 +159,7 @@ def _fill_truncated_normal(words: Words, out: Float32Array) -> None:
     words >>= np.uint32(8)
     t = words.view(np.int32).astype(np.float64)
     t *= 2.0**-23
-    t -= 1.0 - 2.0**-24  # the middle of each of the 2^24 cells: symmetric, never 0
+    t -= 1.0 - 2.0**-24  # the midpoint of each of the 2^24 cells: symmetric, never 0
     square = t * t
     numerator = _polynomial(square, _QUANTILE_P)
     denominator = _polynomial(square, _QUANTILE_Q)
@@ -176,7 +176,7 @@ def _fill_signed_constant(words: Words, out: Float32Array) -> None:
 
 
 def _polynomial(x: npt.NDArray[np.float64], coefficients: tuple[float, ...]) -> npt.NDArray[np.float64]:
-    # One NumPy call per operation: each is rounded on its own, none can be fused with the next.
+    # One NumPy call per operation, so that each is rounded separately and none are fused.
     result = np.multiply(x, coefficients[-1])
     for coefficient in coefficients[-2:0:-1]:
         np.add(result, coefficient, out=result)
@@ -185,7 +185,7 @@ def _polynomial(x: npt.NDArray[np.float64], coefficients: tuple[float, ...]) -> 
     return result
 
 
-#: What `draw` can draw: fills an array of float32 from the words of the stream, which it may overwrite.
+#: Kind -> function that fills a float32 array from the words of the stream, which it may overwrite.
 KINDS: dict[str, Callable[[Words, Float32Array], None]] = {
     "uniform": _fill_uniform,
     "positive_uniform": _fill_positive,

@@ -1,22 +1,22 @@
-"""Values that nobody stores: a hash of (seed, connection, k), the same bits on the host and inside any program.
+"""Values hashed from (seed, connection, k) instead of stored, with the same bits on every device.
 
-The K values of a connection lie in K equal parts of [-b, b), its strata, one in each. The stratum of value k has
-`2**bits` positions, P = K * 2**bits in all and at most 2**23, of which a hash picks one:
+[-b, b) is divided into K equal parts, the strata, and value k of a connection lies in stratum k. A stratum has
+`2**bits` positions, of which a hash picks one; P = K * 2**bits, the number of all positions, is at most 2**23:
 
     position(i, k) = k * 2**bits + half(i, k) >> (16 - bits)
     value(i, k) = (position - P / 2) * float32(2 b / P)
 
-Positions are integers and exact in float32, and the value is one rounded multiplication, with no addition that a
-compiler might fuse with it: NumPy, eager and compiled code agree in every bit.
+Positions are integers, exact in float32, and the value is one rounded multiplication, without an addition that a
+compiler might fuse with it. So NumPy, eager and compiled code agree in every bit.
 
 `half(i, k)` is 16 bits, the low ones of h(i, j) for k = 2 j and the high ones for k = 2 j + 1, with
 
     h(i, j) = mix(mix(i + key0) ^ key1 ^ (j * 0x9E3779B9))
 
-in unsigned 32-bit arithmetic. `mix` is the two-round xorshift-multiply permutation of the lowest known bias
+in unsigned 32-bit arithmetic. `mix` is the two-round xorshift-multiply permutation with the lowest known bias
 (github skeeto/hash-prospector, exact bias 0.1076, below that of Murmur's finalizer), nested as in Jarzynski and
-Olano 2020, "Hash Functions for GPU Rendering". The multiplier that spreads j is that of SplitMix (Steele, Lea and
-Flood 2014). The two keys are words of the Philox stream of the seed.
+Olano 2020, "Hash Functions for GPU Rendering". The multiplier of j is that of SplitMix (Steele, Lea and Flood
+2014). The two keys are words of the Philox stream of the seed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from keras_slots.values.source import Description
 
 Tensor = Any
 
-#: Multiplier of the number of a pair of values.
+#: Multiplier of the index j of a pair of values.
 SPREAD = np.uint32(0x9E3779B9)
 _HALF = np.uint32(0xFFFF)
 _BLOCK_VALUES = 2**20  # drawn at once on the host, with temporaries of a few times their size
@@ -57,7 +57,7 @@ def strata_unit(num_values: int, bound: float) -> np.float32:
 
 
 def mix(x: Any, xp: Any = ops) -> Any:
-    """Permutes the unsigned 32-bit integers such that each bit depends on all bits.
+    """Permutes the unsigned 32-bit integers so that each output bit depends on all input bits.
 
     Args:
         x: uint32 array or tensor.
@@ -73,20 +73,20 @@ def mix(x: Any, xp: Any = ops) -> Any:
 def connection_state(words: Any, rows: Any, columns: Any, xp: Any = ops) -> Any:
     """The part of the hash that the values of a connection share: `mix(i + key0) ^ key1`, uint32.
 
-    `i = rows + columns`, which are broadcast: compiled, that is faster than one counter of all connections.
+    `i = rows + columns` is broadcast, which compiles to faster code than one counter of all connections.
     """
-    # Not `ops.add`: on TensorFlow it takes columns for a channels-first bias where the sizes happen to fit.
+    # Not `ops.add`, which on TensorFlow mistakes `columns` for a channels-first bias if the sizes happen to fit.
     counter = (rows + words[0]) + columns
     return xp.bitwise_xor(mix(counter, xp), words[1])
 
 
 def pair_hash(state: Any, spread: Any, xp: Any = ops) -> Any:
-    """The hash that makes the values 2 j and 2 j + 1, uint32; `spread` is `j * SPREAD`, uint32."""
+    """The hash of the values 2 j and 2 j + 1, uint32; `spread` is `j * SPREAD`, uint32."""
     return mix(xp.bitwise_xor(state, spread), xp)
 
 
 def offsets(word: Any, bits: int, xp: Any = ops) -> tuple[Any, Any]:
-    """Where the two values of a pair lie in their strata: two integers in [0, 2**bits), uint32."""
+    """The positions of the two values of a pair within their strata, in [0, 2**bits), uint32."""
     low, high = xp.bitwise_and(word, _HALF), xp.right_shift(word, np.uint32(32 - bits))
     return (low if bits == 16 else xp.right_shift(low, np.uint32(16 - bits))), high
 
@@ -95,12 +95,12 @@ def offsets(word: Any, bits: int, xp: Any = ops) -> tuple[Any, Any]:
 class StratifiedUniform(Distribution):
     """Value k uniform in the k-th of K equal parts of `[-b, b)`, `b = scale * sqrt(6 / (fan_in + fan_out))`.
 
-    The values of a connection are sorted, and taken together they are as uniform as those of `GlorotUniform`. They
-    are a hash of (seed, connection, k), so any one can be computed by itself, anywhere, in a few operations.
+    The values of a connection are sorted, and together they are as uniform as those of `GlorotUniform`. Each is a
+    hash of (seed, connection, k), so it can be computed separately, on any device, in a few operations.
 
     Args:
         scale: positive finite number that multiplies every value.
-        seed: see `Distribution`.
+        seed: integer, `0 <= seed < 2**64`, used instead of the seed of the layer; None: the seed of the layer.
 
     Example:
 
@@ -114,7 +114,7 @@ class StratifiedUniform(Distribution):
     kind, _variance, _mode = "stratified_uniform", 1.0, "fan_avg"
 
     def bound(self, fans: tuple[int, int]) -> float:
-        """Returns b, a number that float32 holds.
+        """Returns b, which float32 can hold.
 
         Raises:
             ValueError: if it is too large or too small for float32.
@@ -122,7 +122,7 @@ class StratifiedUniform(Distribution):
         return self.factor(fans)
 
     def words(self, seed: int) -> Words:
-        """Returns the two keys of the hash, uint32; `self.seed` replaces `seed` when it is set."""
+        """Returns the two keys of the hash, uint32; `self.seed` replaces `seed` if it is set."""
         return raw_words(seed if self.seed is None else self.seed, STRATA_STREAM, 2)
 
     def rows(self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int) -> Float32Array:
@@ -133,15 +133,15 @@ class StratifiedUniform(Distribution):
         """
         if not 0 <= start <= stop <= 2**32:
             raise ValueError(
-                "`start` and `stop` must count connections, at most 2**32. "
+                "`start` and `stop` must be numbers of connections, at most 2**32. "
                 f"Received: start={start}, stop={stop}. Use another `bank_initializer` for larger kernels."
             )
-        return self.rows_of_words(self.words(seed), num_values, fans, start, stop)
+        return self.rows_from_keys(self.words(seed), num_values, fans, start, stop)
 
-    def rows_of_words(
+    def rows_from_keys(
         self, words: Words, num_values: int, fans: tuple[int, int], start: int, stop: int
     ) -> Float32Array:
-        """Returns the values of `rows` from the two keys of the hash, see `words`."""
+        """Returns the values of the connections `start` to `stop - 1`, given the two keys of the hash."""
         unit = strata_unit(num_values, self.bound(fans))
         values = np.empty((stop - start, num_values), "float32")
         block = max(1, _BLOCK_VALUES // num_values)
@@ -156,10 +156,10 @@ class StratifiedUniform(Distribution):
         return Description("strata", high << 32 | low, float(strata_unit(num_values, self.bound(fans))))
 
     def sample(self, *args: Any, **kwargs: Any) -> Float32Array:
-        """Refused: the values depend on K, see `rows`."""
+        """Raises an error: the values depend on K, so only `rows` can draw them."""
         raise ValueError(
-            "`StratifiedUniform` is a distribution of the K values of a connection and can be nothing else than a "
-            "`bank_initializer`. Pass for example 'glorot_uniform'."
+            "`StratifiedUniform` is a distribution of the K values of a connection, and can only be used as "
+            "`bank_initializer`. Pass for example 'glorot_uniform' here."
         )
 
 

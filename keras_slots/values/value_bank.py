@@ -1,4 +1,4 @@
-"""Values that are not each connection's own: the argument `sharing`, and the set that layers share."""
+"""Shared values: the argument `sharing`, and `ValueBank`, a set of values for several layers."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class ValueBank(ValueSource):
         else:
             if bound is not None or seed is not None:
                 raise ValueError(
-                    "`values` cannot be combined with `bound` or `seed`. Received: "
-                    f"bound={bound!r}, seed={seed!r}. Give either the values or how to draw them."
+                    "`values` cannot be combined with `bound` or `seed`, which draw values. Received: "
+                    f"bound={bound!r}, seed={seed!r}. Pass one or the other."
                 )
             self.values = _given_values(values, num_values)
             self._config = {"values": self.values.tolist()}
@@ -76,7 +76,7 @@ class ValueBank(ValueSource):
 
     @property
     def spread(self) -> str | None:  # type: ignore[override]
-        """`"independent"` where the values were drawn; nothing is known of given ones."""
+        """`"independent"` if the values were drawn; None for given values."""
         return "independent" if "seed" in self._config else None
 
     def rows(self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int) -> Float32Array:
@@ -88,12 +88,12 @@ class ValueBank(ValueSource):
         return Description("given", given=self.values)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make an equal bank."""
+        """Returns the constructor arguments of an equal bank."""
         return dict(self._config)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ValueBank:
-        """Returns the bank that `get_config` described."""
+        """Makes a bank from the result of `get_config`."""
         return cls(**config)
 
     def __eq__(self, other: object) -> bool:
@@ -109,7 +109,7 @@ class ValueBank(ValueSource):
 
 
 def check_sharing(sharing: Any, num_values: int, bank_initializer: Any) -> str | ValueBank:
-    """Returns a valid `sharing`, or says how it clashes with the other arguments."""
+    """Returns a valid `sharing`, or raises an error if it contradicts the other arguments."""
     if isinstance(sharing, dict):
         sharing = keras.saving.deserialize_keras_object(sharing)
     if not isinstance(sharing, ValueBank):
@@ -120,12 +120,12 @@ def check_sharing(sharing: Any, num_values: int, bank_initializer: Any) -> str |
         )
     if sharing.num_values != num_values:
         raise ValueError(
-            f"`sharing` holds {sharing.num_values} values, but the layer expects `num_values`={num_values}. "
+            f"`sharing` has {sharing.num_values} values, but the layer has `num_values`={num_values}. "
             f"Received: sharing={sharing!r}. Pass num_values={sharing.num_values}."
         )
     if bank_initializer is not None:
         raise ValueError(
-            "`bank_initializer` must be None when `sharing` is a `ValueBank`, which already holds the values. "
+            "`bank_initializer` must be None if `sharing` is a `ValueBank`, which already has the values. "
             f"Received: bank_initializer={bank_initializer!r}. Leave it out."
         )
     return sharing
@@ -135,7 +135,7 @@ def _drawn_config(num_values: Any, bound: Any, seed: Any) -> dict[str, Any]:
     num_values = check_num_values(num_values)
     if bound is None:
         raise ValueError(
-            "`bound` must be given when the values are drawn. Received: bound=None. Pass for "
+            "`bound` is required to draw values. Received: bound=None. Pass for "
             "example `bound=0.1`, or `sqrt(6 / (fan_in + fan_out))` of the largest layer."
         )
     bound = check_positive(bound, "bound")
@@ -151,7 +151,7 @@ def _drawn_config(num_values: Any, bound: Any, seed: Any) -> dict[str, Any]:
 def _given_values(values: Any, num_values: Any) -> Float32Array:
     try:
         given = np.array(values)
-        with np.errstate(over="ignore"):  # infinite then, and refused below
+        with np.errstate(over="ignore"):  # becomes infinite and is refused below
             array = given.astype(np.float32) if given.dtype.kind in "iuf" else None
     except (TypeError, ValueError):
         array = None

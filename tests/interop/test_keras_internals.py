@@ -54,7 +54,7 @@ class Asking(keras.layers.Layer):
 
     def __init__(self, seen, asked):
         super().__init__()
-        self.note = lambda: seen.append(keras_internals.current_pass(asked))
+        self.note = lambda: seen.append(keras_internals.current_call(asked))
 
     def call(self, inputs):
         self.note()
@@ -72,7 +72,7 @@ def test_keras_internals_current_pass_is_one_for_all_calls_within_the_outermost(
     assert len(seen) == 6 and None not in seen
     assert len({id(x) for x in seen[:3]}) == len({id(x) for x in seen[3:]}) == 1
     assert seen[0] is not seen[3]
-    assert keras_internals.current_pass(stranger) is None
+    assert keras_internals.current_call(stranger) is None
 
 
 def test_dir_names_what_keras_passes_over_when_it_saves(tmp_path):
@@ -84,7 +84,7 @@ def test_dir_names_what_keras_passes_over_when_it_saves(tmp_path):
             reads.append("bank")
 
         def __dir__(self):
-            return keras_internals.passed_over_when_saving(Costly, super().__dir__())
+            return keras_internals.names_hidden_from_saving(Costly, super().__dir__())
 
     layer = Costly(2)
     model = keras.Sequential([keras.Input((3,)), layer])
@@ -142,7 +142,7 @@ def test_a_model_with_slot_layers_is_not_quantized_before_anything_changes(filte
 
 
 def test_shapes_alone_builds_models_whose_weights_take_no_memory():
-    with keras_internals.shapes_alone():
+    with keras_internals.without_values():
         layer = keras.layers.Dense(2**30, use_bias=False)
         layer.build((None, 2**20))  # 4 PiB
     assert tuple(layer.variables[0].shape) == (2**20, 2**30)
@@ -160,7 +160,7 @@ def test_shapes_alone_takes_values_for_variables_in_its_own_thread_alone():
         with keras.StatelessScope(), pytest.raises(ValueError, match="in a stateless scope"):
             keras.Variable(np.ones(2, "float32"))
 
-    with keras_internals.shapes_alone() as created:
+    with keras_internals.without_values() as created:
         made["array"] = keras.Variable(np.arange(3))
         made["number"] = keras.Variable(4, dtype="float32", trainable=False, name="number")
         made["assigned"] = keras.Variable(initializer=keras.ops.zeros(2))
@@ -172,7 +172,7 @@ def test_shapes_alone_takes_values_for_variables_in_its_own_thread_alone():
     np.testing.assert_array_equal(numpy_of(made.pop("plain")), [5, 5])
     assert [id(v) for v in created] == [id(v) for v in made.values()]
     for variable in created:
-        keras_internals.give_value(variable)
+        keras_internals.set_first_value(variable)
     given = {name: numpy_of(variable) for name, variable in made.items()}
     assert given["array"].tolist() == [0, 1, 2] and given["array"].dtype.kind == "i"
     assert given["number"] == 4 and given["number"].dtype == "float32"
@@ -184,11 +184,11 @@ def test_shapes_alone_takes_values_for_variables_in_its_own_thread_alone():
 
 def test_shapes_alone_of_many_threads_is_that_of_each():
     def build(number):
-        with keras_internals.shapes_alone() as created:
+        with keras_internals.without_values() as created:
             keras.layers.Dense(number).build((None, 2))
             keras.Variable(np.full(number, number))
         for variable in created:
-            keras_internals.give_value(variable)
+            keras_internals.set_first_value(variable)
         return [tuple(v.shape) for v in created], numpy_of(created[-1]).tolist()
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -198,14 +198,14 @@ def test_shapes_alone_of_many_threads_is_that_of_each():
 
 def test_give_value_gives_variables_of_shapes_alone_an_array_or_what_their_initializer_says():
     before = keras.layers.Dense(2)
-    with keras_internals.shapes_alone() as created:
+    with keras_internals.without_values() as created:
         layer = keras.layers.Dense(3, bias_initializer="ones")
         layer.build((None, 2))
     before.build((None, 2))  # of another layer, with values of its own
     assert [id(v) for v in created] == [id(v) for v in layer.variables]
     kernel = np.arange(6, dtype="float32").reshape(2, 3)
-    keras_internals.give_value(layer.kernel, kernel)
-    keras_internals.give_value(layer.bias)
+    keras_internals.set_first_value(layer.kernel, kernel)
+    keras_internals.set_first_value(layer.bias)
     np.testing.assert_array_equal(layer.get_weights()[0], kernel)
     np.testing.assert_array_equal(layer.get_weights()[1], [1, 1, 1])
     np.testing.assert_array_equal(layer(np.ones((1, 2), "float32")), [[4, 6, 8]])
