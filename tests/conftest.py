@@ -41,11 +41,38 @@ def pytest_report_header():
     return f"backend: {NAME}, {NUM_DEVICES} CPU devices{left_out}"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow
 def pytest_collection_modifyitems(config, items):
+    mark_slow(items)
     left_out = [x for x in items if any(x.get_closest_marker(n) for n in OTHERS)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [x for x in items if x not in set(left_out)]
+
+
+def mark_slow(items):
+    """Of a test that is marked `quick`, all cases but a few."""
+    cases = {}
+    for item in items:
+        if item.get_closest_marker("quick"):
+            cases.setdefault((item.path, item.originalname), []).append(item)
+    for group in cases.values():
+        names = group[0].get_closest_marker("quick").args
+        ids = [item.callspec.id for item in group]
+        assert set(names) <= set(ids) or len(ids) == 1, f"no case of {ids} is one of {names}"
+        few = [x for x in group if x.callspec.id in names] if names else every_value_once(group)
+        for item in set(group) - set(few):
+            item.add_marker(pytest.mark.slow)
+
+
+def every_value_once(group):
+    """Few cases in which every value of every parameter of the test occurs."""
+    values = {item: {(k, repr(v)) for k, v in item.callspec.params.items()} for item in group}
+    few, missing = [], set().union(*values.values())
+    while missing:
+        few.append(max(group, key=lambda item: len(values[item] & missing)))
+        missing -= values[few[-1]]
+    return few
 
 
 @pytest.fixture(autouse=True)

@@ -44,6 +44,7 @@ def test_score_gradient_is_the_plain_kernel_gradient_times_the_bank(name):
         np.testing.assert_array_equal(ours["bias"], plain["bias"])
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 @pytest.mark.parametrize("sharing", ["connection", "layer"])

@@ -32,6 +32,7 @@ def test_slot_layers_are_all_in_the_table():
     assert all(getattr(keras_slots, cls.__name__) is cls for cls in SlotLayer.registry.values())
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 @pytest.mark.parametrize("name", ONE_INPUT)
 def test_call_computes_what_the_plain_layer_does_with_the_selected_kernel(name, selection):
@@ -41,6 +42,7 @@ def test_call_computes_what_the_plain_layer_does_with_the_selected_kernel(name, 
     np.testing.assert_allclose(y, numpy_of(plain_twin(layer, x)(x)), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("sharing", ["connection", "layer", ValueBank(8, bound=0.3, seed=1)])
 @pytest.mark.parametrize("name", ONE_INPUT)
 def test_kernel_is_bitwise_the_bank_at_numpys_argmax_of_the_scores(name, sharing):
@@ -240,6 +242,7 @@ def test_scores_stay_in_single_precision_under_half_precision_policies(policy, s
     )
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("name", ONE_INPUT)
 def test_call_under_a_mixed_policy_computes_what_the_plain_layer_does(name, policy):

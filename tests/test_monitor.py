@@ -212,6 +212,7 @@ class Unreached(keras.Model):
         return x
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("mode", ["per_value", "lever", "nearest"])
 @pytest.mark.parametrize("kind", ["sequential", "subclassed", "in_build"])
 def test_selection_monitor_counts_a_model_that_fit_builds_as_one_that_was_built(mode, kind):

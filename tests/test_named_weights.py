@@ -120,6 +120,7 @@ def model_of(layer, width=4):
     return model, np.random.default_rng(0).normal(size=(5, width)).astype("float32")
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("mode", ["per_value", "per_connection"])
 @pytest.mark.parametrize("holder", HOLDERS, ids=lambda cls: cls.__name__)
 def test_kernels_go_to_the_weights_of_their_names_however_they_are_held(holder, mode, tmp_path):

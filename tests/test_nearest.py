@@ -146,6 +146,7 @@ def test_nearest_in_strata_follows_sgd_with_momentum_on_all_scores(x64):
 # The same bits everywhere
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("num_values", [1, 2, 3, 4, 5, 7, 8, 13, 64, 100, 1000, 4096, 65536])
@@ -163,6 +164,7 @@ def test_nearest_in_strata_has_the_bits_of_numpy(num_values, dtype, compiled, x6
         np.testing.assert_array_equal(index, expected_index)
 
 
+@pytest.mark.quick("64")
 @pytest.mark.parametrize("num_values", [8, 64])
 def test_nearest_in_strata_has_the_bits_of_numpy_for_millions_of_levers(num_values):
     function = compile_function(searching(num_values))

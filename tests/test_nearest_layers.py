@@ -35,6 +35,7 @@ FORMS["value bank"] = tuple(
 )
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("form", "optimizer", "num_values"),
     [
@@ -78,6 +79,7 @@ def test_nearest_kernel_is_the_value_nearest_to_the_weight_of_the_plain_layer(op
     np.testing.assert_array_equal(numpy_of(layer.selected_indices), index)
 
 
+@pytest.mark.quick("dense", "conv2d_groups", "separable2d_tanh")
 @pytest.mark.parametrize("name", ONE_INPUT)
 def test_nearest_scores_serve_every_layer_in_both_score_modes_alike(name):
     layers = [built_layer(name, num_values=5, **form)[0] for form in (SCORES, NEAREST)]
@@ -195,6 +197,7 @@ def test_nearest_scores_under_half_precision_predict_as_the_materialized_network
     )
 
 
+@pytest.mark.slow
 def test_nearest_scores_train_to_the_accuracy_of_a_plain_network():
     x, y = data(count=256)
 

@@ -195,6 +195,7 @@ def test_get_move_regularizer_takes_what_keras_takes():
     assert get_move_regularizer(None, "per_value", False) is None
 
 
+@pytest.mark.quick("nearest")
 @pytest.mark.parametrize("arguments", [{}, STRATA], ids=["paper", "nearest"])
 def test_move_regularizer_is_saved_and_the_training_goes_on_as_before(arguments, tmp_path):
     slots = {"score_mode": "per_connection", "move_regularizer": L1(1e-3), **arguments}
@@ -274,6 +275,7 @@ def test_summary_names_the_move_regularizer():
     assert "greedy, per_connection, UniformScores, moves: L1(l1=1e-05)" in lines[0]
 
 
+@pytest.mark.quick("nearest")
 @pytest.mark.parametrize("arguments", [{}, STRATA], ids=["paper", "nearest"])
 def test_move_regularizer_makes_the_slots_file_smaller(arguments, tmp_path):
     rng = np.random.default_rng(0)

@@ -22,6 +22,7 @@ def trained_model(selection="greedy", **arguments):
     return model, x, y
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("selection", SELECTIONS)
 @pytest.mark.parametrize("sharing", ["connection", "layer", ValueBank(4, bound=0.3, seed=1)])
 def test_load_model_brings_back_every_bit(tmp_path, selection, sharing):
@@ -59,6 +60,7 @@ def test_load_weights_fills_a_model_of_another_seed(tmp_path, selection):
     np.testing.assert_array_equal(other.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("selection", SELECTIONS)
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
 def test_load_model_and_load_weights_resume_as_an_uninterrupted_run(tmp_path, selection, suffix):
@@ -166,6 +168,7 @@ def spare_of(name, mode):
     return slot_layer(name, {"name": "spare"}, **MODES[mode])
 
 
+@pytest.mark.quick
 @every_mode
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_that_is_not_built_is_copied_saved_and_loaded(tmp_path, name, mode):
@@ -187,6 +190,7 @@ def test_a_layer_that_is_not_built_is_copied_saved_and_loaded(tmp_path, name, mo
         assert not new.spare.built and new.spare.get_config() == layer.get_config()
 
 
+@pytest.mark.quick
 @every_mode
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("written", [True, False], ids=["written_built", "written_unbuilt"])

@@ -26,6 +26,7 @@ def numpy_of(function, *arguments):
     return ops.convert_to_numpy(function(*arguments))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("num_values", NUMBERS_OF_VALUES)
 def test_greedy_index_is_numpys_argmax(compiled, num_values):
     scores = np.random.default_rng(num_values).normal(size=(5, 7, num_values)).astype("float32")
@@ -34,6 +35,7 @@ def test_greedy_index_is_numpys_argmax(compiled, num_values):
     np.testing.assert_array_equal(index, scores.argmax(-1))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("num_values", NUMBERS_OF_VALUES)
 def test_greedy_index_gives_a_tie_to_the_lowest_index(compiled, num_values):
     # Few distinct numbers, so that nearly every maximum is taken several times.
@@ -54,6 +56,7 @@ def test_greedy_index_takes_minus_zero_and_plus_zero_for_a_tie(compiled, num_val
     np.testing.assert_array_equal(numpy_of(compiled(greedy_index), zeros), np.zeros(200, "int32"))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("num_values", [2, 8, 9, 300])
 def test_greedy_index_orders_infinite_scores_and_never_takes_padding(compiled, num_values):
     rng = np.random.default_rng(num_values)
@@ -83,6 +86,7 @@ def tournament(scores):
     return block * 8 + np.take_along_axis(within, block[..., None], -1)[..., 0]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("num_values", [*NUMBERS_OF_VALUES, 63, 100, 513, 520])
 def test_greedy_index_of_nan_and_infinity_is_that_of_the_tournament(compiled, num_values):
     rng = np.random.default_rng(num_values)

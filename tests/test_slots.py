@@ -54,6 +54,9 @@ def assert_same_weights(a, b):
         assert x.dtype == y.dtype and x.tobytes() == y.tobytes()
 
 
+@pytest.mark.quick(
+    "scores", "odd", "normal", "constant", "strata", "nearest_layer", "bank", "many", "keras", "one"
+)
 @pytest.mark.parametrize("name", KERNELS)
 def test_load_slots_is_bitwise_what_materialize_gives(tmp_path, name):
     content, weights, config = saved(name)
@@ -195,6 +198,7 @@ def test_save_slots_takes_less_than_the_entropy_of_the_moves(tmp_path):
     assert 8 * len(record.payload) / len(index) < 0.8 * entropy
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("share", [0.5, 1.0, 1.75])
 @pytest.mark.parametrize("num_values", [2, 3, 8])
 def test_save_slots_of_nearest_scores_that_select_by_a_share_of_their_start_costs_nothing(
@@ -301,6 +305,7 @@ def half_of_it(model, path):
     raise KeyboardInterrupt
 
 
+@pytest.mark.quick
 @every_writer
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("step", ["os.fsync", "os.replace"])

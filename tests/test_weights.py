@@ -73,6 +73,7 @@ def _unflattened(flat, like):
     return [part.reshape(v.shape) for part, v in zip(parts, like, strict=True)]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("how", SAME)
 @pytest.mark.parametrize("mode", MODES)
 def test_set_weights_of_means_of_equal_weights_is_the_same_network_live_and_saved(tmp_path, mode, how):
@@ -89,6 +90,7 @@ def test_set_weights_of_means_of_equal_weights_is_the_same_network_live_and_save
         np.testing.assert_allclose(one, two, rtol=1e-6)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("mode", MODES)
 def test_set_weights_of_a_half_precision_copy_moves_few_choices(tmp_path, mode, dtype):
@@ -216,6 +218,7 @@ def slotified(model, folder):
     return keras.Sequential([keras.Input((6, 6, 2)), *new.layers[:-1]])
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("way", [loaded_weights, set_weights, slotified])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_default_seed_travels_with_the_weights_so_that_slots_files_stay_small(tmp_path, mode, way):
@@ -269,6 +272,7 @@ def layer_of(num_values, mode, sharing, bank, score, seed):
     return layer
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("num_values", [1, 2, 3, 8])
 def test_what_a_kernel_saves_loads_for_every_bank_scores_and_sharing(num_values, mode):
@@ -322,6 +326,7 @@ def test_every_trained_variable_of_a_slot_layer_moves_the_loss(mode):
     assert names == {"bias", "scores" if mode == "per_value" else "lever"}
 
 
+@pytest.mark.quick("nearest")
 @pytest.mark.parametrize("mode", LEVERS)
 def test_a_penalty_on_all_trainable_variables_under_adam_does_not_stop_training(mode):
     rng = np.random.default_rng(0)

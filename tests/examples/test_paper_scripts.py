@@ -106,6 +106,7 @@ def sweep(tmp_path, *more):
     return ["sweep", *DIGITS, "--epochs", 1, *places, *more]
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_the_grid_once_and_goes_on_where_it_stopped(tmp_path, capsys):
     assert run(*sweep(tmp_path, "--num-values", "2", "--seeds", 2, "--learned")) == 0
     assert "4 runs, 0 done, 4 to train" in capsys.readouterr().out
@@ -149,6 +150,7 @@ def tune(tmp_path, *more):
     return ["tune", *DIGITS, *few, *places, *more]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # keras-tuner's own
 def test_a_search_tries_its_trials_and_goes_on_where_it_stopped(tmp_path, capsys):
     assert run(*tune(tmp_path, "--trials", 2)) == 0
@@ -325,6 +327,7 @@ def test_help_says_what_a_script_does(script, capsys):
     assert f"python examples/paper/{script}.py" in printed and "Exit status" in printed
 
 
+@pytest.mark.slow
 def test_learning_rates_trains_each_setting_once(tmp_path, monkeypatch, capsys):
     import learning_rates
 

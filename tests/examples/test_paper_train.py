@@ -82,6 +82,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.quick("probabilistic")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, variant):
     rows = []

@@ -38,6 +38,7 @@ class Reading(keras.Model):
         return ops.sum(readings(self.get_layer("layer"))) + 0 * ops.mean(y_pred)
 
 
+@pytest.mark.quick
 @modes
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 @pytest.mark.parametrize("jit_compile", [True, False])
@@ -162,6 +163,7 @@ REMAT = {
 }
 
 
+@pytest.mark.quick
 @modes
 @pytest.mark.parametrize("regularizer", [None, "l2"])
 @pytest.mark.parametrize("remat", BACKEND.remat_modes)
@@ -253,6 +255,14 @@ DRAWING = {
 }
 
 
+@pytest.mark.quick(
+    "dense-compiled",
+    "lever-eager",
+    "attention_own_rule-eager",
+    "activations-eager",
+    "twice-eager",
+    "own_rule-eager",
+)
 @pytest.mark.parametrize("run_eagerly", [False, True], ids=["compiled", "eager"])
 @pytest.mark.parametrize("case", DRAWING)
 def test_remat_scope_computes_the_gradient_of_the_draw_of_the_pass(case, run_eagerly):

@@ -27,6 +27,7 @@ def _x(*shape):
     return np.random.default_rng(0).normal(size=shape or (2, T, 8)).astype("float32")
 
 
+@pytest.mark.quick
 @every_kind
 @modes
 def test_attention_draws_other_values_for_each_projection(make, mode):

@@ -175,6 +175,7 @@ class _Runner(TestCase):
         """Only here to be made."""
 
 
+@pytest.mark.quick
 @every_case
 def test_slot_layer_passes_the_layer_test_of_keras(name, num_values, mode):
     plain_class, slot_class = _classes(name)
@@ -217,6 +218,7 @@ class Given:
         return [np.take_along_axis(b, s.argmax(-1)[..., None], -1)[..., 0] for b, s in pairs]
 
 
+@pytest.mark.quick
 @every_case
 def test_slot_layer_computes_what_the_keras_layer_does_with_the_same_kernel(name, num_values, mode):
     plain_class, slot_class = _classes(name)

@@ -112,6 +112,7 @@ def test_lora_is_refused(name):
         layer.enable_lora(2)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_quantization_is_refused_or_not_implemented_as_in_keras(name, mode):

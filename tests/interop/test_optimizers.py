@@ -79,6 +79,7 @@ def test_lever_keeps_its_initial_scores_without_weight_decay(name):
     assert_line(stepped(optimizer(name, 0.0)))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", ["SGD", "Adam", *sorted(OVERWRITE)])
 def test_lever_keeps_its_initial_scores_in_fit_without_weight_decay(name):
     assert_line(fitted(optimizer(name, 0.0)))

@@ -26,6 +26,9 @@ modes = pytest.mark.parametrize("mode", MODES)
 # Every layer that holds kernels.
 
 
+@pytest.mark.quick(
+    "conv1d-per_connection", "depthwise2d-per_value", "separable2d-per_value", "grouped_attention-per_connection"
+)
 @pytest.mark.parametrize(("name", "mode"), LAYER_AND_MODE)
 def test_slotify_replaces_every_layer_that_holds_kernels(name, mode):
     plain = model_of(plain_layer(name, name="layer"), LAYERS[name][1])
@@ -46,6 +49,7 @@ def _without_seeds(config):
     return [_without_seeds(x) for x in config] if isinstance(config, (list, tuple)) else config
 
 
+@pytest.mark.quick("conv2d-per_connection", "separable1d-per_value", "grouped_attention-per_value")
 @pytest.mark.parametrize(("name", "mode"), LAYER_AND_OTHER_MODE)
 def test_slot_layer_trains_in_every_kernel(name, mode):
     layer = slot_layer(name, seed=1, score_mode=mode, num_values=8)

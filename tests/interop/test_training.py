@@ -49,6 +49,7 @@ def evaluate(model, learning_rate=None):
     return model.fit(x, y, verbose=0).history["loss"][0]
 
 
+@pytest.mark.quick
 @modes
 @pytest.mark.parametrize("make", [_tower_twice, _layer_twice, _over_time])
 def test_regularizer_counts_once_however_often_a_layer_is_called(make, mode):
@@ -64,6 +65,7 @@ def test_materialize_keeps_the_loss_of_the_model(make, mode):
     np.testing.assert_allclose(evaluate(materialize(slot)), evaluate(slot), rtol=1e-5)
 
 
+@pytest.mark.quick
 @modes
 @every_layer
 def test_regularizer_losses_are_there_after_build(name, mode):

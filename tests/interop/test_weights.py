@@ -63,6 +63,7 @@ def assert_same_layer(one, other):
 # Shapes and values.
 
 
+@pytest.mark.quick
 @every_layer
 @modes
 @selections
@@ -78,6 +79,7 @@ def test_weights_have_shapes_that_follow_from_the_arguments(name, mode, selectio
     assert len(shapes) == 1
 
 
+@pytest.mark.quick
 @argument_sets
 @pytest.mark.parametrize("num_values", [1, 2, 16])
 def test_weights_have_one_shape_for_any_seed(arguments, num_values):
@@ -101,6 +103,7 @@ def test_weights_are_finite_after_a_soft_update(mode):
 # Moving weights between models of different seeds.
 
 
+@pytest.mark.quick
 @argument_sets
 def test_set_weights_gives_a_model_of_another_seed_the_same_kernels(arguments):
     for seed in range(4):
@@ -119,6 +122,7 @@ def test_clone_model_takes_the_weights_of_an_unseeded_model(mode):
         assert_same_layer(model, clone)
 
 
+@pytest.mark.quick("conv1d-per_connection", "separable2d-per_value", "attention-per_value")
 @pytest.mark.parametrize(("name", "mode"), LAYER_AND_MODE)
 def test_set_weights_works_for_every_layer(name, mode):
     first, second = (model_of(slot_layer(name, seed=seed, score_mode=mode), LAYERS[name][1]) for seed in (1, 2))
@@ -129,6 +133,7 @@ def test_set_weights_works_for_every_layer(name, mode):
     assert_same(second(layer_input(name)), first(layer_input(name)))
 
 
+@pytest.mark.quick
 @argument_sets
 @pytest.mark.parametrize("suffix", [".weights.h5", ".keras", ".h5"])
 def test_files_fill_a_model_of_another_seed(tmp_path, arguments, suffix):
@@ -147,6 +152,7 @@ def test_files_fill_a_model_of_another_seed(tmp_path, arguments, suffix):
         assert_same(other(x, training=True), model(x, training=True))
 
 
+@pytest.mark.quick("conv1d-per_value", "separable2d-per_connection", "attention-per_connection")
 @pytest.mark.parametrize(("name", "mode"), LAYER_AND_OTHER_MODE)
 def test_files_bring_back_every_layer(tmp_path, name, mode):
     layer = slot_layer(name, seed=1, score_mode=mode, selection="probabilistic")

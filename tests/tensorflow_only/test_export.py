@@ -53,6 +53,7 @@ def test_export_selected_is_small_and_holds_no_slot_variables(tmp_path):
     assert not [n for n in names if any(w in n for w in ("bank", "scores", "sampler", "seed"))]
 
 
+@pytest.mark.slow
 def test_export_selected_loads_where_keras_slots_cannot_be_imported(tmp_path):
     model = small_model()
     export_selected(model, tmp_path / "out")
@@ -299,6 +300,7 @@ class Raises(keras.layers.Layer):
         return 2 * x
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("format", export.FORMATS)
 @pytest.mark.parametrize(
     "error",

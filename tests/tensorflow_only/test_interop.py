@@ -27,6 +27,7 @@ def _named(model, x):
     return dict(zip([t.name for t in model.inputs], keras.tree.flatten(x), strict=True))
 
 
+@pytest.mark.quick("sum", "mask_and_lstm")
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_export_selected_keeps_operations_and_masks(name, tmp_path):
     slot = slotify(OPERATIONS[name](), seed=1, filters=["last"])
@@ -42,6 +43,7 @@ def test_export_selected_keeps_an_adapted_vocabulary(name, tmp_path):
     assert_close(served(slot, x, tmp_path / "out"), slot(x, training=False))
 
 
+@pytest.mark.quick("dense-per_value", "separable1d-per_connection", "grouped_attention-per_connection")
 @pytest.mark.parametrize(("name", "mode"), LAYER_AND_MODE)
 def test_export_selected_takes_every_layer(name, mode, tmp_path):
     model = model_of(slot_layer(name, seed=1, score_mode=mode), LAYERS[name][1])
@@ -53,6 +55,7 @@ def test_export_selected_takes_every_layer(name, mode, tmp_path):
     assert not [n for n in names if any(w in n for w in ("bank", "scores", "lever", "sampler"))]
 
 
+@pytest.mark.quick("greedy-per_connection")
 @modes
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 def test_layers_of_many_shapes_bring_no_warning_of_retracing(caplog, mode, selection):
