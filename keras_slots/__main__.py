@@ -1,13 +1,13 @@
-"""`python -m keras_slots`: looks into `.slots` files, and converts models to them and back.
+"""`python -m keras_slots`: inspects `.slots` files and converts models to and from them.
 
     python -m keras_slots info FILE.slots
     python -m keras_slots pack MODEL.keras FILE.slots
     python -m keras_slots unpack FILE.slots PLAIN.keras
     python -m keras_slots export FILE.slots FOLDER
 
-`info` lists what a file holds. `pack` writes the selected network of a saved slot model. `unpack` writes a plain
-Keras model with the selected values, and `export` a TensorFlow SavedModel of it. The exit status is 0, 1 after an
-error, and 2 for a wrong command line.
+`info` lists the contents of a file. `pack` writes the selected network of a saved slot model. `unpack` writes a
+plain Keras model with the selected values, and `export` a TensorFlow SavedModel of it. The exit status is 0 on
+success, 1 after an error and 2 for a wrong command line.
 """
 
 import argparse

@@ -31,7 +31,7 @@ def check_config(thing: Any, argument: str) -> None:
     Equal objects share their compiled programs, and a file holds only the configuration.
 
     Args:
-        thing: What was given for an argument of a layer.
+        thing: The value of an argument of a layer.
         argument: Name of that argument.
     """
     missing = [name for name in _constructor_arguments(type(thing)) if name not in thing.get_config()]

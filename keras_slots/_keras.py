@@ -1,6 +1,6 @@
-"""Every private part of Keras that keras_slots uses, in one place, each with its reason.
+"""All private parts of Keras that keras_slots uses, and why.
 
-`tests/interop/test_keras_internals.py` pins what is expected of each.
+`tests/interop/test_keras_internals.py` tests what is expected of each.
 """
 
 import inspect

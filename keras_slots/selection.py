@@ -149,7 +149,7 @@ class Probabilistic(SelectionRule):
 
 
 def get_rule(identifier: Any) -> SelectionRule:
-    """The rule of a name, a serialized form, or a rule itself.
+    """The rule for a name, a serialized rule, or a rule itself.
 
     Raises:
         ValueError: If it is none of these, or its `get_config` lacks an argument of its constructor.
@@ -169,7 +169,7 @@ def get_rule(identifier: Any) -> SelectionRule:
 
 
 def serialize_rule(rule: SelectionRule) -> Any:
-    """The name of a rule that has one, or the serialized object; both are fit for JSON."""
+    """The name of a rule, or the serialized rule if it has no name; both fit into JSON."""
     for name, cls in SelectionRule.registry.items():
         # The name alone would lose the arguments of a rule.
         if type(rule) is cls and not rule.get_config():
@@ -253,7 +253,7 @@ def probabilistic_index(scores: Tensor, uniform: Tensor) -> Tensor:
 
 
 def lookup(values: Tensor, index: Tensor) -> Tensor:
-    """Value number `index` of each connection, `values[c, index[c]]`: bitwise entries of `values`.
+    """The value at `index` of each connection, `values[c, index[c]]`: bitwise entries of `values`.
 
     Args:
         values: Tensor of shape `(..., K)`, or `(K,)` if all connections share their values.

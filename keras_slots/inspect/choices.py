@@ -1,7 +1,8 @@
-"""What a model has selected so far, in numbers.
+"""Numbers that describe the choices of a model.
 
-A choice is counted as a *position*: how many values of its connection are smaller than the selected one. Training
-moves positions away from where the initial scores put them. The seed tells that place, so only distances are news.
+A choice is measured by its *position*: the number of values of the connection that are smaller than the selected
+one. Training moves positions away from those of the initial scores. The seed determines these, so only the
+distances from them carry information.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from keras_slots.layers.naming import unique_names
 
 Array = np.ndarray[Any, Any]
 
-_SAMPLED_VALUES = 2**20  # whose mean magnitude is that of all values to a thousandth
+_SAMPLED_VALUES = 2**20  # enough to know the mean magnitude to a thousandth
 
 
 def named_kernels(model: keras.layers.Layer) -> dict[str, tuple[SlotLayer, SlotKernel]]:
-    """All kernels of a model, at any depth, with the slot layers that own them, by names that no two share.
+    """All kernels of a model, at any depth, with the slot layers that own them, by unique names.
 
-    A kernel is called as its layer; one of several kernels of a layer `layer/kernel`. Where two layers have one
-    name, the names of the models and layers around them come before it, and a number follows where these are the
-    same too.
+    A kernel has the name of its layer, or `layer/kernel` if the layer has several kernels. If two layers have the
+    same name, the names of the models and layers that contain them are prepended; if these are the same too, a
+    number is appended.
 
     Raises:
         ValueError: If a slot layer is not built.
@@ -71,12 +72,12 @@ def _slot_layers(layer: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[
 
 
 def positions(kernel: SlotKernel) -> Array:
-    """The choices of a kernel: unsigned integers, one for each connection in C order."""
+    """The positions of the selected values: unsigned integers, one per connection in C order."""
     return _flat(kernel, kernel.positions())
 
 
 def start_positions(kernel: SlotKernel) -> Array | None:
-    """The choices that a kernel started from; None where nothing brings them back."""
+    """The positions of the initial choices; None if they cannot be restored."""
     start = kernel.start_values()
     return None if start is None else _flat(kernel, kernel.positions(start))
 
@@ -92,7 +93,7 @@ def selected_values(kernel: SlotKernel) -> Array:
 
 
 def available_values(kernel: SlotKernel) -> Array:
-    """The values that are selected from, float32 in one dimension: the first million of them, or all."""
+    """The values of the bank, float32 in one dimension: all of them, or the first million."""
     return kernel.sample_values(_SAMPLED_VALUES).astype("float32")
 
 
@@ -102,7 +103,7 @@ def mean_magnitude(values: Array) -> float:
 
 
 def bits_per_choice(positions: Array, start: Array, num_values: int) -> float:
-    """Entropy of how far the choices have moved, in bits a connection.
+    """Entropy of how far the choices have moved, in bits per connection.
 
     `H = -sum_d p_d log2 p_d`, where `p_d` is the share of connections with `positions - start = d`. An arithmetic
     coder that knows the seed and these shares, but does not use the place within the layer, needs that many bits.

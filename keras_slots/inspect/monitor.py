@@ -44,7 +44,7 @@ class SelectionMonitor(keras.callbacks.Callback):
     from a seed, and otherwise from that batch on. Layers that are never called, and so never built, are left out.
 
     Raises:
-        ValueError: From `fit`, if the model holds no slot layer.
+        ValueError: From `fit`, if the model has no slot layer.
 
     Example:
 
@@ -112,11 +112,11 @@ class SelectionMonitor(keras.callbacks.Callback):
 
 
 class _Watched:
-    """A kernel, and the choices that later ones are compared with.
+    """A kernel, and the earlier choices with which its choices are compared.
 
     Args:
         kernel: The kernel.
-        is_trained: Whether it has made a step since it was built: what it selected before is what it started from.
+        is_trained: Whether it has been trained since it was built, so that its current choices are not its first.
     """
 
     def __init__(self, kernel: SlotKernel, is_trained: bool):
@@ -127,7 +127,7 @@ class _Watched:
         self._available = mean_magnitude(available_values(kernel))
 
     def measure(self) -> dict[str, float]:
-        """The four numbers of an epoch."""
+        """Returns the four numbers of an epoch."""
         last, self.last = self.last, positions(self.kernel)
         return {
             "changed": float(np.mean(self.last != last)),

@@ -25,7 +25,7 @@ def selected_values(model: keras.Model, label: str = "selected", color: Any = No
         figure: Figure of an earlier call, to which to add a curve; None makes a new one.
 
     Returns:
-        A `matplotlib.figure.Figure` with one picture for each kernel.
+        A `matplotlib.figure.Figure` with one plot per kernel.
 
     Raises:
         ValueError: If the model has no slot layer, or the figure shows other kernels.
@@ -90,7 +90,7 @@ def first_layer(models: Mapping[str, keras.Model], image_shape: tuple[int, int],
         units: Number of units to show.
 
     Returns:
-        A `matplotlib.figure.Figure` with a row for each model, the mean over all units on the left.
+        A `matplotlib.figure.Figure` with one row per model, and the mean over all units on the left.
 
     Raises:
         ValueError: If a first kernel does not have `height * width` inputs.

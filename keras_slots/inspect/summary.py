@@ -34,13 +34,15 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
 
     - `"kernels"`: for each kernel `name`, `layer` (its class), `shape`, `connections`, `num_values`, `selection`,
       `score_mode`, `scores`, `sharing`, `move_regularizer`; `values_within_reach`, the mean number of its K values
-      that greedy selection can take; `choice_bits`, bits a connection, see `SelectionMonitor`; and bytes:
-      `bank_bytes` of all values, `held_bytes` of what is in memory in their place (the bank, a staircase, or a
-      seed), `trained_bytes` of scores or levers, `materialized_bytes` of the plain kernel, `choice_bytes`, and
-      `slots_bytes` in a file of `save_slots`.
-    - `"plain"`: of all other weights `weights`, how many are `trained`, and bytes as above.
-    - `"total"`: the sums of the bytes, the plain weights included, of `connections`, and `optimizer_bytes`.
-    - `"unbuilt"`: the names of slot layers that no call has built, which are left out.
+      that greedy selection can take; `choice_bits`, the entropy of the choices in bits per connection; and sizes
+      in
+      bytes: `bank_bytes` of all values, `held_bytes` of what is in memory for them (the bank, a staircase, or a
+      seed), `trained_bytes` of scores or levers, `materialized_bytes` of the plain kernel, `choice_bytes` of the
+      choices, and `slots_bytes` in a file of `save_slots`.
+    - `"plain"`: for all other weights together, their number `weights`, the number of `trained` ones, and sizes in
+      bytes under the same keys.
+    - `"total"`: the sums of the sizes, including the plain weights, and of `connections`; and `optimizer_bytes`.
+    - `"unbuilt"`: the names of slot layers that are not built, which are left out.
 
     Args:
         model: Built model of any kind.
@@ -163,7 +165,7 @@ def _plain_row(weights: list[keras.Variable]) -> dict[str, Any]:
 
 
 def _optimizer_bytes(model: keras.Model) -> int | None:
-    """None where the variables of the optimizer do not exist: Keras makes them in the first training step."""
+    """Bytes of the optimizer; None before the first training step, in which Keras creates its variables."""
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None or not optimizer.built:
         return None
@@ -232,7 +234,7 @@ def _table(first: str, *headings: str) -> Any:
 
 
 def _sizes(row: dict[str, Any], columns: list[str]) -> list[str]:
-    """The cells of a row: nothing where it has none, a dash where they are not known."""
+    """The cells of a row: empty if the row has no such column, and a dash if the number is not known."""
     from rich.filesize import decimal
 
     def cell(number: int | None) -> str:

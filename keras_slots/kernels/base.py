@@ -35,7 +35,7 @@ else:
     _Layer = keras.layers.Layer
 
 
-# Of which `reach` computes the envelopes, in a few milliseconds.
+# Sizes of the sample of `reach`: computing its envelopes takes a few milliseconds.
 _SAMPLED_LINES, _FEWEST_CONNECTIONS = 2**15, 256
 
 
@@ -193,30 +193,30 @@ class SlotKernel(_Layer, Registrable, ABC):
         """The 64-bit numbers in the variable `seed`: the seed, and what traced code needs to derive from it."""
         return (seed,)
 
-    # What a kernel tells of its choices. A score mode that knows a shorter way than its bank overrides these.
+    # The choices of a kernel. A score mode overrides these methods if it can do without its bank.
 
     def positions(self, trained: Tensor | None = None) -> Tensor:
-        """How many values of its connection are smaller than the selected one, int32, `kernel_shape`.
+        """The number of values of each connection below the selected one, int32, `kernel_shape`.
 
         Args:
-            trained: Stands for the first of `trained_variables`; None: that variable.
+            trained: Used instead of the first of `trained_variables`; None: that variable.
         """
         return compiled(count_smaller)(self.select_greedily(trained), self.bank)
 
     def start_values(self) -> Tensor | None:
-        """What the first of `trained_variables` started from; None where nothing brings it back."""
+        """The initial value of the first of `trained_variables`; None if it cannot be restored."""
         return None
 
     def sample_values(self, count: int) -> np.ndarray:
-        """About the first `count` values of the bank, which are as random as all others, in one dimension."""
+        """About the first `count` values of the bank, a random sample of it, in one dimension."""
         rows = ops.reshape(self.bank, (-1, self.num_values))[: -(-count // self.num_values)]
         return ops.convert_to_numpy(rows).reshape(-1)
 
     def reach(self) -> float:
         """Share of the values that greedy selection can still take: those on the upper envelope of their lines.
 
-        The lines `s_k + w_k u` are what the scores follow under an optimizer that is linear in the gradients. In a
-        large kernel a sample of connections, evenly spaced, tells.
+        Under an optimizer that is linear in the gradients the scores follow the lines `s_k + w_k u`. For a large
+        kernel the share is that of an evenly spaced sample of connections.
         """
         k, connections = self.num_values, self.initial.num_connections
         count = min(connections, max(_FEWEST_CONNECTIONS, _SAMPLED_LINES // k))
@@ -379,7 +379,7 @@ class SlotKernel(_Layer, Registrable, ABC):
 
 
 def count_smaller(kernel: Tensor, bank: Tensor) -> Tensor:
-    """How many values of each connection are smaller than the selected one; the bank may be `(K,)`."""
+    """The number of values of each connection below the selected one; the bank may be `(K,)`."""
     return ops.sum(ops.cast(bank < kernel[..., None], "int32"), axis=-1)
 
 

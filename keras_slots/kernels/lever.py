@@ -1,4 +1,4 @@
-"""What the score modes with one trained number a connection share: that number, the lever, and its seed."""
+"""Shared by the score modes that train one number per connection, the lever."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = np.ndarray[Any, Any]
 
 
 class LeverKernel(SlotKernel):
-    """Base of the kernels that train one lever for each connection, and draw their values from the seed."""
+    """Base of the kernels that train one lever per connection and draw their values from the seed."""
 
     measures_moves = True
     needs_seed = True

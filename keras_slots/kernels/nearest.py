@@ -229,7 +229,7 @@ class IndexOfNearest:
 
 @dataclass(frozen=True)
 class PositionOfNearest:
-    """`(lever, seed) -> positions`: of strata the index itself, for they are sorted."""
+    """`(lever, seed) -> positions`; for stratified values, which are sorted, the index."""
 
     bank: StratifiedValues | SharedValues
 
@@ -243,7 +243,7 @@ class PositionOfNearest:
 def nearest_in_strata(
     lever: Tensor, words: Tensor, *, num_values: int, bound: float, shared: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Values, float32, and indices, int32, of a `StratifiedUniform` bank that are nearest to each lever.
+    """Values, float32, and indices, int32, of a `StratifiedUniform` bank nearest to each lever.
 
     `kernel[c] = bank[c, k*]`, `k* = argmin_k |bank[c, k] - lever[c]|`, ties to the lowest index.
 

@@ -88,7 +88,7 @@ class PerConnectionKernel(LeverKernel):
 
     def saved_state(self) -> dict[str, Any]:
         if self.initial.rebuildable:
-            return super().saved_state()  # the seed brings the staircase back
+            return super().saved_state()  # the staircase is computed from the seed
         initial_scores, bank = self._lines
         own = {"lever": self._lever, "seed": self._seed}
         return {**own, "initial_scores": initial_scores, "bank": bank}
@@ -138,9 +138,9 @@ class PerConnectionKernel(LeverKernel):
 
 
 def read_staircase(lever: Tensor, thresholds: Tensor, steps: Tensor) -> Tensor:
-    """Greedy selection with one lever a connection: the value of its staircase, bitwise one of `steps`.
+    """Greedy selection with one lever per connection: the value of its staircase, bitwise one of `steps`.
 
-    `kernel[c] = steps[h, c]`, h the number of thresholds with `lever[c] > thresholds[h, c]`.
+    `kernel[c] = steps[h, c]`, where h is the number of thresholds with `lever[c] > thresholds[h, c]`.
 
     Args:
         lever: Tensor of shape `(...)`.
@@ -155,7 +155,7 @@ def read_staircase(lever: Tensor, thresholds: Tensor, steps: Tensor) -> Tensor:
 
 
 def count_steps(kernel: Tensor, steps: Tensor) -> Tensor:
-    """On which step of its staircase each selected value is, int32."""
+    """The step of its staircase on which each selected value is, int32."""
     position = ops.zeros(kernel.shape, "int32")
     for h in range(steps.shape[0]):
         position = position + ops.cast(ops.cast(steps[h], kernel.dtype) < kernel, "int32")

@@ -56,7 +56,7 @@ class PerValueKernel(SlotKernel):
         initial = self.current_initial_values()
         first = initial.bank_rows(0, 1).astype(self.variable_dtype).reshape(-1)
         if not np.array_equal(first, self.sample_values(1)):
-            return None  # another bank was put in the place of the drawn one
+            return None  # the drawn bank was replaced
         return ops.convert_to_tensor(initial.scores(), self.score_dtype)
 
     def saved_state(self) -> dict[str, Any]:

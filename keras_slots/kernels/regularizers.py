@@ -42,7 +42,7 @@ def get_move_regularizer(
 
 
 def regularizer_text(regularizer: Any) -> str | None:
-    """A regularizer in a few characters, such as `L1(l1=1e-05)`; Keras shows where in memory it is."""
+    """A regularizer as a short text, such as `L1(l1=1e-05)`; the `repr` of Keras only shows an address."""
     if regularizer is None:
         return None
     if not hasattr(regularizer, "get_config"):

@@ -78,7 +78,7 @@ def fingerprint(initial: InitialValues) -> np.ndarray:
 
 
 def check_fingerprint(received: np.ndarray, initial: InitialValues, path: str) -> None:
-    """Raises an error if a file holds another `fingerprint` than that of the kernel `path` that is to take it."""
+    """Raises an error if the fingerprint in a file differs from that of the kernel that loads it."""
     if not np.array_equal(received, fingerprint(initial)):
         raise ValueError(
             f"The weights of the kernel '{path}' were trained with another `num_values`, "

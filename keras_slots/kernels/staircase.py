@@ -21,11 +21,11 @@ from keras_slots._checks import check_choice, check_finite
 from keras_slots.kernels.envelope import Array, envelope
 from keras_slots.values.initial_values import InitialValues
 
-# K -> the number of steps that a connection exceeds with a probability of 5e-18, for independent values. The K
-# lines are K random points (value, score), and a step is an edge of the upper side of their convex hull, whose
-# number has a known distribution for uniform points (Buchta 2012, "On the boundary structure of the convex hull of
-# random points", for a triangle; a square is two rectangles beside the highest point). Normal and rounded values
-# need fewer steps. `test_levels.py` derives the table.
+# K -> number of steps that a connection exceeds with a probability of 5e-18, for independent values. The K lines
+# are K random points (value, score), and a step is an edge of the upper side of their convex hull. For uniform
+# points the distribution of the number of edges is known (Buchta 2012, "On the boundary structure of the convex
+# hull of random points", for a triangle; a square is two rectangles beside the highest point). Normal and rounded
+# values need fewer steps. `test_levels.py` derives the table.
 _MOST_STEPS = {
     32: 18,
     64: 21,
@@ -48,12 +48,12 @@ _BAR_AFTER = 3.0  # seconds
 class Staircase(NamedTuple):
     """The steps of all n connections of a kernel; all entries are finite.
 
-    Reading:
+    How to read it:
 
         value = steps[0]
         for h in range(levels): value = where(lever > thresholds[h], steps[h + 1], value)
 
-    Where a connection has fewer steps, its last threshold and its last value repeat.
+    If a connection has fewer steps, its last threshold and its last value repeat.
 
     Attributes:
         thresholds: Shape `(levels, n)`, non-decreasing along the first axis.
@@ -65,10 +65,10 @@ class Staircase(NamedTuple):
 
 
 def levels_of(initial: InitialValues) -> int:
-    """How many steps to provide for: a function of the arguments of a kernel, never of its draw.
+    """How many steps to provide; depends only on the arguments of a kernel, never on its draw.
 
-    The chance that a draw needs more is below 1e-9 for 160 million connections. Where nothing is known of the
-    values (a Keras initializer, given values) there are the `K - 1` steps that are always enough.
+    The chance that a draw needs more is below 1e-9 for 160 million connections. If nothing is known about the
+    values (a Keras initializer, given values), it is `K - 1`, which is always enough.
 
     Example:
 
@@ -92,21 +92,21 @@ def build_staircase(
     """Builds the staircases of a kernel, without holding its whole bank in memory.
 
     Reading the result at `lever` gives `bank[argmax_k(scores[k] + bank[k] * lever)]`. All arithmetic is in
-    float64. In float32 the thresholds are rounded down, so that comparing a float32 lever with them is the
-    comparison with the float64 ones.
+    float64. In float32 the thresholds are rounded down, so that comparing a float32 lever with them gives the
+    same result as comparing it with the float64 thresholds.
 
-    At a lever of exactly 0 the result is the arg-max of the scores (lowest index on ties), as connections whose
-    input is always 0 stay there for ever: thresholds between -1e-30 and 0 become -1e-30, and a value that wins at
-    0 alone gets the step from -1e-30 to 0.
+    At a lever of exactly 0 the result is the arg-max of the scores (lowest index on ties). This matters because
+    connections whose input is always 0 stay there. So thresholds between -1e-30 and 0 become -1e-30, and a value
+    that wins only at 0 gets the step from -1e-30 to 0.
 
-    A build of more than three seconds shows a progress bar, on a terminal only.
+    On a terminal, a build of more than three seconds shows a progress bar.
 
     Args:
         initial: Bank and initial scores.
         dtype: `"float32"` or `"float64"`, the dtype of the lever and of the result.
         bank_dtype: Dtype of the values of the layer, to which they are rounded first. Default: `dtype`.
-        levels: Number of thresholds; None: `levels_of(initial)`. A built kernel that takes other values keeps its
-            own.
+        levels: Number of thresholds; None: `levels_of(initial)`. A built kernel that gets other values keeps its
+            number.
 
     Raises:
         ValueError: If an entry of bank or scores is not finite, or the draw needs more steps than `levels`.
@@ -144,7 +144,7 @@ def _put(result: Staircase, columns: slice, thresholds: Array, steps: Array) -> 
     levels, have = len(result.thresholds), len(thresholds)
     if have > levels:
         raise ValueError(
-            f"`seed` must give values that fit into {levels} steps. Received: a connection with {have}, which "
+            f"`seed` must give values that need at most {levels} steps. Received: a connection with {have}, which "
             "happens about once in 10^9 networks. Pass another `seed`."
         )
     result.thresholds[:have, columns] = thresholds

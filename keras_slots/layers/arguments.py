@@ -1,6 +1,6 @@
-"""What a slot layer takes: the signature and the `Args` section that it shows, and what it says of a wrong name.
+"""The arguments of slot layers: signature, `Args` section of the docstring, and errors about unknown names.
 
-Both are made of those of its Keras layer, so they are those of the installed version of Keras.
+Signature and `Args` are derived from the Keras layer, so they match the installed version of Keras.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-#: What a docstring says of the arguments that Keras has for a kernel; the others keep the words of Keras.
+#: Descriptions of the arguments about a kernel; those of other arguments are taken from Keras.
 _OF_KERNELS = {
-    "initializer": "Names the distribution of the values where `bank_initializer` is None.",
+    "initializer": "Distribution of the values if `bank_initializer` is None.",
     "regularizer": "Keras regularizer of the greedily selected values.",
     "constraint": "Must be None: the values are fixed.",
 }
@@ -66,7 +66,7 @@ def args_section(plain_class: type, slot_layer: type, kernel_arguments: Sequence
     Args:
         plain_class: The Keras layer.
         slot_layer: The class whose docstring describes the slot arguments.
-        kernel_arguments: How the arguments about each kernel begin, such as `("kernel",)`.
+        kernel_arguments: Prefixes of the arguments about each kernel, such as `("kernel",)`.
     """
     theirs, ours = described(plain_class.__doc__), described(slot_layer.__doc__)
     theirs = {name: text for name, text in theirs.items() if name not in _REFUSED}
@@ -82,7 +82,7 @@ def keyword_arguments(cls: type) -> tuple[str, ...]:
 
 
 def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
-    """The parameters that a constructor takes by name, including those it passes on to its base class."""
+    """The parameters that a constructor accepts by name, including those it passes on to its base class."""
     found: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):
@@ -104,7 +104,7 @@ def unknown_argument_error(
         cls: Class of the layer.
         given: The keyword arguments that it received.
         slot_arguments: Names of the slot arguments.
-        error: What Keras raised; it quotes the arguments that it does not know.
+        error: The error of Keras, which quotes the unknown arguments.
     """
     known = set(slot_arguments)
     for base in cls.__mro__[:-1]:

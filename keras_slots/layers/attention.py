@@ -41,8 +41,8 @@ class SlotMultiHeadAttention(SlotAttention, keras.layers.MultiHeadAttention):
 
     Forward as the Keras layer, each projection with `W[...] = bank[..., k*]`; backward, straight through the
     selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. `layer.slot_kernels` holds the kernels of
-    the projections by name, `"query/kernel"` and so on. `seed` is also that of the dropout, so it must be below
-    2**31. Not in the paper, which has no attention.
+    the projections by name, such as `"query/kernel"`. `seed` also seeds the dropout, so it must be below 2**31.
+    Not in the paper, which has no attention.
 
     {arguments}
 
@@ -62,8 +62,8 @@ class SlotGroupQueryAttention(SlotAttention, keras.layers.GroupQueryAttention):
 
     Forward as the Keras layer, each projection with `W[...] = bank[..., k*]`; backward, straight through the
     selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. `layer.slot_kernels` holds the kernels of
-    the projections by name, `"query/kernel"` and so on. `seed` is also that of the dropout, so it must be below
-    2**31. Not in the paper, which has no attention.
+    the projections by name, such as `"query/kernel"`. `seed` also seeds the dropout, so it must be below 2**31.
+    Not in the paper, which has no attention.
 
     {arguments}
 

@@ -31,11 +31,11 @@ from keras_slots.values.value_bank import ValueBank, check_sharing
 Tensor = Any
 Shape = tuple[int | None, ...]
 
-#: What a docstring says of the errors of a slot layer.
+#: `Raises` section of the docstrings of slot layers.
 _RAISES = """\
     Raises:
-        ValueError: For a slot argument that is not one of its choices, for a kernel constraint, LoRA and
-            quantization; and what the Keras layer raises."""
+        ValueError: If a slot argument is invalid, for a kernel constraint, LoRA and quantization, and for the
+            errors of the Keras layer."""
 
 
 class SlotLayer(Refusals, Registrable):
@@ -48,31 +48,31 @@ class SlotLayer(Refusals, Registrable):
         num_values: Positive integer, K: the number of fixed random values of each connection.
         selection: `"greedy"` takes the value with the highest score; `"probabilistic"` draws one value from
             softmax(scores) in each training pass; or a `keras_slots.SelectionRule`. Inference is always greedy.
-        score_mode: `"per_value"` trains one score for each value, as the paper does. `"per_connection"` trains one
-            lever u for each connection, from which the K scores follow: `initial_scores + bank * u`. Under SGD,
-            with momentum or Nesterov, it selects what the paper's scores select, at the price of an ordinary
-            layer. Other optimizers (Adam, clipping by norm) train a lever well too, but take another path than on
-            K scores, and weight decay pulls a connection back to its initial choice. `"nearest"` trains one lever
-            for each connection like an ordinary weight, and selects the value nearest to it: every value can be
-            reached, and cost and memory do not depend on K.
+        score_mode: `"per_value"` trains one score per value, as the paper does. `"per_connection"` trains one
+            lever u per connection, from which the K scores follow: `initial_scores + bank * u`. Under SGD, also
+            with momentum or Nesterov, it selects the same values as the paper's scores, at about the cost of an
+            ordinary layer. Other optimizers (Adam, clipping by norm) also train a lever well, but not as they
+            would train K scores; weight decay pulls a connection back to its initial choice. `"nearest"` trains
+            one lever per connection like an ordinary weight, and selects the value nearest to it: every value can
+            be selected, and cost and memory do not depend on K.
         bank_initializer: Distribution of the values: `"glorot_uniform"`, `"glorot_normal"`, `"he_uniform"`,
-            `"he_normal"`, `"signed_constant"`, `"stratified_uniform"`, the object of that name in `keras_slots`
-            with a `scale`, or a Keras initializer, which is called once with the shape of the whole bank. None
-            means the distribution that `kernel_initializer` names. With `score_mode="nearest"` it must be a
-            `keras_slots.StratifiedUniform`; None means one of scale 1.5, and `kernel_initializer` says where
-            levers start.
+            `"he_normal"`, `"signed_constant"`, `"stratified_uniform"`; the class of that name in
+            `keras_slots`, with a `scale`; or a Keras initializer, which is called once with the shape of the whole
+            bank. None means the distribution of `kernel_initializer`. With `score_mode="nearest"` it must be a
+            `keras_slots.StratifiedUniform`; None means one of scale 1.5, and levers start at values drawn by
+            `kernel_initializer`.
         score_initializer: `keras_slots.UniformScores(scale)`, a Keras initializer, or `"nearest"`
-            (`keras_slots.NearestScores`), which selects first the value nearest to a start. None means U(0, b),
-            b the Glorot-uniform bound of the kernel, as in the author's code. With `score_mode="nearest"` it must
-            be None.
+            (`keras_slots.NearestScores`), with which the value nearest to a random start is selected first. None
+            means U(0, b), where b is the Glorot-uniform bound of the kernel, as in the author's code. With
+            `score_mode="nearest"` it must be None.
         sharing: `"connection"`: each connection has its own values; `"layer"`: one set of K values for each
             kernel of the layer; a `keras_slots.ValueBank`: that set, which several layers may share.
-        move_regularizer: Keras regularizer of how far each connection has moved from its start, for a smaller
-            `.slots` file. It acts on the lever u: `keras.regularizers.L1(c)` adds `c * sum(abs(u))` to the loss,
-            and `c * sign(u)` to the gradient. With `score_mode="nearest"` u is the distance of the lever from its
-            start. With `score_mode="per_value"` it must be None.
-        seed: Integer that fixes bank, scores and sampling, `0 <= seed < 2**64`. None draws one, so that
-            `keras.utils.set_random_seed` governs it.
+        move_regularizer: Keras regularizer of how far each connection has moved from its start, which makes
+            `.slots` files smaller. It acts on the lever u: `keras.regularizers.L1(c)` adds `c * sum(abs(u))` to
+            the loss, and `c * sign(u)` to the gradient. With `score_mode="nearest"` u is the distance of the lever
+            from its start. With `score_mode="per_value"` it must be None.
+        seed: Integer that determines bank, scores and sampling, `0 <= seed < 2**64`. None draws one, which
+            `keras.utils.set_random_seed` determines.
 
     Example:
 

@@ -61,8 +61,8 @@ class SlotEinsumDense(SlotLayer, keras.layers.EinsumDense):
     """Einsum layer that selects each weight from K fixed random values.
 
     Forward `y = activation(einsum(equation, x, W) + b)`, `W[...] = bank[..., k*]`; backward, straight through
-    the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. fan_out counts the kernel axes that
-    appear in the output, fan_in the others.
+    the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. fan_out is the product of the
+    kernel axes that appear in the output, fan_in that of the others.
 
     {arguments}
 
@@ -74,7 +74,7 @@ class SlotEinsumDense(SlotLayer, keras.layers.EinsumDense):
     >>> tuple(layer(np.ones((3, 5, 6), dtype="float32")).shape), tuple(layer.bank.shape)
     ((3, 5, 2, 4), (6, 2, 4, 2))
 
-    Not in the paper, which has dense layers and convolutions; the selection is that of its section 3.
+    Not in the paper, which has only dense layers and convolutions; the selection is that of its section 3.
     """
 
     def build(self, input_shape: Shape) -> None:

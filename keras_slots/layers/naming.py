@@ -1,4 +1,4 @@
-"""What the kernels and weights of layers and models are called."""
+"""Names of the kernels and weights of layers and models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Keras layers can do that a slot layer cannot: train, constrain, adapt or quantize a kernel."""
+"""Errors for features of Keras layers that slot layers refuse: kernel constraints, LoRA, quantization."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ else:
 
 
 class Refusals(_Mixin):
-    """Mixin before a Keras layer: no constraint, no LoRA and no quantization of its kernels."""
+    """Mixin before a Keras layer that refuses constraints, LoRA and quantization of its kernels."""
 
     #: Prefixes of the arguments about each kernel, as in `kernel_initializer` or `depthwise_regularizer`.
     kernel_arguments: tuple[str, ...] = ("kernel",)

@@ -65,7 +65,7 @@ class Record:
 
 
 class Contents(NamedTuple):
-    """What a file holds; nothing is decoded yet."""
+    """The contents of a file, with records that are not decoded yet."""
 
     architecture: dict[str, Any]
     records: list[Record]
@@ -74,11 +74,11 @@ class Contents(NamedTuple):
 
 def itemsize(dtype: str) -> int:
     """Bytes of one element."""
-    return int(np.dtype(dtype).itemsize)  # Keras has imported ml_dtypes: NumPy knows bfloat16
+    return int(np.dtype(dtype).itemsize)  # NumPy knows bfloat16: Keras has imported ml_dtypes
 
 
 def damaged(received: str) -> ValueError:
-    """The error of a file that nothing has written like that."""
+    """Returns the error for a damaged file."""
     return ValueError(f"The .slots file is damaged: {received}. Copy or write the file again.")
 
 
@@ -134,7 +134,7 @@ def split(content: bytes) -> Contents:
     """The architecture and the records of a file of any known version.
 
     Raises:
-        ValueError: If the bytes are not a whole, undamaged `.slots` file of a version in `READERS`.
+        ValueError: If the bytes are not a complete, undamaged `.slots` file of a version in `READERS`.
     """
     if content[:8] != MAGIC[: len(content)] or not content:
         raise ValueError(
@@ -150,7 +150,7 @@ def split(content: bytes) -> Contents:
     if version not in READERS:
         known = ", ".join(map(str, READERS))
         raise ValueError(
-            f"The .slots file has the format version {version}, and this version of keras_slots reads {known}. "
+            f"The .slots file has format version {version}, but this version of keras_slots reads {known}. "
             "Update keras_slots (`pip install -U keras-slots`)."
         )
     return READERS[version](content)
@@ -183,7 +183,7 @@ def _read_version_1(content: bytes) -> Contents:
     return Contents(architecture, records, version)
 
 
-#: Format version -> what reads such a file. A version, once released, stays here for ever.
+#: Format version -> function that reads such a file. Released versions are never removed.
 READERS: dict[int, Callable[[bytes], Contents]] = {1: _read_version_1}
 
 
@@ -213,7 +213,7 @@ def _record(body: ByteReader) -> Record:
     shape = body.unpack(f"{axes}I")
     record = Record(name, shape, DTYPES[dtype], FORMS[form], body.take(body.left))
     if record.size > MOST_ELEMENTS:
-        raise damaged(f"{body.what} has the shape {shape}, beyond {MOST_ELEMENTS} elements")
+        raise damaged(f"{body.what} has the shape {shape}, over {MOST_ELEMENTS} elements")
     if form == 0 and len(record.payload) != record.nbytes:
         raise damaged(
             f"'{name}' has {len(record.payload)} bytes, but its shape {shape} and dtype {record.dtype} need "

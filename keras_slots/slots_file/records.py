@@ -92,7 +92,7 @@ def read_kernel(record: Record) -> Array:
     _, chosen, checksum = read_choices(record)
     if _checksum(chosen) != checksum:
         raise damaged(
-            f"its kernel '{record.name}' has other values than were saved, or this machine computes others"
+            f"its kernel '{record.name}' differs from the saved one, or this machine computes other values"
         )
     return chosen.reshape(record.shape)
 

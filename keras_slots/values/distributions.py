@@ -37,12 +37,12 @@ class Distribution(EqualByConfig, ValueSource):
     """Base of the distributions of banks and scores; use one of its subclasses.
 
     A distribution holds no state: its values are a function of (seed, index, distribution, fans). Two are equal
-    when their class and their configuration are.
+    if they have the same class and configuration.
 
     Args:
         scale: Positive finite number that multiplies every value.
-        seed: Integer, `0 <= seed < 2**64`, used in place of the seed of the layer, or None. Layers of one kernel
-            shape that share an explicit seed have the same values.
+        seed: Integer, `0 <= seed < 2**64`, used instead of the seed of the layer, or None. Layers with one kernel
+            shape and one explicit seed have the same values.
     """
 
     roles = frozenset({"bank", "scores", "start"})
@@ -61,15 +61,15 @@ class Distribution(EqualByConfig, ValueSource):
     ) -> Float32Array:
         """The elements `[start, start + count)` of the values, flattened in C order, float32.
 
-        `float32(c * rms(fans)) * x_i` with `x_i` element `i` of the stream and `c` what gives `x` the root mean
-        square 1.
+        They are `float32(c * rms(fans)) * x_i`, where `x_i` is element `i` of the stream and `c` normalizes its
+        root mean square to 1.
 
         Args:
             seed: Seed of the layer, `0 <= seed < 2**64`; `self.seed` replaces it if it is set.
             count: Number of values.
             fans: `(fan_in, fan_out)` of the kernel, see `initializers.compute_fans`.
             start: Index of the first value.
-            stream: Number of the random stream; None: that of the scores for `UniformScores`, else of banks.
+            stream: Number of the random stream; None: that of scores for `UniformScores`, otherwise that of banks.
 
         Raises:
             ValueError: If an argument is out of range, or the values do not fit into float32.
@@ -104,7 +104,7 @@ class Distribution(EqualByConfig, ValueSource):
     def rms(self, fans: tuple[int, int]) -> float:
         """The root mean square of the values: their standard deviation, if centred.
 
-        `scale * sqrt(variance / max(1, n))`, `n` the fan (or the mean of both) in use.
+        It is `scale * sqrt(variance / max(1, n))`, where `n` is fan_in, fan_out or their mean.
         """
         if len(fans) != 2 or not all(0 <= fan < math.inf for fan in fans):
             raise ValueError(
@@ -115,7 +115,7 @@ class Distribution(EqualByConfig, ValueSource):
         return self.scale * math.sqrt(self._variance / max(1.0, choices[self._mode]))
 
     def factor(self, fans: tuple[int, int]) -> float:
-        """What the numbers of the stream are multiplied by: a number that float32 holds."""
+        """The factor of the numbers of the stream, which float32 can hold."""
         factor = float(np.float32(min(_RMS_FACTORS[self.kind] * self.rms(fans), 2.0**127)))
         if not _SMALLEST <= factor < 2.0**127:
             raise ValueError(
@@ -147,7 +147,7 @@ class GlorotUniform(Distribution):
 
     Args:
         scale: Positive finite number that multiplies every value.
-        seed: Integer used in place of the seed of the layer, or None.
+        seed: Integer used instead of the seed of the layer, or None.
 
     Example:
 
@@ -167,7 +167,7 @@ class GlorotNormal(Distribution):
 
     Args:
         scale: Positive finite number that multiplies every value.
-        seed: Integer used in place of the seed of the layer, or None.
+        seed: Integer used instead of the seed of the layer, or None.
 
     Example:
 
@@ -184,7 +184,7 @@ class HeUniform(Distribution):
 
     Args:
         scale: Positive finite number that multiplies every value.
-        seed: Integer used in place of the seed of the layer, or None.
+        seed: Integer used instead of the seed of the layer, or None.
 
     Example:
 
@@ -201,7 +201,7 @@ class HeNormal(Distribution):
 
     Args:
         scale: Positive finite number that multiplies every value.
-        seed: Integer used in place of the seed of the layer, or None.
+        seed: Integer used instead of the seed of the layer, or None.
 
     Example:
 
@@ -218,7 +218,7 @@ class SignedConstant(Distribution):
 
     Args:
         scale: Positive finite number that multiplies every value.
-        seed: Integer used in place of the seed of the layer, or None.
+        seed: Integer used instead of the seed of the layer, or None.
 
     Example:
 
@@ -244,7 +244,7 @@ class VarianceScaling(Distribution):
         mode: `"fan_in"`, `"fan_out"` or `"fan_avg"` (their mean).
         distribution: `"uniform"`, `"truncated_normal"` or `"signed_constant"`.
         scale: Positive finite number that multiplies every value.
-        seed: Integer used in place of the seed of the layer, or None.
+        seed: Integer used instead of the seed of the layer, or None.
 
     Raises:
         ValueError: if a number is not positive and finite, or a name is unknown.
@@ -290,9 +290,9 @@ class UniformScores(Distribution):
     matters: multiplying both by the same number changes no selection.
 
     Args:
-        scale: Positive finite number that multiplies every score; the paper's lambda, up to the
-            factor sqrt(3) between its bound and this one (that of the author's code).
-        seed: Integer used in place of the seed of the layer, or None.
+        scale: Positive finite number that multiplies every score. It corresponds to lambda in the paper,
+            whose bound differs from this one (that of the author's code) by a factor of sqrt(3).
+        seed: Integer used instead of the seed of the layer, or None.
 
     Example:
 

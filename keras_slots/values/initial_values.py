@@ -23,7 +23,7 @@ _BLOCK_VALUES = 2**20  # scores computed at once, in float64
 class InitialValues:
     """Bank and initial scores of one kernel, a pure function of the fields.
 
-    Both can be had whole or some connections at a time, counted in the C order of the kernel.
+    Both are available whole or in blocks of connections, in the C order of the kernel.
 
     Args:
         kernel_shape: Shape of the kernel.
@@ -85,7 +85,7 @@ class InitialValues:
 
     @cached_property
     def start_source(self) -> ValueSource:
-        """What the start of each connection comes from; for nearest scores alone."""
+        """The source of the start w0 of each connection, for nearest scores only."""
         if not self.score_source.from_start:
             raise ValueError(
                 "`score_initializer` must be `NearestScores` for connections to have a start. Received: "
@@ -170,7 +170,7 @@ class InitialValues:
 
 
 class _WholeArray(ValueSource):
-    """All numbers at once: those of a Keras initializer, or an array in its place."""
+    """A source with all numbers in one array: those of a Keras initializer, or given ones."""
 
     rebuildable = False
     needs_seed = False

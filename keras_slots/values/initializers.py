@@ -66,16 +66,16 @@ def compute_fans(kernel_shape: Sequence[int]) -> tuple[int, int]:
 
 
 def get(identifier: Any, argument: str = "bank_initializer") -> ValueSource | Callable[..., Any]:
-    """What a bank is drawn from: a keras_slots distribution, or another Keras initializer as it came.
+    """The source of a bank: a keras_slots distribution, or another Keras initializer unchanged.
 
     Keras' `GlorotUniform`, `GlorotNormal`, `HeUniform`, `HeNormal`, `LecunUniform`, `LecunNormal` and
-    `VarianceScaling` become the equal `Distribution`, with their integer seed if they have one. Any other Keras
-    initializer is to be called once with the shape of the whole bank.
+    `VarianceScaling` are converted to the equivalent `Distribution`, with their seed if it is an integer. Any
+    other Keras initializer must be called once with the shape of the whole bank.
 
     Args:
-        identifier: Name or object of a distribution, its serialized form, or whatever `keras.initializers.get`
-            takes. The names `"uniform"` and `"normal"` are refused: pass `keras.initializers.RandomUniform()` for
-            what Keras means by them.
+        identifier: A distribution, its name or its serialized form, or anything that `keras.initializers.get`
+            accepts. The names `"uniform"` and `"normal"` are refused: for Keras' meaning pass
+            `keras.initializers.RandomUniform()` or `RandomNormal()`.
         argument: Name of the argument in the error message.
 
     Example:
@@ -89,7 +89,7 @@ def get(identifier: Any, argument: str = "bank_initializer") -> ValueSource | Ca
 
 
 def get_scores(identifier: Any) -> ValueSource | Callable[..., Any]:
-    """What initial scores are drawn from: as `get`, with `UniformScores(1.0)` for None.
+    """The source of initial scores, resolved like that of a bank; `UniformScores(1.0)` for None.
 
     Example:
 
@@ -102,7 +102,7 @@ def get_scores(identifier: Any) -> ValueSource | Callable[..., Any]:
 
 
 def serialize(initializer: Any) -> Any:
-    """What `get` or `get_scores` returned, or a `ValueBank`, as a dictionary fit for JSON; None for None.
+    """Serializes a source of values or scores, or a `ValueBank`, to a dictionary for JSON; None for None.
 
     Example:
 

@@ -65,7 +65,7 @@ class NearestScores(EqualByConfig, ValueSource):
         """The initial scores `bank[c, k] * start[c] - bank[c, k]^2 / 2`, computed in float64, of shape `(..., K)`.
 
         Args:
-            bank: Values of shape `(..., K)`, or `(K,)` when they are shared.
+            bank: Values of shape `(..., K)`, or `(K,)` if they are shared.
             start: w0, of shape `(...)`.
         """
         bank, start = np.asarray(bank, "float64"), np.asarray(start, "float64")

@@ -64,7 +64,7 @@ def draw_seed() -> int:
 
 
 def derive_seed(seed: int, name: str) -> int:
-    """A 63-bit seed for the part called `name` of something seeded with `seed`.
+    """A 63-bit seed for the part `name` of an object with seed `seed`.
 
     The first 8 bytes (big-endian) of SHA-256 of the UTF-8 text `f"{seed}/{name}"`, shifted right by one bit.
     """
@@ -76,7 +76,7 @@ def raw_words(seed: int, stream: int, count: int, start: int = 0) -> Words:
     """The 32-bit words `[start, start + count)` of the stream `(seed, stream)`, uint32.
 
     Block `b` of philox4x64-10 (Salmon et al. 2011) has the counter `b` and the key `(seed, stream)`; both numbers
-    are below 2**64. See `BANK_STREAM` and its siblings.
+    are below 2**64. The constants `..._STREAM` are the streams in use.
     """
     seed, stream, count, start = _check_window(seed, stream, count, start)
     return _words(seed, stream, count, start)
@@ -92,7 +92,7 @@ def draw(kind: str, seed: int, stream: int, count: int, start: int = 0, scale: f
     - `"truncated_normal"`, the standard normal truncated to `[-2, 2]`, with standard deviation 0.8796:
       `x = Phi^-1(1/2 + t (Phi(2) - 1/2))` with `t = 2 u - 1 + 2**-24`, by a rational function in float64 (absolute
       error below 2e-9) that is rounded once to float32.
-    - `"signed_constant"`: `x = +1` where the highest bit of `w` is set, else `-1`.
+    - `"signed_constant"`: `x = +1` if the highest bit of `w` is set, else `-1`.
 
     Example:
 

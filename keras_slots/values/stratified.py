@@ -37,7 +37,7 @@ Tensor = Any
 #: Multiplier of the index j of a pair of values.
 SPREAD = np.uint32(0x9E3779B9)
 _HALF = np.uint32(0xFFFF)
-_BLOCK_VALUES = 2**20  # drawn at once on the host, with temporaries of a few times their size
+_BLOCK_VALUES = 2**20  # per block on the host; temporary arrays take a few times their size
 
 
 def strata_bits(num_values: int) -> int:

@@ -16,24 +16,24 @@ SHARINGS = ("connection", "layer")
 
 @keras.saving.register_keras_serializable(package="keras_slots")
 class ValueBank(ValueSource):
-    """One set of K values that several layers share: pass one object as `sharing` to each.
+    """One set of K values for several layers: pass the same object as `sharing` to each of them.
 
-    Drawn: `ValueBank(8, bound=0.1)` has the values `float32(bound) * (2 u_i - 1)`, uniform on `[-bound, bound)`.
-    Given: `ValueBank(values=[-0.1, 0.1])`. Two banks are equal when their values are.
+    Values can be drawn or given. `ValueBank(8, bound=0.1)` draws `float32(bound) * (2 u_i - 1)`, uniform on
+    `[-bound, bound)`; `ValueBank(values=[-0.1, 0.1])` takes the given ones. Banks of equal values are equal.
 
     Args:
-        num_values: Number of values, K, at most 65536; may be left out when `values` is given.
+        num_values: Number of values, K, at most 65536; may be omitted if `values` is given.
         values: The values themselves: one-dimensional, finite, not empty, not all equal; rounded to float32.
-        bound: Largest magnitude of drawn values. It has no default, because one set serves layers of different
-            size; `sqrt(6 / (fan_in + fan_out))` of the largest layer is a start.
-        seed: Integer, `0 <= seed < 2**64`; None draws one, so that `keras.utils.set_random_seed` governs it.
+        bound: Largest magnitude of drawn values. There is no default, because layers of different sizes may
+            share them; start with `sqrt(6 / (fan_in + fan_out))` of the largest layer.
+        seed: Integer, `0 <= seed < 2**64`; None draws one, which `keras.utils.set_random_seed` determines.
 
     Attributes:
         values: Read-only `float32` array of shape `(num_values,)`.
         num_values: Number of values, K.
 
     Raises:
-        ValueError: If an argument is not as described, or the arguments contradict each other.
+        ValueError: If an argument is invalid, or the arguments contradict each other.
 
     Example:
 
