@@ -164,7 +164,7 @@ def model_of(layer, shape):
 
 
 def layer_input(name, seed=0):
-    return np.random.default_rng(seed).normal(size=LAYERS[name][1]).astype("float32")
+    return np.random.default_rng(seed).normal(size=LAYERS[name][-1]).astype("float32")
 
 
 def gradients(layer, x, upstream, way, by_id=False):

@@ -47,19 +47,20 @@ def written(folder):
 
 
 @pytest.mark.tensorflow
-def test_readme_example_runs_twice_and_does_what_it_says(tmp_path, monkeypatch):
+def test_readme_example_runs_twice_and_prints_what_it_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run_python("README.md", {})
+    capsys.readouterr()
     names = run_python("README.md", {})
     model, plain, x = names["model"], names["plain"], names["x"]
     np.testing.assert_array_equal(plain(x[:3]), model(x[:3], training=False))
-    assert model.history.history["val_accuracy"][-1] > 0.5
-    assert f"{model.count_params():,} for the model above" in README
-    assert f"`plain.count_params()`, {plain.count_params():,}" in README
-    model.export("all", verbose=False)
-    sizes = [megabytes(tmp_path / folder) for folder in ("all", "selected")]
-    said = f"{sizes[0]:.2f} MB for the model above, against {sizes[1]:.2f} MB"
-    assert said in " ".join(README.split())
+    accuracy, size = capsys.readouterr().out.splitlines()
+    said, other, size_said = re.search(
+        r"print.*# ([\d.]+); with Dense ([\d.]+)\n(?:.*\n)+print.*# (.*)\n", README
+    ).groups()
+    assert abs(float(accuracy) - float(said)) <= 0.011 and float(said) > float(other) - 0.02
+    assert size.split(" in place of ")[1] == size_said.split(" in place of ")[1]
+    assert float(size.split()[0]) == pytest.approx(float(size_said.split()[0]), rel=0.1)
 
 
 @pytest.mark.tensorflow
@@ -109,7 +110,7 @@ def test_docs_python_runs(page, tmp_path, monkeypatch):
     elif page == "monitoring":
         assert len(names["history"].history["slots/hidden/changed"]) == 10
         assert names["sizes"]["materialized_bytes"] == 4 * 74 * 100
-        assert written(tmp_path) == {"logs", "changes.png", "values.png"}
+        assert written(tmp_path) == {"values.png"}
     else:
         assert np.isfinite(names["model"].history.history["loss"]).all()
 
@@ -184,14 +185,9 @@ def table_rows(page):
     return {first.strip(): [cell.strip() for cell in rest] for first, *rest in rows}
 
 
-@pytest.mark.parametrize("num_values", [8, 64])
-@pytest.mark.parametrize("mode", ["per_connection", "per_value"])
-def test_readme_prices_of_a_step_are_those_of_the_committed_runs(mode, num_values):
-    default = ", the default" if mode == "per_value" and num_values == 8 else ""
-    row = table_rows("README.md")[f'`score_mode="{mode}"`{default}, K = {num_values}']
-    assert row[1] == str(num_values if mode == "per_value" else 1)
-    variant = f"{mode} K={num_values}"
-    assert row[2:] == [shown(ratios(network)[variant]) for network in ("lenet300100", "conv6")]
+def test_readme_price_of_the_papers_algorithm_is_that_of_the_committed_run():
+    row = table_rows("README.md")['`score_mode="per_value"`, the paper\'s algorithm, K = 8']
+    assert row[1:] == [shown(ratios("lenet300100")["per_value K=8"]), "8"]
 
 
 @pytest.mark.parametrize("network", ["LeNet-300-100", "CONV-6"])
@@ -241,16 +237,13 @@ def test_slots_format_sizes_are_those_of_the_committed_runs():
         shown_row = rows[f"`ours-lenet300100-{scores} scores"]
         figures = [row[key] for key in ("bits", "entropy", "row_entropy")]
         assert shown_row[1:] == [f"{row['kilobytes']:.1f}", *(f"{x:.3f}" for x in figures)]
-    readme = " ".join(README.split())
-    accuracy, size, bits = rows["`ours-lenet300100-gs`, the paper's scores"][:3]
-    assert f"LeNet-300-100 at {accuracy} % takes {size} kB, {bits} bits a weight" in readme
 
 
 @pytest.mark.parametrize("num_values", ["8", "64"])
 def test_readme_row_of_nearest_scores_is_that_of_the_committed_runs(num_values):
     row = table_rows("README.md")[f'`score_mode="nearest"`, K = {num_values}']
-    steps = [ratios(f"{name}_nearest")[f"nearest K={num_values}"] for name in ("lenet300100", "conv6")]
-    assert row == [in_ten_seeds("nearest", num_values), "1", *map(shown, steps)]
+    step = shown(ratios("lenet300100_nearest")[f"nearest K={num_values}"])
+    assert row == [in_ten_seeds("nearest", num_values), step, "1"]
 
 
 def in_ten_seeds(scores, num_values):
@@ -270,11 +263,8 @@ def test_results_tables_are_what_their_files_give(page):
 def test_readme_accuracies_are_those_of_the_results():
     readme, results = table_rows("README.md"), table_rows("docs/results/README.md")
     assert readme["plain Keras layers, weights learned"][0] == in_ten_seeds("learned", "–")
-    assert readme['`score_mode="per_connection"`, K = 64'][0] == results["64"][1]
-    modes = {
-        name: np.mean([float(cell) for cell in results[name][:3]]) for name in ("per_connection", "per_value")
-    }
-    assert readme['`score_mode="per_value"`, the default, K = 8'][0] == f"{modes['per_value']:.2f}"
+    mean = np.mean([float(cell) for cell in results["per_value"][:3]])
+    assert readme['`score_mode="per_value"`, the paper\'s algorithm, K = 8'][0] == f"{mean:.2f}"
 
 
 def test_saving_sizes_are_those_of_the_committed_run():

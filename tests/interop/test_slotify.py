@@ -31,7 +31,7 @@ modes = pytest.mark.parametrize("mode", MODES)
 )
 @pytest.mark.parametrize(("name", "mode"), LAYER_AND_MODE)
 def test_slotify_replaces_every_layer_that_holds_kernels(name, mode):
-    plain = model_of(plain_layer(name, name="layer"), LAYERS[name][1])
+    plain = model_of(plain_layer(name, name="layer"), LAYERS[name][-1])
     slot = slotify(plain, num_values=3, seed=1, score_mode=mode)
     assert type(slot.get_layer("layer")) is SLOT_CLASSES[type(plain.get_layer("layer"))]
     x = layer_input(name)
@@ -53,7 +53,7 @@ def _without_seeds(config):
 @pytest.mark.parametrize(("name", "mode"), LAYER_AND_OTHER_MODE)
 def test_slot_layer_trains_in_every_kernel(name, mode):
     layer = slot_layer(name, seed=1, score_mode=mode, num_values=8)
-    model = model_of(layer, LAYERS[name][1])
+    model = model_of(layer, LAYERS[name][-1])
     before = [kernels(x) for x in kernel_layers(layer)]
     x = layer_input(name)
     y = np.random.default_rng(1).normal(size=model(x).shape)
@@ -66,7 +66,7 @@ def test_slot_layer_trains_in_every_kernel(name, mode):
 
 @pytest.mark.parametrize("name", ["separable2d", "depthwise1d", "conv1d_transpose", "attention"])
 def test_slotify_replaces_layers_in_nested_models(name):
-    shape = LAYERS[name][1]
+    shape = LAYERS[name][-1]
     inner = model_of(plain_layer(name, name="layer"), shape)
     inputs = keras.Input(shape[1:], name="outer")
     plain = keras.Model(inputs, L.Dense(2, name="head")(inner(inputs)))
@@ -79,7 +79,7 @@ def test_slotify_replaces_layers_in_nested_models(name):
 
 @pytest.mark.parametrize("name", ["separable2d", "depthwise1d", "conv1d_transpose"])
 def test_slotify_replaces_layers_in_time_distributed(name):
-    shape = (3, *LAYERS[name][1][1:])
+    shape = (3, *LAYERS[name][-1][1:])
     inputs = keras.Input(shape, name="x")
     plain = keras.Model(inputs, L.TimeDistributed(plain_layer(name, name="layer"))(inputs))
     slot = slotify(plain, seed=1)

@@ -72,7 +72,7 @@ def test_regularizer_losses_are_there_after_build(name, mode):
     arguments = {"kernel_regularizer": keras.regularizers.L2(0.5)}
     slot = slot_layer(name, arguments, seed=1, score_mode=mode)
     plain = plain_layer(name, **arguments)
-    shape = LAYERS[name][1]
+    shape = LAYERS[name][-1]
     for layer in (slot, plain):
         layer.build(*(2 * [shape] if "attention" in name else [shape]))
     for ours, theirs in zip(kernel_layers(slot), kernel_layers(plain), strict=True):

@@ -71,7 +71,7 @@ def test_weights_have_shapes_that_follow_from_the_arguments(name, mode, selectio
     shapes = set()
     for seed in range(2):
         layer = slot_layer(name, seed=seed, score_mode=mode, selection=selection)
-        shape = LAYERS[name][1]
+        shape = LAYERS[name][-1]
         layer.build(*(2 * [shape] if "attention" in name else [shape]))
         shapes.add(tuple(tuple(v.shape) for v in layer.variables))
         for v in layer.variables:
@@ -125,7 +125,7 @@ def test_clone_model_takes_the_weights_of_an_unseeded_model(mode):
 @pytest.mark.quick("conv1d-per_connection", "separable2d-per_value", "attention-per_value")
 @pytest.mark.parametrize(("name", "mode"), LAYER_AND_MODE)
 def test_set_weights_works_for_every_layer(name, mode):
-    first, second = (model_of(slot_layer(name, seed=seed, score_mode=mode), LAYERS[name][1]) for seed in (1, 2))
+    first, second = (model_of(slot_layer(name, seed=seed, score_mode=mode), LAYERS[name][-1]) for seed in (1, 2))
     second.set_weights(first.get_weights())
     for one, other in zip(kernel_layers(first), kernel_layers(second), strict=True):
         for kernel_name, kernel in kernels(one).items():
@@ -156,7 +156,7 @@ def test_files_fill_a_model_of_another_seed(tmp_path, arguments, suffix):
 @pytest.mark.parametrize(("name", "mode"), LAYER_AND_OTHER_MODE)
 def test_files_bring_back_every_layer(tmp_path, name, mode):
     layer = slot_layer(name, seed=1, score_mode=mode, selection="probabilistic")
-    model = model_of(layer, LAYERS[name][1])
+    model = model_of(layer, LAYERS[name][-1])
     x = layer_input(name)
     rng = np.random.default_rng(1)
     for v in model.trainable_variables:
@@ -164,7 +164,7 @@ def test_files_bring_back_every_layer(tmp_path, name, mode):
     model.save(tmp_path / "model.keras")
     model.save_weights(tmp_path / "model.weights.h5")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    other = model_of(slot_layer(name, seed=2, score_mode=mode, selection="probabilistic"), LAYERS[name][1])
+    other = model_of(slot_layer(name, seed=2, score_mode=mode, selection="probabilistic"), LAYERS[name][-1])
     other.load_weights(tmp_path / "model.weights.h5")
     expected, drawn = model(x), model(x, training=True)
     for again in (loaded, other):

@@ -46,7 +46,7 @@ def test_export_selected_keeps_an_adapted_vocabulary(name, tmp_path):
 @pytest.mark.quick("dense-per_value", "separable1d-per_connection", "grouped_attention-per_connection")
 @pytest.mark.parametrize(("name", "mode"), LAYER_AND_MODE)
 def test_export_selected_takes_every_layer(name, mode, tmp_path):
-    model = model_of(slot_layer(name, seed=1, score_mode=mode), LAYERS[name][1])
+    model = model_of(slot_layer(name, seed=1, score_mode=mode), LAYERS[name][-1])
     x = random_input(model)
     path = export_selected(model, tmp_path / "out")
     (y,) = tf.saved_model.load(str(path)).signatures["serving_default"](x=tf.constant(x)).values()
