@@ -33,7 +33,7 @@ def check_path(
         kind = "folder" if folder else "file"
         raise FileExistsError(
             f"`path` must not exist, so that nothing is lost, or be a {kind} that `overwrite=True` may replace. "
-            f"`overwrite=True`. Received: path='{path}', overwrite={overwrite}. Remove it or choose another."
+            f"Received: path='{path}', overwrite={overwrite}. Remove it or choose another."
         )
     if folder:
         _check_earlier_export(path)

@@ -239,7 +239,7 @@ def test_load_weights_of_another_origin_is_refused_and_changes_nothing(tmp_path)
 def test_lever_of_a_layer_with_scores_is_an_error_that_says_so():
     layer = SlotDense(3)
     layer.build((None, 4))
-    with pytest.raises(AttributeError, match="has scores and no lever"):
+    with pytest.raises(AttributeError, match="has scores instead of a lever"):
         _ = layer.lever
 
 

@@ -130,7 +130,7 @@ def test_kernels_go_to_the_weights_of_their_names_however_they_are_held(holder, 
     expected = numpy_of(model(x, training=False))
     plain = materialize(model)
     np.testing.assert_array_equal(numpy_of(plain(x, training=False)), expected)
-    with pytest.warns(UserWarning, match="layers of classes that Keras does not know"):
+    with pytest.warns(UserWarning, match="layer classes that Keras does not know"):
         loaded = load_slots(save_slots(model, tmp_path / "model.slots"))
     for one, other in zip(loaded.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)

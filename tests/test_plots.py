@@ -36,7 +36,7 @@ def test_plots_selected_values_shows_densities_of_bank_and_kernel(mode):
 
 def test_plots_selected_values_refuses_another_network():
     figure = plots.selected_values(dense_model())
-    with pytest.raises(ValueError, match=r"`figure` must show the kernels.*'conv'.*'hidden'"):
+    with pytest.raises(ValueError, match=r"`figure` must be a figure of the kernels.*'conv'.*'hidden'"):
         plots.selected_values(small_model(), figure=figure)
     plain = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     with pytest.raises(ValueError, match="`model` must hold slot layers"):

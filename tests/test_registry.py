@@ -136,7 +136,7 @@ def test_another_slot_layer_of_a_keras_layer_is_refused_unless_asked_for(own_reg
         pass
 
     before = dict(own_registrations)
-    text = "Received: key=Dense, which SlotDense has, for Other.*`replace=True`"
+    text = "Received: key=Dense, which belongs to SlotDense, for Other.*`replace=True`"
     with pytest.raises(ValueError, match=text):
         register(L.Dense)(Other)
     assert own_registrations == before and Other.plain_class is L.Dense

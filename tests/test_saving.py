@@ -215,7 +215,7 @@ def test_load_weights_of_an_unbuilt_layer_fails_where_that_of_dense_does(tmp_pat
 
 
 def test_load_own_variables_of_an_unbuilt_layer_is_refused():
-    text = "Layer 'layer' is not built, so it cannot load the weights.* Call it on an input first"
+    text = "Layer 'layer' is not built, so it cannot load its weights.* Call it on an input first"
     with pytest.raises(ValueError, match=text):
         dense().load_own_variables({"0": np.ones(4)})
     with pytest.raises(ValueError, match="never built"):

@@ -101,7 +101,7 @@ def test_value_bank_refuses_a_bound_that_is_no_positive_number(bound):
 
 
 def test_value_bank_asks_for_a_bound():
-    with pytest.raises(ValueError, match=r"`bound` must be given .*`bound=0.1`"):
+    with pytest.raises(ValueError, match=r"`bound` is required .*`bound=0.1`"):
         ValueBank(8)
 
 

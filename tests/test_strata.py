@@ -111,7 +111,7 @@ def test_rows_have_golden_checksums(num_values, checksum):
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 3), (4, 3), (0, 2**32 + 1)])
 def test_rows_refuse_a_window_that_is_none(start, stop):
-    with pytest.raises(ValueError, match=r"`start` and `stop` must count connections.*Received: st"):
+    with pytest.raises(ValueError, match=r"`start` and `stop` must be numbers of connections.*Received: st"):
         StratifiedUniform().rows(0, 8, FANS, start, stop)
 
 

@@ -96,7 +96,7 @@ def test_summary_prints_each_kernel_and_the_totals(capsys):
     reach = f"{row['values_within_reach']:.1f}"
     assert f"logits 64×3 192 4 {reach} 0.00 greedy, per_connection, UniformScores" in lines
     # 264 values and 8 + 4 + 3 + 8 plain weights; no optimizer yet.
-    assert "total 4.2 kB 7.5 kB 1.1 kB – 1.1 kB" in lines
+    assert "total 4.2 kB 7.5 kB 1.1 kB – 1.1 kB 0 B" in lines
     assert found["total"]["bank_bytes"] == 4 * 4 * 264
     assert "23 plain weights, 15 trained 60 B 92 B" in lines
     summary(model)
@@ -117,7 +117,7 @@ def test_summary_of_a_plain_model_says_so():
     text = []
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)], name="plain")
     summary(model, print_fn=text.append)
-    assert text == ["Model 'plain' holds no slot layer.\n"]
+    assert text == ["Model 'plain' has no slot layer.\n"]
     assert summary_dict(model)["total"]["materialized_bytes"] == 4 * 15
 
 

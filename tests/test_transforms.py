@@ -246,7 +246,7 @@ class Subclassed(keras.Model):
 
 @pytest.mark.parametrize("transform", [slotify, materialize])
 def test_slotify_and_materialize_refuse_a_subclassed_model(transform):
-    text = f"`{transform.__name__}` takes Functional and Sequential models.*type Subclassed"
+    text = f"`{transform.__name__}` takes only Functional and Sequential models.*type Subclassed"
     with pytest.raises(ValueError, match=text):
         transform(Subclassed())
 
@@ -255,7 +255,7 @@ def test_materialize_refuses_a_slot_layer_inside_another_layer():
     model = keras.Sequential(
         [keras.Input((4, 3)), L.Bidirectional(L.LSTM(2)), L.RepeatVector(2), Wrapped(name="wrap")]
     )
-    with pytest.raises(ValueError, match=r"\['hidden'\] sit inside layer 'wrap' of type Wrapped"):
+    with pytest.raises(ValueError, match=r"\['hidden'\] are inside layer 'wrap' of type Wrapped"):
         materialize(model)
 
 
@@ -274,7 +274,7 @@ class Wrapped(L.Layer):
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: materialize(functional()), "`model` holds no slot layer.*'functional'"),
+        (lambda: materialize(functional()), "`model` has no slot layer.*'functional'"),
         (lambda: slotify(keras.Sequential([keras.Input((2,)), L.ReLU()])), "`model` has no layer to replace"),
         (lambda: slotify(functional(), filters=lambda x: False), "`model` has no layer to replace"),
         (
@@ -321,7 +321,7 @@ def test_materialize_gives_weights_that_share_no_memory_with_the_slot_model():
 def test_slotify_says_that_a_model_is_a_slot_model_already(make):
     slot = slotify(make())
     for model, filters in ((slot, None), (slot, lambda layer: True)):
-        text = f"`model` is a slot model already.*model '{slot.name}'"
+        text = f"`model` is already a slot model.*model '{slot.name}'"
         with pytest.raises(ValueError, match=text):
             slotify(model, filters=filters)
     partly = slotify(functional(), filters=["conv"])

@@ -10,7 +10,7 @@ import pytest
 from backends import BACKEND
 from comparisons import numpy_of
 from keras_slots import SlotConv2D, SlotDense, ValueBank, load_slots, materialize, save_slots, slotify
-from keras_slots.kernels.seed import decode_integer, decode_seed, encode_seed, index_to_words
+from keras_slots.kernels.seed import decode_integer, decode_seed, encode_seed
 
 MODES = ("per_value", "per_connection", "nearest")
 LEVERS = ("per_connection", "nearest")
@@ -191,7 +191,7 @@ def test_a_lost_seed_of_scores_costs_the_size_of_a_slots_file_and_the_warning_sa
         path = save_slots(model, tmp_path / "m.slots")
     said = [str(x.message) for x in caught if str(x.message).startswith("The kernel")]
     assert len(said) == 2
-    assert all("is held as its selected values" in x and "its seed is lost" in x for x in said)
+    assert all("stores the selected values of kernel" in x and "its seed is lost" in x for x in said)
     for one, two in zip(kernels(model), load_slots(path).get_weights()[::2], strict=True):
         np.testing.assert_array_equal(one, two)
 
@@ -438,8 +438,9 @@ def test_seed_words_bring_numbers_back_and_are_bytes(numbers):
     assert decode_seed(np.full_like(words, np.nan)) is None
 
 
-def test_index_words_bring_integers_back_in_traced_code():
+def test_words_bring_integers_back_in_traced_code():
     index = np.array([0, 1, 255, 256, 70_000, 2**24 + 1, 2**31 - 1])
+    words = np.array([[i >> shift & 255 for i in index.tolist()] for shift in (24, 16, 8, 0)], "float32")
     for dtype in ("int32", "uint32"):
-        back = numpy_of(decode_integer(index_to_words(index), dtype))
+        back = numpy_of(decode_integer(words, dtype))
         np.testing.assert_array_equal(back.astype("int64"), index)

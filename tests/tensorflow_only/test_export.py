@@ -114,7 +114,7 @@ def test_export_selected_refuses_a_folder_without_the_rights_and_leaves_it_as_it
 
 def test_export_selected_refuses_a_model_without_slot_layers_and_leaves_nothing(tmp_path):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    with pytest.raises(ValueError, match="`model` holds no slot layer"):
+    with pytest.raises(ValueError, match="`model` has no slot layer"):
         export_selected(model, tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
