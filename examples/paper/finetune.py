@@ -6,62 +6,45 @@
         --out runs/finetuned
 
 For each state in --from an ordinary network starts from the selected values (the scores are dropped),
-and its weights are trained for the epochs that are left of --total-epochs.
-The same network trained from scratch gets all of them. Learning rate, schedule and decay are those
-of the learned recipe; its flags override them.
+and its weights are trained for the epochs that are left of --total-epochs. The same network trained
+from scratch gets all of them. Learning rate, schedule and decay are those of the learned recipe.
 
 Every arm is a run folder below --out, with a row in the results file; the same command continues
 where it was stopped.
-
-Exit status: 0, 1 when a run failed, 2 for a wrong command line.
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 import cli
-from recipes import Options, Recipe, SettingError, make_recipe
-from runs import read_state, state_file
-from sources import check_source
+from recipes import make_recipe, recipe_name
+from runs import read_json, read_state, state_file
 
-# What both arms take over from the selected run.
+# What the arms take over from the selected run.
 SHARED = (
-    *("network", "dataset", "padding", "dropout", "augmentation", "batch_size"),
-    *("label_smoothing", "dtype_policy", "validation_share", "split_seed", "seed"),
-)
-# What is over once the values are selected.
-SELECTION = (
-    *("num_values", "selection", "score_mode", "sharing", "scores"),
-    *("bank", "bank_scale", "score_scale", "dense_score_scale", "move_penalty"),
+    *("network", "dataset", "dropout", "augmentation", "batch_size", "label_smoothing"),
+    *("dtype_policy", "validation_share", "seed"),
 )
 app = cli.make_app("finetune.py", __doc__)
 
 
-def parse_states(_, tokens):
-    parts = [part.strip() for part in tokens[-1].value.split(",")]
-    if not all(part.isdigit() or part in ("best", "last") for part in parts):
-        raise ValueError(f"expected best, last or epochs. Received: {tokens[-1].value}")
-    return parts
+def selected_network(run, state):
+    """Makes the plain network of the selected values, without the penalties of its selection."""
 
+    def make(*_):
+        import keras_slots
+        import training
 
-def arms(run, states, selected, total, fields):
-    """State, recipe and selection epochs of each network to train; scratch comes last."""
-    learned = make_recipe("ours", selected.network, "learned")
-    fields = {name: getattr(selected, name) for name in SHARED} | fields
-    for state in states:
-        spent = len(read_state(state_file(run, state))[1]["history"])
-        if spent >= total:
-            raise SettingError(
-                f"`total_epochs` must be more than the {spent} epochs of state {state}. "
-                f"Received: total_epochs={total}"
-            )
-        name = f"finetune-from-{state}"
-        yield state, dataclasses.replace(learned, **fields, name=name, epochs=total - spent), spent
-    yield None, dataclasses.replace(learned, **fields, name="finetune-scratch", epochs=total), 0
+        plain = keras_slots.materialize(training.load_model(run, state)[1], trainable=True)
+        for layer in plain.layers:
+            if getattr(layer, "kernel_regularizer", None) is not None:
+                layer.kernel_regularizer = layer.kernel.regularizer = None
+        return plain
+
+    return make
 
 
 @app.default
@@ -69,48 +52,46 @@ def main(
     run: str,
     /,
     *,
-    states: Annotated[list[str], Parameter(name="--from", converter=parse_states, n_tokens=1)] = (
-        "best",
-    ),
+    states: Annotated[list[str], Parameter(name="--from"), cli.COMMAS] = ("best",),
     total_epochs: int | None = None,
     out: str = "",
-    options: cli.flags(Options) = None,
-    fields: cli.flags(Recipe, without=(*SHARED, *SELECTION, "epochs", "method")) = None,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    options: cli.Options = cli.Options(),  # noqa: B008
 ):
     """Fine-tunes.
 
     Args:
         run: run folder of a slot machine
-        states: comma-separated states to start from: best, last, or epochs of train.py --save-epochs
+        states: states to start from: best, last, or epochs of train.py --save-epochs
         total_epochs: selection and weight epochs together (default: twice those of RUN)
         out: folder of the arms (default: RUN-finetuned)
+        learning_rate: instead of the learned recipe's
+        weight_decay: instead of the learned recipe's
     """
-    training, options = cli.import_training(), options or {}
-    from keras_slots import materialize
+    import training
 
-    selected, known = training.slot_recipe_of(run)
-    total = 2 * selected.epochs if total_epochs is None else total_epochs
-    planned = list(arms(run, states, selected, total, fields or {}))
-    settings = cli.options(options, "")
-    check_source(selected.dataset, settings.data_dir, settings.download)
-    out = Path(out or f"{Path(run)}-finetuned")
-    rows = [("start", "selection", "weights", "validation %", "test %")]
-    for state, recipe, spent in planned:
-        start = {}
+    selected = training.recipe_of(run)
+    given = {"learning_rate": learning_rate, "weight_decay": weight_decay}
+    fields = {name: getattr(selected, name) for name in SHARED}
+    fields |= {name: value for name, value in given.items() if value is not None}
+    learned = make_recipe(recipe_name("ours", selected.network, "learned"))
+    total = total_epochs or 2 * selected.epochs
+    for state in (*states, None):
+        name, epochs, start = "scratch", total, {}
         if state is not None:
-
-            def selected_network(*_, state=state):
-                plain = materialize(training.load_model(run, state)[1], trainable=True)
-                return training.networks.without_penalty(plain)
-
-            start = {"make_model": selected_network, "origin": f"{known['run_id']}/{state}"}
-        name = recipe.name.removeprefix("finetune-")
-        print(f"{name}: {spent} selection epochs, {recipe.epochs} weight epochs")
-        row = training.train(recipe, cli.options(options, out / name), **start)
-        rows.append((name, str(spent), str(recipe.epochs), row["val_best"], row["test_best"]))
-    print(f"\n{selected.name}, seed {selected.seed}: accuracies at the best validation epoch")
-    cli.print_table(rows)
+            history = read_state(state_file(run, state))[1]["history"]
+            name, epochs = f"from-{state}", total - len(history)
+            origin = {"run": read_json(Path(run, "run.json"))["run_id"], "state": state}
+            origin["val_accuracy"] = history[-1]["val_accuracy"] if history else None
+            start = {"make_model": selected_network(run, state), "origin": origin}
+        if epochs < 1:
+            raise SystemExit(f"--total-epochs {total} leaves no epoch after state {state}")
+        arm = dataclasses.replace(learned, **fields, name=f"finetune-{name}", epochs=epochs)
+        row = training.train(arm, Path(out or f"{Path(run)}-finetuned", name), options, **start)
+        accuracies = f"validation {row['val_best']:.2%}, test {row['test_best']:.2%}"
+        print(f"{name}: {total - epochs} selection epochs, {epochs} weight epochs, {accuracies}")
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(app))
+    app()

@@ -6,23 +6,17 @@ Each network has biases, normalization and layers that stay plain, as networks h
 6,000 images for 8 epochs with a cosine decay to zero: with plain layers, with nearest scores and with the
 paper's scores (K = 8, one lever a connection), by SGD with momentum and by Adam, at five learning rates
 each. Printed is the accuracy on 2,000 other training images. A setting with a row in the results file is
-not trained again.
-
-Needs MNIST and CIFAR-10 prepared by tensorflow-datasets in DIR; 90 runs take about half an hour on two
-cores.
-
-Exit status: 0, 1 when a run failed, 2 for a wrong command line.
+not trained again. 90 runs take about half an hour on two cores.
 """
 
 import itertools
-import sys
+from typing import Annotated, Literal
 
 import numpy as np
 
 import cli
-from report import markdown
+import report
 from runs import append_row, read_rows
-from sources import check_source, read_arrays
 
 RATES = {"sgd": (0.003, 0.01, 0.03, 0.1, 0.3), "adam": (0.0003, 0.001, 0.003, 0.01, 0.03)}
 WEIGHTS = ("plain", "nearest", "paper")
@@ -63,7 +57,7 @@ def cnn(x, layers):
     return layers.Flatten()(x)
 
 
-#: Name -> what comes before the logits, and the data set.
+# Name -> what comes before the logits, and the data set.
 NETWORKS = {"mlp": (mlp, "mnist"), "attention": (attention, "mnist"), "cnn": (cnn, "cifar10_16x16")}
 
 
@@ -80,8 +74,7 @@ def make_model(network, shape, weights, seed):
         return model
     scores = {}
     if weights == "nearest":
-        bank = StratifiedUniform(2.0)
-        scores = {"score_initializer": "nearest", "bank_initializer": bank}
+        scores = {"score_initializer": "nearest", "bank_initializer": StratifiedUniform(2.0)}
     inner = [x.name for x in model.layers if type(x).__name__ in SLOTTED and x.name != "logits"]
     return slotify(model, 8, filters=inner, score_mode="per_connection", seed=seed, **scores)
 
@@ -90,6 +83,8 @@ def train(network, weights, optimizer, learning_rate, seed, data_dir):
     """Trains one setting; returns its validation accuracy."""
     import keras
 
+    from data import read_arrays
+
     x, y, _, _ = read_arrays(NETWORKS[network][1], data_dir)
     chosen = np.random.default_rng(seed).permutation(len(x))[: TRAIN + VALIDATION]
     x, y = x[chosen].astype("float32") / 127.5 - 1.0, y[chosen]
@@ -97,14 +92,13 @@ def train(network, weights, optimizer, learning_rate, seed, data_dir):
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     model = make_model(network, x.shape[1:], weights, seed)
-    steps = EPOCHS * (len(x) // BATCH)
-    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
-    optimizers = {
-        "sgd": lambda: keras.optimizers.SGD(schedule, momentum=0.9),
-        "adam": lambda: keras.optimizers.Adam(schedule),
-    }
+    rate = keras.optimizers.schedules.CosineDecay(learning_rate, EPOCHS * (len(x) // BATCH))
+    if optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(rate, momentum=0.9)
+    else:
+        optimizer = keras.optimizers.Adam(rate)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizers[optimizer](), loss, metrics=["accuracy"])
+    model.compile(optimizer, loss, metrics=["accuracy"])
     order = np.random.default_rng(seed)
     # fit would repeat one order in every epoch on TensorFlow.
     for _ in range(EPOCHS):
@@ -117,20 +111,18 @@ def train(network, weights, optimizer, learning_rate, seed, data_dir):
 def main(
     *,
     data_dir: str | None = None,
-    networks: cli.listed(*NETWORKS) = tuple(NETWORKS),
+    networks: Annotated[list[Literal["mlp", "attention", "cnn"]], cli.COMMAS] = tuple(NETWORKS),
     seed: int = 0,
     results: str = "runs/learning_rates.csv",
 ):
     """Trains all settings.
 
     Args:
-        data_dir: folder of tensorflow-datasets
-        networks: comma-separated: mlp, attention, cnn
+        data_dir: as of train.py
         results: the file that gets a row for each run
     """
-    for network in networks:
-        check_source(NETWORKS[network][1], data_dir)
-    training = cli.import_training()
+    import training
+
     rates = [(optimizer, rate) for optimizer in RATES for rate in RATES[optimizer]]
     for network, weights, (optimizer, rate) in itertools.product(networks, WEIGHTS, rates):
         key = dict(zip(KEY, (network, weights, optimizer, rate, seed), strict=True))
@@ -138,12 +130,12 @@ def main(
         if any(row["run_id"] == run_id for row in read_rows(results)):
             continue
         accuracy = train(**key, data_dir=data_dir)
-        row = {"run_id": run_id, "limit_steps": 0, **key, "validation": round(accuracy, 4)}
+        row = {"run_id": run_id, **key, "validation": round(accuracy, 4)}
         row |= training.versions() | {"devices": 1, "device": training.processor()}
         append_row(results, row)
-        print(f"{run_id}: {cli.percent(accuracy)}", flush=True)
-    print(f"\n{markdown(results, 'rates')}", end="")
+        print(f"{run_id}: {accuracy:.2%}", flush=True)
+    print(report.markdown(report.read_table(results), "rates"))
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(app))
+    app()
