@@ -69,8 +69,7 @@ def _from_tensorflow_datasets(dataset, place, download):
 
 def _halved(images):
     """The mean of each square of four pixels, rounded to whole numbers."""
-    count, height, width, channels = images.shape
-    squares = images.reshape(count, height // 2, 2, width // 2, 2, channels)
+    squares = images.reshape(len(images), 16, 2, 16, 2, 3)
     return np.rint(squares.mean(axis=(2, 4), dtype="float32")).astype("uint8")
 
 
@@ -98,12 +97,9 @@ class Data:
             "validation": (x[validation], y[validation]),
             "test": tuple(test),
         }
-        mean, std = NORMALISATION.get(recipe.dataset) or _measure(x[train])
+        mean, std = NORMALISATION.get(recipe.dataset) or _measured(x[train] / 255.0)
         self.mean, self.std = np.float32(mean), np.float32(std)
         self.input_shape, self.num_classes = x.shape[1:], int(y.max()) + 1
-
-    def count(self, split):
-        return len(self.splits[split][0])
 
     def evaluation(self, split, devices=1):
         """Images, labels and weights; images of weight 0 make their number a multiple of `devices`."""
@@ -125,28 +121,28 @@ class Data:
         return flat.reshape(images.shape)
 
 
-def _measure(images):
-    """Mean and standard deviation per channel, in [0, 1]."""
-    pixels = images.astype("float64") / 255.0
-    axes = tuple(range(pixels.ndim - 1))
-    return pixels.mean(axes), np.maximum(pixels.std(axes), 1e-6)
+def _measured(pixels):
+    return pixels.mean((0, 1, 2)), np.maximum(pixels.std((0, 1, 2)), 1e-6)
 
 
 class Batches(keras.utils.PyDataset):
-    """The training batches of one epoch after the other; the last incomplete batch is dropped."""
+    """The training batches of an epoch; the last incomplete batch is dropped."""
 
-    def __init__(self, data, recipe, epoch=0):
+    def __init__(self, data, recipe):
         super().__init__()
-        self.data, self.size, self.seed, self.epoch = data, recipe.batch_size, recipe.seed, epoch
+        self.data, self.size, self.seed = data, recipe.batch_size, recipe.seed
         self.x, self.y = data.splits["train"]
         if not len(self):
-            raise SystemExit(f"{len(self.x)} training images are fewer than --batch-size {self.size}")
+            raise SystemExit(
+                f"{len(self.x)} training images are fewer than --batch-size {self.size}"
+            )
         self.take = gatherer(self.x, recipe.augmentation, recipe.seed)
-        self.order = stateless.permutation(len(self.y), (self.seed, epoch))
+        self.start(0)
 
-    def on_epoch_end(self):
-        self.epoch += 1
-        self.order = stateless.permutation(len(self.y), (self.seed, self.epoch))
+    def start(self, epoch):
+        """Goes to that epoch. (`on_epoch_end` is also called when `fit` looks at a first batch.)"""
+        self.epoch = epoch
+        self.order = stateless.permutation(len(self.y), (self.seed, epoch))
 
     def __len__(self):
         return len(self.x) // self.size

@@ -1,12 +1,12 @@
 """Figures from results files and run folders.
 
-    python examples/paper/plots.py accuracy runs/results.csv --out accuracy.png
-    python examples/paper/plots.py selections gs.csv ps.csv --out gs-ps.png
-    python examples/paper/plots.py sizes sizes.csv --out sizes.png
-    python examples/paper/plots.py curves vgg19-ns.csv vgg19-learned.csv --out curves.png
-    python examples/paper/plots.py weights runs/ours-lenet300100-gs-s0 --out weights.png
-    python examples/paper/plots.py first-layer runs/ours-lenet300100-gs-s0 --out first-layer.png
-    python examples/paper/plots.py finetune runs/s0-finetuned runs/s1-finetuned --out finetune.png
+python examples/paper/plots.py accuracy runs/results.csv --out accuracy.png
+python examples/paper/plots.py selections gs.csv ps.csv --out gs-ps.png
+python examples/paper/plots.py sizes sizes.csv --out sizes.png
+python examples/paper/plots.py curves vgg19-ns.csv vgg19-learned.csv --out curves.png
+python examples/paper/plots.py weights runs/ours-lenet300100-gs-s0 --out weights.png
+python examples/paper/plots.py first-layer runs/ours-lenet300100-gs-s0 --out first-layer.png
+python examples/paper/plots.py finetune runs/s0-finetuned runs/s1-finetuned --out finetune.png
 """
 
 from pathlib import Path

@@ -28,8 +28,13 @@ from cyclopts import Parameter, types, validators
 Share = Annotated[float, Parameter(validator=validators.Number(gte=0, lt=1))]
 Network = Literal["lenet300100", "conv2", "conv4", "conv6", "vgg19", "conv6bn"]
 Augmentation = Literal[
-    *("none", "flip", "crop_flip", "shift1", "shift"),
-    *("translate_altflip", "translate_altflip_cutout"),
+    "none",
+    "flip",
+    "crop_flip",
+    "shift1",
+    "shift",
+    "translate_altflip",
+    "translate_altflip_cutout",
 ]
 
 
@@ -87,11 +92,12 @@ class Recipe:
     def folder(self):
         """The name of the run's folder: what differs from the recipe of that name, and the seed."""
         plain = make_recipe(self.name)
-        changed = [
-            f"{name}={value}"
-            for name, value in dataclasses.asdict(self).items()
-            if name != "seed" and value != getattr(plain, name)
-        ]
+        fields = (
+            dataclasses.asdict(self).items()
+            - dataclasses.asdict(plain).items()
+            - {("seed", self.seed)}
+        )
+        changed = [f"{name}={value}" for name, value in sorted(fields)]
         return "-".join([self.name, *changed, f"s{self.seed}"])
 
 
@@ -99,9 +105,7 @@ CIFAR10 = {"dataset": "cifar10", "validation_share": 0.1, "augmentation": "crop_
 WITH_DROPOUT = CIFAR10 | {"dropout": 0.5}
 NETWORKS = {
     "lenet300100": {},
-    "conv2": WITH_DROPOUT,
-    "conv4": WITH_DROPOUT,
-    "conv6": WITH_DROPOUT,
+    **dict.fromkeys(("conv2", "conv4", "conv6"), WITH_DROPOUT),
     "vgg19": CIFAR10,
     "conv6bn": CIFAR10 | {"dataset": "cifar10_16x16"},
 }
@@ -120,11 +124,16 @@ PAPER = {
     "weight_decay": 1e-4,
     "schedule": "warm_restarts",
 }
-# Epochs of selection and of learning.
-PAPER_EPOCHS = {
-    **{"lenet300100": (200, 200), "conv2": (200, 200), "conv4": (200, 330)},
-    **{"conv6": (200, 330), "vgg19": (220, 320)},
-}
+PAPER_EPOCHS = {"conv4-learned": 330, "conv6-learned": 330, "vgg19-learned": 320}
+
+
+def _paper(network, method, k, sharing):
+    rate = 25.0 if method == "ps" else 0.2 if k <= 8 else 0.1
+    if method == "learned":
+        rate = 0.05  # ours: the text names no rate for its learned networks
+    epochs = PAPER_EPOCHS.get(f"{network}-{method}", 220 if network == "vgg19" else 200)
+    return PAPER | {"learning_rate": rate, "epochs": epochs}
+
 
 ON_CIFAR10 = {
     "schedule": "one_cycle",
@@ -140,9 +149,8 @@ OURS = {
     "vgg19": ON_CIFAR10 | {"epochs": 20},
     "conv6bn": {"augmentation": "flip", "epochs": 8, "dtype_policy": "mixed_bfloat16"},
 }
-# Learning rate and decay of the learned network, and of nearest scores too.
+# Learning rate and decay of the learned network, and of nearest scores too; elsewhere 0.05.
 LEARNED = {"lenet300100": (0.1, 5e-4), "vgg19": (0.1, 5e-4), "conv6bn": (0.1, 0.0)}
-LEARNED_ELSEWHERE = (0.05, 5e-4)
 # But few values, or many layers with batch norm, need small steps and a bank as wide as the weights:
 # learning rate, decay, scale of the bank.
 NEAREST = {
@@ -153,56 +161,43 @@ NEAREST = {
 }
 
 
-def _paper(network, method, k, sharing):
-    selecting, learning = PAPER_EPOCHS[network]
-    if method == "learned":  # the text names no rate for its learned networks; this one is ours
-        return PAPER | {"learning_rate": 0.05, "epochs": learning}
-    rate = 25.0 if method == "ps" else 0.2 if k <= 8 else 0.1
-    return PAPER | {"learning_rate": rate, "epochs": selecting}
-
-
 def _ours(network, method, k, sharing):
     """Chosen on the validation images (README, "How ours was found")."""
     fields = OURS.get(network, ON_CIFAR10)
-    rate, decay = LEARNED.get(network, LEARNED_ELSEWHERE)
+    rate, decay = LEARNED.get(network, (0.05, 5e-4))
     if method == "learned":
         return fields | {"learning_rate": rate, "weight_decay": decay}
     if method == "ns":
         default = rate, decay, {2: 1.2, 4: 1.5}.get(k, 2.0)
         rate, decay, scale = NEAREST.get((network, k), default)
         # A decay of the levers would not change which value is nearest.
-        kind = "weights" if decay else "l2"
-        fields = fields | {"weight_decay": decay, "weight_decay_kind": kind}
-        return fields | {"learning_rate": rate, "bank_scale": scale}
+        kind = {"weight_decay": decay, "weight_decay_kind": "weights" if decay else "l2"}
+        return fields | kind | {"learning_rate": rate, "bank_scale": scale}
     # Large values win, and of many values the largest is larger: a narrower bank.
     narrow = round((8 / k) ** 0.25, 1)
     scale, rate = {
         "connection": (max(0.7, narrow), 0.3 if k <= 32 else 0.15),
-        # Few values for many connections: their steps push the same way.
-        "layer": (narrow, 0.3 * k / 64),
+        "layer": (narrow, 0.3 * k / 64),  # few values for many: their steps push the same way
         "network": (1.0, 0.1),
     }[sharing]
     if method == "ps":
         # Wide initial scores: a draw then seldom leaves the arg-max, which is what is tested.
-        wide = {"score_scale": 400.0, "dense_score_scale": 400.0}
-        return fields | wide | {"bank_scale": scale, "learning_rate": 200.0}
+        fields = fields | {"score_scale": 400.0, "dense_score_scale": 400.0}
+        rate = 200.0
     return fields | {"bank_scale": scale, "learning_rate": rate}
 
 
-NAME = re.compile(
-    rf"(?:(ours)-({'|'.join(NETWORKS)})|(paper)-({'|'.join(PAPER_EPOCHS)}))"
-    r"-(?:(learned)|(gs|ps|ns)(?:-k([1-9]\d*))?(?:-(layer|network))?)"
-)
+NAME = re.compile(r"(ours|paper)-(\w+)-(gs|ps|ns|learned)(?:-k([1-9]\d*))?(?:-(layer|network))?")
 
 
 def make_recipe(name):
     """The recipe of that name."""
     match = NAME.fullmatch(name)
-    if not match or name.startswith("paper") and match[6] == "ns":
+    if not match or match[2] not in NETWORKS or (match[1], match[2]) == ("paper", "conv6bn"):
         raise SystemExit(f"No recipe is called {name}: see the top of examples/paper/recipes.py")
-    kind, network, method = match[1] or match[3], match[2] or match[4], match[5] or match[6]
-    cell = network, method, int(match[7] or 8), match[8] or "connection"
-    fields = NETWORKS[network] | METHODS[method] | {"paper": _paper, "ours": _ours}[kind](*cell)
+    kind, network, method, k, sharing = match.groups()
+    cell = network, method, int(k or 8), sharing or "connection"
+    fields = NETWORKS[network] | METHODS[method] | (_paper if kind == "paper" else _ours)(*cell)
     return Recipe(name, network, num_values=cell[2], sharing=cell[3], **fields)
 
 
@@ -219,7 +214,6 @@ def choose_recipe(name, fields):
     if not name:
         method = "ps" if fields.get("selection") == "probabilistic" else "gs"
         method = "learned" if fields.get("method") == "learned" else method
-        names = ("num_values", "sharing")
-        given = {key: fields[key] for key in names if key in fields}
-        name = recipe_name("ours", fields.get("network", "lenet300100"), method, **given)
+        cell = {key: fields[key] for key in ("num_values", "sharing") if key in fields}
+        name = recipe_name("ours", fields.get("network", "lenet300100"), method, **cell)
     return dataclasses.replace(make_recipe(name), **fields)

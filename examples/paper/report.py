@@ -15,7 +15,6 @@ cells     test accuracy over the seeds of each cell (runs that differ only in th
 seeds     test accuracy of each seed, a row for each cell
 runs      long runs one by one: last epoch, mirror images, averaged weights, minutes
 finetune  the arms of finetune.py
-search    validation accuracy of every run, with the fields that a search for recipes varies
 rates     the runs of learning_rates.py: validation accuracy at each rate, the best of a row in bold
 sizes     the runs that size.py packed: bytes and test accuracy of each file, means over the seeds
 """
@@ -114,26 +113,13 @@ def cells_table(rows):
         }
 
 
-def by_seed(rows, cell, measured, title):
-    """The accuracy of a cell with each seed, of its last run."""
-    found = dict(zip(cell["seed"], cell[measured], strict=True))
-    seeds = sorted(set(rows["seed"]), key=int)
-    return {f"seed {seed}, {title} %": number(found.get(seed)) for seed in seeds}
-
-
 def seeds_table(rows):
     names = differing(rows, MARKS) or ["method"]
     for cell in grouped(rows, names):
-        seeds = by_seed(rows, cell, "test_best", "test")
-        yield marks_of(cell, names) | seeds | {"s per run": median_seconds(cell)}
-
-
-def search_table(rows):
-    scales = {"bank_scale": "bank scale", "learning_rate": "learning rate"}
-    names = differing(rows, MARKS)
-    for cell in grouped(rows, [*names, *scales]):
-        numbers = {title: f"{float(cell.iloc[0][name]):.4g}" for name, title in scales.items()}
-        yield marks_of(cell, names) | numbers | by_seed(rows, cell, "val_best", "validation")
+        tests = dict(zip(cell["seed"], cell["test_best"], strict=True))  # of a seed the last run
+        seeds = sorted(set(rows["seed"]), key=int)
+        shown = {f"seed {seed}, test %": number(tests.get(seed)) for seed in seeds}
+        yield marks_of(cell, names) | shown | {"s per run": median_seconds(cell)}
 
 
 def runs_table(rows):
@@ -186,7 +172,9 @@ def rates_table(rows):
         for kind in titles:
             for rate in sorted(row[kind].index, key=float) if kind in row else ():
                 strong = "**" if row[kind, rate] == row[kind].max() else ""
-                texts[f"{titles[kind]} {rate}"] = f"{strong}{number(row[kind, rate], '.1f')}{strong}"
+                texts[f"{titles[kind]} {rate}"] = (
+                    f"{strong}{number(row[kind, rate], '.1f')}{strong}"
+                )
         yield texts
 
 
@@ -211,7 +199,6 @@ TABLES = {
     "cells": cells_table,
     "seeds": seeds_table,
     "runs": runs_table,
-    "search": search_table,
     "finetune": finetune_table,
     "rates": rates_table,
     "sizes": sizes_table,

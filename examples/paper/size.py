@@ -52,7 +52,10 @@ def size_row(folder, state, options):
     recipe, model = training.load_model(folder, state)
     start = training.build_model(recipe, model.input_shape[1:], model.output_shape[-1])
     plain, size, bits = packed(model)
-    row = {"run_id": f"{runs.read_json(Path(folder, 'run.json'))['run_id']}-{state}", "state": state}
+    row = {
+        "run_id": f"{runs.read_json(Path(folder, 'run.json'))['run_id']}-{state}",
+        "state": state,
+    }
     row |= {name: getattr(recipe, name) for name in FIELDS}
     plain.compile(weighted_metrics=["accuracy"], loss=training.make_loss())
     for split in ("validation", "test"):

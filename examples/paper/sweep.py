@@ -23,7 +23,9 @@ AXES = ("network", "num_values", "selection", "scores", "sharing", "seed", "meth
 app = cli.make_app("sweep.py", __doc__)
 
 
-def plan(kind, network, selection, sharing, scores, num_values, seeds, learned, only_learned, fields):
+def plan(
+    kind, network, selection, sharing, scores, num_values, seeds, learned, only_learned, fields
+):
     """The recipes of the grid, seed by seed, the baseline first."""
     names = [recipe_name(kind, network, "learned")] * (learned or only_learned)
     methods = [METHODS[rule] for rule in selection if "uniform" in scores]

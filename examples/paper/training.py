@@ -61,13 +61,13 @@ def train(recipe, folder, options, make_model=build_model, origin=None):
         The row of the run, which the results file has by then.
     """
     folder = Path(folder)
-    known, done = folder / "run.json", folder / "results.json"
+    file, done = folder / "run.json", folder / "results.json"
     identity = dataclasses.asdict(recipe) | {"origin": origin}
-    if not known.exists():
+    if not file.exists():
         (folder / "state").mkdir(parents=True, exist_ok=True)
-        runs.write_whole(known, runs.json.dumps({"run_id": uuid.uuid4().hex, **identity}, indent=2))
-    run_id = runs.read_json(known)["run_id"]
-    if runs.read_json(known) != {"run_id": run_id, **identity}:
+        runs.write_json(file, {"run_id": uuid.uuid4().hex, **identity})
+    known = runs.read_json(file)
+    if known != {"run_id": known["run_id"], **identity}:
         raise SystemExit(f"{folder} holds another run; choose another --run-dir")
     if not done.exists():
         keras.backend.clear_session()
@@ -78,9 +78,8 @@ def train(recipe, folder, options, make_model=build_model, origin=None):
             model = make_model(recipe, data.input_shape, data.num_classes)
             run = Run(recipe, folder, options, data, model, devices)
             run.fit()
-            row = {"run_id": run_id, **run.row()}
-        results = {"row": row, "origin": origin, "history": run.history}
-        runs.write_whole(done, runs.json.dumps(results, indent=2))
+            row = {"run_id": known["run_id"], **run.row()}
+        runs.write_json(done, {"row": row, "origin": origin, "history": run.history})
     row = runs.read_json(done)["row"]
     runs.append_row(options.results, row)
     return row
@@ -94,7 +93,8 @@ class Run(keras.callbacks.Callback):
         self.recipe, self.folder, self.options = recipe, folder, options
         self.data, self.devices, self.history = data, devices, []
         self.set_model(model)
-        steps = len(Batches(data, recipe))
+        self.batches = Batches(data, recipe)
+        steps = len(self.batches)
         together = 1
         if recipe.network == "lenet300100" and (devices == 1 or keras.backend.backend() == "jax"):
             # Small steps are grouped; the results do not depend on it.
@@ -117,7 +117,7 @@ class Run(keras.callbacks.Callback):
             self.save("epoch-0")
         start = len(self.history)
         self.model.fit(
-            Batches(self.data, self.recipe, start),
+            self.batches,
             epochs=self.recipe.epochs,
             initial_epoch=start,
             validation_data=self.images["validation"],
@@ -128,12 +128,15 @@ class Run(keras.callbacks.Callback):
         )
 
     def on_epoch_begin(self, epoch, logs=None):
+        self.batches.start(epoch)
         self.started = time.perf_counter(), time.process_time()
 
     def on_epoch_end(self, epoch, logs=None):
         row = {"epoch": epoch + 1, **{name: float(value) for name, value in logs.items()}}
         if not np.isfinite(row["loss"]):
-            raise SystemExit(f"The loss of epoch {epoch + 1} is {row['loss']}; lower --learning-rate")
+            raise SystemExit(
+                f"The loss of epoch {epoch + 1} is {row['loss']}; lower --learning-rate"
+            )
         row["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         row["seconds"] = round(time.perf_counter() - self.started[0], 4)
         row["cpu_seconds"] = round(time.process_time() - self.started[1], 4)
@@ -196,11 +199,11 @@ class Run(keras.callbacks.Callback):
     def renew_statistics(self):
         """Gives the batch norms the means and variances that the averaged weights have."""
         norms = [x for x in self.model.layers if isinstance(x, keras.layers.BatchNormalization)]
-        batches = Batches(self.data, self.recipe)
-        for number in range(min(50, len(batches)) if norms else 0):
+        self.batches.start(0)
+        for number in range(min(50, len(self.batches)) if norms else 0):
             for norm in norms:
                 norm.momentum = number / (number + 1)  # the plain mean over the batches
-            self.model(batches[number][0], training=True)
+            self.model(self.batches[number][0], training=True)
 
     def row(self):
         """The row of the finished run, but for its name."""
@@ -215,7 +218,7 @@ class Run(keras.callbacks.Callback):
             "devices": self.devices,
             "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
             "connections": count_connections(self.model),
-            "train_images": self.data.count("train"),
+            "train_images": len(self.data.splits["train"][0]),
             "epochs_done": len(self.history),
             # The first epoch also pays for tracing and compiling.
             "seconds_per_epoch": round(float(np.median(seconds[1:] or seconds)), 3),
@@ -259,11 +262,9 @@ def processor():
 
         if jax.default_backend() != "cpu":
             return jax.devices()[0].device_kind
-    name = platform.machine()
-    with contextlib.suppress(OSError):
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-        name = found[1] if found else name
-    return f"{name}, {os.cpu_count()} cores"
+    cpuinfo = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
+    return f"{named[1] if named else platform.machine()}, {os.cpu_count()} cores"
 
 
 def recipe_of(folder):
