@@ -11,7 +11,7 @@ import cyclopts
 from cyclopts import Parameter
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow starts
-# For a list whose parts are given as 1,2,3.
+# For a list that is given as 1,2,3.
 COMMAS = Parameter(
     n_tokens=1, converter=lambda kind, tokens: cyclopts.convert(kind, tokens[0].value.split(","))
 )
@@ -37,6 +37,9 @@ class Options:
     strategy: Literal["auto", "none", "mirrored"] = "auto"
     save_epochs: Annotated[list[int], COMMAS] = ()
     verbose: Literal[0, 1, 2] = 2
+
+
+DEFAULTS = Options()
 
 
 def make_app(name, description):
@@ -65,7 +68,6 @@ def flags(owner, without=()):
 def command_line():
     """The command that repeats this run, without the places of this machine."""
     script, *words = (Path(word).name if Path(word).is_absolute() else word for word in sys.argv)
-    for index, word in enumerate(words[:-1]):
-        if word == "--data-dir":
-            words[index + 1] = "DIR"
+    if "--data-dir" in words:
+        words[words.index("--data-dir") + 1] = "DIR"
     return shlex.join(["python", f"examples/paper/{Path(script).name}", *words])

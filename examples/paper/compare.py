@@ -1,13 +1,15 @@
-"""Compares what two runs selected, connection by connection.
+"""At what share of the connections two runs selected the same value, layer by layer.
 
     python examples/paper/compare.py runs/levers runs/scores --state last
 
 Both run folders must hold slot machines with the same values: the same seed, network, K, scales and
-sharing. Printed is at what share of the connections, layer by layer, the same value is selected: how far
---score-mode per_connection and per_value agree, or two epochs of one run (--state 5 --other-state 20).
+sharing.
 """
 
+import numpy as np
+
 import cli
+import training
 
 app = cli.make_app("compare.py", __doc__)
 
@@ -22,20 +24,18 @@ def main(run: str, other: str, /, *, state: str = "last", other_state: str = "")
         state: best, last, or the number of a kept epoch
         other_state: the same of OTHER (default: as --state)
     """
-    import numpy as np
-
-    import training
-
-    equal = total = 0
-    _, model = training.load_model(run, state)
-    _, twin = training.load_model(other, other_state or state)
-    for layer in model.layers:
+    first, second = (
+        training.load_model(run, state),
+        training.load_model(other, other_state or state),
+    )
+    every = []
+    for layer in first[1].layers:
         if hasattr(layer, "bank"):
             # Compared by value: two indices of one value select the same.
-            same = np.asarray(layer.kernel) == np.asarray(twin.get_layer(layer.name).kernel)
+            same = np.asarray(layer.kernel) == np.asarray(second[1].get_layer(layer.name).kernel)
             print(f"{layer.name}: {same.mean():.2%} of {same.size:,}")
-            equal, total = equal + int(same.sum()), total + same.size
-    print(f"all: {equal / total:.2%} of {total:,}")
+            every.append(same.ravel())
+    print(f"all: {np.concatenate(every).mean():.2%}")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,15 @@ cores.
 
 import itertools
 
+import keras
 import numpy as np
+from keras import layers, ops
 
 import cli
 import report
+import training
+from data import read_arrays
+from keras_slots import StratifiedUniform, slotify
 from runs import append_row
 
 RATES = {"sgd": (0.003, 0.01, 0.03, 0.1, 0.3), "adam": (0.0003, 0.001, 0.003, 0.01, 0.03)}
@@ -24,7 +29,7 @@ TRAIN, VALIDATION, EPOCHS, BATCH = 6000, 2000, 8, 64
 app = cli.make_app("learning_rates.py", __doc__)
 
 
-def mlp(x, layers):
+def mlp(x):
     """Batch norm and dropout."""
     x = layers.Flatten()(x)
     for _ in range(3):
@@ -32,10 +37,8 @@ def mlp(x, layers):
     return x
 
 
-def attention(x, layers):
+def attention(x):
     """A transformer over the rows of an image; the embedding of their positions stays plain."""
-    from keras import ops
-
     rows = x.shape[1]
     x = layers.Dense(64)(ops.squeeze(x, -1))
     x = x + layers.Embedding(rows, 64)(ops.arange(rows))
@@ -47,7 +50,7 @@ def attention(x, layers):
     return layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
 
 
-def cnn(x, layers):
+def cnn(x):
     """Three convolutions with bias and batch norm."""
     for filters in (32, 64, 128):
         x = layers.Conv2D(filters, 3, padding="same")(x)
@@ -61,13 +64,8 @@ NETWORKS = {"mlp": (mlp, "mnist"), "attention": (attention, "mnist"), "cnn": (cn
 
 def make_model(network, shape, weights, seed):
     """The network with that kind of weights; its last layer stays plain."""
-    import keras
-
-    from keras_slots import StratifiedUniform, slotify
-
     image = keras.Input(shape)
-    x = NETWORKS[network][0](image, keras.layers)
-    model = keras.Model(image, keras.layers.Dense(10, name="logits")(x))
+    model = keras.Model(image, layers.Dense(10, name="logits")(NETWORKS[network][0](image)))
     if weights == "plain":
         return model
     scores = {}
@@ -79,10 +77,6 @@ def make_model(network, shape, weights, seed):
 
 def train(network, weights, optimizer, learning_rate, seed, data_dir):
     """Trains one setting; returns its validation accuracy."""
-    import keras
-
-    from data import read_arrays
-
     x, y, _, _ = read_arrays(NETWORKS[network][1], data_dir)
     chosen = np.random.default_rng(seed).permutation(len(x))[: TRAIN + VALIDATION]
     x, y = x[chosen].astype("float32") / 127.5 - 1.0, y[chosen]
@@ -91,18 +85,15 @@ def train(network, weights, optimizer, learning_rate, seed, data_dir):
     keras.utils.set_random_seed(seed)
     model = make_model(network, x.shape[1:], weights, seed)
     rate = keras.optimizers.schedules.CosineDecay(learning_rate, EPOCHS * (len(x) // BATCH))
-    if optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(rate, momentum=0.9)
-    else:
-        optimizer = keras.optimizers.Adam(rate)
+    optimizers = keras.optimizers.SGD(rate, momentum=0.9), keras.optimizers.Adam(rate)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, metrics=["accuracy"])
+    model.compile(optimizers[optimizer == "adam"], loss, metrics=["accuracy"])
     order = np.random.default_rng(seed)
     # fit would repeat one order in every epoch on TensorFlow.
     for _ in range(EPOCHS):
         chosen = order.permutation(len(x))[: len(x) // BATCH * BATCH]
         model.fit(x[chosen], y[chosen], batch_size=BATCH, shuffle=False, verbose=0)
-    return model.evaluate(x_val, y_val, batch_size=500, verbose=0, return_dict=True)["accuracy"]
+    return model.evaluate(x_val, y_val, batch_size=500, verbose=0)[1]
 
 
 @app.default
@@ -113,17 +104,15 @@ def main(*, data_dir: str | None = None, results: str = "runs/learning_rates.csv
         data_dir: as of train.py
         results: the file that gets a row for each run
     """
-    import training
-
     rates = [(optimizer, rate) for optimizer in RATES for rate in RATES[optimizer]]
     for network, weights, (optimizer, rate) in itertools.product(NETWORKS, WEIGHTS, rates):
         setting = {"network": network, "weights": weights, "optimizer": optimizer}
         setting |= {"learning_rate": rate, "seed": 0}
         accuracy = round(train(**setting, data_dir=data_dir), 4)
-        row = {"run_id": "-".join(map(str, setting.values())), **setting, "validation": accuracy}
-        row |= training.versions() | {"devices": 1, "device": training.processor()}
-        append_row(results, row)
-        print(f"{row['run_id']}: {accuracy:.2%}", flush=True)
+        run_id = "-".join(map(str, setting.values()))
+        print(f"{run_id}: {accuracy:.2%}", flush=True)
+        row = {"run_id": run_id, **setting, "validation": accuracy, "devices": 1}
+        append_row(results, row | training.environment())
     print(report.markdown(report.read_table(results), "rates"))
 
 

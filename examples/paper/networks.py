@@ -8,6 +8,7 @@ before the second and third of LeNet.
 Source: Slot Machines (arXiv 2101.06475), appendix, table of architectures.
 """
 
+import functools
 import math
 import zlib
 
@@ -32,56 +33,49 @@ NORMALIZED = ("vgg19", "conv6bn")
 
 def build_model(recipe, input_shape, num_classes):
     """The network of a recipe, from images of `input_shape` to logits."""
+    learned = functools.partial(_learned_arguments, recipe)
+    plain = kl.Dense, kl.Conv2D, learned
     if recipe.method == "learned":
-        return _build(recipe, input_shape, num_classes, kl.Dense, kl.Conv2D, _learned(recipe))
+        return _build(recipe, input_shape, num_classes, *plain)
     bank = None
     if recipe.sharing == "network":
         # As wide as Glorot uniform is for the largest kernel.
-        plain = _build(recipe, input_shape, num_classes, kl.Dense, kl.Conv2D, _learned(recipe))
-        *window, fan_in, fan_out = max(map(tuple, _kernel_shapes(plain)), key=math.prod)
+        shapes = _kernel_shapes(_build(recipe, input_shape, num_classes, *plain))
+        *window, fan_in, fan_out = max(shapes, key=math.prod)
         bound = recipe.bank_scale * math.sqrt(6.0 / (math.prod(window) * (fan_in + fan_out)))
         seed = derive_seed(recipe.seed, "network")
         bank = keras_slots.ValueBank(recipe.num_values, bound=bound, seed=seed)
-    arguments = _slots(recipe, bank)
+    slots = functools.partial(_slot_arguments, recipe, bank)
     classes = keras_slots.SlotDense, keras_slots.SlotConv2D
-    return _build(recipe, input_shape, num_classes, *classes, arguments)
+    return _build(recipe, input_shape, num_classes, *classes, slots)
 
 
-def _learned(recipe):
-    """From the name of a layer to the arguments by which an ordinary one is the recipe's."""
-
-    def arguments(name):
-        start = keras.initializers.GlorotUniform(seed=_layer_seed(recipe, name))
-        return {"kernel_initializer": start, "kernel_regularizer": _penalty(recipe)}
-
-    return arguments
+def _learned_arguments(recipe, name):
+    """The arguments by which the ordinary layer of that name is the recipe's."""
+    start = keras.initializers.GlorotUniform(seed=_layer_seed(recipe, name))
+    return {"kernel_initializer": start, "kernel_regularizer": _penalty(recipe)}
 
 
-def _slots(recipe, network_bank):
-    """The same for a slot layer."""
-    nearest = recipe.scores == "nearest"
-    by_lever = "nearest" if nearest else "per_connection"
+def _slot_arguments(recipe, network_bank, name):
+    """The same of a slot layer."""
+    nearest, per_value = recipe.scores == "nearest", recipe.score_mode == "per_value"
+    scale = recipe.dense_score_scale if name.startswith("dense") else recipe.score_scale
+    scores = keras_slots.UniformScores(scale)
+    if nearest:
+        scores = keras_slots.NearestScores() if per_value else None
+    bank = keras_slots.StratifiedUniform if nearest else keras_slots.GlorotUniform
     moves = keras.regularizers.L1(recipe.move_penalty) if recipe.move_penalty else None
-    shared = {
+    return {
         "num_values": recipe.num_values,
         "selection": recipe.selection,
-        "score_mode": "per_value" if recipe.score_mode == "per_value" else by_lever,
+        "score_mode": "nearest" if nearest and not per_value else recipe.score_mode,
+        "score_initializer": scores,
         "kernel_regularizer": _penalty(recipe),
         "move_regularizer": moves,
         "sharing": network_bank or recipe.sharing,
+        "bank_initializer": None if network_bank else bank(recipe.bank_scale),
+        "seed": derive_seed(recipe.seed, name),
     }
-    if network_bank is None:
-        bank = keras_slots.StratifiedUniform if nearest else keras_slots.GlorotUniform
-        shared["bank_initializer"] = bank(recipe.bank_scale)
-
-    def arguments(name):
-        scale = recipe.dense_score_scale if name.startswith("dense") else recipe.score_scale
-        scores = keras_slots.UniformScores(scale)
-        if nearest:
-            scores = keras_slots.NearestScores() if recipe.score_mode == "per_value" else None
-        return shared | {"score_initializer": scores, "seed": derive_seed(recipe.seed, name)}
-
-    return arguments
 
 
 def _penalty(recipe):

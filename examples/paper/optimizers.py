@@ -1,4 +1,4 @@
-"""Optimizer, learning-rate schedule and loss of a recipe."""
+"""Optimizer and loss of a recipe."""
 
 import keras
 
@@ -17,14 +17,15 @@ class CoupledDecaySGD(keras.optimizers.SGD):
 
 def make_schedule(recipe, steps_per_epoch):
     rate, total = recipe.learning_rate, recipe.epochs * steps_per_epoch
-    schedules = keras.optimizers.schedules
-    if recipe.schedule == "warm_restarts":  # after epochs 25, 75, 175
-        return schedules.CosineDecayRestarts(rate, 25 * steps_per_epoch, t_mul=2.0)
-    if recipe.schedule == "one_cycle":  # up in a fifth of the steps, then a cosine to zero
-        rising = total // 5
-        warmup = {"warmup_target": rate, "warmup_steps": rising}
-        return schedules.CosineDecay(rate / 20, total - rising, **warmup)
-    return schedules.CosineDecay(rate, total)
+    if recipe.schedule == "warm_restarts":  # the paper's: after epochs 25, 75, 175
+        first = 25 * steps_per_epoch
+        return keras.optimizers.schedules.CosineDecayRestarts(rate, first, t_mul=2.0)
+    if recipe.schedule == "cosine":
+        return keras.optimizers.schedules.CosineDecay(rate, total)
+    rising = total // 5
+    return keras.optimizers.schedules.CosineDecay(
+        rate / 20, total - rising, warmup_target=rate, warmup_steps=rising
+    )
 
 
 def make_optimizer(recipe, steps_per_epoch):

@@ -10,6 +10,7 @@ ACCURACIES = {
         "conv2": (75.2, 77.85, 78.1, 78.2, 77.8, 77.5),
         "conv4": (81.8, 85.75, 86.0, 86.4, 86.3, 85.1),
         "conv6": (85.25, 87.9, 88.4, 88.2, 88.1, 87.7),
+        "vgg19": (None, None, 91.0, None, None, None),
     },
     "probabilistic": {
         "lenet300100": (97.07, 97.83, 97.84, 97.87, 98.02, 97.84),
@@ -18,22 +19,15 @@ ACCURACIES = {
         "conv6": (81.7, 81.6, 81.3, 80.7, 81.0, 80.5),
     },
 }
-VGG19 = 91.0  # greedy, K = 8
 LEARNED = {"lenet300100": 97.95, "conv2": 79.3, "conv4": 86.5, "conv6": 88.0}
 
 
 def paper_accuracy(row):
-    """The paper's test accuracy for the experiment of a results row as a share, or None."""
-    network, k = row["network"], int(row["num_values"])
+    """The paper's test accuracy for the experiment of a results row, or None."""
+    network = row["network"]
     if row["dataset"] != ("mnist" if network == "lenet300100" else "cifar10"):
         return None
     if row["method"] == "learned":
-        found = LEARNED.get(network)
-    elif row["sharing"] != "connection":
-        found = None
-    elif network == "vgg19":
-        found = VGG19 if (k, row["selection"]) == (8, "greedy") else None
-    else:
-        curve = ACCURACIES[row["selection"]].get(network, ())
-        found = dict(zip(VALUES, curve, strict=False)).get(k)
-    return None if found is None else found / 100
+        return LEARNED.get(network)
+    curve = ACCURACIES[row["selection"]].get(network, ()) if row["sharing"] == "connection" else ()
+    return dict(zip(VALUES, curve, strict=False)).get(int(row["num_values"]))

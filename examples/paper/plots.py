@@ -12,6 +12,7 @@ python examples/paper/plots.py finetune runs/s0-finetuned runs/s1-finetuned --ou
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pandas as pd
 from cyclopts import Parameter
 from matplotlib import colormaps
@@ -19,6 +20,8 @@ from matplotlib.figure import Figure
 
 import cli
 import report
+import training
+from keras_slots.inspect import plots
 from paper_numbers import ACCURACIES, LEARNED, VALUES
 from runs import read_json
 
@@ -45,8 +48,6 @@ def accuracy(sources: list[str], /, *, out: Out, network: str = "lenet300100"):
 
     Bars go from the lowest to the highest seed.
     """
-    from keras_slots.inspect import plots
-
     rows = read(sources)
     rows = rows[rows["network"] == network]
     slots, learned = (rows[rows["method"] == method] for method in ("slot", "learned"))
@@ -82,8 +83,6 @@ app.command(accuracy, name="selections")
 @app.command
 def sizes(sources: list[str], /, *, out: Out):
     """Test accuracy against the bytes of a .slots file, from rows of size.py, means over the seeds."""
-    from keras_slots.inspect import plots
-
     rows = read(sources).astype({"bytes": float})
     curves = {}
     for (scores, k), files in rows.groupby(["scores", "num_values"]):
@@ -108,8 +107,6 @@ def curves(sources: list[Path], /, *, out: Out):
 
 def kept_models(run):
     """The epochs that a run kept, and the model then."""
-    import training
-
     for epoch in sorted(int(file.stem[6:]) for file in run.glob("state/epoch-*.npz")):
         yield epoch, training.load_model(run, epoch)[1]
 
@@ -120,10 +117,6 @@ def weights(run: Path, /, *, out: Out):
 
     Printed is the mean magnitude of those selected over that of those available.
     """
-    import numpy as np
-
-    from keras_slots.inspect import plots
-
     figure, models = None, dict(kept_models(run))
     for number, (epoch, model) in enumerate(models.items(), 1):
         color = colormaps["viridis_r"](0.15 + 0.85 * number / len(models))
@@ -138,8 +131,6 @@ def weights(run: Path, /, *, out: Out):
 @app.command
 def first_layer(run: Path, /, *, out: Out):
     """The first layer of LeNet as images, at each epoch that a run kept."""
-    from keras_slots.inspect import plots
-
     models = {f"epoch {epoch}": model for epoch, model in kept_models(run)}
     image = next(iter(models.values())).input_shape[1:3]
     plots.first_layer(models, image).savefig(out, dpi=150)

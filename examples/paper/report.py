@@ -3,13 +3,11 @@
     python examples/paper/report.py runs/results.csv
     python examples/paper/report.py docs/results/README.md
 
-For a results file (.csv) its table is printed. In a Markdown file every block
+The table of a results file (.csv) is printed. In a Markdown file every block from
 
     <!-- report: cells FILE.csv -->
-    <!-- /report -->
 
-is filled with the table of FILE.csv, a path relative to the Markdown file. --check changes nothing and
-fails when a table is not what its file gives. The word before the file, or --table, says which table:
+to <!-- /report --> is filled with the table of that file. The word before it, or --table, says which:
 
 cells     test accuracy over the seeds of each cell (runs that differ only in the seed)
 seeds     test accuracy of each seed, a row for each cell
@@ -41,15 +39,16 @@ SHARES = (
     *("test_best", "val_best", "val_last", "test_last", "test_mirror", "test_averaged"),
     *("validation", "test", "kept"),
 )
+COUNTS = ("bytes", "bits", "seconds_total", "cpu_seconds_total")
 BLOCK = re.compile(r"(<!-- report: (\w+) (\S+) -->\n).*?(<!-- /report -->)", re.DOTALL)
 app = cli.make_app("report.py", __doc__)
 
 
 def read_table(path):
-    """The rows of a results file: texts, but accuracies in %."""
+    """The rows of a results file: texts, but what is measured as numbers, and accuracies in %."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    for name in table.columns.intersection(SHARES):
-        table[name] = 100 * pd.to_numeric(table[name])
+    for name in table.columns.intersection((*SHARES, *COUNTS)):
+        table[name] = pd.to_numeric(table[name]) * (100 if name in SHARES else 1)
     return table
 
 
@@ -90,18 +89,10 @@ def span(values):
     return f"{values.min():.2f} to {values.max():.2f}" if len(values) > 1 else "–"
 
 
-def median_seconds(cell):
-    return f"{cell['seconds_total'].astype(float).median():.0f}"
-
-
-def in_percent(share):
-    return None if share is None else 100 * share
-
-
 def cells_table(rows):
     names = [name for name in differing(rows, MARKS) if name != "method"] or ["method"]
     for cell in grouped(rows, names):
-        tests, paper = cell["test_best"], in_percent(paper_accuracy(cell.iloc[0]))
+        tests, paper = cell["test_best"], paper_accuracy(cell.iloc[0])
         yield {
             **marks_of(cell, names),
             "seeds": len(cell),
@@ -109,7 +100,7 @@ def cells_table(rows):
             "lowest to highest": span(tests),
             "paper %": number(paper),
             "difference": number(paper and tests.mean() - paper, "+.2f"),
-            "s per run": median_seconds(cell),
+            "s per run": number(cell["seconds_total"].median(), ".0f"),
         }
 
 
@@ -119,7 +110,8 @@ def seeds_table(rows):
         tests = dict(zip(cell["seed"], cell["test_best"], strict=True))  # of a seed the last run
         seeds = sorted(set(rows["seed"]), key=int)
         shown = {f"seed {seed}, test %": number(tests.get(seed)) for seed in seeds}
-        yield marks_of(cell, names) | shown | {"s per run": median_seconds(cell)}
+        seconds = number(cell["seconds_total"].median(), ".0f")
+        yield marks_of(cell, names) | shown | {"s per run": seconds}
 
 
 def runs_table(rows):
@@ -138,9 +130,9 @@ def runs_table(rows):
             "test %": number(row["test_last"]),
             "with mirror images": number(row["test_mirror"]),
             "averaged weights": number(row["test_averaged"]),
-            "paper %": number(in_percent(paper_accuracy(row)), ".1f"),
-            "minutes": f"{float(row['seconds_total']) / 60:.0f}",
-            "processor minutes": f"{float(row['cpu_seconds_total']) / 60:.0f}",
+            "paper %": number(paper_accuracy(row), ".1f"),
+            "minutes": f"{row['seconds_total'] / 60:.0f}",
+            "processor minutes": f"{row['cpu_seconds_total'] / 60:.0f}",
         }
 
 
@@ -163,32 +155,27 @@ def finetune_table(rows):
 
 
 def rates_table(rows):
-    means = rows.pivot_table(
-        "validation", ["network", "weights"], ["optimizer", "learning_rate"], sort=False
-    )
-    titles = {"sgd": "SGD", "adam": "Adam"}
+    keys = ["network", "weights"], ["optimizer", "learning_rate"]
+    means = rows.pivot_table("validation", *keys, sort=False)
     for (network, weights), row in means.iterrows():
         texts = {"network": network, "weights": weights}
-        for kind in titles:
-            for rate in sorted(row[kind].index, key=float) if kind in row else ():
+        for kind, title in (("sgd", "SGD"), ("adam", "Adam")):
+            for rate in sorted(row[kind].index, key=float):
                 strong = "**" if row[kind, rate] == row[kind].max() else ""
-                texts[f"{titles[kind]} {rate}"] = (
-                    f"{strong}{number(row[kind, rate], '.1f')}{strong}"
-                )
+                texts[f"{title} {rate}"] = f"{strong}{number(row[kind, rate], '.1f')}{strong}"
         yield texts
 
 
 def sizes_table(rows):
-    rows = rows.astype({"bytes": float, "bits": float, "move_penalty": float})
-    names = [*differing(rows, SIZED), "num_values", "move_penalty"]
-    for cell in grouped(rows, names):
+    names = [*differing(rows, SIZED), "num_values"]
+    for cell in grouped(rows, [*names, "move_penalty"]):
         yield {
-            **marks_of(cell, names[:-1]),
-            "penalty of moves": f"{cell.iloc[0]['move_penalty']:g}",
+            **marks_of(cell, names),
+            "penalty of moves": f"{float(cell['move_penalty'].iloc[0]):g}",
             "seeds": len(cell),
-            "file, kB": f"{cell['bytes'].mean() / 1000:.1f}",
-            "bits a weight": f"{cell['bits'].mean():.3f}",
-            "kept %": f"{cell['kept'].mean():.1f}",
+            "file, kB": number(cell["bytes"].mean() / 1000, ".1f"),
+            "bits a weight": number(cell["bits"].mean(), ".3f"),
+            "kept %": number(cell["kept"].mean(), ".1f"),
             "validation %": number(cell["validation"].mean()),
             "test %": number(cell["test"].mean()),
             "lowest to highest": span(cell["test"]),
@@ -210,23 +197,18 @@ def markdown(rows, kind):
     cells = list(TABLES[kind](rows))
     table = [list(cells[0]), ["---"] * len(cells[0]), *(cell.values() for cell in cells)]
     lines = "".join(f"| {' | '.join(map(str, row))} |\n" for row in table)
-    packages = {"python": "Python", "keras": "Keras", "tensorflow": "TensorFlow", "jax": "JAX"}
     used = []
-    for name, title in {**packages, "numpy": "NumPy"}.items():
-        found = sorted(set(rows.get(name, ())) - {""})
+    for title in ("Python", "Keras", "TensorFlow", "JAX", "NumPy"):
+        found = sorted(set(rows[title.lower()]) - {""})
         used += [f"{title} {' and '.join(found)}"] if found else []
     devices = sorted(set(rows["devices"] + " x " + rows["device"]))
     return f"{lines}\n{', '.join(used)}; {'; '.join(devices)}.\n"
 
 
-def refreshed(page):
-    """The text of a Markdown file with its tables made anew."""
-
-    def fill(block):
-        table = markdown(read_table(page.parent / block[3]), block[2])
-        return f"{block[1]}\n{table}\n{block[4]}"
-
-    return BLOCK.sub(fill, page.read_text(encoding="utf-8"))
+def of_runs(path, ids, kind):
+    """The table of those runs of a results file."""
+    rows = read_table(path)
+    return markdown(rows[rows["run_id"].isin(ids)], kind)
 
 
 @app.default
@@ -241,12 +223,17 @@ def main(source: Path, /, *, table: Literal[tuple(TABLES)] = "cells", check: boo
     if source.suffix != ".md":
         print(markdown(read_table(source), table), end="")
         return
-    text = refreshed(source)
-    if text != source.read_text(encoding="utf-8"):
-        if check:
-            raise SystemExit(f"{source} is not what its results files give; run report.py on it")
-        source.write_text(text, encoding="utf-8")
-    print(f"{source}: {len(BLOCK.findall(text))} tables")
+
+    def fill(block):
+        made = markdown(read_table(source.parent / block[3]), block[2])
+        return f"{block[1]}\n{made}\n{block[4]}"
+
+    before = source.read_text(encoding="utf-8")
+    after = BLOCK.sub(fill, before)
+    if check and before != after:
+        raise SystemExit(f"{source} is not what its results files give; run report.py on it")
+    source.write_text(after, encoding="utf-8")
+    print(f"{source}: {len(BLOCK.findall(after))} tables")
 
 
 if __name__ == "__main__":

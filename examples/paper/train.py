@@ -1,15 +1,11 @@
 """Trains one recipe: a slot machine or its learned baseline.
 
-    python examples/paper/train.py --network lenet300100 --data-dir DIR
-    python examples/paper/train.py --recipe paper-conv6-gs-k16 --data-dir DIR --seed 3
+    python examples/paper/train.py --recipe ours-lenet300100-gs-k16 --data-dir DIR --seed 3
     python examples/paper/train.py --dataset digits --epochs 30 --batch-size 64
 
-The names of recipes are explained in recipes.py. Without --recipe it is "ours" for --network,
---selection (or --method learned), --num-values and --sharing. The flag of its name overrides a field.
-
-Everything goes into the run folder. The same command goes on where a killed run stopped, and ends
-exactly as the uninterrupted run would have; a finished run is only reported. One row per run is
-appended to the results file. KERAS_BACKEND=jax trains on JAX, without TensorFlow.
+recipes.py explains the names; without --recipe it is the one for --network, --selection (or --method
+learned), --num-values and --sharing. The flag of its name overrides a field. The same command goes on
+where a killed run stopped, and ends exactly as the uninterrupted run would have.
 """
 
 import dataclasses
@@ -18,7 +14,8 @@ from pathlib import Path
 import pandas as pd
 
 import cli
-from paper_numbers import paper_accuracy
+import report
+import training
 from recipes import Recipe, choose_recipe
 
 app = cli.make_app("train.py", __doc__)
@@ -30,7 +27,7 @@ def main(
     recipe: str = "",
     show: bool = False,
     run_dir: str = "",
-    options: cli.Options = cli.Options(),  # noqa: B008
+    options: cli.Options = cli.DEFAULTS,
     fields: cli.flags(Recipe) = None,
 ):
     """Trains.
@@ -44,20 +41,9 @@ def main(
     if show:
         print(pd.Series(dataclasses.asdict(chosen)).to_string())
         return
-    import training
-
-    folder = Path(run_dir or Path("runs", chosen.folder))
-    row = training.train(chosen, folder, options)
-    percent = {
-        f"best epoch ({row['best_epoch']})": (row["val_best"], row["test_best"]),
-        f"last epoch ({row['epochs_done']})": (row["val_last"], row["test_last"]),
-        "last epoch, mean of image and mirror image": (row["val_mirror"], row["test_mirror"]),
-        "averaged weights": (row["val_averaged"], row["test_averaged"]),
-        "the paper, mean of 5 runs": (None, paper_accuracy(row)),
-    }
-    table = pd.DataFrame(percent, ["validation %", "test %"], dtype=float).T.dropna(how="all")
-    print((100 * table).to_string(float_format="%.2f", na_rep="-"))
-    print(f"{chosen.name}, seed {chosen.seed}: {folder}, {options.results}")
+    row = training.train(chosen, run_dir or Path("runs", chosen.folder), options)
+    for table in ("cells", "runs"):
+        print(report.of_runs(options.results, [row["run_id"]], table))
 
 
 if __name__ == "__main__":

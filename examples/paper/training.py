@@ -36,38 +36,34 @@ def choose_devices(strategy):
     if on_tensorflow:
         import tensorflow as tf
 
-        on_gpu = bool(tf.config.list_logical_devices("GPU"))
-        devices = [d.name for d in tf.config.list_logical_devices("GPU" if on_gpu else "CPU")]
+        devices = [device.name for device in tf.config.list_logical_devices("GPU")]
+        devices = devices or [device.name for device in tf.config.list_logical_devices("CPU")]
     else:
         devices = keras.distribution.list_devices()
-        on_gpu = not devices[0].startswith("cpu")
-    if strategy == "none" or len(devices) == 1 or (strategy == "auto" and not on_gpu):
+    on_cpu = "cpu" in devices[0].lower()
+    if strategy == "none" or len(devices) == 1 or (strategy == "auto" and on_cpu):
         return None, 1
     if not on_tensorflow:
         return keras.distribution.DataParallel(devices=devices), len(devices)
     # TensorFlow's collective on CPU mixes up the strategies of one process.
-    reduction = None if on_gpu else tf.distribute.ReductionToOneDevice()
+    reduction = tf.distribute.ReductionToOneDevice() if on_cpu else None
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction), len(devices)
 
 
 def train(recipe, folder, options, make_model=build_model, origin=None):
-    """Trains a recipe in its run folder, or goes on there; a finished run is only read.
+    """Trains a recipe in its run folder, or goes on there; returns the row that the results file has.
 
-    Args:
-        make_model: `make_model(recipe, input_shape, num_classes)` gives the model to train.
-        origin: what `make_model` starts from, as JSON values by which the run is known.
-
-    Returns:
-        The row of the run, which the results file has by then.
+    `make_model(recipe, input_shape, num_classes)` gives the model, and `origin` says what it starts from,
+    as JSON values by which the run is known. A finished run is only read.
     """
     folder = Path(folder)
     file, done = folder / "run.json", folder / "results.json"
     identity = dataclasses.asdict(recipe) | {"origin": origin}
     if not file.exists():
         (folder / "state").mkdir(parents=True, exist_ok=True)
-        runs.write_json(file, {"run_id": uuid.uuid4().hex, **identity})
+        runs.write_json(file, identity | {"run_id": uuid.uuid4().hex})
     known = runs.read_json(file)
-    if known != {"run_id": known["run_id"], **identity}:
+    if known != identity | {"run_id": known["run_id"]}:
         raise SystemExit(f"{folder} holds another run; choose another --run-dir")
     if not done.exists():
         keras.backend.clear_session()
@@ -92,13 +88,14 @@ class Run(keras.callbacks.Callback):
         super().__init__()
         self.recipe, self.folder, self.options = recipe, folder, options
         self.data, self.devices, self.history = data, devices, []
-        self.set_model(model)
         self.batches = Batches(data, recipe)
-        steps = len(self.batches)
-        together = 1
+        self.images = {split: data.evaluation(split, devices) for split in ("validation", "test")}
+        self.evaluation_batch = EVALUATION_BATCH // devices * devices
+        steps, together = len(self.batches), 1
         if recipe.network == "lenet300100" and (devices == 1 or keras.backend.backend() == "jax"):
             # Small steps are grouped; the results do not depend on it.
             together = max(size for size in range(1, min(200, steps) + 1) if steps % size == 0)
+        self.set_model(model)
         model.compile(
             make_optimizer(recipe, steps),
             make_loss(recipe.label_smoothing),
@@ -106,8 +103,6 @@ class Run(keras.callbacks.Callback):
             steps_per_execution=together,
         )
         model.optimizer.build(model.trainable_variables)
-        # Read once: they are the same after every epoch.
-        self.images = {split: data.evaluation(split, devices) for split in ("validation", "test")}
 
     def fit(self):
         """Goes on from the folder's last state."""
@@ -115,13 +110,12 @@ class Run(keras.callbacks.Callback):
             self.load("last", optimizer=True)
         elif 0 in self.options.save_epochs:
             self.save("epoch-0")
-        start = len(self.history)
         self.model.fit(
             self.batches,
             epochs=self.recipe.epochs,
-            initial_epoch=start,
+            initial_epoch=len(self.history),
             validation_data=self.images["validation"],
-            validation_batch_size=self.batch_size,
+            validation_batch_size=self.evaluation_batch,
             callbacks=[self],
             verbose=self.options.verbose,
             shuffle=False,  # the batches have their own order
@@ -162,39 +156,16 @@ class Run(keras.callbacks.Callback):
         path = runs.state_file(self.folder, state)
         self.history = runs.load_state(path, self.model, optimizer)["history"]
 
-    @property
-    def batch_size(self):
-        return EVALUATION_BATCH // self.devices * self.devices
-
-    def accuracy(self, split):
+    def accuracy(self, split, mirror=False):
+        """Accuracy on a split, or that of the mean logits of each image and its mirror image."""
         x, y, weights = self.images[split]
-        settings = {"sample_weight": weights, "batch_size": self.batch_size, "verbose": 0}
-        return float(self.model.evaluate(x, y, **settings, return_dict=True)["accuracy"])
-
-    def mirrored_accuracy(self, split):
-        """The same from the mean logits of each image and its mirror image."""
-        x, y, weights = self.images[split]
-        both = (self.model.predict(z, self.batch_size, verbose=0) for z in (x, x[:, :, ::-1]))
+        size = {"batch_size": self.evaluation_batch, "verbose": 0}
+        if not mirror:
+            found = self.model.evaluate(x, y, sample_weight=weights, **size, return_dict=True)
+            return float(found["accuracy"])
+        both = (self.model.predict(images, **size) for images in (x, x[:, :, ::-1]))
         logits = sum(one.astype("float32") for one in both)
         return float(np.average(logits.argmax(-1) == y, weights=weights))
-
-    def accuracies(self):
-        """What the finished run reaches: best epoch, last epoch, and two variants of the last.
-
-        The averaged weights are levers or scores in a slot machine, whose values no average touches.
-        """
-        self.load("best")
-        found = {"test_best": self.accuracy("test")}
-        self.load("last", optimizer=True)
-        found["test_last"] = self.accuracy("test")
-        parts = {"val": "validation", "test": "test"}
-        if self.recipe.augmentation != "none" and CHANGES[self.recipe.augmentation][1]:
-            found |= {f"{part}_mirror": self.mirrored_accuracy(parts[part]) for part in parts}
-        if self.recipe.averaging:
-            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
-            self.renew_statistics()
-            found |= {f"{part}_averaged": self.accuracy(parts[part]) for part in parts}
-        return found
 
     def renew_statistics(self):
         """Gives the batch norms the means and variances that the averaged weights have."""
@@ -206,65 +177,63 @@ class Run(keras.callbacks.Callback):
             self.model(self.batches[number][0], training=True)
 
     def row(self):
-        """The row of the finished run, but for its name."""
-        accuracies = self.accuracies()
+        """The row of the finished run: the test images are looked at here alone."""
+        last, recipe = self.history[-1], self.recipe
+        measured = {"best_epoch": self.best_epoch, "train_last": last["accuracy"]}
+        measured["val_best"] = self.history[self.best_epoch - 1]["val_accuracy"]
+        self.load("best")
+        measured["test_best"] = self.accuracy("test")
+        self.load("last", optimizer=True)
+        measured |= {"val_last": last["val_accuracy"], "test_last": self.accuracy("test")}
+        for split, short in (("validation", "val"), ("test", "test")):
+            mirrored = recipe.augmentation != "none" and CHANGES[recipe.augmentation][1]
+            measured[f"{short}_mirror"] = self.accuracy(split, mirror=True) if mirrored else None
+        if recipe.averaging:
+            # Levers or scores in a slot machine, whose values no average touches.
+            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+            self.renew_statistics()
+        for split, short in (("validation", "val"), ("test", "test")):
+            measured[f"{short}_averaged"] = self.accuracy(split) if recipe.averaging else None
         seconds = [row["seconds"] for row in self.history]
-        best, last = self.history[self.best_epoch - 1], self.history[-1]
-        optional = ("val_mirror", "test_mirror", "val_averaged", "test_averaged")
         return {
-            **dataclasses.asdict(self.recipe),
-            **versions(),
-            "device": processor(),
+            **dataclasses.asdict(recipe),
+            **environment(),
             "devices": self.devices,
             "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
             "connections": count_connections(self.model),
-            "train_images": len(self.data.splits["train"][0]),
+            "train_images": len(self.batches.x),
             "epochs_done": len(self.history),
             # The first epoch also pays for tracing and compiling.
             "seconds_per_epoch": round(float(np.median(seconds[1:] or seconds)), 3),
             "seconds_total": round(sum(seconds), 1),
             "cpu_seconds_total": round(sum(row["cpu_seconds"] for row in self.history), 1),
-            "best_epoch": self.best_epoch,
-            "train_last": last["accuracy"],
-            "val_best": best["val_accuracy"],
-            "test_best": accuracies["test_best"],
-            "val_last": last["val_accuracy"],
-            "test_last": accuracies["test_last"],
-            **{name: accuracies.get(name) for name in optional},
+            **measured,
             "command": command_line(),
         }
 
 
-def versions():
-    """Versions of all that computes; the backend that does not run stays empty."""
+def environment():
+    """Versions of all that computes, and the name of the GPU or processor."""
     backend = keras.backend.backend()
+    library = importlib.import_module(backend)
+    cpuinfo = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
+    device = f"{named[1] if named else platform.machine()}, {os.cpu_count()} cores"
+    if backend == "jax" and library.default_backend() != "cpu":
+        device = library.devices()[0].device_kind
+    elif backend == "tensorflow" and library.config.list_physical_devices("GPU"):
+        first = library.config.list_physical_devices("GPU")[0]
+        device = library.config.experimental.get_device_details(first)["device_name"]
     return {
         "keras_slots": keras_slots.__version__,
         "keras": keras.__version__,
         "backend": backend,
         **dict.fromkeys(("tensorflow", "jax"), ""),
-        backend: importlib.import_module(backend).__version__,
+        backend: library.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
+        "device": device,
     }
-
-
-def processor():
-    """What computes: the name of the GPU or of the processor, and its cores."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        gpus = tf.config.list_physical_devices("GPU")
-        if gpus:
-            return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
-    else:
-        import jax
-
-        if jax.default_backend() != "cpu":
-            return jax.devices()[0].device_kind
-    cpuinfo = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
-    return f"{named[1] if named else platform.machine()}, {os.cpu_count()} cores"
 
 
 def recipe_of(folder):
@@ -275,8 +244,7 @@ def recipe_of(folder):
 
 def load_model(folder, state="best"):
     """The recipe of a run folder, and its model with one of its states."""
-    recipe = recipe_of(folder)
-    path = runs.state_file(folder, state)
+    recipe, path = recipe_of(folder), runs.state_file(folder, state)
     facts = runs.read_state(path)[1]
     keras.config.set_dtype_policy(recipe.dtype_policy)
     model = build_model(recipe, tuple(facts["input_shape"]), facts["num_classes"])
