@@ -59,8 +59,7 @@ def _learned_arguments(recipe, name):
 def _slot_arguments(recipe, network_bank, name):
     """The same of a slot layer."""
     nearest, per_value = recipe.scores == "nearest", recipe.score_mode == "per_value"
-    scale = recipe.dense_score_scale if name.startswith("dense") else recipe.score_scale
-    scores = keras_slots.UniformScores(scale)
+    scores = keras_slots.UniformScores(recipe.score_scale)
     if nearest:
         scores = keras_slots.NearestScores() if per_value else None
     bank = keras_slots.StratifiedUniform if nearest else keras_slots.GlorotUniform

@@ -9,9 +9,7 @@
     K         values per connection; left out: 8
     sharing   layer, network: one set of K values for a layer or for all; left out: own values
 
-Scales are in units of b, the bound of Glorot uniform: b = sqrt(3)·σ with σ = sqrt(2 / (fan_in + fan_out)).
-The paper's values are U(-σ, σ), so `bank_scale=1/sqrt(3)`, and its initial scores U(0, λσ), so
-`score_scale=λ/sqrt(3)`.
+Scales are in units of b, the bound of Glorot uniform: sqrt(6 / (fan_in + fan_out)).
 """
 
 import dataclasses
@@ -25,10 +23,7 @@ Network = Literal["lenet300100", "conv2", "conv4", "conv6", "vgg19", "conv6bn"]
 Selection = Literal["greedy", "probabilistic"]
 Sharing = Literal["connection", "layer", "network"]
 Scores = Literal["uniform", "nearest"]
-Schedule = Literal["cosine", "one_cycle", "warm_restarts"]
-Augmentation = Literal[
-    "none", "flip", "crop_flip", "shift1", "shift", "translate_altflip", "translate_altflip_cutout"
-]
+Augmentation = Literal["none", "flip", "shift1", "translate_altflip", "translate_altflip_cutout"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +40,13 @@ class Recipe:
     sharing: Sharing = "connection"
     scores: Scores = "uniform"
     bank_scale: types.PositiveFloat = 1.0  # the values are U(-bank_scale·b, bank_scale·b)
-    score_scale: types.PositiveFloat = 1.0  # uniform scores of convolutions start as U(0, scale·b)
-    dense_score_scale: types.PositiveFloat = 1.0
+    score_scale: types.PositiveFloat = 1.0  # uniform scores start as U(0, score_scale·b)
     learning_rate: types.PositiveFloat = 0.1  # the largest of the schedule
     nesterov: bool = False
     weight_decay: types.NonNegativeFloat = 0.0
     weight_decay_kind: Literal["l2", "weights"] = "l2"  # of what is trained, or what is selected
     move_penalty: types.NonNegativeFloat = 0.0  # factor of the sum of how far levers moved
-    schedule: Schedule = "cosine"
+    schedule: Literal["cosine", "one_cycle"] = "cosine"
     epochs: types.PositiveInt = 25
     batch_size: types.PositiveInt = 128  # over all devices together
     augmentation: Augmentation = "none"
@@ -131,8 +125,8 @@ def _searched(network, method, k, sharing):
     if method == "gs":
         return {"bank_scale": scale, "learning_rate": rate}
     # Wide initial scores: a draw then seldom leaves the arg-max, which is what is tested.
-    wide = {"score_scale": 400.0, "dense_score_scale": 400.0}
-    return wide | {"selection": "probabilistic", "bank_scale": scale, "learning_rate": 200.0}
+    wide = {"selection": "probabilistic", "score_scale": 400.0}
+    return wide | {"bank_scale": scale, "learning_rate": 200.0}
 
 
 NAME = re.compile(r"ours-(\w+)-(gs|ps|ns|learned)(?:-k([1-9]\d*))?(?:-(layer|network))?")
