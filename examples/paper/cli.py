@@ -46,11 +46,8 @@ def make_app(name, description):
     """A command line whose --help shows the docstring of its script."""
     return cyclopts.App(
         name=name,
-        help="",
         help_prologue=description,
         help_format="plaintext",
-        help_formatter="plain",
-        version_flags=(),
         default_parameter=Parameter(negative=()),
         result_action="return_value",
     )

@@ -1,9 +1,7 @@
-"""At what share of the connections two runs selected the same value, layer by layer.
+"""At what share of the connections two runs of the same values selected the same one.
 
-    python examples/paper/compare.py runs/levers runs/scores --state last
-
-Both run folders must hold slot machines with the same values: the same seed, network, K, scales and
-sharing.
+python examples/paper/compare.py runs/levers runs/scores --state last
+python examples/paper/compare.py runs/levers runs/levers --state 5 --other-state 20
 """
 
 import numpy as np
@@ -16,14 +14,7 @@ app = cli.make_app("compare.py", __doc__)
 
 @app.default
 def main(run: str, other: str, /, *, state: str = "last", other_state: str = ""):
-    """Compares.
-
-    Args:
-        run: run folder of a slot machine
-        other: run folder to compare with
-        state: best, last, or the number of a kept epoch
-        other_state: the same of OTHER (default: as --state)
-    """
+    """States are best, last, or the number of a kept epoch."""
     first, second = (
         training.load_model(run, state),
         training.load_model(other, other_state or state),

@@ -67,7 +67,7 @@ def _from_tensorflow_datasets(dataset, place, download):
 
 def _halved(images):
     """The mean of each square of four pixels, rounded to whole numbers."""
-    squares = images.reshape(len(images), 16, 2, 16, 2, 3)
+    squares = images.reshape(-1, 16, 2, 16, 2, 3)
     return np.rint(squares.mean(axis=(2, 4), dtype="float32")).astype("uint8")
 
 
@@ -100,14 +100,12 @@ class Data:
         self.input_shape, self.num_classes = x.shape[1:], int(y.max()) + 1
 
     def evaluation(self, split, devices=1):
-        """Images, labels and weights; images of weight 0 make their number a multiple of `devices`."""
+        """Images, labels and weights; some of weight 0 make their number a multiple of `devices`."""
         x, y = self.splits[split]
         filling = -len(x) % devices
-        x, y, weights = (
-            np.pad(array, [(0, filling)] + [(0, 0)] * (array.ndim - 1))
-            for array in (x, y, np.ones(len(x), "float32"))
-        )
-        return self.normalise(x), y, weights
+        rows = np.arange(len(x) + filling) % len(x)
+        weights = np.repeat(np.float32([1, 0]), [len(x), filling])
+        return self.normalise(x[rows]), y[rows], weights
 
     def normalise(self, images):
         """`pixels * scale - shift`, in float32."""
@@ -182,14 +180,14 @@ def gatherer(x, augmentation, seed):
             flipped = draws[0] < 0.5 if flips == "random" else mirrored_first[rows] ^ odd
             picked[flipped] = picked[flipped, :, ::-1]
         if hole:
-            sizes = zip(draws[3:], (height, width), strict=True)
-            in_y, in_x = (_near(np.floor(u * np.float32(n + 1)), n, hole) for u, n in sizes)
+            in_y, in_x = _in_hole(draws[3], height, hole), _in_hole(draws[4], width, hole)
             picked[in_y[:, :, None] & in_x[:, None, :]] = paint
         return picked
 
     return take
 
 
-def _near(edges, size, hole):
-    """Which of `size` pixels lie within `hole` around each edge, one of the `size + 1` between them."""
+def _in_hole(draws, size, hole):
+    """Which of `size` pixels lie in a hole around one of the `size + 1` edges between them."""
+    edges = np.floor(draws * np.float32(size + 1))
     return np.abs(np.arange(size) + 0.5 - edges[:, None]) < hole / 2

@@ -4,8 +4,7 @@
     python examples/paper/finetune.py runs/selected --from 5,10,best --data-dir DIR
 
 For each state in --from an ordinary network starts from the selected values, and its weights are trained
-for the epochs that are left of --total-epochs. The same network trained from scratch gets all of them.
-Learning rate, schedule and decay are those of the learned recipe. Every arm is a run folder below --out.
+for the epochs that are left of --total-epochs (twice those of the run). One from scratch gets all of them.
 """
 
 import dataclasses
@@ -50,14 +49,7 @@ def main(
     weight_decay: float | None = None,
     options: cli.Options = cli.DEFAULTS,
 ):
-    """Fine-tunes.
-
-    Args:
-        run: run folder of a slot machine
-        states: states to start from: best, last, or epochs of train.py --save-epochs
-        total_epochs: selection and weight epochs together (default: twice those of RUN)
-        out: folder of the arms (default: RUN-finetuned)
-    """
+    """Every arm is a run folder below --out, and otherwise as the learned recipe has it."""
     selected = training.recipe_of(run)
     fields = {name: getattr(selected, name) for name in SHARED}
     fields |= {"learning_rate": learning_rate} if learning_rate is not None else {}

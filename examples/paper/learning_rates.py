@@ -2,11 +2,10 @@
 
     python examples/paper/learning_rates.py --data-dir DIR
 
-Each network has biases, normalization and layers that stay plain, as networks have, and is trained on
-6,000 images for 8 epochs with a cosine decay to zero: with plain layers, with nearest scores and with the
-paper's scores (K = 8, one lever a connection), by SGD with momentum and by Adam, at five learning rates
-each. Printed is the accuracy on 2,000 other training images. 90 runs take about half an hour on two
-cores.
+Each network has biases, normalization and layers that stay plain, and is trained on 6,000 images for 8
+epochs with a cosine to zero: with plain layers, nearest scores and the paper's scores (K = 8, one lever a
+connection), by SGD with momentum and by Adam, at five learning rates each. Printed is the accuracy on
+2,000 other training images. 90 runs take about half an hour on two cores.
 """
 
 import itertools
@@ -98,12 +97,7 @@ def train(network, weights, optimizer, learning_rate, seed, data_dir):
 
 @app.default
 def main(*, data_dir: str | None = None, results: str = "runs/learning_rates.csv"):
-    """Trains all settings.
-
-    Args:
-        data_dir: as of train.py
-        results: the file that gets a row for each run
-    """
+    """Trains all settings."""
     rates = [(optimizer, rate) for optimizer in RATES for rate in RATES[optimizer]]
     for network, weights, (optimizer, rate) in itertools.product(NETWORKS, WEIGHTS, rates):
         setting = {"network": network, "weights": weights, "optimizer": optimizer}

@@ -1,9 +1,7 @@
 """The networks of the paper in the Functional API, written once for slot machine and baseline.
 
-Slot machine and learned network differ in nothing but the class of their dense and convolution layers.
-No layer has a bias. VGG-19 has batch norm without affine parameters, and so has conv6bn, which is not in
-the paper. All networks end in logits. Dropout stands before the first two dense layers of CONV-2/4/6 and
-before the second and third of LeNet.
+They differ in nothing but the class of their dense and convolution layers. No layer has a bias, batch norm
+has no parameters, and all networks end in logits.
 
 Source: Slot Machines (arXiv 2101.06475), appendix, table of architectures.
 """

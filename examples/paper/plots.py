@@ -1,20 +1,20 @@
 """Figures from results files and run folders.
 
-python examples/paper/plots.py accuracy runs/results.csv --out accuracy.png
-python examples/paper/plots.py selections gs.csv ps.csv --out gs-ps.png
-python examples/paper/plots.py sizes sizes.csv --out sizes.png
-python examples/paper/plots.py curves vgg19-ns.csv vgg19-learned.csv --out curves.png
-python examples/paper/plots.py weights runs/ours-lenet300100-gs-s0 --out weights.png
-python examples/paper/plots.py first-layer runs/ours-lenet300100-gs-s0 --out first-layer.png
-python examples/paper/plots.py finetune runs/s0-finetuned runs/s1-finetuned --out finetune.png
+    python examples/paper/plots.py accuracy runs/results.csv --out accuracy.png
+    python examples/paper/plots.py selections gs.csv ps.csv --out gs-ps.png
+    python examples/paper/plots.py sizes sizes.csv --out sizes.png
+    python examples/paper/plots.py curves vgg19-ns.csv vgg19-learned.csv --out curves.png
+    python examples/paper/plots.py weights runs/ours-lenet300100-gs-s0 --out weights.png
+    python examples/paper/plots.py first-layer runs/ours-lenet300100-gs-s0 --out first-layer.png
+    python examples/paper/plots.py finetune runs/s0-finetuned runs/s1-finetuned --out finetune.png
+
+A figure is written as .png, .svg or .pdf.
 """
 
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import pandas as pd
-from cyclopts import Parameter
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
@@ -29,7 +29,6 @@ TITLES = {
     "lenet300100": "LeNet-300-100 on MNIST",
     "conv6bn": "Six convolutions with batch norm on CIFAR-10 at 16x16",
 }
-Out = Annotated[Path, Parameter(help="a .png, .svg or .pdf")]
 app = cli.make_app("plots.py", __doc__)
 
 
@@ -43,11 +42,8 @@ def read(sources):
 
 
 @app.command
-def accuracy(sources: list[str], /, *, out: Out, network: str = "lenet300100"):
-    """Test accuracy against K from results files, with the learned baseline and the paper.
-
-    Bars go from the lowest to the highest seed.
-    """
+def accuracy(sources: list[str], /, *, out: Path, network: str = "lenet300100"):
+    """Test accuracy against K, lowest to highest seed, with the learned baseline and the paper."""
     rows = read(sources)
     rows = rows[rows["network"] == network]
     slots, learned = (rows[rows["method"] == method] for method in ("slot", "learned"))
@@ -81,8 +77,8 @@ app.command(accuracy, name="selections")
 
 
 @app.command
-def sizes(sources: list[str], /, *, out: Out):
-    """Test accuracy against the bytes of a .slots file, from rows of size.py, means over the seeds."""
+def sizes(sources: list[str], /, *, out: Path):
+    """Test accuracy against the bytes of a .slots file, from rows of size.py."""
     rows = read(sources).astype({"bytes": float})
     curves = {}
     for (scores, k), files in rows.groupby(["scores", "num_values"]):
@@ -92,7 +88,7 @@ def sizes(sources: list[str], /, *, out: Out):
 
 
 @app.command
-def curves(sources: list[Path], /, *, out: Out):
+def curves(sources: list[Path], /, *, out: Path):
     """Validation accuracy epoch by epoch, from history files; a dot at the end."""
     axes = new_axes()
     for path in sources:
@@ -107,17 +103,14 @@ def curves(sources: list[Path], /, *, out: Out):
 
 def kept_models(run):
     """The epochs that a run kept, and the model then."""
-    for epoch in sorted(int(file.stem[6:]) for file in run.glob("state/epoch-*.npz")):
-        yield epoch, training.load_model(run, epoch)[1]
+    epochs = sorted(int(file.stem[6:]) for file in run.glob("state/epoch-*.npz"))
+    return {epoch: training.load_model(run, epoch)[1] for epoch in epochs}
 
 
 @app.command
-def weights(run: Path, /, *, out: Out):
-    """Selected against available values of each layer, at each epoch that a run kept.
-
-    Printed is the mean magnitude of those selected over that of those available.
-    """
-    figure, models = None, dict(kept_models(run))
+def weights(run: Path, /, *, out: Path):
+    """Selected against available values at each epoch that a run kept; prints their magnitudes."""
+    figure, models = None, kept_models(run)
     for number, (epoch, model) in enumerate(models.items(), 1):
         color = colormaps["viridis_r"](0.15 + 0.85 * number / len(models))
         figure = plots.selected_values(model, f"selected, epoch {epoch}", color, figure)
@@ -129,19 +122,16 @@ def weights(run: Path, /, *, out: Out):
 
 
 @app.command
-def first_layer(run: Path, /, *, out: Out):
+def first_layer(run: Path, /, *, out: Path):
     """The first layer of LeNet as images, at each epoch that a run kept."""
-    models = {f"epoch {epoch}": model for epoch, model in kept_models(run)}
+    models = {f"epoch {epoch}": model for epoch, model in kept_models(run).items()}
     image = next(iter(models.values())).input_shape[1:3]
     plots.first_layer(models, image).savefig(out, dpi=150)
 
 
 @app.command
-def finetune(folders: list[Path], /, *, out: Out):
-    """Validation accuracy of the arms of finetune.py, over selection and weight epochs.
-
-    Of several folders (seeds) the mean, and a band from the lowest to the highest.
-    """
+def finetune(folders: list[Path], /, *, out: Path):
+    """Validation accuracy of the arms of finetune.py; of several folders (seeds) mean and range."""
     arms = {}
     for folder in folders:
         for path in sorted(folder.glob("*/results.json")):

@@ -1,20 +1,14 @@
 """Tables from results files, beside the paper's numbers, as Markdown.
 
-    python examples/paper/report.py runs/results.csv
+    python examples/paper/report.py runs/results.csv --table runs
     python examples/paper/report.py docs/results/README.md
 
 The table of a results file (.csv) is printed. In a Markdown file every block from
 
     <!-- report: cells FILE.csv -->
 
-to <!-- /report --> is filled with the table of that file. The word before it, or --table, says which:
-
-cells     test accuracy over the seeds of each cell (runs that differ only in the seed)
-seeds     test accuracy of each seed, a row for each cell
-runs      long runs one by one: last epoch, mirror images, averaged weights, minutes
-finetune  the arms of finetune.py
-rates     the runs of learning_rates.py: validation accuracy at each rate, the best of a row in bold
-sizes     the runs that size.py packed: bytes and test accuracy of each file, means over the seeds
+to <!-- /report --> is filled with the table of that file; --check only says whether it is. README.md
+says which tables there are.
 """
 
 import re
@@ -35,10 +29,7 @@ MARKS = (
 SIZED = ("network", "scores", "bank_scale", "learning_rate", "weight_decay", "epochs", "state")
 TITLES = {"num_values": "K", "move_penalty": "penalty of moves", "train_images": "images"}
 SCORES = {"uniform": "the paper's scores", "nearest": "nearest scores"}
-SHARES = (
-    *("test_best", "val_best", "val_last", "test_last", "test_mirror", "test_averaged"),
-    *("validation", "test", "kept"),
-)
+SHARES = re.compile(r"val_|test|validation$|kept")
 COUNTS = ("bytes", "bits", "seconds_total", "cpu_seconds_total")
 BLOCK = re.compile(r"(<!-- report: (\w+) (\S+) -->\n).*?(<!-- /report -->)", re.DOTALL)
 app = cli.make_app("report.py", __doc__)
@@ -47,8 +38,9 @@ app = cli.make_app("report.py", __doc__)
 def read_table(path):
     """The rows of a results file: texts, but what is measured as numbers, and accuracies in %."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    for name in table.columns.intersection((*SHARES, *COUNTS)):
-        table[name] = pd.to_numeric(table[name]) * (100 if name in SHARES else 1)
+    for name in table:
+        if SHARES.match(name) or name in COUNTS:
+            table[name] = pd.to_numeric(table[name]) * (1 if name in COUNTS else 100)
     return table
 
 
@@ -89,7 +81,7 @@ def span(values):
     return f"{values.min():.2f} to {values.max():.2f}" if len(values) > 1 else "–"
 
 
-def cells_table(rows):
+def cells(rows):
     names = [name for name in differing(rows, MARKS) if name != "method"] or ["method"]
     for cell in grouped(rows, names):
         tests, paper = cell["test_best"], paper_accuracy(cell.iloc[0])
@@ -104,17 +96,19 @@ def cells_table(rows):
         }
 
 
-def seeds_table(rows):
+def seeds(rows):
     names = differing(rows, MARKS) or ["method"]
     for cell in grouped(rows, names):
         tests = dict(zip(cell["seed"], cell["test_best"], strict=True))  # of a seed the last run
-        seeds = sorted(set(rows["seed"]), key=int)
-        shown = {f"seed {seed}, test %": number(tests.get(seed)) for seed in seeds}
-        seconds = number(cell["seconds_total"].median(), ".0f")
-        yield marks_of(cell, names) | shown | {"s per run": seconds}
+        every = sorted(set(rows["seed"]), key=int)
+        yield {
+            **marks_of(cell, names),
+            **{f"seed {seed}, test %": number(tests.get(seed)) for seed in every},
+            "s per run": number(cell["seconds_total"].median(), ".0f"),
+        }
 
 
-def runs_table(rows):
+def runs(rows):
     images = differing(rows, ["train_images"])
     rows = rows.assign(k=rows["num_values"].astype(int), learned=rows["method"].eq("learned"))
     for _, row in rows.sort_values(["network", "learned", "k"], kind="stable").iterrows():
@@ -136,7 +130,7 @@ def runs_table(rows):
         }
 
 
-def finetune_table(rows):
+def finetune(rows):
     networks = differing(rows, ["network"])
     epochs = rows["epochs"].astype(int)
     rows = rows.assign(spent=epochs.max() - epochs)
@@ -154,7 +148,7 @@ def finetune_table(rows):
         }
 
 
-def rates_table(rows):
+def rates(rows):
     keys = ["network", "weights"], ["optimizer", "learning_rate"]
     means = rows.pivot_table("validation", *keys, sort=False)
     for (network, weights), row in means.iterrows():
@@ -166,7 +160,7 @@ def rates_table(rows):
         yield texts
 
 
-def sizes_table(rows):
+def sizes(rows):
     names = [*differing(rows, SIZED), "num_values"]
     for cell in grouped(rows, [*names, "move_penalty"]):
         yield {
@@ -182,27 +176,20 @@ def sizes_table(rows):
         }
 
 
-TABLES = {
-    "cells": cells_table,
-    "seeds": seeds_table,
-    "runs": runs_table,
-    "finetune": finetune_table,
-    "rates": rates_table,
-    "sizes": sizes_table,
-}
+TABLES = {table.__name__: table for table in (cells, seeds, runs, finetune, rates, sizes)}
 
 
 def markdown(rows, kind):
     """The table of results rows, and the versions and devices of its runs."""
-    cells = list(TABLES[kind](rows))
-    table = [list(cells[0]), ["---"] * len(cells[0]), *(cell.values() for cell in cells)]
-    lines = "".join(f"| {' | '.join(map(str, row))} |\n" for row in table)
+    lines = list(TABLES[kind](rows))
+    lines = [list(lines[0]), ["---"] * len(lines[0]), *(line.values() for line in lines)]
+    table = "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
     used = []
     for title in ("Python", "Keras", "TensorFlow", "JAX", "NumPy"):
         found = sorted(set(rows[title.lower()]) - {""})
         used += [f"{title} {' and '.join(found)}"] if found else []
     devices = sorted(set(rows["devices"] + " x " + rows["device"]))
-    return f"{lines}\n{', '.join(used)}; {'; '.join(devices)}.\n"
+    return f"{table}\n{', '.join(used)}; {'; '.join(devices)}.\n"
 
 
 def of_runs(path, ids, kind):
@@ -213,13 +200,7 @@ def of_runs(path, ids, kind):
 
 @app.default
 def main(source: Path, /, *, table: Literal[tuple(TABLES)] = "cells", check: bool = False):
-    """Prints or fills in tables.
-
-    Args:
-        source: a results file, or a Markdown file
-        table: which table of a .csv
-        check: only say whether the tables of a .md are up to date
-    """
+    """Prints or fills in tables."""
     if source.suffix != ".md":
         print(markdown(read_table(source), table), end="")
         return

@@ -2,11 +2,8 @@
 
     python examples/paper/size.py runs/* --data-dir DIR --out sizes.csv
 
-A row of the results holds the validation and test accuracy of the network read from the file, and
-
-bytes   of the file
-bits    a weight: the records of the kernels, their headers included
-kept    share of the connections that select what they selected before training
+Beside accuracies and bytes of the file a row holds the bits a weight (the records of the kernels, their
+headers included), and what share of the connections kept what they selected before training.
 """
 
 import dataclasses
@@ -60,14 +57,7 @@ def main(
     state: str = "best",
     out: str = "runs/sizes.csv",
 ):
-    """Packs runs.
-
-    Args:
-        folders: run folders of slot machines
-        data_dir: as of train.py
-        state: the state to pack: best or last
-        out: the file of rows
-    """
+    """Packs the state (best or last) of run folders of slot machines."""
     for folder in folders:
         runs.append_row(out, size_row(folder, state, cli.Options(data_dir=data_dir)))
     print(report.markdown(report.read_table(out), "sizes"))

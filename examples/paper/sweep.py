@@ -47,16 +47,7 @@ def main(
     options: cli.Options = cli.DEFAULTS,
     fields: cli.flags(Recipe, without=AXES) = None,
 ):
-    """Trains a grid.
-
-    Args:
-        selection: selection rules, separated by commas, as in all lists
-        num_values: values of K
-        seeds: N, for the seeds 0 to N - 1
-        learned: add the learned baseline
-        only_learned: train nothing but the baseline
-        runs_dir: folder of the run folders
-    """
+    """Lists are separated by commas; --seeds N trains the seeds 0 to N - 1."""
     cells = network, selection, sharing, scores, num_values
     ids = []
     for recipe in plan(*cells, seeds, learned, only_learned, fields):

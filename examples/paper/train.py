@@ -30,13 +30,7 @@ def main(
     options: cli.Options = cli.DEFAULTS,
     fields: cli.flags(Recipe) = None,
 ):
-    """Trains.
-
-    Args:
-        recipe: name of the recipe to start from
-        show: print the recipe's fields and stop
-        run_dir: the run folder (default: runs/<recipe>-s<seed>)
-    """
+    """The run folder is runs/<recipe>-s<seed> unless given."""
     chosen = choose_recipe(recipe, fields or {})
     if show:
         print(pd.Series(dataclasses.asdict(chosen)).to_string())

@@ -4,8 +4,7 @@
 
 Each trial is a run of the recipe with those fields changed, in its own run folder below --out; the
 objective is the validation accuracy at the best epoch. The same command continues a search that was
-stopped, in the middle of a trial too. The trials are printed, best first, and written to OUT/trials.csv.
-(The score scale stays: without weight decay only the ratio of learning rate and score scale matters.)
+stopped. (The score scale stays: without weight decay only its ratio to the learning rate matters.)
 """
 
 import dataclasses
@@ -42,13 +41,7 @@ def main(
     options: cli.Options = cli.DEFAULTS,
     fields: cli.flags(Recipe) = None,
 ):
-    """Searches.
-
-    Args:
-        recipe: name of the recipe to start from
-        trials: how many trials there are to be in the end
-        out: folder of the search
-    """
+    """Prints the trials, best first, and writes them to OUT/trials.csv."""
     base, space = choose_recipe(recipe, fields or {}), keras_tuner.HyperParameters()
     space.Choice("num_values", [2, 4, 8, 16, 32, 64])
     low, high = base.learning_rate / 10, base.learning_rate * 10
