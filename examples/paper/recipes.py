@@ -105,7 +105,7 @@ NEAREST = {
 
 
 def _searched(network, method, k, sharing):
-    """What was chosen on the validation images (README, "How the recipes were found")."""
+    """What was chosen on the validation images (README, "How ours was found")."""
     _, rate, decay = NETWORKS[network]
     if method == "learned":
         return {"method": "learned", "learning_rate": rate, "weight_decay": decay}

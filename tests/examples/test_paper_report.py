@@ -32,16 +32,6 @@ slot,2,0.9720,14
 | 16 | 1 | 98.00 | – | 98.17 | -0.17 | 20 |
 | learned | 1 | 98.90 | – | 97.95 | +0.95 | 20 |
 
-cells: only what differs gets a column
-sharing,num_values
-layer,64
-layer,8
-network,8
-| sharing | K | seeds |
-| layer | 8 |
-| layer | 64 |
-| network | 8 |
-
 seeds: seeds stand side by side, the last run of each
 score_mode,seed,test_best
 per_value,0,0.95
@@ -59,14 +49,6 @@ vgg19,cifar10,0.92,0.915,0.918,0.9166,20,7200,9000,slot
 | network | weights | K | epochs | seed | validation % | test % |
 | vgg19 | selected, nearest scores | 8 | 20 | 0 | 92.00 | 91.50 | 91.80 | 91.66 | 91.0 | 120 | 150 |
 | vgg19 | learned | – | 20 | 0 | 92.00 | 93.00 | – | 91.66 | – |
-
-runs: long runs show the number of images where it differs
-network,dataset,val_last,test_last,test_mirror,test_averaged,epochs_done,seconds_total,cpu_seconds_total,num_values,train_images
-vgg19,cifar10,0.92,0.915,0.918,0.9166,20,7200,9000,16,49000
-vgg19,cifar10,0.92,0.915,0.918,0.9166,20,7200,9000,2,45000
-| network | weights | K | images | epochs |
-| vgg19 | selected, nearest scores | 2 | 45,000 | 20 |
-| vgg19 | selected, nearest scores | 16 | 49,000 | 20 |
 
 finetune: arms of fine-tuning count their selection epochs
 method,name,epochs,test_best

@@ -6,16 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from example_scripts import DIGITS, run
-from test_paper_train import rows_of
+from test_paper_train import options_of, rows_of
 
+import finetune
 import keras_slots
+import learning_rates
 import recipes
 import runs
+import sweep
 import training
 
 # The scripts train with tf.distribute.
 pytestmark = pytest.mark.tensorflow
-SCRIPTS = sorted(Path(training.__file__).parent.glob("*.py"))
+PAPER = Path(training.__file__).parent
+SCRIPTS = [path.stem for path in PAPER.glob("*.py") if "\napp = " in path.read_text()]
 
 
 def printed(capsys, *flags):
@@ -49,13 +53,13 @@ def test_runs_are_compared_connection_by_connection(selected, capsys):
     assert printed(capsys, *flags)[-1].startswith("all: 100.00%")
 
 
-def finetune(selected, tmp_path, *more):
+def finetune_flags(selected, tmp_path, *more):
     places = ["--out", tmp_path / "arms", "--results", tmp_path / "results.csv"]
     return ["finetune", selected, *places, "--verbose", "0", *more]
 
 
 def test_all_arms_get_the_same_total_epochs(selected, tmp_path, capsys):
-    arms = finetune(selected, tmp_path, "--from", "1,3,last", "--total-epochs", 6)
+    arms = finetune_flags(selected, tmp_path, "--from", "1,3,last", "--total-epochs", 6)
     for _ in range(2):
         assert [cells[:3] for cells in cells_of(printed(capsys, *arms))] == [
             ["scratch", "0", "6"],
@@ -77,7 +81,7 @@ def test_all_arms_get_the_same_total_epochs(selected, tmp_path, capsys):
 
 def test_fine_tuning_starts_at_the_selected_weights(selected, tmp_path):
     flags = ["--from", "3", "--save-epochs", 0, "--total-epochs", 4, "--weight-decay", "1e-4"]
-    run(*finetune(selected, tmp_path, *flags))
+    run(*finetune_flags(selected, tmp_path, *flags))
     _, slots = training.load_model(selected, 3)
     # What a state of the arm holds: its weights in the order of the layers.
     kernels = runs.read_state(tmp_path / "arms" / "from-3" / "state" / "epoch-0.npz")[0]
@@ -91,23 +95,19 @@ def test_fine_tuning_starts_at_the_selected_weights(selected, tmp_path):
 def test_a_selected_network_has_no_penalty_of_its_selection(tmp_path):
     recipe = recipes.make_recipe("ours-lenet300100-ns")
     recipe = dataclasses.replace(recipe, dataset="digits", epochs=1, move_penalty=1e-5)
-    import cli
-    import finetune as script
-
-    options = cli.Options(results=str(tmp_path / "r.csv"), verbose=0)
-    training.train(recipe, tmp_path / "run", options)
+    training.train(recipe, tmp_path / "run", options_of(tmp_path))
     _, model = training.load_model(tmp_path / "run")
     assert len(keras_slots.materialize(model, trainable=True).losses) == 3
-    assert not script.selected_network(tmp_path / "run", "best").losses
+    assert not finetune.selected_network(tmp_path / "run", "best").losses
 
 
 def test_a_sweep_trains_the_grid_once_and_goes_on_where_it_stopped(tmp_path, capsys):
     places = ["--runs-dir", tmp_path, "--results", tmp_path / "results.csv"]
-    sweep = ["sweep", *DIGITS, "--epochs", 1, *places, "--seeds", 2, "--learned"]
-    run(*sweep, "--num-values", "2")
+    grid = ["sweep", *DIGITS, "--epochs", 1, *places, "--seeds", 2, "--learned"]
+    run(*grid, "--num-values", "2")
     rows = rows_of(tmp_path / "results.csv")
     assert len(rows) == 4 and len({row["run_id"] for row in rows}) == 4
-    cells = cells_of(printed(capsys, *sweep, "--num-values", "2,3"))
+    cells = cells_of(printed(capsys, *grid, "--num-values", "2,3"))
     assert [cell[:2] for cell in cells] == [["2", "2"], ["3", "2"], ["learned", "2"]]
     mean = np.mean([100 * float(row["test_best"]) for row in rows if row["num_values"] == "2"])
     assert float(cells[0][2]) == pytest.approx(mean, abs=0.01)
@@ -119,8 +119,6 @@ def test_a_sweep_trains_the_grid_once_and_goes_on_where_it_stopped(tmp_path, cap
 
 
 def test_a_sweep_goes_over_selection_sharing_and_scores():
-    import sweep
-
     both = ["greedy", "probabilistic"], ["layer", "network"], ["uniform"]
     plan = sweep.plan("conv2", *both, [8], 1, False, False, {"epochs": 2})
     names = ("gs-layer", "gs-network", "ps-layer", "ps-network")
@@ -189,19 +187,13 @@ def test_figures_of_a_run_are_drawn(selected, tmp_path, figure):
     assert (tmp_path / "f.png").stat().st_size > 5000
 
 
-@pytest.mark.parametrize(
-    "script", [path.stem for path in SCRIPTS if "make_app(" in path.read_text()]
-)
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_help_says_what_a_script_does(script, capsys):
-    if script == "cli":
-        return
     run(script, "--help")
     assert f"python examples/paper/{script}.py" in capsys.readouterr().out
 
 
 def test_learning_rates_trains_each_setting(tmp_path, monkeypatch, capsys):
-    import learning_rates
-
     x, y = np.random.default_rng(0).integers(0, 256, (60, 28, 28, 1), "uint8"), np.arange(60) % 10
     np.savez(tmp_path / "mnist.npz", x_train=x, y_train=y, x_test=x[:9], y_test=y[:9])
     rates = {"sgd": (0.1,), "adam": (0.01,)}
