@@ -28,15 +28,6 @@ SHARED = (
 app = cli.make_app("finetune.py", __doc__)
 
 
-def selected_network(run, state):
-    """The plain network of the selected values, without the penalties of its selection."""
-    plain = keras_slots.materialize(training.load_model(run, state)[1], trainable=True)
-    for layer in plain.layers:
-        if getattr(layer, "kernel_regularizer", None) is not None:
-            layer.kernel_regularizer = layer.kernel.regularizer = None
-    return plain
-
-
 @app.default
 def main(
     run: Path,
@@ -66,8 +57,8 @@ def main(
         history = read_state(state_file(run, state))[1]["history"]
         origin = {"run": read_json(run / "run.json")["run_id"], "state": state}
         origin["val_accuracy"] = history[-1]["val_accuracy"]
-        make_model = lambda *_, state=state: selected_network(run, state)  # noqa: E731
-        train(f"from-{state}", epochs - len(history), make_model=make_model, origin=origin)
+        weights = keras_slots.materialize(training.load_model(run, state)[1]).get_weights()
+        train(f"from-{state}", epochs - len(history), weights=weights, origin=origin)
     train("scratch", epochs)
     print(report.of_runs(options.results, ids, "finetune"))
 

@@ -6,7 +6,6 @@ has no parameters, and all networks end in logits.
 Source: Slot Machines (arXiv 2101.06475), appendix, table of architectures.
 """
 
-import functools
 import math
 import zlib
 
@@ -31,54 +30,28 @@ NORMALIZED = ("vgg19", "conv6bn")
 
 def build_model(recipe, input_shape, num_classes):
     """The network of a recipe, from images of `input_shape` to logits."""
-    learned = functools.partial(_learned_arguments, recipe)
-    plain = kl.Dense, kl.Conv2D, learned
+    model = _learned(recipe, input_shape, num_classes)
     if recipe.method == "learned":
-        return _build(recipe, input_shape, num_classes, *plain)
-    bank = None
-    if recipe.sharing == "network":
-        # As wide as Glorot uniform is for the largest kernel.
-        shapes = _kernel_shapes(_build(recipe, input_shape, num_classes, *plain))
-        *window, fan_in, fan_out = max(shapes, key=math.prod)
-        bound = recipe.bank_scale * math.sqrt(6.0 / (math.prod(window) * (fan_in + fan_out)))
-        seed = derive_seed(recipe.seed, "network")
-        bank = keras_slots.ValueBank(recipe.num_values, bound=bound, seed=seed)
-    slots = functools.partial(_slot_arguments, recipe, bank)
-    classes = keras_slots.SlotDense, keras_slots.SlotConv2D
-    return _build(recipe, input_shape, num_classes, *classes, slots)
-
-
-def _learned_arguments(recipe, name):
-    """The arguments by which the ordinary layer of that name is the recipe's."""
-    start = keras.initializers.GlorotUniform(seed=_layer_seed(recipe, name))
-    return {"kernel_initializer": start, "kernel_regularizer": _penalty(recipe)}
-
-
-def _slot_arguments(recipe, network_bank, name):
-    """The same of a slot layer."""
-    nearest, per_value = recipe.scores == "nearest", recipe.score_mode == "per_value"
-    scores = keras_slots.UniformScores(recipe.score_scale)
-    if nearest:
-        scores = keras_slots.NearestScores() if per_value else None
-    bank = keras_slots.StratifiedUniform if nearest else keras_slots.GlorotUniform
-    moves = keras.regularizers.L1(recipe.move_penalty) if recipe.move_penalty else None
-    return {
-        "num_values": recipe.num_values,
-        "selection": recipe.selection,
-        "score_mode": "nearest" if nearest and not per_value else recipe.score_mode,
-        "score_initializer": scores,
-        "kernel_regularizer": _penalty(recipe),
-        "move_regularizer": moves,
-        "sharing": network_bank or recipe.sharing,
-        "bank_initializer": None if network_bank else bank(recipe.bank_scale),
-        "seed": derive_seed(recipe.seed, name),
+        return model
+    scale, sharing = recipe.bank_scale, recipe.sharing
+    mode = {
+        "score_mode": recipe.score_mode,
+        "score_initializer": keras_slots.UniformScores(recipe.score_scale),
+        "bank_initializer": keras_slots.GlorotUniform(scale),
     }
-
-
-def _penalty(recipe):
-    if recipe.weight_decay_kind == "weights" and recipe.weight_decay:
-        return keras.regularizers.L2(recipe.weight_decay / 2)
-    return None
+    if recipe.scores == "nearest":
+        bank = keras_slots.StratifiedUniform(scale)
+        mode = {"score_mode": "nearest", "bank_initializer": bank}
+    if sharing == "network":
+        # As wide as Glorot uniform is for the largest kernel.
+        *window, fan_in, fan_out = max(_kernel_shapes(model), key=math.prod)
+        bound = scale * math.sqrt(6.0 / (math.prod(window) * (fan_in + fan_out)))
+        seed = derive_seed(recipe.seed, "network")
+        sharing = keras_slots.ValueBank(recipe.num_values, bound=bound, seed=seed)
+        del mode["bank_initializer"]
+    moves = keras.regularizers.L1(recipe.move_penalty) if recipe.move_penalty else None
+    settings = {"selection": recipe.selection, "sharing": sharing, "move_regularizer": moves}
+    return keras_slots.slotify(model, recipe.num_values, seed=recipe.seed, **settings, **mode)
 
 
 def _layer_seed(recipe, name):
@@ -86,9 +59,13 @@ def _layer_seed(recipe, name):
     return zlib.crc32(f"{recipe.seed}/{name}".encode()) % (2**31 - 1)
 
 
-def _build(recipe, input_shape, num_classes, dense_class, conv_class, arguments):
-    def dense(units, name, **more):
-        return dense_class(units, use_bias=False, name=name, **more, **arguments(name))
+def _learned(recipe, input_shape, num_classes):
+    def common(name):
+        start = keras.initializers.GlorotUniform(seed=_layer_seed(recipe, name))
+        decay = recipe.weight_decay if recipe.weight_decay_kind == "weights" else 0
+        penalty = keras.regularizers.L2(decay / 2) if decay else None
+        settings = {"kernel_initializer": start, "kernel_regularizer": penalty}
+        return settings | {"use_bias": False, "name": name}
 
     def drop(x, name):
         if not recipe.dropout:
@@ -106,27 +83,28 @@ def _build(recipe, input_shape, num_classes, dense_class, conv_class, arguments)
             x = kl.MaxPooling2D(2, name=f"pool{pools}")(x)
             continue
         number += 1
-        settings = {"padding": "same", "use_bias": False, "name": f"conv{number}"}
-        settings["activation"] = None if normalized else "relu"
-        x = conv_class(filters, 3, **settings, **arguments(f"conv{number}"))(x)
+        activation = None if normalized else "relu"
+        x = kl.Conv2D(filters, 3, padding="same", activation=activation, **common(f"conv{number}"))(
+            x
+        )
         if normalized:
             x = norm(center=False, scale=False, name=f"norm{number}")(x)
             x = kl.Activation("relu", name=f"relu{number}")(x)
-    if normalized:
-        last, x = "dense", kl.GlobalAveragePooling2D(name="average")(x)
-    elif recipe.network == "lenet300100":
-        last, x = "dense3", kl.Flatten(name="flatten")(x)
+    last = "dense" if normalized else "dense3"
+    x = kl.GlobalAveragePooling2D()(x) if normalized else kl.Flatten(name="flatten")(x)
+    if recipe.network == "lenet300100":
         for number, units in ((1, 300), (2, 100)):
-            x = dense(units, f"dense{number}", activation="relu")(x)
+            x = kl.Dense(units, activation="relu", **common(f"dense{number}"))(x)
             x = drop(x, f"dropout{number}")
-    else:
-        last, x = "dense3", kl.Flatten(name="flatten")(x)
+    elif not normalized:
         for number in (1, 2):
             x = drop(x, f"dropout{number}")
-            x = dense(256, f"dense{number}", activation="relu")(x)
+            x = kl.Dense(256, activation="relu", **common(f"dense{number}"))(x)
     # The logits are computed in full precision under the mixed policies too.
-    logits = dense(num_classes, last, dtype=keras.config.dtype_policy().variable_dtype)
-    return keras.Model(inputs, logits(x), name=recipe.network)
+    full = keras.config.dtype_policy().variable_dtype
+    return keras.Model(
+        inputs, kl.Dense(num_classes, dtype=full, **common(last))(x), name=recipe.network
+    )
 
 
 class FusedBatchNormalization(kl.BatchNormalization):

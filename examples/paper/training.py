@@ -50,11 +50,11 @@ def choose_devices(strategy):
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction), len(devices)
 
 
-def train(recipe, folder, options, make_model=build_model, origin=None):
+def train(recipe, folder, options, weights=None, origin=None):
     """Trains a recipe in its run folder, or goes on there; returns the row that the results file has.
 
-    `make_model(recipe, input_shape, num_classes)` gives the model, and `origin` says what it starts from,
-    as JSON values by which the run is known. A finished run is only read.
+    It starts from `weights`, if they are given, and `origin` says whose they are, as JSON values by which
+    the run is known. A finished run is only read.
     """
     folder = Path(folder)
     file, done = folder / "run.json", folder / "results.json"
@@ -71,7 +71,9 @@ def train(recipe, folder, options, make_model=build_model, origin=None):
         data = load_data(recipe, options)
         distribution, devices = choose_devices(options.strategy)
         with distribution.scope() if distribution else contextlib.nullcontext():
-            model = make_model(recipe, data.input_shape, data.num_classes)
+            model = build_model(recipe, data.input_shape, data.num_classes)
+            if weights is not None:
+                model.set_weights(weights)
             run = Run(recipe, folder, options, data, model, devices)
             run.fit()
             row = {"run_id": known["run_id"], **run.row()}

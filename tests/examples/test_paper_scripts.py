@@ -1,17 +1,14 @@
 """finetune.py, sweep.py, tune.py, compare.py, size.py, plots.py and learning_rates.py, small and end to end."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 from example_scripts import DIGITS, run
-from test_paper_train import options_of, rows_of
+from test_paper_train import rows_of
 
-import finetune
 import keras_slots
 import learning_rates
-import recipes
 import runs
 import sweep
 import training
@@ -90,15 +87,6 @@ def test_fine_tuning_starts_at_the_selected_weights(selected, tmp_path):
     _, trained = training.load_model(tmp_path / "arms" / "from-3", "last")
     assert not np.array_equal(trained.get_layer("dense1").kernel, expected[0])
     assert {row["weight_decay"] for row in rows_of(tmp_path / "results.csv")} == {"0.0001"}
-
-
-def test_a_selected_network_has_no_penalty_of_its_selection(tmp_path):
-    recipe = recipes.make_recipe("ours-lenet300100-ns")
-    recipe = dataclasses.replace(recipe, dataset="digits", epochs=1, move_penalty=1e-5)
-    training.train(recipe, tmp_path / "run", options_of(tmp_path))
-    _, model = training.load_model(tmp_path / "run")
-    assert len(keras_slots.materialize(model, trainable=True).losses) == 3
-    assert not finetune.selected_network(tmp_path / "run", "best").losses
 
 
 def test_a_sweep_trains_the_grid_once_and_goes_on_where_it_stopped(tmp_path, capsys):
