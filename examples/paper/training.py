@@ -18,7 +18,7 @@ import pandas as pd
 import keras_slots
 import runs
 from cli import command_line
-from data import CHANGES, Batches, Data, read_arrays
+from data import CHANGES, Data, read_arrays
 from networks import build_model, count_connections
 from optimizers import make_loss, make_optimizer
 from recipes import Recipe
@@ -90,10 +90,9 @@ class Run(keras.callbacks.Callback):
         super().__init__()
         self.recipe, self.folder, self.options = recipe, folder, options
         self.data, self.devices, self.history = data, devices, []
-        self.batches = Batches(data, recipe)
         self.images = {split: data.evaluation(split, devices) for split in ("validation", "test")}
         self.evaluation_batch = EVALUATION_BATCH // devices * devices
-        steps, together = len(self.batches), 1
+        steps, together = len(data), 1
         if recipe.network == "lenet300100" and (devices == 1 or keras.backend.backend() == "jax"):
             # Small steps are grouped; the results do not depend on it.
             together = max(size for size in range(1, min(200, steps) + 1) if steps % size == 0)
@@ -113,18 +112,18 @@ class Run(keras.callbacks.Callback):
         elif 0 in self.options.save_epochs:
             self.save("epoch-0")
         self.model.fit(
-            self.batches,
+            self.data,
             epochs=self.recipe.epochs,
             initial_epoch=len(self.history),
             validation_data=self.images["validation"],
             validation_batch_size=self.evaluation_batch,
             callbacks=[self],
             verbose=self.options.verbose,
-            shuffle=False,  # the batches have their own order
+            shuffle=False,  # the data have their own order
         )
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.batches.start(epoch)
+        self.data.start(epoch)
         self.started = time.perf_counter(), time.process_time()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -172,11 +171,11 @@ class Run(keras.callbacks.Callback):
     def renew_statistics(self):
         """Gives the batch norms the means and variances that the averaged weights have."""
         norms = [x for x in self.model.layers if isinstance(x, keras.layers.BatchNormalization)]
-        self.batches.start(0)
-        for number in range(min(50, len(self.batches)) if norms else 0):
+        self.data.start(0)
+        for number in range(min(50, len(self.data)) if norms else 0):
             for norm in norms:
                 norm.momentum = number / (number + 1)  # the plain mean over the batches
-            self.model(self.batches[number][0], training=True)
+            self.model(self.data[number][0], training=True)
 
     def row(self):
         """The row of the finished run: the test images are looked at here alone."""
@@ -203,7 +202,7 @@ class Run(keras.callbacks.Callback):
             "devices": self.devices,
             "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"),
             "connections": count_connections(self.model),
-            "train_images": len(self.batches.x),
+            "train_images": len(self.data.x),
             "epochs_done": len(self.history),
             # The first epoch also pays for tracing and compiling.
             "seconds_per_epoch": round(float(np.median(seconds[1:] or seconds)), 3),
