@@ -54,15 +54,6 @@ def test_dropout_stands_before_the_first_two_dense_layers_only():
     assert not any("dropout" in x.name for x in model_of("conv4").layers)
 
 
-def test_slot_machine_and_baseline_differ_in_their_layers_alone():
-    slot, learned = (model_of("conv2", (12, 12, 1), method=m) for m in ("slot", "learned"))
-    assert [x.name for x in slot.layers] == [x.name for x in learned.layers]
-    assert slot.output_shape == learned.output_shape
-    assert networks.count_connections(slot) == networks.count_connections(learned)
-    swapped = {type(x).__name__ for x in slot.layers} - {type(x).__name__ for x in learned.layers}
-    assert swapped == {"SlotDense", "SlotConv2D"}
-
-
 @pytest.mark.parametrize("method", ["slot", "learned"])
 def test_layers_of_equal_shape_start_differently_and_seeds_repeat(method):
     first, again, other = (

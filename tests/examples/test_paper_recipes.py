@@ -130,11 +130,6 @@ def test_a_name_leads_to_the_recipe_that_has_it():
             recipes.make_recipe(wrong)
 
 
-def test_our_bank_narrows_as_the_values_get_more():
-    names = [recipes.recipe_name("lenet300100", "gs", k) for k in (2, 8, 64)]
-    assert [recipes.make_recipe(name).bank_scale for name in names] == [1.4, 1.0, 0.7]
-
-
 def test_a_folder_is_named_by_what_differs_from_the_recipe():
     recipe = recipes.make_recipe("ours-lenet300100-gs")
     assert dataclasses.replace(recipe, seed=3).folder == "ours-lenet300100-gs-s3"
