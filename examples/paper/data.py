@@ -22,6 +22,7 @@ NORMALISATION = {
 CHANGES = {
     "flip": (0, "random", None, 0),
     "shift1": (1, None, "constant", 0),
+    "shift": (2, None, "constant", 0),
     "translate_altflip": (4, "alternating", "reflect", 0),
     "translate_altflip_cutout": (4, "alternating", "reflect", 8),
 }

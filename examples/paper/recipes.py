@@ -23,7 +23,9 @@ Network = Literal["lenet300100", "conv2", "conv4", "conv6", "vgg19", "conv6bn"]
 Selection = Literal["greedy", "probabilistic"]
 Sharing = Literal["connection", "layer", "network"]
 Scores = Literal["uniform", "nearest"]
-Augmentation = Literal["none", "flip", "shift1", "translate_altflip", "translate_altflip_cutout"]
+Augmentation = Literal[
+    "none", "flip", "shift1", "shift", "translate_altflip", "translate_altflip_cutout"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +156,7 @@ def choose_recipe(name, fields):
     """The recipe of that name, or the one for `fields`, with `fields` in the place of its own."""
     if not name:
         method = "ps" if fields.get("selection") == "probabilistic" else "gs"
+        method = "ns" if fields.get("scores") == "nearest" else method
         method = "learned" if fields.get("method") == "learned" else method
         cell = {key: fields[key] for key in ("num_values", "sharing") if key in fields}
         name = recipe_name(fields.get("network", "lenet300100"), method, **cell)

@@ -3,9 +3,9 @@
     python examples/paper/train.py --recipe ours-lenet300100-gs-k16 --data-dir DIR --seed 3
     python examples/paper/train.py --dataset digits --epochs 30 --batch-size 64
 
-recipes.py explains the names; without --recipe it is the one for --network, --selection (or --method
-learned), --num-values and --sharing. The flag of its name overrides a field. The same command goes on
-where a killed run stopped, and ends exactly as the uninterrupted run would have.
+recipes.py explains the names; without --recipe it is the one for --network, --selection (or --scores
+nearest, or --method learned), --num-values and --sharing. The flag of its name overrides a field. The same
+command goes on where a killed run stopped, and ends exactly as the uninterrupted run would have.
 """
 
 import dataclasses

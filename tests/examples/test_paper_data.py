@@ -62,7 +62,7 @@ def test_the_split_is_fixed_and_disjoint():
     np.testing.assert_equal(first.y, other.y)
 
 
-@pytest.mark.parametrize(("augmentation", "reach"), [("flip", 0), ("shift1", 1)])
+@pytest.mark.parametrize(("augmentation", "reach"), [("flip", 0), ("shift1", 1), ("shift", 2)])
 def test_changes_are_the_moves_and_flips_that_their_name_says(augmentation, reach):
     x = np.random.default_rng(0).integers(1, 256, (8, 9, 7, 3), "uint8")
     take = gatherer(x, augmentation, seed=0)
