@@ -42,6 +42,7 @@ def build_model(recipe, input_shape, num_classes):
     if recipe.scores == "nearest":
         bank = keras_slots.StratifiedUniform(scale)
         mode = {"score_mode": "nearest", "bank_initializer": bank}
+        mode["kernel_initializer"] = "glorot_uniform"  # levers start by the seed of the slot layer
     if sharing == "network":
         # As wide as Glorot uniform is for the largest kernel.
         *window, fan_in, fan_out = max(_kernel_shapes(model), key=math.prod)
