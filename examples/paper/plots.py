@@ -142,7 +142,7 @@ def finetune(folders: list[Path], /, *, out: Path):
             arms.setdefault(path.parent.name, []).append(shares)
     total = max(len(shares) for runs in arms.values() for shares in runs)
     axes = new_axes()
-    for name, runs in sorted(arms.items(), key=lambda arm: -len(arm[1][0])):
+    for name, runs in sorted(arms.items(), key=lambda arm: (arm[0] != "scratch", -len(arm[1][0]))):
         curve = 100 * pd.DataFrame(runs).dropna(axis="columns")
         curve.columns += total - curve.shape[1] + 1
         spent = curve.columns[0]
