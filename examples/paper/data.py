@@ -1,168 +1,126 @@
-"""Data sets as in-memory arrays, and batches that always come in the same order.
+"""Data sets as arrays in memory, and training batches that depend on seed and epoch alone.
 
-The order of the training images, their moves and their flips are a pure function of seed and epoch:
-a run that resumes at epoch e sees what the uninterrupted one would have seen. Images stay uint8 in
-memory; threads gather, change and normalise the next batches while a step computes.
+A run that resumes at epoch e therefore sees what the uninterrupted one would have seen, on both
+backends.
 """
 
-import collections
-import concurrent.futures
-import dataclasses
 import functools
-import math
-import os
+from pathlib import Path
 
 import keras
 import numpy as np
 
 import stateless
-from sources import DataError, read_arrays
 
-# Mean and standard deviation of the training pixels, in [0, 1].
+NAMES = ("x_train", "y_train", "x_test", "y_test")
+# Mean and standard deviation of the training pixels, in [0, 1]; of other data sets they are measured.
 NORMALISATION = {"mnist": ((0.1307,), (0.3081,)), "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261))}
 # Name -> largest move in pixels, flips, border, side of the hole in pixels.
 CHANGES = {
-    "none": (0, None, None, 0),
     "flip": (0, "random", None, 0),
-    "crop_flip": (4, "random", "constant", 0),
     "shift1": (1, None, "constant", 0),
     "shift": (2, None, "constant", 0),
     "translate_altflip": (4, "alternating", "reflect", 0),
     "translate_altflip_cutout": (4, "alternating", "reflect", 8),
 }
-_EVALUATION_BATCH = 1000
-_THREADS = max(2, (os.cpu_count() or 2) // 2)
-_AHEAD = 8  # batches
 _FIRST_FLIPS = 2**40  # a step that no run reaches
 
 
-def load(dataset, data_dir=None, download=False, **settings):
-    """Reads and splits a data set: `sources.read_arrays`, then `split` with those settings."""
-    return split(dataset, read_arrays(dataset, data_dir, download), **settings)
-
-
-def split(dataset, arrays, validation_share=0.15, seed=0, batch_size=128, augment="none", split_seed=0):
-    """Splits the arrays of a data set.
-
-    Args:
-        dataset: its name.
-        arrays: x_train, y_train, x_test, y_test.
-        validation_share: share of the training images kept for validation, in [0, 1).
-        seed: seed of the data order and of the random changes.
-        batch_size: images in a training batch; the last incomplete batch is dropped.
-        augment: a name out of `CHANGES`. "flip" mirrors at random, and so does "crop_flip"; the two with
-            "altflip" mirror each image in every second epoch. The square that "cutout" paints in the mean
-            colour may lie partly outside.
-        split_seed: seed of the train/validation split.
-
-    Returns:
-        A `Data`.
-    """
-    if augment not in CHANGES:
-        raise ValueError(f"`augment` must be one of {(*CHANGES,)}. Received: augment={augment}")
-    x, y, x_test, y_test = arrays
-    held = round(len(x) * validation_share)
-    order = np.random.Generator(np.random.Philox(split_seed)).permutation(len(x))
-    train, validation = np.sort(order[held:]), np.sort(order[:held])
-    if len(train) < batch_size:
-        raise DataError(
-            f"{dataset} leaves {len(train)} training images, fewer than one batch of "
-            f"{batch_size}: lower --batch-size or --validation-share"
+@functools.lru_cache(maxsize=2)  # a sweep reads its data once
+def read_arrays(dataset, data_dir=None, download=False):
+    """Returns x_train, y_train, x_test, y_test: uint8 images with channels, int32 labels."""
+    if dataset == "digits":
+        return _digits()
+    if dataset == "cifar10_16x16":
+        x, y, x_test, y_test = read_arrays("cifar10", data_dir, download)
+        return _halved(x), y, _halved(x_test), y_test
+    place = Path(data_dir or "~/tensorflow_datasets").expanduser()
+    file = next((path for path in (place, place / f"{dataset}.npz") if path.is_file()), None)
+    if file:
+        with np.load(file, allow_pickle=False) as found:
+            arrays = [found[name] for name in NAMES]
+    elif download or (place / dataset).is_dir():
+        arrays = _from_tensorflow_datasets(dataset, place, download)
+    else:
+        raise SystemExit(
+            f"No {dataset} in {place}: give the folder of tensorflow-datasets or of {dataset}.npz with "
+            "--data-dir, or fetch it with --download, or try --dataset digits, which needs no download"
         )
-    mean, std = NORMALISATION.get(dataset) or _measure(x[train])
-    splits = {
-        "train": (x[train], y[train]),
-        "validation": (x[validation], y[validation]),
-        "test": (x_test, y_test),
-    }
-    classes = int(y.max()) + 1
-    return Data(splits, np.float32(mean), np.float32(std), classes, batch_size, augment, seed)
+    images = [x if x.ndim == 4 else x[..., None] for x in arrays[::2]]
+    labels = [y.astype("int32").ravel() for y in arrays[1::2]]
+    return images[0], labels[0], images[1], labels[1]
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """A loaded data set with its split."""
+def _from_tensorflow_datasets(dataset, place, download):
+    import tensorflow_datasets as tfds
 
-    splits: dict
-    mean: np.ndarray
-    std: np.ndarray
-    num_classes: int
-    batch_size: int
-    augment: str
-    seed: int
-
-    @property
-    def input_shape(self):
-        return self.splits["train"][0].shape[1:]
-
-    @property
-    def steps_per_epoch(self):
-        return len(self.splits["train"][0]) // self.batch_size
-
-    def count(self, split):
-        return len(self.splits[split][0])
-
-    def training(self, start_epoch=0, epochs=1, steps=None):
-        """The batches of the epochs `start_epoch` to `epochs`, `steps` of each (None: all).
-
-        For `fit(steps_per_epoch=...)`, which keeps one iterator over all epochs.
-        """
-        batches = functools.partial(self._batches, start_epoch, epochs, steps)
-        if keras.backend.backend() != "tensorflow":
-            return batches()
+    if keras.backend.backend() == "jax":
         import tensorflow as tf
 
-        # A strategy starts its iterator twice, and divides batches whose size it knows.
-        shape, size = self.input_shape, self.batch_size
-        like = tf.TensorSpec((size, *shape)), tf.TensorSpec((size,), tf.int32)
-        return tf.data.Dataset.from_generator(batches, output_signature=like)
+        tf.config.set_visible_devices([], "GPU")  # it would take their memory from JAX
+    settings = {"batch_size": -1, "as_supervised": True, "download": download}
+    parts = tfds.load(dataset, split=["train", "test"], data_dir=str(place), **settings)
+    return [array for part in tfds.as_numpy(parts) for array in part]
 
-    def _batches(self, start_epoch, epochs, steps):
-        x, y = self.splits["train"]
-        take, steps = gatherer(x, self.augment, self.seed), steps or self.steps_per_epoch
 
-        def batch(rows, epoch, step):
-            return self.normalise(take(rows, epoch, step)), y[rows]
+def _halved(images):
+    """The mean of each square of four pixels, rounded to whole numbers."""
+    squares = images.reshape(-1, 16, 2, 16, 2, 3)
+    return np.rint(squares.mean(axis=(2, 4), dtype="float32")).astype("uint8")
 
-        def work():
-            for epoch in range(start_epoch, epochs):
-                order = stateless.permutation(len(y), (self.seed, epoch))
-                for step in range(steps):
-                    rows = order[step * self.batch_size :][: self.batch_size]
-                    yield rows, epoch, epoch * steps + step
 
-        with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-            pending = collections.deque()
-            for one in work():
-                pending.append(pool.submit(batch, *one))
-                if len(pending) > _AHEAD:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+def _digits():
+    """1,797 real digits of 8x8 pixels; every fifth is for the test."""
+    from sklearn.datasets import load_digits
 
-    def evaluation(self, split, limit=None, replicas=1, mirror=False):
-        """The "validation" or "test" images, normalised, in order, as a `keras.utils.PyDataset`.
+    digits = load_digits()
+    x = (digits.images * (255.0 / 16.0)).astype("uint8")[..., None]
+    y = digits.target.astype("int32")
+    test = np.arange(len(x)) % 5 == 4
+    return x[~test], y[~test], x[test], y[test]
 
-        `limit` caps the batches; their images are then spread evenly over the split. All batches have
-        one size, a multiple of `replicas`: black images of weight 0 fill the last ones, so weighted means
-        over the batches are those over the images. `mirror` flips the images.
-        """
+
+class Data(keras.utils.PyDataset):
+    """The images of a recipe: training batches of an epoch, validation and test images as arrays.
+
+    The last incomplete batch is dropped.
+    """
+
+    def __init__(self, recipe, arrays):
+        super().__init__()
+        x, y, *test = arrays
+        order = np.random.Generator(np.random.Philox(0)).permutation(len(x))
+        held = round(len(x) * recipe.validation_share)
+        train, validation = np.sort(order[held:]), np.sort(order[:held])
+        self.splits = {"validation": (x[validation], y[validation]), "test": test}
+        self.x, self.y, self.input_shape = x[train], y[train], x.shape[1:]
+        self.size, self.seed, self.num_classes = recipe.batch_size, recipe.seed, int(y.max()) + 1
+        if not len(self):
+            raise SystemExit(f"{len(train)} training images are fewer than --batch-size {self.size}")
+        mean, std = NORMALISATION.get(recipe.dataset) or _measured(self.x / 255.0)
+        self.mean, self.std = np.float32(mean), np.float32(std)
+        self.take = gatherer(self.x, recipe.augmentation, recipe.seed)
+        self.start(0)
+
+    def start(self, epoch):
+        """Goes to that epoch. (`on_epoch_end` is also called when `fit` looks at a first batch.)"""
+        self.epoch = epoch
+        self.order = stateless.permutation(len(self.y), (self.seed, epoch))
+
+    def __len__(self):
+        return len(self.x) // self.size
+
+    def __getitem__(self, index):
+        rows = self.order[index * self.size :][: self.size]
+        images = self.take(rows, self.epoch, self.epoch * len(self) + index)
+        return self.normalise(images), self.y[rows]
+
+    def evaluation(self, split, devices=1):
+        """Images, labels and weights; some of weight 0 make their number a multiple of `devices`."""
         x, y = self.splits[split]
-        if limit and limit * _EVALUATION_BATCH < len(x):
-            rows = np.linspace(0, len(x) - 1, limit * _EVALUATION_BATCH).astype(int)
-            x, y = x[rows], y[rows]
-        x = x[:, :, ::-1] if mirror else x
-        batches = math.ceil(len(x) / _EVALUATION_BATCH)
-        size = math.ceil(len(x) / batches / replicas) * replicas
-        batches = math.ceil(len(x) / size)
-        weights = np.full(len(x), batches * size / len(x), "float32")
-        filling = batches * size - len(x)
-        x, y, weights = (
-            np.concatenate([array, np.zeros((filling, *array.shape[1:]), array.dtype)])
-            for array in (x, y, weights)
-        )
-        cuts = [slice(start, start + size) for start in range(0, len(x), size)]
-        return _Kept([(self.normalise(x[cut]), y[cut], weights[cut]) for cut in cuts])
+        rows = np.arange(len(x) + -len(x) % devices) % len(x)
+        weights = np.float32(np.arange(len(rows)) < len(x))
+        return self.normalise(x[rows]), y[rows], weights
 
     def normalise(self, images):
         """`pixels * scale - shift`, in float32."""
@@ -174,25 +132,19 @@ class Data:
         return flat.reshape(images.shape)
 
 
-class _Kept(keras.utils.PyDataset):
-    """Batches in memory."""
-
-    def __init__(self, batches):
-        super().__init__()
-        self.batches = batches
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __getitem__(self, index):
-        return self.batches[index]
+def _measured(pixels):
+    return pixels.mean((0, 1, 2)), np.maximum(pixels.std((0, 1, 2)), 1e-6)
 
 
-def gatherer(x, augment, seed):
-    """A function from (rows, epoch, step) to the images of those rows, changed at random."""
-    if augment == "none":
+def gatherer(x, augmentation, seed):
+    """A function from (rows, epoch, step) to the images of those rows, changed at random.
+
+    "alternating" flips mirror each image in every second epoch. The square that "cutout" paints in the
+    mean colour may lie partly outside.
+    """
+    if augmentation == "none":
         return lambda rows, epoch, step: x[rows]
-    reach, flips, border, hole = CHANGES[augment]
+    reach, flips, border, hole = CHANGES[augmentation]
     count, height, width, channels = x.shape
     paint = np.round(x.mean(axis=(0, 1, 2))).astype(x.dtype) if hole else None
     tall, wide = height + 2 * reach, width + 2 * reach
@@ -215,21 +167,14 @@ def gatherer(x, augment, seed):
             flipped = draws[0] < 0.5 if flips == "random" else mirrored_first[rows] ^ odd
             picked[flipped] = picked[flipped, :, ::-1]
         if hole:
-            sizes = zip(draws[3:], (height, width), strict=True)
-            in_y, in_x = (_near(np.floor(u * np.float32(n + 1)), n, hole) for u, n in sizes)
+            in_y, in_x = _in_hole(draws[3], height, hole), _in_hole(draws[4], width, hole)
             picked[in_y[:, :, None] & in_x[:, None, :]] = paint
         return picked
 
     return take
 
 
-def _near(edges, size, hole):
-    """Which of `size` pixels lie within `hole` around each edge, one of the `size + 1` between them."""
+def _in_hole(draws, size, hole):
+    """Which of `size` pixels lie in a hole around one of the `size + 1` edges between them."""
+    edges = np.floor(draws * np.float32(size + 1))
     return np.abs(np.arange(size) + 0.5 - edges[:, None]) < hole / 2
-
-
-def _measure(images):
-    """Mean and standard deviation per channel, in [0, 1]."""
-    pixels = images.astype("float64") / 255.0
-    axes = tuple(range(pixels.ndim - 1))
-    return pixels.mean(axes), np.maximum(pixels.std(axes), 1e-6)

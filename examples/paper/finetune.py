@@ -1,114 +1,67 @@
 """Fine-tunes a selected network against training from scratch, at equal total epochs.
 
-    python examples/paper/train.py --network lenet300100 --data-dir DIR --save-epochs 5,10 \\
-        --run-dir runs/selected
-    python examples/paper/finetune.py runs/selected --from 5,10,best --data-dir DIR \\
-        --out runs/finetuned
+    python examples/paper/train.py --data-dir DIR --save-epochs 5,10 --run-dir runs/selected
+    python examples/paper/finetune.py runs/selected --from 5,10,best --data-dir DIR
 
-For each state in --from an ordinary network starts from the selected values (the scores are dropped),
-and its weights are trained for the epochs that are left of --total-epochs.
-The same network trained from scratch gets all of them. Learning rate, schedule and decay are those
-of the learned recipe; its flags override them.
-
-Every arm is a run folder below --out, with a row in the results file; the same command continues
-where it was stopped.
-
-Exit status: 0, 1 when a run failed, 2 for a wrong command line.
+For each state in --from an ordinary network starts from the selected values, and its weights are trained
+for the epochs that are left of --total-epochs (twice those of the run). One from scratch gets all of them.
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 import cli
-from recipes import Options, Recipe, SettingError, make_recipe
-from runs import read_state, state_file
-from sources import check_source
+import keras_slots
+import report
+import training
+from recipes import make_recipe, recipe_name
+from runs import read_json, read_state, state_file
 
-# What both arms take over from the selected run.
+# What the arms take over from the selected run.
 SHARED = (
-    *("network", "dataset", "padding", "dropout", "augmentation", "batch_size"),
-    *("label_smoothing", "dtype_policy", "validation_share", "split_seed", "seed"),
-)
-# What is over once the values are selected.
-SELECTION = (
-    *("num_values", "selection", "score_mode", "sharing", "scores"),
-    *("bank", "bank_scale", "score_scale", "dense_score_scale", "move_penalty"),
+    *("network", "dataset", "dropout", "augmentation", "batch_size", "label_smoothing"),
+    *("dtype_policy", "validation_share", "seed"),
 )
 app = cli.make_app("finetune.py", __doc__)
 
 
-def parse_states(_, tokens):
-    parts = [part.strip() for part in tokens[-1].value.split(",")]
-    if not all(part.isdigit() or part in ("best", "last") for part in parts):
-        raise ValueError(f"expected best, last or epochs. Received: {tokens[-1].value}")
-    return parts
-
-
-def arms(run, states, selected, total, fields):
-    """State, recipe and selection epochs of each network to train; scratch comes last."""
-    learned = make_recipe("ours", selected.network, "learned")
-    fields = {name: getattr(selected, name) for name in SHARED} | fields
-    for state in states:
-        spent = len(read_state(state_file(run, state))[1]["history"])
-        if spent >= total:
-            raise SettingError(
-                f"`total_epochs` must be more than the {spent} epochs of state {state}. "
-                f"Received: total_epochs={total}"
-            )
-        name = f"finetune-from-{state}"
-        yield state, dataclasses.replace(learned, **fields, name=name, epochs=total - spent), spent
-    yield None, dataclasses.replace(learned, **fields, name="finetune-scratch", epochs=total), 0
-
-
 @app.default
 def main(
-    run: str,
+    run: Path,
     /,
     *,
-    states: Annotated[list[str], Parameter(name="--from", converter=parse_states, n_tokens=1)] = ("best",),
+    states: Annotated[list[str], Parameter(name="--from"), cli.COMMAS] = ("best",),
     total_epochs: int | None = None,
-    out: str = "",
-    options: cli.flags(Options) = None,
-    fields: cli.flags(Recipe, without=(*SHARED, *SELECTION, "epochs", "method")) = None,
+    out: Path | None = None,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    options: cli.Options = cli.DEFAULTS,
 ):
-    """Fine-tunes.
+    """Every arm is a run folder below --out, and otherwise as the learned recipe has it."""
+    selected = training.recipe_of(run)
+    fields = {name: getattr(selected, name) for name in SHARED}
+    fields |= {"learning_rate": learning_rate} if learning_rate is not None else {}
+    fields |= {"weight_decay": weight_decay} if weight_decay is not None else {}
+    learned = make_recipe(recipe_name(selected.network, "learned"))
+    epochs, ids = total_epochs or 2 * selected.epochs, []
 
-    Args:
-        run: run folder of a slot machine
-        states: comma-separated states to start from: best, last, or epochs of train.py --save-epochs
-        total_epochs: selection and weight epochs together (default: twice those of RUN)
-        out: folder of the arms (default: RUN-finetuned)
-    """
-    training, options = cli.import_training(), options or {}
-    from keras_slots import materialize
+    def train(name, epochs, **start):
+        arm = dataclasses.replace(learned, **fields, name=f"finetune-{name}", epochs=epochs)
+        folder = (out or run.with_name(f"{run.name}-finetuned")) / name
+        ids.append(training.train(arm, folder, options, **start)["run_id"])
 
-    selected, known = training.slot_recipe_of(run)
-    total = 2 * selected.epochs if total_epochs is None else total_epochs
-    planned = list(arms(run, states, selected, total, fields or {}))
-    settings = cli.options(options, "")
-    check_source(selected.dataset, settings.data_dir, settings.download)
-    out = Path(out or f"{Path(run)}-finetuned")
-    rows = [("start", "selection", "weights", "validation %", "test %")]
-    for state, recipe, spent in planned:
-        start = {}
-        if state is not None:
-
-            def selected_network(*_, state=state):
-                plain = materialize(training.load_model(run, state)[1], trainable=True)
-                return training.networks.without_penalty(plain)
-
-            start = {"make_model": selected_network, "origin": f"{known['run_id']}/{state}"}
-        name = recipe.name.removeprefix("finetune-")
-        print(f"{name}: {spent} selection epochs, {recipe.epochs} weight epochs")
-        row = training.train(recipe, cli.options(options, out / name), **start)
-        rows.append((name, str(spent), str(recipe.epochs), row["val_best"], row["test_best"]))
-    print(f"\n{selected.name}, seed {selected.seed}: accuracies at the best validation epoch")
-    cli.print_table(rows)
+    for state in states:
+        history = read_state(state_file(run, state))[1]["history"]
+        origin = {"run": read_json(run / "run.json")["run_id"], "state": state}
+        origin["val_accuracy"] = history[-1]["val_accuracy"]
+        weights = keras_slots.materialize(training.load_model(run, state)[1]).get_weights()
+        train(f"from-{state}", epochs - len(history), weights=weights, origin=origin)
+    train("scratch", epochs)
+    print(report.of_runs(options.results, ids, "finetune"))
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(app))
+    app()

@@ -1,12 +1,9 @@
 """The networks of the paper in the Functional API, written once for slot machine and baseline.
 
-Slot machine and learned network differ in nothing but the class of their dense and convolution layers.
-No layer has a bias. VGG-19 has batch norm without affine parameters, and so has conv6bn, which is not in
-the paper. All networks end in logits.
+They differ in nothing but the class of their dense and convolution layers. No layer has a bias, batch norm
+has no parameters, and all networks end in logits.
 
-Source: Slot Machines (arXiv 2101.06475), appendix, table of architectures. `padding="author"`
-builds what the author's code builds: valid convolutions in CONV-2 and CONV-4 and in the first four
-of CONV-6, whose first dense layers then read 12,544, 3,200 and 1,024 numbers on 32x32 images.
+Source: Slot Machines (arXiv 2101.06475), appendix, table of architectures.
 """
 
 import math
@@ -14,6 +11,9 @@ import zlib
 
 import keras
 from keras import layers as kl
+
+import keras_slots
+from keras_slots.values.philox import derive_seed
 
 # Filters of the convolutions; "pool" halves the image.
 CONVOLUTIONS = {
@@ -29,142 +29,79 @@ NORMALIZED = ("vgg19", "conv6bn")
 
 
 def build_model(recipe, input_shape, num_classes):
-    """The network of a recipe, as slot machine or as learned baseline.
-
-    Args:
-        recipe: the `Recipe`. Its dropout stands before the first two dense layers of CONV-2/4/6 and
-            before the second and third of LeNet; networks with batch norm have none.
-        input_shape: `(height, width, channels)` of an image.
-        num_classes: units of the last layer.
-
-    Returns:
-        A Functional model from images to logits.
-    """
-    arguments = learned_arguments(recipe)
+    """The network of a recipe, from images of `input_shape` to logits."""
+    model = _learned(recipe, input_shape, num_classes)
     if recipe.method == "learned":
-        return _build(recipe, input_shape, num_classes, kl.Dense, kl.Conv2D, arguments)
-    from keras_slots import SlotConv2D, SlotDense
-
-    network_bank = None
-    if recipe.sharing == "network":
-        learned = _build(recipe, input_shape, num_classes, kl.Dense, kl.Conv2D, arguments)
-        kernels = [layer.kernel for layer in learned.layers if hasattr(layer, "kernel")]
-        network_bank = _network_bank(recipe, [tuple(kernel.shape) for kernel in kernels])
-    arguments = slot_arguments(recipe, network_bank)
-    return _build(recipe, input_shape, num_classes, SlotDense, SlotConv2D, arguments)
-
-
-def learned_arguments(recipe):
-    """From the name of a layer to the arguments by which an ordinary one is the recipe's."""
-    penalty = _penalty(recipe)
-
-    def arguments(name):
-        start = keras.initializers.GlorotUniform(seed=layer_seed(recipe.seed, name))
-        return {"kernel_initializer": start, "kernel_regularizer": penalty}
-
-    return arguments
-
-
-def slot_arguments(recipe, network_bank=None):
-    """The same for a slot layer: the one place where a recipe becomes arguments of the library."""
-    import keras_slots
-    from keras_slots.values.philox import derive_seed
-
-    bank = "".join(part.capitalize() for part in recipe.bank.split("_"))
-    moves = keras.regularizers.L1(recipe.move_penalty) if recipe.move_penalty else None
-    shared = {
-        "num_values": recipe.num_values,
-        "selection": recipe.selection,
-        "score_mode": "nearest" if _trains_nearest(recipe) else recipe.score_mode,
-        "kernel_regularizer": _penalty(recipe),
-        "move_regularizer": moves,
-        "sharing": network_bank or recipe.sharing,
+        return model
+    scale, sharing = recipe.bank_scale, recipe.sharing
+    mode = {
+        "score_mode": recipe.score_mode,
+        "score_initializer": keras_slots.UniformScores(recipe.score_scale),
+        "bank_initializer": keras_slots.GlorotUniform(scale),
     }
-    if network_bank is None:
-        shared["bank_initializer"] = getattr(keras_slots, bank)(recipe.bank_scale)
-
-    def arguments(name):
-        scale = recipe.dense_score_scale if name.startswith("dense") else recipe.score_scale
-        scores = keras_slots.UniformScores(scale)
-        if _trains_nearest(recipe):
-            scores = None
-        elif recipe.scores == "nearest":
-            scores = keras_slots.NearestScores()
-        return shared | {"score_initializer": scores, "seed": derive_seed(recipe.seed, name)}
-
-    return arguments
-
-
-def _trains_nearest(recipe):
-    """Whether the recipe is `score_mode="nearest"`, which it names by a lever, nearest scores and strata."""
-    return (recipe.score_mode, recipe.scores, recipe.bank) == ("per_connection", "nearest", "stratified_uniform")
+    if recipe.scores == "nearest":
+        bank = keras_slots.StratifiedUniform(scale)
+        mode = {"score_mode": "nearest", "bank_initializer": bank}
+        mode["kernel_initializer"] = "glorot_uniform"  # levers start by the seed of the slot layer
+    if sharing == "network":
+        # As wide as Glorot uniform is for the largest kernel.
+        *window, fan_in, fan_out = max(_kernel_shapes(model), key=math.prod)
+        bound = scale * math.sqrt(6.0 / (math.prod(window) * (fan_in + fan_out)))
+        seed = derive_seed(recipe.seed, "network")
+        sharing = keras_slots.ValueBank(recipe.num_values, bound=bound, seed=seed)
+        del mode["bank_initializer"]
+    moves = keras.regularizers.L1(recipe.move_penalty) if recipe.move_penalty else None
+    settings = {"selection": recipe.selection, "sharing": sharing, "move_regularizer": moves}
+    return keras_slots.slotify(model, recipe.num_values, seed=recipe.seed, **settings, **mode)
 
 
-def _penalty(recipe):
-    if recipe.weight_decay_kind == "weights" and recipe.weight_decay:
-        return keras.regularizers.L2(recipe.weight_decay / 2)
-    return None
-
-
-def _network_bank(recipe, kernel_shapes):
-    """One bank for all layers, as wide as Glorot uniform is for the largest of them."""
-    from keras_slots import ValueBank
-    from keras_slots.values.initializers import compute_fans
-    from keras_slots.values.philox import derive_seed
-
-    fans = compute_fans(max(kernel_shapes, key=math.prod))
-    bound = recipe.bank_scale * math.sqrt(6.0 / sum(fans))
-    return ValueBank(recipe.num_values, bound=bound, seed=derive_seed(recipe.seed, "network"))
-
-
-def layer_seed(seed, name):
+def _layer_seed(recipe, name):
     """A seed in Keras' range for the layer of that name, so that equal layers start differently."""
-    return zlib.crc32(f"{seed}/{name}".encode()) % (2**31 - 1)
+    return zlib.crc32(f"{recipe.seed}/{name}".encode()) % (2**31 - 1)
 
 
-def _build(recipe, input_shape, num_classes, dense_class, conv_class, arguments):
-    def dense(units, name, **more):
-        return dense_class(units, use_bias=False, name=name, **more, **arguments(name))
+def _learned(recipe, input_shape, num_classes):
+    def common(name):
+        start = keras.initializers.GlorotUniform(seed=_layer_seed(recipe, name))
+        decay = recipe.weight_decay if recipe.weight_decay_kind == "weights" else 0
+        penalty = keras.regularizers.L2(decay / 2) if decay else None
+        settings = {"kernel_initializer": start, "kernel_regularizer": penalty}
+        return settings | {"use_bias": False, "name": name}
 
     def drop(x, name):
         if not recipe.dropout:
             return x
-        return kl.Dropout(recipe.dropout, seed=layer_seed(recipe.seed, name), name=name)(x)
+        return kl.Dropout(recipe.dropout, seed=_layer_seed(recipe, name), name=name)(x)
 
-    network, normalized = recipe.network, recipe.network in NORMALIZED
+    normalized = recipe.network in NORMALIZED
     fused = normalized and keras.backend.backend() == "tensorflow"
     norm = FusedBatchNormalization if fused else kl.BatchNormalization
     inputs = x = keras.Input(input_shape, name="image")
     number = pools = 0
-    for filters in CONVOLUTIONS[network]:
+    for filters in CONVOLUTIONS[recipe.network]:
         if filters == "pool":
             pools += 1
             x = kl.MaxPooling2D(2, name=f"pool{pools}")(x)
             continue
         number += 1
-        name = f"conv{number}"
-        valid = recipe.padding == "author" and not normalized and number <= 4
-        settings = {"padding": "valid" if valid else "same", "use_bias": False, "name": name}
-        settings["activation"] = None if normalized else "relu"
-        x = conv_class(filters, 3, **settings, **arguments(name))(x)
+        activation = None if normalized else "relu"
+        x = kl.Conv2D(filters, 3, padding="same", activation=activation, **common(f"conv{number}"))(x)
         if normalized:
             x = norm(center=False, scale=False, name=f"norm{number}")(x)
             x = kl.Activation("relu", name=f"relu{number}")(x)
-    if normalized:
-        last, x = "dense", kl.GlobalAveragePooling2D(name="average")(x)
-    elif network == "lenet300100":
-        last, x = "dense3", kl.Flatten(name="flatten")(x)
+    last = "dense" if normalized else "dense3"
+    x = kl.GlobalAveragePooling2D()(x) if normalized else kl.Flatten(name="flatten")(x)
+    if recipe.network == "lenet300100":
         for number, units in ((1, 300), (2, 100)):
-            x = dense(units, f"dense{number}", activation="relu")(x)
+            x = kl.Dense(units, activation="relu", **common(f"dense{number}"))(x)
             x = drop(x, f"dropout{number}")
-    else:
-        last, x = "dense3", kl.Flatten(name="flatten")(x)
+    elif not normalized:
         for number in (1, 2):
             x = drop(x, f"dropout{number}")
-            x = dense(256, f"dense{number}", activation="relu")(x)
+            x = kl.Dense(256, activation="relu", **common(f"dense{number}"))(x)
     # The logits are computed in full precision under the mixed policies too.
-    logits = dense(num_classes, last, dtype=keras.config.dtype_policy().variable_dtype)
-    return keras.Model(inputs, logits(x), name=network)
+    full = keras.config.dtype_policy().variable_dtype
+    return keras.Model(inputs, kl.Dense(num_classes, dtype=full, **common(last))(x), name=recipe.network)
 
 
 class FusedBatchNormalization(kl.BatchNormalization):
@@ -191,14 +128,10 @@ class FusedBatchNormalization(kl.BatchNormalization):
         return outputs
 
 
-def count_connections(model) -> int:
+def _kernel_shapes(model):
+    return [layer.kernel.shape for layer in model.layers if hasattr(layer, "kernel")]
+
+
+def count_connections(model):
     """Connections of all dense and convolution layers: entries of their kernels."""
-    return sum(math.prod(layer.kernel.shape) for layer in model.layers if hasattr(layer, "kernel"))
-
-
-def without_penalty(model):
-    """The model without the weight decay of its recipe on its kernels: another recipe brings its own."""
-    for layer in model.layers:
-        if getattr(layer, "kernel_regularizer", None) is not None:
-            layer.kernel_regularizer = layer.kernel.regularizer = None
-    return model
+    return sum(map(math.prod, _kernel_shapes(model)))

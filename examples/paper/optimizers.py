@@ -1,4 +1,4 @@
-"""Optimizer, learning-rate schedule and loss of a recipe."""
+"""Optimizer and loss of a recipe."""
 
 import keras
 
@@ -6,7 +6,7 @@ import keras
 class CoupledDecaySGD(keras.optimizers.SGD):
     """SGD with an L2 penalty: `decay · variable` joins the gradient, and so the momentum."""
 
-    def __init__(self, *args, decay=0.0, **kwargs):
+    def __init__(self, *args, decay, **kwargs):
         super().__init__(*args, **kwargs)
         self.decay = decay
 
@@ -16,30 +16,22 @@ class CoupledDecaySGD(keras.optimizers.SGD):
 
 
 def make_schedule(recipe, steps_per_epoch):
-    """Learning rate, or a Keras schedule over steps."""
-    rate, first = recipe.learning_rate, recipe.schedule_epoch * steps_per_epoch
-    total, schedules = recipe.epochs * steps_per_epoch, keras.optimizers.schedules
+    """A cosine to zero; one_cycle rises in a fifth of the steps before it."""
+    rate, total = recipe.learning_rate, recipe.epochs * steps_per_epoch
     if recipe.schedule == "cosine":
-        return schedules.CosineDecay(rate, total)
-    if recipe.schedule == "one_cycle":  # up, in a fifth of the steps by default; a cosine to zero
-        first = first or total // 5
-        return schedules.CosineDecay(rate / 20, total - first, warmup_target=rate, warmup_steps=first)
-    if recipe.schedule == "warm_restarts":  # 25: restarts after epochs 25, 75, 175
-        return schedules.CosineDecayRestarts(rate, first, t_mul=2.0)
-    if recipe.schedule == "step":
-        return schedules.PiecewiseConstantDecay([first], [rate, rate / 10])
-    return rate
+        return keras.optimizers.schedules.CosineDecay(rate, total)
+    warmup = {"warmup_target": rate, "warmup_steps": total // 5}
+    return keras.optimizers.schedules.CosineDecay(rate / 20, total - total // 5, **warmup)
 
 
 def make_optimizer(recipe, steps_per_epoch):
-    settings = {"momentum": recipe.momentum, "nesterov": recipe.nesterov, "name": "sgd"}
+    settings = {"momentum": 0.9, "nesterov": recipe.nesterov, "name": "sgd"}
     if recipe.averaging:
         settings |= {"use_ema": True, "ema_momentum": recipe.averaging}
     rate = make_schedule(recipe, steps_per_epoch)
     if recipe.weight_decay and recipe.weight_decay_kind == "l2":
         return CoupledDecaySGD(rate, decay=recipe.weight_decay, **settings)
-    decoupled = recipe.weight_decay if recipe.weight_decay_kind == "decoupled" else None
-    return keras.optimizers.SGD(rate, weight_decay=decoupled or None, **settings)
+    return keras.optimizers.SGD(rate, **settings)
 
 
 def make_loss(label_smoothing=0.0):

@@ -1,117 +1,60 @@
 """Accuracy against bytes: packs finished runs as `.slots` files and tests the unpacked networks.
 
     python examples/paper/size.py runs/* --data-dir DIR --out sizes.csv
-    python examples/paper/plots.py sizes sizes.csv --out sizes.png
 
-The state (--state) of each run folder is packed with `save_slots` and read again with `load_slots`. The
-accuracy of that plain network on validation and test images goes into a row beside the bytes of the file:
-
-bits    a weight: the records of the kernels, their headers included
-kept    share of the connections that select what they selected before training
-
-A run that has a row in --out is not packed again.
-
-Exit status: 0, 1 when a run cannot be packed, 2 for a wrong command line.
+Beside accuracies and bytes of the file a row holds the bits a weight (the records of the kernels, their
+headers included), and what share of the connections kept what they selected before training.
 """
 
-import sys
+import dataclasses
 import tempfile
 from pathlib import Path
-from typing import Literal
+
+import numpy as np
 
 import cli
-from recipes import Options
-from runs import append_row, read_rows
+import keras_slots
+import report
+import runs
+import training
 
-FIELDS = (
-    *("name", "network", "dataset", "num_values", "scores", "bank_scale", "learning_rate"),
-    *("weight_decay", "move_penalty", "epochs", "seed"),
-)
 app = cli.make_app("size.py", __doc__)
 
 
-def kept_share(model):
-    """Share of the connections whose choice is that of the initial scores."""
-    from keras_slots.inspect.choices import named_kernels, observer
-
-    seen = [observer(kernel) for _, kernel in named_kernels(model).values()]
-    kept = sum(int((one.snapshot().positions == one.start).sum()) for one in seen)
-    return kept / sum(one.size for one in seen)
+def choices(model):
+    """What all connections select."""
+    kernels = [layer.kernel for layer in model.layers if hasattr(layer, "bank")]
+    return np.concatenate([np.ravel(kernel) for kernel in kernels])
 
 
-def packed(model):
-    """The plain network out of the file of a slot model, bytes of the file, bits a weight."""
-    from keras_slots import load_slots, save_slots
-    from keras_slots.slots_file.container import split
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = save_slots(model, Path(folder, "model.slots"))
-        content = path.read_bytes()
-        plain = load_slots(path)
-    kernels = [record for record in split(content)[1] if record.form != "stored"]
-    bits = 8 * sum(len(record.payload) for record in kernels)
-    return plain, len(content), bits / sum(record.size for record in kernels)
-
-
-def size_row(folder, state, out, data_dir):
+def size_row(folder, state, options):
     """The row of a run folder: its recipe, accuracy and bytes."""
-    training = cli.import_training()
-    recipe, known = training.slot_recipe_of(folder)
-    row = {"run_id": f"{known['run_id']}-{state}", "state": state}
-    row |= {name: getattr(recipe, name) for name in FIELDS} | {"limit_steps": known["limit_steps"]}
-    done = [old for old in read_rows(out) if old["run_id"] == row["run_id"]]
-    if done:
-        return done[0]
-    training.keras.backend.clear_session()
-    _, model = training.load_model(folder, state)
-    plain, size, bits = packed(model)
-    data = training.load_data(recipe, Options(data_dir=data_dir))
-    plain.compile(weighted_metrics=["accuracy"], loss=training.make_loss(0.0))
+    recipe, model = training.load_model(folder, state)
+    start = training.build_model(recipe, model.input_shape[1:], model.output_shape[-1])
+    run_id = runs.read_json(Path(folder, "run.json"))["run_id"]
+    row = {"run_id": f"{run_id}-{state}", "state": state, **dataclasses.asdict(recipe)}
+    with tempfile.TemporaryDirectory() as place:
+        path = keras_slots.save_slots(model, Path(place, "model.slots"))
+        plain, size = keras_slots.load_slots(path), path.stat().st_size
+    plain.compile(weighted_metrics=["accuracy"], loss=training.make_loss())
+    data = training.load_data(recipe, options)
     for split in ("validation", "test"):
-        images = data.evaluation(split) if data.count(split) else None
-        found = images and plain.evaluate(images, verbose=0, return_dict=True)
-        row[split] = found and float(found["accuracy"])
-    row |= {"bytes": size, "bits": round(bits, 4), "kept": round(kept_share(model), 4)}
-    row |= training.versions() | {"devices": 1, "device": training.processor()}
-    append_row(out, row)
-    return row
+        x, y, _ = data.evaluation(split)
+        row[split] = float(plain.evaluate(x, y, training.EVALUATION_BATCH, verbose=0)[1])
+    coded = keras_slots.summary_dict(model, slots_file=True)["kernels"]
+    bits = 8 * sum(kernel["slots_bytes"] for kernel in coded) / len(choices(model))
+    kept = float((choices(model) == choices(start)).mean())
+    row |= {"bytes": size, "bits": round(bits, 4), "kept": round(kept, 4)}
+    return row | training.environment() | {"devices": 1}
 
 
 @app.default
-def main(
-    runs: list[str],
-    /,
-    *,
-    data_dir: str | None = None,
-    state: Literal["best", "last"] = "best",
-    out: str = "runs/sizes.csv",
-):
-    """Packs runs.
-
-    Args:
-        runs: run folders of slot machines
-        data_dir: as of train.py
-        state: the state to pack
-        out: the file of rows
-    """
-    titles = ("run", "K", "scores", "penalty", "seed", "test %", "bytes", "bits a weight", "kept %")
-    table, failed = [titles], 0
-
-    def pack(folder):
-        row = size_row(folder, state, out, data_dir)
-        named = [str(row[name]) for name in ("num_values", "scores", "move_penalty", "seed")]
-        sizes = float(row["test"]), str(row["bytes"]), str(row["bits"]), float(row["kept"])
-        table.append((Path(folder).name, *named, *sizes))
-
-    for number, folder in enumerate(runs, 1):
-        print(f"[{number}/{len(runs)}] {Path(folder).name}", file=sys.stderr, flush=True)
-        status = cli.guarded(lambda folder=folder: pack(folder), "size.py")
-        if status == cli.STOPPED:
-            return status
-        failed += bool(status)
-    cli.print_table(table)
-    return 1 if failed else 0
+def main(folders: list[str], /, *, data_dir: str | None = None, state: str = "best", out: str = "runs/sizes.csv"):
+    """Packs the state (best or last) of run folders of slot machines."""
+    for folder in folders:
+        runs.append_row(out, size_row(folder, state, cli.Options(data_dir=data_dir)))
+    print(report.markdown(report.read_table(out), "sizes"))
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(app))
+    app()
