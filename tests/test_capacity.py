@@ -97,6 +97,7 @@ def test_table_goes_on_beyond_as_it_began():
         assert 1 <= sum(_TABLE[many][:2]) - sum(_TABLE[few][:2]) <= 3 or few < 32
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("num_values", "count"),
     [(8, 400_000), (16, 300_000), (64, 100_000), (512, 12_000), (4096, 1_500)],

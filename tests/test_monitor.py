@@ -103,6 +103,7 @@ def expected(mode, states):
     return found
 
 
+@pytest.mark.quick("per_value", "lever_drawn", "nearest")
 @pytest.mark.parametrize("mode", MODES)
 def test_selection_monitor_counts_what_brute_force_counts(mode):
     model, recorder = tiny_model(**MODES[mode]), Recorder()
@@ -312,6 +313,7 @@ def test_selection_monitor_writes_histograms_every_second_epoch(tmp_path):
     assert (last[0, 0], last[-1, 1]) == pytest.approx((kernel.min(), kernel.max()))
 
 
+@pytest.mark.quick("lever")
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("mode", ["per_value", "lever"])
 def test_selection_monitor_counts_under_a_strategy_and_xla(mode):

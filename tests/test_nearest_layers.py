@@ -36,7 +36,7 @@ FORMS["value bank"] = tuple(
 )
 
 
-@pytest.mark.quick
+@pytest.mark.quick("strata-momentum-8", "value bank-momentum-8")
 @pytest.mark.parametrize(
     ("form", "optimizer", "num_values"),
     [

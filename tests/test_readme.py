@@ -91,6 +91,7 @@ def test_readme_load_model_needs_the_import(tmp_path):
     assert "Could not locate class 'SlotDense'" in done.stdout
 
 
+@pytest.mark.quick("quickstart", "devices")
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("page", ["quickstart", "saving", "devices", "monitoring"])
 def test_docs_python_runs(page, tmp_path, monkeypatch):

@@ -140,6 +140,7 @@ def lenet(tmp_path_factory):
     return compile_program(tmp_path_factory.mktemp("lenet"), READER / "lenet.c", *SANITIZERS)
 
 
+@pytest.mark.quick("idx")
 @pytest.mark.parametrize("form", ["idx", "raw"])
 def test_lenet_program_classifies_as_the_model(tmp_path, lenet, form):
     model = moved(dense_model((30, 10), 784, score_mode="per_connection"), size=0.2)

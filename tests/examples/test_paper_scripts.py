@@ -62,6 +62,7 @@ def finetune(selected, tmp_path, *more):
     return ["finetune", selected, *places, "--verbose", "0", *more]
 
 
+@pytest.mark.slow
 def test_all_arms_get_the_same_total_epochs(selected, tmp_path, capsys):
     arms = finetune(selected, tmp_path, "--from", "1,3,last", "--total-epochs", 6)
     assert [line[:3] for line in printed_table(capsys, *arms)[-4:]] == [
@@ -184,6 +185,7 @@ def test_a_search_tries_its_trials_and_goes_on_where_it_stopped(tmp_path, capsys
         assert str(recipe[name]) == best[name]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # keras-tuner's own
 def test_the_folder_of_another_search_is_refused(tmp_path, capsys):
     fixed = ["--fixed", "num_values,bank_scale", "--trials", 1]
@@ -214,6 +216,7 @@ def test_a_wrong_flag_of_a_script_is_refused(selected, tmp_path, capsys, script,
     assert text in error_of(capsys, *script(*places, *more), status=2)
 
 
+@pytest.mark.slow
 def test_size_tells_what_the_unpacked_file_of_a_run_reaches(selected, tmp_path, capsys):
     import training
     from keras_slots import save_slots

@@ -98,6 +98,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, variant):
         assert rows[0][column] == rows[1][column]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_end(tmp_path):
     """By SIGKILL, in a process of its own, wherever it comes."""
     more = ["--network", "lenet300100", "--num-values", "4", "--dropout", "0.2", "--verbose", "2"]

@@ -255,14 +255,7 @@ DRAWING = {
 }
 
 
-@pytest.mark.quick(
-    "dense-compiled",
-    "lever-eager",
-    "attention_own_rule-eager",
-    "activations-eager",
-    "twice-eager",
-    "own_rule-eager",
-)
+@pytest.mark.quick("dense-compiled", "lever-eager", "attention_own_rule-eager", "activations-eager")
 @pytest.mark.parametrize("run_eagerly", [False, True], ids=["compiled", "eager"])
 @pytest.mark.parametrize("case", DRAWING)
 def test_remat_scope_computes_the_gradient_of_the_draw_of_the_pass(case, run_eagerly):

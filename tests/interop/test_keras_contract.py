@@ -182,7 +182,24 @@ class _Runner(TestCase):
         """Only here to be made."""
 
 
-@pytest.mark.quick
+@pytest.mark.quick(
+    "dense-8-per_connection",
+    "conv1d_causal-8-per_connection",
+    "conv2d_same-8-per_value",
+    "conv3d_strides-8-per_connection",
+    "conv1d_transpose-8-per_value",
+    "conv2d_transpose_same-8-per_value",
+    "conv3d_transpose-8-per_connection",
+    "depthwise1d-8-per_value",
+    "depthwise2d-8-per_connection",
+    "separable1d-8-per_value",
+    "separable2d-8-per_connection",
+    "einsum_abc,cde->abde_be-8-per_connection",
+    "attention_gate-8-per_connection",
+    "attention_dropout-8-per_value",
+    "grouped_attention-8-per_value",
+    "dense_3d-1-per_connection",
+)
 @every_case
 def test_slot_layer_passes_the_layer_test_of_keras(name, num_values, mode):
     plain_class, slot_class = _classes(name)
@@ -225,7 +242,6 @@ class Given:
         return [np.take_along_axis(b, s.argmax(-1)[..., None], -1)[..., 0] for b, s in pairs]
 
 
-@pytest.mark.quick
 @every_case
 def test_slot_layer_computes_what_the_keras_layer_does_with_the_same_kernel(name, num_values, mode):
     plain_class, slot_class = _classes(name)
@@ -250,6 +266,23 @@ def test_slot_layer_computes_what_the_keras_layer_does_with_the_same_kernel(name
     assert_close(y, plain(*inputs))
 
 
+@pytest.mark.quick(
+    "dense",
+    "conv1d_causal",
+    "conv2d_same",
+    "conv3d_strides",
+    "conv1d_transpose",
+    "conv2d_transpose_same",
+    "conv3d_transpose",
+    "depthwise1d",
+    "depthwise2d",
+    "separable1d",
+    "separable2d",
+    "einsum_abc,cde->abde_be",
+    "attention_gate",
+    "attention_dropout",
+    "grouped_attention",
+)
 @pytest.mark.parametrize("name", CASES)
 def test_compute_output_shape_is_that_of_the_output(name):
     _, slot_class = _classes(name)
