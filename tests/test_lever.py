@@ -189,7 +189,7 @@ def test_save_weights_does_not_hold_the_bank_that_the_seed_brings_back(tmp_path)
     assert (tmp_path / "w.weights.h5").stat().st_size < 1.5 * 4 * 100 * 100
 
 
-@pytest.mark.quick("probabilistic")
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 def test_load_model_of_levers_resumes_as_an_uninterrupted_run(tmp_path, selection):
     def build():

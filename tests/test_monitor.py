@@ -313,7 +313,7 @@ def test_selection_monitor_writes_histograms_every_second_epoch(tmp_path):
     assert (last[0, 0], last[-1, 1]) == pytest.approx((kernel.min(), kernel.max()))
 
 
-@pytest.mark.quick("lever")
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("mode", ["per_value", "lever"])
 def test_selection_monitor_counts_under_a_strategy_and_xla(mode):

@@ -220,6 +220,7 @@ def test_nearest_scores_train_to_the_accuracy_of_a_plain_network():
     assert accuracy(slot) > accuracy(plain) - 0.02
 
 
+@pytest.mark.quick("shape0", "shape3")
 @pytest.mark.parametrize(
     "shape", [(3, 3, 4, 3), (2, 2, 2, 2), (3, 3, 3, 3), (4, 2, 3, 5, 2), (6, 6)]
 )

@@ -70,6 +70,7 @@ def test_readme_example_runs_twice_and_does_what_it_says(tmp_path, monkeypatch):
     assert said in " ".join(README.split())
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_readme_load_model_needs_the_import(tmp_path):
     path = str(tmp_path / "model.keras")

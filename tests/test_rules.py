@@ -63,6 +63,7 @@ def test_slot_layers_follow_a_rule_of_the_users_own_in_training_alone(mode):
     np.testing.assert_array_equal(inferred, values(-1))
 
 
+@pytest.mark.quick("per_connection")
 @pytest.mark.parametrize("mode", ["per_value", "per_connection"])
 def test_a_model_with_a_rule_of_the_users_own_trains_and_is_saved(tmp_path, mode):
     model = compiled_model(small_model(selection=Worst(1), score_mode=mode))

@@ -728,6 +728,9 @@ HOLDERS = {
 }
 
 
+@pytest.mark.quick(
+    "LSTM", "Bidirectional", "Held", "Noisy", "Normalization_given", "SpectralNormalization"
+)
 @pytest.mark.parametrize("name", HOLDERS)
 @pytest.mark.filterwarnings("ignore:The model has layers of classes:UserWarning")
 def test_load_slots_reads_every_layer_that_holds_variables(tmp_path, name):

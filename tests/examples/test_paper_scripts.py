@@ -37,6 +37,7 @@ def selected(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_runs_are_compared_connection_by_connection(selected, capsys):
     import training
 
@@ -89,6 +90,7 @@ def test_all_arms_get_the_same_total_epochs(selected, tmp_path, capsys):
     assert start == pytest.approx(history[2]["val_accuracy"])
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_at_the_selected_weights(selected, tmp_path):
     import training
 
@@ -141,6 +143,7 @@ def test_a_limited_sweep_says_so(tmp_path, capsys):
     assert "runs limited to 1 batches: no results" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_failing_cell_does_not_stop_the_others(tmp_path, capsys):
     wrong = ["--selection", "greedy", "--num-values", "2,4", "--learning-rate", "1e38"]
     assert run(*sweep(tmp_path, *wrong, "--bank-scale", "1e30")) == 1

@@ -170,6 +170,8 @@ def test_asked_for_epochs_are_kept_from_before_the_first_on(tmp_path):
     assert kept == ["epoch-0.npz", "epoch-2.npz"]
 
 
+@pytest.mark.slow
+@pytest.mark.quick("conv2")
 @pytest.mark.parametrize(
     "network", ["conv2", "conv4", "conv6", pytest.param("vgg19", marks=pytest.mark.slow)]
 )

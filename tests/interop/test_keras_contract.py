@@ -16,7 +16,7 @@ from comparisons import assert_close, numpy_of
 from layer_table import MODES, SLOT_CLASSES, L
 from plain_models import kernel_layers, kernels
 
-VALUES = (1, 8)
+VALUES = (8, 1)
 
 
 def _attention(*query, value=None, **arguments):
@@ -153,7 +153,7 @@ CASES = {
         (2, 4, 16),
     ),
 }
-#: Every case at K = 1 in one score mode and at K = 8 in the other, turn by turn.
+#: Every case at K = 8 in one score mode and at K = 1 in the other, turn by turn.
 TURNS = [
     (name, num_values, MODES[(turn + number) % 2])
     for turn, name in enumerate(CASES)
@@ -183,22 +183,22 @@ class _Runner(TestCase):
 
 
 @pytest.mark.quick(
-    "dense-8-per_connection",
-    "conv1d_causal-8-per_connection",
-    "conv2d_same-8-per_value",
-    "conv3d_strides-8-per_connection",
-    "conv1d_transpose-8-per_value",
-    "conv2d_transpose_same-8-per_value",
-    "conv3d_transpose-8-per_connection",
-    "depthwise1d-8-per_value",
-    "depthwise2d-8-per_connection",
-    "separable1d-8-per_value",
-    "separable2d-8-per_connection",
-    "einsum_abc,cde->abde_be-8-per_connection",
-    "attention_gate-8-per_connection",
-    "attention_dropout-8-per_value",
-    "grouped_attention-8-per_value",
-    "dense_3d-1-per_connection",
+    "dense-8-per_value",
+    "conv1d_causal-8-per_value",
+    "conv2d_same-8-per_connection",
+    "conv3d_strides-8-per_value",
+    "conv1d_transpose-8-per_connection",
+    "conv2d_transpose_same-8-per_connection",
+    "conv3d_transpose-8-per_value",
+    "depthwise1d-8-per_connection",
+    "depthwise2d-8-per_value",
+    "separable1d-8-per_connection",
+    "separable2d-8-per_value",
+    "einsum_abc,cde->abde_be-8-per_value",
+    "attention_gate-8-per_value",
+    "attention_dropout-8-per_connection",
+    "grouped_attention-8-per_connection",
+    "dense_3d-1-per_value",
 )
 @every_case
 def test_slot_layer_passes_the_layer_test_of_keras(name, num_values, mode):
@@ -242,6 +242,7 @@ class Given:
         return [np.take_along_axis(b, s.argmax(-1)[..., None], -1)[..., 0] for b, s in pairs]
 
 
+@pytest.mark.quick
 @every_case
 def test_slot_layer_computes_what_the_keras_layer_does_with_the_same_kernel(name, num_values, mode):
     plain_class, slot_class = _classes(name)

@@ -163,6 +163,7 @@ def test_slotify_is_silent_about_layers_without_kernels():
 # What is there already.
 
 
+@pytest.mark.quick
 @modes
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 def test_slotify_keeps_a_slot_layer_with_its_training(mode, selection):
