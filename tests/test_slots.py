@@ -539,6 +539,15 @@ def test_load_slots_names_the_damage(tmp_path, content, name):
         load_slots(path)
 
 
+def test_load_slots_refuses_two_rows_at_once_that_are_too_wide_together(tmp_path):
+    model = dense_model((2**14,), 2, num_values=16, score_mode="per_connection")
+    path = save_slots(model, tmp_path / "m.slots")
+    content = path.read_bytes()
+    path.write_bytes(changed(content, fields(content)["coding"] + 4, "H", 2))
+    with pytest.raises(ValueError, match="2 rows of 16384 at once"):
+        load_slots(path)
+
+
 def test_load_slots_refuses_every_truncation_and_every_flipped_bit(content):
     for end in range(len(content)):
         with pytest.raises(ValueError, match=r"\.slots file"):
@@ -940,6 +949,12 @@ def test_stored_arrays_of_every_dtype_come_back():
 def test_record_names_are_cut_to_what_fits():
     record = Record("ä" * 300, (), "int8", "stored", b"\1")
     assert split(join({"class_name": "x"}, [record]))[1][0].name == "ä" * 127
+
+
+@pytest.mark.parametrize("length", [255, 256])
+def test_a_name_is_stored_up_to_255_bytes(length):
+    record = stored("n" * length, np.zeros(2, "float32"))
+    assert split(join({"class_name": "x"}, [record]))[1][0].name == "n" * 255
 
 
 # The command line, and files of old versions.
