@@ -19,6 +19,7 @@ from backends import two_replicas
 from comparisons import numpy_of
 from keras_slots import SlotDense, load_slots, materialize, save_slots
 from keras_slots.__main__ import main
+from keras_slots.kernels.envelope import envelope
 from keras_slots.slots_file import container
 from keras_slots.slots_file.coder import (
     NEVER,
@@ -68,6 +69,20 @@ def test_load_slots_is_bitwise_what_materialize_gives(tmp_path, name):
         assert got.dtype == expected.dtype and got.tobytes() == expected.tobytes()
     assert forms(path)["dense0/kernel"] == KERNELS[name][1]
     assert loaded.to_json() == config
+
+
+def test_load_slots_brings_back_choices_that_no_lever_reaches(tmp_path):
+    model = dense_model((24,), 40, num_values=8)
+    (layer,) = model.layers
+    bank, scores = numpy_of(layer.bank), numpy_of(layer.scores).copy()
+    _, steps = envelope(bank.reshape(-1, 8), scores.reshape(-1, 8))
+    for connection in (0, 99, 959):
+        below = ~np.isin(bank.reshape(-1, 8)[connection], steps[:, connection])
+        scores.reshape(-1, 8)[connection, np.flatnonzero(below)[0]] = 10
+    layer.scores.assign(scores)
+    path = save_slots(model, tmp_path / "m.slots")
+    assert forms(path)["dense0/kernel"] == "hull"
+    np.testing.assert_array_equal(numpy_of(load_slots(path).layers[0].kernel), layer.kernel)
 
 
 def test_load_slots_brings_back_biases_batch_norm_and_nested_models(tmp_path):
