@@ -58,6 +58,7 @@ DOCS = [
     "mkdocstrings-python>=2.0.11",
     "ruff>=0.17,<0.18",  # It breaks long signatures into lines.
 ]
+MUTATION = ["cosmic-ray>=8.7"]  # For tests/soak/mutants.py alone.
 TEST = [
     "pytest>=8.2",
     "pytest-xdist>=3.6",
@@ -104,6 +105,7 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.20"],
         "jax": JAX,
         "litert": LITERT,
+        "mutation": MUTATION,
         "onnx": ONNX,
         "plots": PLOTS,
         "test": sorted({*TEST, *EXAMPLES, *TUNER, *JAX, *LITERT, *ONNX}),

@@ -20,11 +20,13 @@ NUM_DEVICES = 2
 collect_ignore = [f"{name}_only" for name in OTHERS]
 
 
-def pytest_configure():
+def pytest_configure(config):
     if BACKEND is None:
         raise pytest.UsageError(
             f"KERAS_BACKEND must be one of {tuple(BACKENDS)} to run the tests. Received: {NAME!r}"
         )
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        return  # This process only hands tests to others.
     # The devices must be set before the backend starts, so before Keras is imported.
     BACKEND.split_cpu(NUM_DEVICES)
     import keras
@@ -43,7 +45,8 @@ def pytest_report_header():
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow
 def pytest_collection_modifyitems(config, items):
-    mark_slow(items)
+    if not any("::" in argument for argument in config.args):  # else these cases are wanted
+        mark_slow(items)
     left_out = [x for x in items if any(x.get_closest_marker(n) for n in OTHERS)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
@@ -59,7 +62,8 @@ def mark_slow(items):
     for group in cases.values():
         names = group[0].get_closest_marker("quick").args
         ids = [item.callspec.id for item in group]
-        assert set(names) <= set(ids) or len(ids) == 1, f"no case of {ids} is one of {names}"
+        if unknown := set(names) - set(ids):
+            raise pytest.UsageError(f"{group[0].nodeid} has no case {sorted(unknown)}")
         few = [x for x in group if x.callspec.id in names] if names else every_value_once(group)
         for item in set(group) - set(few):
             item.add_marker(pytest.mark.slow)

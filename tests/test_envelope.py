@@ -28,6 +28,13 @@ def test_envelope_of_hand_numbers():
     np.testing.assert_array_equal(steps, [[-1.0], [0.0], [2.0]])
 
 
+def test_envelope_orders_scores_that_differ_by_less_than_float32_can_hold():
+    small = 2.0**-200
+    thresholds, steps = envelope(np.array([[0.0, 1.0, 3.0]]), np.array([[0.0, -small, -4 * small]]))
+    np.testing.assert_array_equal(thresholds.ravel(), [small, 1.5 * small])
+    np.testing.assert_array_equal(steps.ravel(), [0.0, 1.0, 3.0])
+
+
 def test_envelope_of_one_value_has_no_thresholds():
     thresholds, steps = envelope(np.full((5, 1), 3.0), np.zeros((5, 1)))
     assert thresholds.shape == (0, 5)

@@ -26,6 +26,9 @@ def integer_problem(name, **slot_arguments):
     return layer, x, integers(layer(x).shape, seed=2)
 
 
+@pytest.mark.quick(
+    "dense_3d", "conv1d_dilated", "conv2d_groups", "conv2d_transpose", "depthwise1d", "separable2d_tanh", "einsum"
+)
 @pytest.mark.parametrize("name", ONE_INPUT)
 def test_score_gradient_is_the_plain_kernel_gradient_times_the_bank(name):
     layer, x, upstream = integer_problem(name)

@@ -1,5 +1,6 @@
 """All slot layers against the plain Keras layer that is given their kernel, and against hand numbers."""
 
+import hashlib
 import inspect
 import json
 
@@ -22,6 +23,7 @@ from layer_table import (
     built_layer,
     plain_twin,
 )
+from slots_reference import philox_word
 
 CLASSES = tuple(SLOT_CLASSES[LAYERS[name][0]] for name in ONE_INPUT if name in LAYERS)
 
@@ -30,16 +32,6 @@ def test_slot_layers_are_all_in_the_table():
     classes = {SLOT_CLASSES[cls] for cls, *_ in LAYERS.values()}
     assert classes == set(SlotLayer.registry.values()) and len(classes) == len(LAYERS) == 14
     assert all(getattr(keras_slots, cls.__name__) is cls for cls in SlotLayer.registry.values())
-
-
-@pytest.mark.quick
-@pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
-@pytest.mark.parametrize("name", ONE_INPUT)
-def test_call_computes_what_the_plain_layer_does_with_the_selected_kernel(name, selection):
-    layer, x = built_layer(name, selection=selection)
-    y = numpy_of(layer(x))
-    assert np.ptp(y) > 0
-    np.testing.assert_allclose(y, numpy_of(plain_twin(layer, x)(x)), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.quick
@@ -143,6 +135,7 @@ def test_get_config_keeps_that_of_the_keras_layer(name):
     assert set(config) - set(plain) == set(SLOT_ARGUMENTS)
 
 
+@pytest.mark.quick("dense", "separable2d", "einsum")
 @pytest.mark.parametrize("name", ONE_INPUT)
 def test_get_config_survives_json(name):
     layer, x = built_layer(
@@ -172,6 +165,33 @@ def test_bank_follows_the_distribution_of_the_kernel_initializer():
         np.testing.assert_array_equal(numpy_of(follows.bank), numpy_of(said.bank))
 
 
+def test_the_first_kernel_has_the_seed_of_the_layer_and_the_others_seeds_from_it():
+    digest = hashlib.sha256(b"3/pointwise").digest()
+    pointwise = int.from_bytes(digest[:8], "big") // 2
+    expected = {"dense": [3], "depthwise2d": [3], "separable2d": [3, pointwise]}
+    for name, seeds in expected.items():
+        layer, _ = built_layer(name, seed=3)
+        for kernel, seed in zip(layer.slot_kernels.values(), seeds, strict=True):
+            assert_bank_of(seed, kernel.bank)
+
+
+@pytest.mark.parametrize("seed", [0, 2**63, 2**64 - 1])
+def test_a_layer_takes_the_smallest_and_the_largest_seed(seed):
+    layer, _ = built_layer("dense", seed=seed)
+    assert_bank_of(seed, layer.bank)
+    assert layer.get_config()["seed"] == seed
+    attention = keras_slots.SlotMultiHeadAttention(1, 2, seed=2**31 - 1)
+    assert attention.seed == 2**31 - 1  # its dropout takes no larger one
+
+
+def assert_bank_of(seed, bank):
+    """The bank is uniform numbers of the stream of the seed, up to one factor (docs/slots_format.md)."""
+    bank = numpy_of(bank).ravel()
+    words = [philox_word(seed, 0, i) >> 8 for i in range(len(bank))]
+    units = np.array(words) / 2**23 - 1
+    np.testing.assert_allclose(bank, units * (bank[0] / units[0]), rtol=1e-5)
+
+
 def test_bank_initializer_of_keras_is_called_once_with_the_shape_of_the_bank():
     calls = []
 
@@ -186,12 +206,6 @@ def test_bank_initializer_of_keras_is_called_once_with_the_shape_of_the_bank():
 
 
 # Seeds and sharing.
-
-
-def test_seed_gives_one_bank_and_other_seeds_give_others():
-    banks = [numpy_of(built_layer("dense", seed=seed)[0].bank) for seed in (1, 1, 2)]
-    np.testing.assert_array_equal(banks[0], banks[1])
-    assert not np.any(banks[0] == banks[2])
 
 
 def test_seed_of_none_gives_twenty_equal_layers_unrelated_numbers():
@@ -242,16 +256,6 @@ def test_scores_stay_in_single_precision_under_half_precision_policies(policy, s
     )
 
 
-@pytest.mark.quick
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("name", ONE_INPUT)
-def test_call_under_a_mixed_policy_computes_what_the_plain_layer_does(name, policy):
-    layer, x = built_layer(name, dtype=policy)
-    y, plain = layer(x), plain_twin(layer, x)(x)
-    assert y.dtype == plain.dtype
-    np.testing.assert_array_equal(numpy_of(ops.cast(y, "float32")), numpy_of(ops.cast(plain, "float32")))
-
-
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 def test_dtype_float64_is_float64_throughout(selection):
@@ -265,15 +269,6 @@ def test_dtype_float64_is_float64_throughout(selection):
 
 
 # Calls.
-
-
-@pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
-def test_call_is_greedy_in_inference_and_draws_in_training_when_probabilistic(selection):
-    layer, x = built_layer("dense", selection=selection)
-    outputs = [numpy_of(layer(x, training=training)) for training in (True, True, False, False)]
-    np.testing.assert_array_equal(outputs[2], outputs[3])
-    drawn = [not np.array_equal(outputs[0], y) for y in outputs[1:]]
-    assert drawn == [selection == "probabilistic"] * 3
 
 
 def test_call_draws_by_the_softmax_of_the_scores_in_training():
@@ -340,13 +335,3 @@ def test_depthwise_regularizer_adds_a_loss_on_the_selected_values():
     layer(x)
     expected = 0.5 * np.square(numpy_of(layer.kernel)).sum()
     np.testing.assert_allclose([numpy_of(loss) for loss in layer.losses], [expected], rtol=1e-6)
-
-
-def test_fit_moves_scores_and_no_bit_of_the_bank():
-    layer, x = built_layer("dense")
-    model = keras.Sequential([keras.Input((5,)), layer])
-    model.compile(optimizer=keras.optimizers.Adam(0.1), loss="mse")
-    bank, scores = numpy_of(layer.bank).copy(), numpy_of(layer.scores).copy()
-    model.fit(x, np.ones((3, 4)), epochs=3, verbose=0)
-    np.testing.assert_array_equal(numpy_of(layer.bank), bank)
-    assert np.any(numpy_of(layer.scores) != scores)

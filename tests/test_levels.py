@@ -82,6 +82,7 @@ def test_levels_go_on_beyond_as_they_began():
         assert many == 2 * few and 1 <= _MOST_STEPS[many] - _MOST_STEPS[few] <= 3
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("num_values", "count"), [(32, 150_000), (64, 100_000), (512, 12_000), (4096, 1_500)])
 @pytest.mark.parametrize(
     "bank", [GlorotUniform(), GlorotNormal(), StratifiedUniform()], ids=["uniform", "normal", "strata"]

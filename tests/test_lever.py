@@ -67,7 +67,7 @@ def assert_score_modes_train_to_the_same_selections(optimizer, num_values, **arg
     assert changed > 20
 
 
-@pytest.mark.quick
+@pytest.mark.quick("momentum-8")
 @pytest.mark.parametrize("num_values", [2, 8, 64])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_per_connection_selects_what_per_value_selects_at_every_connection_in_float64(optimizer, num_values, x64):
@@ -88,7 +88,7 @@ def test_lever_gradient_is_the_gradient_of_a_plain_kernel():
         np.testing.assert_allclose(array(layer.lever), new - old, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.quick("1", "3", "64")
+@pytest.mark.quick("1", "3")
 @pytest.mark.parametrize("num_values", [1, 2, 3, 8, 64, 300])
 def test_per_connection_kernel_is_bitwise_a_value_of_its_connection(num_values):
     model = network("per_connection", num_values)
@@ -166,7 +166,7 @@ def test_save_weights_does_not_hold_the_bank_that_the_seed_brings_back(tmp_path)
     assert (tmp_path / "w.weights.h5").stat().st_size < 1.5 * 4 * 100 * 100
 
 
-@pytest.mark.quick("probabilistic")
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 def test_load_model_of_levers_resumes_as_an_uninterrupted_run(tmp_path, selection):
     def build():

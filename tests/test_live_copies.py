@@ -148,6 +148,21 @@ def assert_same_predictions(model, other):
     assert losses[0] == pytest.approx(losses[1])
 
 
+@pytest.mark.quick(
+    "activation_lambda",
+    "activation_layer_ops",
+    "lambda_partial",
+    "raw_named",
+    "written_like_keras",
+    "initializer_function",
+    "regularizer_object",
+    "activity_lambda",
+    "constraint",
+    "lambda_with_mask",
+    "over_time",
+    "wrapped",
+    "recurrent",
+)
 @pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
 def test_materialize_and_slotify_keep_the_functions_of_a_layer(make):
     with warnings.catch_warnings():
@@ -327,6 +342,7 @@ def from_layers(cls):
 TRANSFORMS = {"materialize": materialize, "slotify": lambda model: slotify(model, filters=["last"])}
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 @pytest.mark.parametrize(
     "model",

@@ -98,6 +98,7 @@ def expected(mode, states):
     return found
 
 
+@pytest.mark.quick("per_value", "lever_drawn", "nearest")
 @pytest.mark.parametrize("mode", MODES)
 def test_selection_monitor_counts_what_brute_force_counts(mode):
     model, recorder = tiny_model(**MODES[mode]), Recorder()
@@ -262,6 +263,8 @@ def test_selection_monitor_refuses_a_model_without_slot_layers_that_fit_builds()
         model.fit(*tiny_data(), verbose=0, callbacks=[SelectionMonitor()])
 
 
+@pytest.mark.tensorflow
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("mode", ["per_value", "lever"])
 def test_selection_monitor_counts_under_a_strategy_and_xla(mode):

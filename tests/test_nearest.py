@@ -164,7 +164,7 @@ def test_nearest_in_strata_has_the_bits_of_numpy(num_values, dtype, compiled, x6
         np.testing.assert_array_equal(index, expected_index)
 
 
-@pytest.mark.quick("64")
+@pytest.mark.slow
 @pytest.mark.parametrize("num_values", [8, 64])
 def test_nearest_in_strata_has_the_bits_of_numpy_for_millions_of_levers(num_values):
     function = compile_function(searching(num_values))

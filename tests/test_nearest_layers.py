@@ -35,7 +35,7 @@ FORMS["value bank"] = tuple(
 )
 
 
-@pytest.mark.quick
+@pytest.mark.quick("strata-momentum-8", "value bank-momentum-8")
 @pytest.mark.parametrize(
     ("form", "optimizer", "num_values"),
     [
@@ -212,6 +212,7 @@ def test_nearest_scores_train_to_the_accuracy_of_a_plain_network():
     assert accuracy(slot) > accuracy(plain) - 0.02
 
 
+@pytest.mark.quick("shape0", "shape3")
 @pytest.mark.parametrize("shape", [(3, 3, 4, 3), (2, 2, 2, 2), (3, 3, 3, 3), (4, 2, 3, 5, 2), (6, 6)])
 def test_nearest_kernel_selects_from_its_bank_whatever_sizes_coincide(shape):
     # `keras.ops.add` takes a vector for a channels-first bias where its size is that of axis 1.

@@ -63,6 +63,7 @@ def test_readme_example_runs_twice_and_prints_what_it_says(tmp_path, monkeypatch
     assert float(size.split()[0]) == pytest.approx(float(size_said.split()[0]), rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_readme_load_model_needs_the_import(tmp_path):
     path = str(tmp_path / "model.keras")
@@ -84,6 +85,7 @@ def test_readme_load_model_needs_the_import(tmp_path):
     assert "Could not locate class 'SlotDense'" in done.stdout
 
 
+@pytest.mark.quick("quickstart", "devices")
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("page", ["quickstart", "saving", "devices", "monitoring"])
 def test_docs_python_runs(page, tmp_path, monkeypatch):

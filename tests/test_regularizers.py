@@ -276,7 +276,7 @@ def test_summary_names_the_move_regularizer():
     assert "UniformScores, moves: " in words and "L1(l1=1e-05)" in words
 
 
-@pytest.mark.quick("nearest")
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [{}, STRATA], ids=["paper", "nearest"])
 def test_move_regularizer_makes_the_slots_file_smaller(arguments, tmp_path):
     rng = np.random.default_rng(0)

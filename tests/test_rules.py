@@ -41,6 +41,15 @@ def test_serialize_rule_and_back_gives_an_equal_rule(rule):
     assert again != Worst(99)
 
 
+def test_a_rule_without_an_index_cannot_be_made():
+    class Unfinished(SelectionRule):
+        def random_shape(self, kernel_shape, num_values):
+            return kernel_shape
+
+    with pytest.raises(TypeError, match="index"):
+        Unfinished()
+
+
 @pytest.mark.parametrize("wrong", ["best", None, 3, Greedy, keras.layers.Dense(2)])
 def test_get_rule_refuses_what_is_no_rule_and_says_what_is(wrong):
     text = '`selection` must be one of "greedy", "probabilistic", or a `keras_slots.SelectionRule`'
@@ -63,6 +72,7 @@ def test_slot_layers_follow_a_rule_of_the_users_own_in_training_alone(mode):
     np.testing.assert_array_equal(inferred, values(-1))
 
 
+@pytest.mark.quick("per_connection")
 @pytest.mark.parametrize("mode", ["per_value", "per_connection"])
 def test_a_model_with_a_rule_of_the_users_own_trains_and_is_saved(tmp_path, mode):
     model = compiled_model(small_model(selection=Worst(1), score_mode=mode))

@@ -44,6 +44,7 @@ def test_load_model_of_an_unseeded_model_brings_back_its_numbers(tmp_path):
     assert_same_weights(model, keras.models.load_model(tmp_path / "model.keras"))
 
 
+@pytest.mark.quick("probabilistic")
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_load_weights_fills_a_model_of_another_seed(tmp_path, selection):
     model, x, _ = trained_model(selection)
@@ -60,7 +61,7 @@ def test_load_weights_fills_a_model_of_another_seed(tmp_path, selection):
     np.testing.assert_array_equal(other.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
-@pytest.mark.quick
+@pytest.mark.quick(".keras-probabilistic")
 @pytest.mark.parametrize("selection", SELECTIONS)
 @pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
 def test_load_model_and_load_weights_resume_as_an_uninterrupted_run(tmp_path, selection, suffix):

@@ -19,6 +19,7 @@ from backends import two_replicas
 from comparisons import numpy_of
 from keras_slots import SlotDense, load_slots, materialize, save_slots
 from keras_slots.__main__ import main
+from keras_slots.kernels.envelope import envelope
 from keras_slots.slots_file import container
 from keras_slots.slots_file.coder import (
     NEVER,
@@ -68,6 +69,20 @@ def test_load_slots_is_bitwise_what_materialize_gives(tmp_path, name):
         assert got.dtype == expected.dtype and got.tobytes() == expected.tobytes()
     assert forms(path)["dense0/kernel"] == KERNELS[name][1]
     assert loaded.to_json() == config
+
+
+def test_load_slots_brings_back_choices_that_no_lever_reaches(tmp_path):
+    model = dense_model((24,), 40, num_values=8)
+    (layer,) = model.layers
+    bank, scores = numpy_of(layer.bank), numpy_of(layer.scores).copy()
+    _, steps = envelope(bank.reshape(-1, 8), scores.reshape(-1, 8))
+    for connection in (0, 99, 959):
+        below = ~np.isin(bank.reshape(-1, 8)[connection], steps[:, connection])
+        scores.reshape(-1, 8)[connection, np.flatnonzero(below)[0]] = 10
+    layer.scores.assign(scores)
+    path = save_slots(model, tmp_path / "m.slots")
+    assert forms(path)["dense0/kernel"] == "hull"
+    np.testing.assert_array_equal(numpy_of(load_slots(path).layers[0].kernel), layer.kernel)
 
 
 def test_load_slots_brings_back_biases_batch_norm_and_nested_models(tmp_path):
@@ -529,6 +544,15 @@ def test_load_slots_names_the_damage(tmp_path, content, name):
         load_slots(path)
 
 
+def test_load_slots_refuses_two_rows_at_once_that_are_too_wide_together(tmp_path):
+    model = dense_model((2**14,), 2, num_values=16, score_mode="per_connection")
+    path = save_slots(model, tmp_path / "m.slots")
+    content = path.read_bytes()
+    path.write_bytes(changed(content, fields(content)["coding"] + 4, "H", 2))
+    with pytest.raises(ValueError, match="2 rows of 16384 at once"):
+        load_slots(path)
+
+
 def test_load_slots_refuses_every_truncation_and_every_flipped_bit(content):
     for end in range(len(content)):
         with pytest.raises(ValueError, match=r"\.slots file"):
@@ -707,6 +731,7 @@ HOLDERS = {
 }
 
 
+@pytest.mark.quick("LSTM", "Bidirectional", "Held", "Noisy", "Normalization_given", "SpectralNormalization")
 @pytest.mark.parametrize("name", HOLDERS)
 @pytest.mark.filterwarnings("ignore:The model has layer classes:UserWarning")
 def test_load_slots_reads_every_layer_that_holds_variables(tmp_path, name):
@@ -904,6 +929,12 @@ def test_stored_arrays_of_every_dtype_come_back():
 def test_record_names_are_cut_to_what_fits():
     record = Record("ä" * 300, (), "int8", "stored", b"\1")
     assert split(join({"class_name": "x"}, [record]))[1][0].name == "ä" * 127
+
+
+@pytest.mark.parametrize("length", [255, 256])
+def test_a_name_is_stored_up_to_255_bytes(length):
+    record = stored("n" * length, np.zeros(2, "float32"))
+    assert split(join({"class_name": "x"}, [record]))[1][0].name == "n" * 255
 
 
 # The command line, and files of old versions.

@@ -61,7 +61,7 @@ def assert_same_weights(program, content, folder, weights):
         assert (folder / f"{number}.bin").read_bytes() == expected.tobytes(), name
 
 
-@pytest.mark.quick("lever", "odd", "normal", "strata_16", "nearest_bank", "many", "keras", "conv")
+@pytest.mark.quick("odd", "normal", "strata_16", "nearest_bank", "many", "conv")
 @pytest.mark.parametrize("name", [*KERNELS, "conv"])
 def test_reader_writes_every_weight_bit_for_bit(tmp_path, reader, checked_reader, name):
     content, weights, _ = saved(name)
@@ -140,6 +140,7 @@ def lenet(tmp_path_factory):
     return compile_program(tmp_path_factory.mktemp("lenet"), READER / "lenet.c", *SANITIZERS)
 
 
+@pytest.mark.quick("idx")
 @pytest.mark.parametrize("form", ["idx", "raw"])
 def test_lenet_program_classifies_as_the_model(tmp_path, lenet, form):
     model = moved(dense_model((30, 10), 784, score_mode="per_connection"), size=0.2)

@@ -96,6 +96,7 @@ def randomize(model):
     return model
 
 
+@pytest.mark.quick("nested", "several", "mixed")
 @pytest.mark.parametrize("make", MODELS)
 def test_materialize_predicts_as_the_slot_model(make):
     model = randomize(slotify(make(), num_values=3, seed=1))
@@ -110,6 +111,7 @@ def test_materialize_predicts_as_the_slot_model(make):
         np.testing.assert_array_equal(value, before[path])
 
 
+@pytest.mark.quick("functional", "several", "over_time")
 @pytest.mark.parametrize("make", MODELS)
 def test_slotify_and_materialize_give_the_configuration_of_the_plain_model(make):
     plain = make()

@@ -326,7 +326,7 @@ def test_every_trained_variable_of_a_slot_layer_moves_the_loss(mode):
     assert names == {"bias", "scores" if mode == "per_value" else "lever"}
 
 
-@pytest.mark.quick("nearest")
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", LEVERS)
 def test_a_penalty_on_all_trainable_variables_under_adam_does_not_stop_training(mode):
     rng = np.random.default_rng(0)

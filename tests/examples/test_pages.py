@@ -49,6 +49,7 @@ def test_lenet_mnist_page_trains_both_kinds_of_layer(monkeypatch):
     assert min(names["accuracies"].values()) > 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_lenet_mnist_page_reads_tensorflow_datasets(monkeypatch):
     import tensorflow as tf

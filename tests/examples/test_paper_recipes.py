@@ -57,6 +57,7 @@ CHANGED_SINCE = {"lenet300100_mnist_nearest_search.csv": 84, "cifar10.csv": 1}
 CHANGED = {"learning_rate", "bank_scale", "weight_decay", "weight_decay_kind"}
 
 
+@pytest.mark.slow
 def test_the_command_of_a_results_row_gives_the_recipe_of_the_row():
     counts = dict.fromkeys(CHANGED_SINCE, 0)
     for path in RESULTS.glob("*.csv"):

@@ -41,6 +41,7 @@ def selected(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_runs_are_compared_connection_by_connection(selected, capsys):
     flags = ["compare", str(selected), str(selected)]
     line = printed(capsys, *flags, "--state", "0", "--other-state", "3")[0]
@@ -55,6 +56,7 @@ def finetune_flags(selected, tmp_path, *more):
     return ["finetune", selected, *places, "--verbose", "0", *more]
 
 
+@pytest.mark.slow
 def test_all_arms_get_the_same_total_epochs(selected, tmp_path, capsys):
     arms = finetune_flags(selected, tmp_path, "--from", "1,3,last", "--total-epochs", 6)
     for _ in range(2):
@@ -76,6 +78,7 @@ def test_all_arms_get_the_same_total_epochs(selected, tmp_path, capsys):
     assert origin["val_accuracy"] == history[2]["val_accuracy"]
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_at_the_selected_weights(selected, tmp_path):
     flags = ["--from", "3", "--save-epochs", 0, "--total-epochs", 4, "--weight-decay", "1e-4"]
     run(*finetune_flags(selected, tmp_path, *flags))
@@ -131,6 +134,7 @@ def test_a_search_tries_its_trials_and_goes_on_where_it_stopped(tmp_path):
     assert float(best["val_best"]) == scores[0] and best["num_values"] == trials[0]["num_values"]
 
 
+@pytest.mark.slow
 def test_size_tells_what_the_unpacked_file_of_a_run_reaches(selected, tmp_path, capsys):
     out = tmp_path / "sizes.csv"
     flags = ["size", selected, "--state", "last", "--out", out]

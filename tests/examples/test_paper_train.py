@@ -95,6 +95,7 @@ def dies_after(last, on_epoch_end=training.Run.on_epoch_end):
     return die
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_end(tmp_path):
     """By SIGKILL, in a process of its own, wherever it comes."""
     more = ["--num-values", "4", "--dropout", "0.2"]

@@ -112,6 +112,7 @@ def test_layer_reads_the_values_of_a_stateless_scope(mode):
 # Sparse inputs and gradients.
 
 
+@pytest.mark.quick("per_value")
 @modes
 def test_fit_on_sparse_inputs_is_fit_on_dense_ones(mode):
     x, y = data()
@@ -255,14 +256,7 @@ DRAWING = {
 }
 
 
-@pytest.mark.quick(
-    "dense-compiled",
-    "lever-eager",
-    "attention_own_rule-eager",
-    "activations-eager",
-    "twice-eager",
-    "own_rule-eager",
-)
+@pytest.mark.quick("dense-compiled", "lever-eager", "attention_own_rule-eager", "activations-eager")
 @pytest.mark.parametrize("run_eagerly", [False, True], ids=["compiled", "eager"])
 @pytest.mark.parametrize("case", DRAWING)
 def test_remat_scope_computes_the_gradient_of_the_draw_of_the_pass(case, run_eagerly):

@@ -107,6 +107,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.quick("key", "high_another_output", "other_channels", "number")
 @pytest.mark.parametrize(("query", "value", "key", "output_shape"), SHAPES.values(), ids=SHAPES)
 def test_attention_computes_the_shape_of_its_output(query, value, key, output_shape):
     layer = SlotMultiHeadAttention(2, 2, value_dim=2, output_shape=output_shape)

@@ -34,6 +34,7 @@ def fit(model, x=None, epochs=2):
 # Operations and masks.
 
 
+@pytest.mark.quick("sum", "ops_concatenate", "where", "mask_and_lstm", "masking_layer")
 @operations
 def test_slotify_keeps_operations_and_masks(make):
     plain = make()
@@ -43,6 +44,7 @@ def test_slotify_keeps_operations_and_masks(make):
     assert_close(slot(x), give_kernels(slot, plain)(x))
 
 
+@pytest.mark.quick("number_first", "reshape_and_matmul", "mask_and_bidirectional", "masking_layer")
 @operations
 def test_materialize_keeps_operations_and_masks(make):
     plain = make()

@@ -74,17 +74,19 @@ def test_the_table_of_optimizers_is_that_of_keras():
     assert len(OPTIMIZERS) >= 14
 
 
+@pytest.mark.quick("Adadelta", "Adam", "Lamb", "Nadam", "ScheduleFreeAdamW", "SGD")
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_lever_keeps_its_initial_scores_without_weight_decay(name):
     assert_line(stepped(optimizer(name, 0.0)))
 
 
-@pytest.mark.quick
+@pytest.mark.quick("SGD", "Ftrl")
 @pytest.mark.parametrize("name", ["SGD", "Adam", *sorted(OVERWRITE)])
 def test_lever_keeps_its_initial_scores_in_fit_without_weight_decay(name):
     assert_line(fitted(optimizer(name, 0.0)))
 
 
+@pytest.mark.quick("Adafactor", "AdamW", "Ftrl", "Lion", "Muon", "SGD")
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_lever_keeps_its_initial_scores_under_weight_decay(name):
     assert_line(stepped(optimizer(name, DECAY)))

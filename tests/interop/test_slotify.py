@@ -6,19 +6,8 @@ import pytest
 
 from comparisons import assert_close, assert_same, numpy_of
 from keras_slots import SlotDense, materialize, slotify
-from layer_table import (
-    LAYER_AND_MODE,
-    LAYER_AND_OTHER_MODE,
-    LAYERS,
-    MODES,
-    SLOT_CLASSES,
-    L,
-    layer_input,
-    model_of,
-    plain_layer,
-    slot_layer,
-)
-from plain_models import give_kernels, kernel_layers, kernels, random_input, slot_layers
+from layer_table import LAYER_AND_MODE, LAYERS, MODES, SLOT_CLASSES, L, layer_input, model_of, plain_layer
+from plain_models import give_kernels, random_input, slot_layers
 
 modes = pytest.mark.parametrize("mode", MODES)
 
@@ -47,21 +36,6 @@ def _without_seeds(config):
     if isinstance(config, dict):
         return {key: _without_seeds(value) for key, value in config.items() if key != "seed"}
     return [_without_seeds(x) for x in config] if isinstance(config, (list, tuple)) else config
-
-
-@pytest.mark.quick("conv2d-per_connection", "separable1d-per_value", "grouped_attention-per_value")
-@pytest.mark.parametrize(("name", "mode"), LAYER_AND_OTHER_MODE)
-def test_slot_layer_trains_in_every_kernel(name, mode):
-    layer = slot_layer(name, seed=1, score_mode=mode, num_values=8)
-    model = model_of(layer, LAYERS[name][-1])
-    before = [kernels(x) for x in kernel_layers(layer)]
-    x = layer_input(name)
-    y = np.random.default_rng(1).normal(size=model(x).shape)
-    model.compile(keras.optimizers.SGD(2.0), "mse")
-    model.fit(x, y, epochs=3, verbose=0, batch_size=len(x))
-    for old, holder in zip(before, kernel_layers(layer), strict=True):
-        for kernel_name, kernel in kernels(holder).items():
-            assert np.any(kernel != old[kernel_name]), (holder.name, kernel_name)
 
 
 @pytest.mark.parametrize("name", ["separable2d", "depthwise1d", "conv1d_transpose", "attention"])
@@ -158,6 +132,7 @@ def test_slotify_is_silent_about_layers_without_kernels():
 # What is there already.
 
 
+@pytest.mark.quick
 @modes
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 def test_slotify_keeps_a_slot_layer_with_its_training(mode, selection):

@@ -58,6 +58,7 @@ def test_regularizer_counts_once_however_often_a_layer_is_called(make, mode):
     np.testing.assert_allclose(evaluate(slot, 1e-9), evaluate(plain, 1e-9), rtol=1e-5)
 
 
+@pytest.mark.quick
 @modes
 @pytest.mark.parametrize("make", [_tower_twice, _over_time])
 def test_materialize_keeps_the_loss_of_the_model(make, mode):
@@ -148,6 +149,7 @@ def test_value_bank_without_two_different_values_is_refused():
         ValueBank(values=[0.5, 0.5])
 
 
+@pytest.mark.quick("per_connection")
 @modes
 def test_slotify_says_when_no_bank_has_two_different_values(mode):
     plain = keras.Sequential(

@@ -6,7 +6,7 @@ import pytest
 
 from comparisons import assert_same, numpy_of
 from keras_slots import SlotConv2D, SlotDense, export_selected, materialize
-from layer_table import LAYER_AND_MODE, LAYER_AND_OTHER_MODE, LAYERS, MODES, L, layer_input, model_of, slot_layer
+from layer_table import LAYER_AND_MODE, LAYERS, MODES, L, layer_input, model_of, slot_layer
 from plain_models import kernel_layers, kernels
 
 SELECTIONS = ("greedy", "probabilistic")
@@ -150,26 +150,6 @@ def test_files_fill_a_model_of_another_seed(tmp_path, arguments, suffix):
         assert_same_layer(model, other)
         x = np.ones((1, 2), "float32")
         assert_same(other(x, training=True), model(x, training=True))
-
-
-@pytest.mark.quick("conv1d-per_value", "separable2d-per_connection", "attention-per_connection")
-@pytest.mark.parametrize(("name", "mode"), LAYER_AND_OTHER_MODE)
-def test_files_bring_back_every_layer(tmp_path, name, mode):
-    layer = slot_layer(name, seed=1, score_mode=mode, selection="probabilistic")
-    model = model_of(layer, LAYERS[name][-1])
-    x = layer_input(name)
-    rng = np.random.default_rng(1)
-    for v in model.trainable_variables:
-        v.assign(rng.normal(size=v.shape) if v.shape else 1.0)
-    model.save(tmp_path / "model.keras")
-    model.save_weights(tmp_path / "model.weights.h5")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    other = model_of(slot_layer(name, seed=2, score_mode=mode, selection="probabilistic"), LAYERS[name][-1])
-    other.load_weights(tmp_path / "model.weights.h5")
-    expected, drawn = model(x), model(x, training=True)
-    for again in (loaded, other):
-        assert_same(again(x), expected)
-        assert_same(again(x, training=True), drawn)
 
 
 # Subclasses.

@@ -1,6 +1,6 @@
 """Changes one place of the source at a time, as Cosmic Ray does, and says which changes no test notices.
 
-    pip install cosmic-ray && python tests/soak/mutants.py [--count 200] [--seed 0] [--out mutants.json]
+    pip install -e ".[mutation]" && python tests/soak/mutants.py [--count 200] [--seed 0] [--out mutants.json]
 
 A seeded random sample of places, one change each; a larger sample begins with the smaller ones. A change is
 tried in a copy of the project, against the test files that concern its module (`TESTS`). A failing test kills it,

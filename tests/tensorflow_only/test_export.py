@@ -323,6 +323,7 @@ def test_export_selected_lets_an_error_of_the_model_through(tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.quick("tf_saved_model")
 @pytest.mark.parametrize("format", export.FORMATS)
 def test_export_selected_says_that_the_disk_is_full(tmp_path, format):
     model = keras.Sequential([keras.Input((300,)), SlotDense(200)])
@@ -338,6 +339,7 @@ def test_export_selected_says_that_the_disk_is_full(tmp_path, format):
     assert tree(tmp_path) == before
 
 
+@pytest.mark.quick("18")
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
 def test_export_selected_gives_files_the_mode_that_open_gives(tmp_path, mask):
     former = os.umask(mask)

@@ -35,6 +35,7 @@ def test_export_selected_keeps_operations_and_masks(name, tmp_path):
     assert_close(served(slot, x, tmp_path / "out"), slot(x, training=False))
 
 
+@pytest.mark.quick("strings")
 @pytest.mark.parametrize("name", ["text", "strings", "integers"])
 def test_export_selected_keeps_an_adapted_vocabulary(name, tmp_path):
     plain, x = vocabulary_model(name)
@@ -55,7 +56,7 @@ def test_export_selected_takes_every_layer(name, mode, tmp_path):
     assert not [n for n in names if any(w in n for w in ("bank", "scores", "lever", "sampler"))]
 
 
-@pytest.mark.quick("greedy-per_connection")
+@pytest.mark.slow
 @modes
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 def test_layers_of_many_shapes_bring_no_warning_of_retracing(caplog, mode, selection):
