@@ -263,7 +263,6 @@ def test_selection_monitor_refuses_a_model_without_slot_layers_that_fit_builds()
         model.fit(*tiny_data(), verbose=0, callbacks=[SelectionMonitor()])
 
 
-@pytest.mark.tensorflow
 @pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("mode", ["per_value", "lever"])
