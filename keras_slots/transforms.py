@@ -158,7 +158,7 @@ def materialized(model: keras.Model, trainable: bool = True) -> tuple[keras.Mode
     new_model, pairs = clone(model, convert, "materialize")
     if not any(isinstance(old, SlotLayer) for old, _ in pairs):
         raise ValueError(
-            "`model` holds no slot layer, so there is nothing to materialize. Received: model "
+            "`model` has no slot layer, so there is nothing to materialize. Received: model "
             f"'{model.name}' with the layers {[layer.name for layer in model.layers]}"
         )
     for old, new in pairs:

@@ -109,7 +109,7 @@ def moved(model, size=1.0, seed=0):
 def saved(name):
     """The file of a model with the kernels of that name, as bytes, and the weights that it stands for."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The kernel", UserWarning)
+        warnings.filterwarnings("ignore", "The file stores", UserWarning)
         model = moved(conv_model() if name == "conv" else dense_model(**KERNELS[name][0]))
         path = keras_slots.save_slots(model, Path(folder, "m.slots"))
         plain = keras_slots.materialize(model)

@@ -225,14 +225,14 @@ class Own(keras.Model):
 
 
 PLACE = "`path` must be a place where this process can write. Received: path="
-FREE = "`path` must not exist, so that nothing earlier is lost.*Remove it or choose another"
+FREE = "`path` must not exist, so that nothing is lost.*Remove it or choose another"
 OTHERS = "were trained with another `num_values`, `bank_initializer`, `score_initializer` or"
 LEVER = {"score_mode": "per_connection"}
 FILES = [
     (lambda f: save_slots(slots(), file_of(f, b"old")), f"{FREE}"),
     (
         lambda f: save_slots(slots(), folder_of(f, "old.slots"), overwrite=True),
-        "`path` must not exist.*a file to replace",
+        "`path` must not exist.*a file that",
     ),
     (lambda f: save_slots(slots(), f / "m.keras"), "`path` must end in .slots.*m.keras'. Pass for"),
     (lambda f: save_slots(slots(), file_of(f, b"") / "m.slots"), f"{PLACE}.*m.slots/m.slots'"),
@@ -247,14 +247,14 @@ FILES = [
     (lambda f: load_slots(file_of(f, saved("lever")[0]), max_bytes=9), "more than `max_bytes`"),
     (lambda f: keras_file(f, 0), "File not found"),
     (lambda f: keras_file(f, 500), "File not found"),
-    (loading(slots(num_values=8), slots(num_values=4)), "The file holds K=4 values"),
+    (loading(slots(num_values=8), slots(num_values=4)), "The file has num_values=4"),
     (loading(slots(), plain_model()), "(?i)layer.*(expected|written by another)"),
     (
         loading(slots(), keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)])),
         "written by another kind of layer: build the model with the same arguments",
     ),
     (loading(slots(), slots(selection="probabilistic")), "expects the variables.*'sampler'"),
-    (loading(slots(), slots(use_bias=False)), r"expects 1 variables beside its kernel, \['bias'\]"),
+    (loading(slots(), slots(use_bias=False)), r"expects 1 other variables than its kernel, \['bias'\]"),
     (loading(slots(), slots(sharing="layer")), r"'bank' of the kernel .* has shape \(5, 4, 8\)"),
     (loading(slots(), slots(**LEVER)), "expects the variables.*Received:.*'lever'"),
     (loading(slots(**LEVER), slots()), "expects the variables.*Received:.*'scores'"),

@@ -39,7 +39,7 @@ def test_plots_selected_values_refuses_another_network():
     with pytest.raises(ValueError, match=r"`figure` must be a figure of the kernels.*'conv'.*'hidden'"):
         plots.selected_values(small_model(), figure=figure)
     plain = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    with pytest.raises(ValueError, match="`model` must hold slot layers"):
+    with pytest.raises(ValueError, match="`model` must have slot layers"):
         plots.selected_values(plain)
 
 

@@ -107,7 +107,7 @@ def dense(**arguments):
 @pytest.mark.parametrize(
     ("written", "read", "text"),
     [
-        (lambda: dense(num_values=4), lambda: dense(num_values=8), r"The file holds K=4 values"),
+        (lambda: dense(num_values=4), lambda: dense(num_values=8), r"The file has num_values=4"),
         (lambda: dense(num_values=4), lambda: dense(num_values=8), r"has shape \(5, 4, 8\)"),
         (lambda: keras.layers.Dense(4, name="layer"), lambda: dense(), r"written by another kind of layer"),
         (
@@ -115,7 +115,7 @@ def dense(**arguments):
             lambda: dense(selection="greedy"),
             r"selection Greedy\(\)\) expects the variables .*'scores', 'seed'\]. Received: .*'sampler'",
         ),
-        (lambda: dense(use_bias=False), dense, r"expects 1 variables beside its kernel, \['bias'\]. Received: 0"),
+        (lambda: dense(use_bias=False), dense, r"expects 1 other variables than its kernel, \['bias'\]. Received: 0"),
         (lambda: dense(sharing="layer"), dense, r"'bank' of the kernel '.*layer/kernel' has shape \(5, 4, 8\)"),
     ],
 )

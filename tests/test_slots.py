@@ -435,7 +435,7 @@ DAMAGE = {
     "dtype": (lambda c: changed(c, in_record(c) + 1, "B", 99), "dtype 99"),
     "axes": (lambda c: changed(c, in_record(c) + 2, "B", 200), "200 axes"),
     "shape": (lambda c: changed(c, in_record(c) + 17, "I", 17), "cannot be read|which differ"),
-    "huge": (lambda c: changed(c, in_record(c) + 17, "II", 2**31, 2**31), r"beyond \d+ elements"),
+    "huge": (lambda c: changed(c, in_record(c) + 17, "II", 2**31, 2**31), r"over \d+ elements"),
     "bias_shape": (lambda c: changed(c, in_record(c, 1) + 15, "I", 13), "need 52"),
 }
 
@@ -473,7 +473,7 @@ FIELDS = {
     "dtype_int8": ("record", 1, "B", 4, OTHER),
     "axes_0": ("record", 2, "B", 0, OTHER),
     "axes_3": ("record", 2, "B", 3, OTHER),
-    "name_length_0": ("record", 3, "B", 0, r"beyond \d+ elements"),
+    "name_length_0": ("record", 3, "B", 0, r"over \d+ elements"),
     "name_length_max": ("record", 3, "B", 255, "weight 0 needs 255 bytes"),
     "name_bytes": ("record", 4, "B", 255, "the name of weight 0 is not UTF-8"),
     "shape_0": ("record", 17, "I", 0, OTHER),
@@ -491,23 +491,23 @@ FIELDS = {
     "factor_infinite": ("values", 4, "f", float("inf"), f"{CANNOT}.*factor inf"),
     "factor_other": ("values", 4, "f", 0.5, ENDS),
     "seed": ("values", 8, "Q", 12_345, ENDS),
-    "values_checksum": ("values", 16, "I", 0, "has other values than were saved"),
+    "values_checksum": ("values", 16, "I", 0, "differs from the saved one"),
     "width_0": ("coding", 0, "I", 0, f"{CANNOT}rows of 0"),
     "width_max": ("coding", 0, "I", 2**32 - 1, f"{CANNOT}rows of 4294967295"),
     "width_odd": ("coding", 0, "I", 7, f"{CANNOT}rows of 7"),
-    "group_0": ("coding", 4, "H", 0, f"{CANNOT}rows of 24, 0 at once"),
+    "group_0": ("coding", 4, "H", 0, f"{CANNOT}rows of 24 connections, groups of 0 rows"),
     "lanes_most": ("coding", 6, "B", 10, f"{CANNOT}.*1024 lanes"),
     "lanes_many": ("coding", 6, "B", 9, f"{CANNOT}.*512 lanes"),
-    "back_3": ("coding", 7, "B", 3, f"{CANNOT}.*3 rows looked back at"),
-    "back_0_rows": ("coding", 8, "I", 0, rf"{CANNOT}rows \(0, \d+\) back"),
-    "back_max_rows": ("coding", 8, "I", 2**32 - 1, rf"{CANNOT}rows \(4294967295, \d+\) back"),
-    "start_kind": ("start", 0, "B", 9, f"{CANNOT}a start of kind 9"),
+    "back_3": ("coding", 7, "B", 3, f"{CANNOT}.*3 offsets"),
+    "back_0_rows": ("coding", 8, "I", 0, rf"{CANNOT}row offsets \(0, \d+\)"),
+    "back_max_rows": ("coding", 8, "I", 2**32 - 1, rf"{CANNOT}row offsets \(4294967295, \d+\)"),
+    "start_kind": ("start", 0, "B", 9, f"{CANNOT}start kind 9"),
     "start_stream": ("start", 1, "B", 200, ENDS),
-    "exponent": ("start", 2, "h", 201, f"{CANNOT}a start of kind 1, exponent 201"),
-    "start_factor_0": ("start", 4, "f", 0.0, f"{CANNOT}a start .* 0.0, 0.0"),
-    "start_factor_2": ("start", 4, "f", 2.0, f"{CANNOT}a start .* 2.0, 0.0"),
-    "gain": ("start", 8, "f", 1.0, f"{CANNOT}a start .* 1.0, 1.0"),
-    "gain_nan": ("start", 8, "f", float("nan"), f"{CANNOT}a start .* 1.0, nan"),
+    "exponent": ("start", 2, "h", 201, f"{CANNOT}start kind 1, exponent 201"),
+    "start_factor_0": ("start", 4, "f", 0.0, f"{CANNOT}start kind .* factor 0.0, gain 0.0"),
+    "start_factor_2": ("start", 4, "f", 2.0, f"{CANNOT}start kind .* factor 2.0, gain 0.0"),
+    "gain": ("start", 8, "f", 1.0, f"{CANNOT}start kind .* factor 1.0, gain 1.0"),
+    "gain_nan": ("start", 8, "f", float("nan"), f"{CANNOT}start kind .* factor 1.0, gain nan"),
     "start_seed": ("start", 12, "Q", 99, ENDS),
     "lost_1": ("start", 20, "I", 1, f"{CANNOT}.*1 single choices in"),
     "lost_max": ("start", 20, "I", 2**32 - 1, f"{CANNOT}.*4294967295 single choices"),
@@ -549,7 +549,7 @@ def test_load_slots_refuses_two_rows_at_once_that_are_too_wide_together(tmp_path
     path = save_slots(model, tmp_path / "m.slots")
     content = path.read_bytes()
     path.write_bytes(changed(content, fields(content)["coding"] + 4, "H", 2))
-    with pytest.raises(ValueError, match="2 rows of 16384 at once"):
+    with pytest.raises(ValueError, match="groups of 2 rows of 16384"):
         load_slots(path)
 
 
@@ -613,7 +613,7 @@ def test_split_unpacks_no_more_of_an_architecture_than_its_header_says():
     bomb = zlib.compress(bytes(2**26))
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match="another size than its header says"):
+        with pytest.raises(ValueError, match="its size differs from that in the header"):
             container._architecture(memoryview(bomb), 100)
         assert tracemalloc.get_traced_memory()[1] < 2**22
     finally:
@@ -856,7 +856,7 @@ def test_rans_decoder_gives_back_every_block_at_about_the_entropy(lanes):
     assert 16 * len(words) < -np.log2(share).sum() * 1.002 + 32 * lanes + 16
     with pytest.raises(ValueError, match=r"too few words|coded choices"):
         take_all(Decoder(lanes, words[:-1]), blocks)
-    with pytest.raises(ValueError, match="do not end where they must"):
+    with pytest.raises(ValueError, match="do not end at the end of the words"):
         take_all(Decoder(lanes, np.append(words, np.uint16(0))), blocks)
 
 

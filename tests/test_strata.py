@@ -128,7 +128,7 @@ def test_strata_bits_refuses_a_bad_number_of_values(num_values):
 
 
 def test_sample_is_refused_since_the_values_depend_on_their_number():
-    with pytest.raises(ValueError, match="can be nothing else than a `bank_initializer`"):
+    with pytest.raises(ValueError, match="can only be used as `bank_initializer`"):
         StratifiedUniform().sample(0, 10, FANS)
 
 

@@ -84,7 +84,8 @@ def test_summary_knows_no_choices_where_no_seed_tells_the_start():
     assert row["choice_bits"] is None and row["choice_bytes"] is None
 
 
-def test_summary_prints_each_kernel_and_the_totals(capsys):
+def test_summary_prints_each_kernel_and_the_totals(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     model = small_model(score_mode="per_connection")
     text = []
     assert summary(model, print_fn=text.append) is None

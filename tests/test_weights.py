@@ -189,7 +189,7 @@ def test_a_lost_seed_of_scores_costs_the_size_of_a_slots_file_and_the_warning_sa
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         path = save_slots(model, tmp_path / "m.slots")
-    said = [str(x.message) for x in caught if str(x.message).startswith("The kernel")]
+    said = [str(x.message) for x in caught if str(x.message).startswith("The file stores")]
     assert len(said) == 2
     assert all("stores the selected values of kernel" in x and "its seed is lost" in x for x in said)
     for one, two in zip(kernels(model), load_slots(path).get_weights()[::2], strict=True):
@@ -226,7 +226,7 @@ def test_a_default_seed_travels_with_the_weights_so_that_slots_files_stay_small(
     model.mode = mode
     other = way(moved(model), tmp_path)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", "The kernel")
+        warnings.filterwarnings("error", "The file stores")
         sizes = [save_slots(x, tmp_path / f"{i}.slots").stat().st_size for i, x in enumerate((model, other))]
     assert abs(sizes[1] - sizes[0]) < 60  # names of layers
     for one, two in zip(kernels(model), kernels(other), strict=True):
@@ -390,7 +390,7 @@ def test_bank_and_scores_in_compiled_code_are_right_or_an_error_after_another_se
     np.testing.assert_allclose(read(), numpy_of(getattr(layer, part)), rtol=rounding, atol=rounding)
     layer.set_weights(other.get_weights())
     if not BACKEND.graphs_follow_a_loaded_seed:
-        with pytest.raises(Exception, match="traced when the layer had another"):
+        with pytest.raises(Exception, match="traced while the layer had another"):
             read()
         read = compiled_reader(layer, part)
     np.testing.assert_allclose(read(), numpy_of(getattr(other, part)), rtol=rounding, atol=rounding)

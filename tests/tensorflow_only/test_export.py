@@ -183,7 +183,7 @@ def test_export_selected_overwrite_takes_a_folder_for_a_folder_only(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "real")
     before = tree(tmp_path)
     for name in ("file", "link"):
-        with pytest.raises(FileExistsError, match="be a folder to replace with `overwrite=True`"):
+        with pytest.raises(FileExistsError, match="be a folder that `overwrite=True` may replace"):
             export_selected(small_model(), tmp_path / name, overwrite=True)
     assert tree(tmp_path) == before
 
