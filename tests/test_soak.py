@@ -33,7 +33,7 @@ def test_writers_leave_the_old_or_the_new_file_after_a_crash_at_any_step():
 
 def test_writers_name_a_full_disk_and_a_read_only_folder_and_leave_the_old_file():
     rows = rows_of("hostile.py", "--quick", "--only", "places")
-    assert len(rows) == 2 and all(row["held"] and row["tried"] >= 8 for row in rows.values()), rows
+    assert len(rows) == 2 and all(row["held"] and row["tried"] >= 6 for row in rows.values()), rows
 
 
 def test_docs_scorecard_shows_the_results_as_they_were_written():

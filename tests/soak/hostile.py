@@ -237,7 +237,6 @@ def places(quick):
         "save_slots": ("m.slots", lambda path: keras_slots.save_slots(model, path, overwrite=True)),
         "write_json": ("run.json", lambda path: runs.write_json(path, {"a": "b" * 999})),
         "save_state": ("last.npz", lambda path: runs.save_state(path, model)),
-        "write_csv": ("h.csv", lambda path: runs.write_csv(path, [{"a": "b" * 999}])),
     }
     if keras.backend.backend() == "tensorflow":
         writers["export_selected"] = ("m.tflite", exported)

@@ -146,7 +146,7 @@ def test_export_selected_overwrite_replaces_a_file_by_a_file_only(tmp_path):
     (y,) = run_litert(path, {"x": x}).values()
     np.testing.assert_allclose(y, model(x), rtol=1e-4, atol=1e-5)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(FileExistsError, match="be a file to replace"):
+    with pytest.raises(FileExistsError, match="be a file that"):
         export_selected(model, tmp_path / "folder", format="litert", overwrite=True)
     assert {p.name for p in tmp_path.iterdir()} == {"model.tflite", "folder"}
 
