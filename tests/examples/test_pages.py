@@ -25,7 +25,7 @@ ENVIRONMENT = os.environ | {
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_page_is_short_stands_alone_and_says_what_it_needs(page):
     text = page.read_text(encoding="utf-8")
-    assert len(text.splitlines()) < (150 if page.stem == "quickstart" else 100)
+    assert len(text.splitlines()) < 100
     tree = ast.parse(text)
     imported = {
         name.split(".")[0]
