@@ -18,7 +18,10 @@ Tensor = Any
 
 @register("per_value")
 class PerValueKernel(SlotKernel):
-    """One trainable score for each value (`score_mode="per_value"`), the paper's own form.
+    """One trainable score for each value (`score_mode="per_value"`), the paper's own form: for SGD, not Adam.
+
+    Adam divides the gradient of a score by its size, which |w_k| then cancels out of: it moves all scores of a
+    connection by the same step, up or down by the sign of w_k. Values of the same sign never overtake each other.
 
     Forward `kernel[c] = bank[c, k*]`, greedily `k* = argmax_k scores[c, k]`. Backward
     `d scores[c, k] = d kernel[c] * bank[c, k]` for all k (paper, equation 3).

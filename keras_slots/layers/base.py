@@ -42,13 +42,16 @@ class SlotLayer(Refusals, Registrable):
         num_values: Positive integer, K: the number of fixed random values of each connection.
         selection: `"greedy"` takes the value with the highest score; `"probabilistic"` draws one value from
             softmax(scores) in each training pass; or a `keras_slots.SelectionRule`. Inference is always greedy.
-        score_mode: `"per_value"` trains one score for each value, as the paper does. `"per_connection"` trains one
-            lever u for each connection, from which the K scores follow: `initial_scores + bank * u`. Under SGD,
-            with momentum or Nesterov, it selects what the paper's scores select, at the price of an ordinary
-            layer. Other optimizers (Adam, clipping by norm) train a lever well too, but take another path than on
-            K scores, and weight decay pulls a connection back to its initial choice. `"nearest"` trains one lever
-            for each connection like an ordinary weight, and selects the value nearest to it: every value can be
-            reached, and cost and memory do not depend on K.
+        score_mode: `"per_value"`, the paper's form, is for SGD with a large rate, 1 to 3 times that of an ordinary
+            network: it trains one score for each value. Adam moves all K scores of a connection by the same step,
+            however large their values are, so values of the same sign never overtake each other.
+            `"per_connection"` trains one lever u for each connection, from which the K scores follow:
+            `initial_scores + bank * u`. Under SGD, with momentum or Nesterov, it selects what the paper's scores
+            select, at the price of an ordinary layer. Other optimizers (Adam, clipping by norm) train a lever well
+            too, but take another path than on K scores, and weight decay pulls a connection back to its initial
+            choice. `"nearest"` trains one lever for each connection like an ordinary weight, with the optimizer
+            and rate of the ordinary network, and selects the value nearest to it: every value can be reached, and
+            cost and memory do not depend on K.
         bank_initializer: Distribution of the values: `"glorot_uniform"`, `"glorot_normal"`, `"he_uniform"`,
             `"he_normal"`, `"signed_constant"`, `"stratified_uniform"`, the object of that name in `keras_slots`
             with a `scale`, or a Keras initializer, which is called once with the shape of the whole bank. None
@@ -56,9 +59,9 @@ class SlotLayer(Refusals, Registrable):
             `keras_slots.StratifiedUniform`; None means one of scale 1.5, and `kernel_initializer` says where
             levers start.
         score_initializer: `keras_slots.UniformScores(scale)`, a Keras initializer, or `"nearest"`
-            (`keras_slots.NearestScores`), which selects first the value nearest to a start. None means U(0, b),
-            b the Glorot-uniform bound of the kernel, as in the author's code. With `score_mode="nearest"` it must
-            be None.
+            (`keras_slots.NearestScores`), which selects first the value nearest to a start, and is not for Adam
+            with `"per_value"` either. None means U(0, b), b the Glorot-uniform bound of the kernel, as in the
+            author's code. With `score_mode="nearest"` it must be None.
         sharing: `"connection"`: each connection has its own values; `"layer"`: one set of K values for each kernel
             of the layer; a `keras_slots.ValueBank`: that set, which may be handed to several layers.
         move_regularizer: Keras regularizer of how far each connection has moved from its start, for a smaller

@@ -24,6 +24,9 @@ class NearestScores(EqualByConfig, ValueSource):
     highest then belongs to the value nearest to w0 + u. So the kernel follows, in steps, an ordinary weight that
     starts at w0, all K values can be selected, and the learning rate is that of an ordinary layer.
 
+    That holds under SGD. Adam moves all K scores of `score_mode="per_value"` by the same step, however large their
+    values are, so values of the same sign never overtake each other; with Adam use `score_mode="nearest"`.
+
     In float32 the scores of `score_mode="per_value"` tell neighbouring values apart up to a K of about a thousand.
 
     Args:
