@@ -38,7 +38,7 @@ model = slotify(
     network,
     num_values=8,
     filters=lambda layer: not isinstance(layer, keras.layers.DepthwiseConv2D),
-    score_mode="per_connection",
+    score_mode="nearest",
 )
 slots = [layer for layer in model.layers if isinstance(layer, SlotLayer)]
 connections = sum(int(np.prod(layer.kernel.shape)) for layer in slots)
