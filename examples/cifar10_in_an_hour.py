@@ -3,12 +3,10 @@
 The recipe follows fast ones for CIFAR-10: a fixed layer that whitens patches of 2x2 pixels, three blocks of two
 convolutions, smoothed labels, and images that are shifted, cut out and mirrored in alternate epochs.
 
-Needs pip install "keras-slots[examples]"; CIFAR-10 comes from tensorflow-datasets.
-Takes about an hour on two cores, or seconds with --small.
+Needs pip install "keras-slots[examples]". Takes about an hour on two cores, or seconds with --small.
 
-    python examples/cifar10_in_an_hour.py --data-dir DIR              # where tensorflow-datasets keeps it
-    python examples/cifar10_in_an_hour.py --data-dir DIR --learned    # the same network, ordinary weights
-    python examples/cifar10_in_an_hour.py --small                     # narrow, scikit-learn's digits: offline
+    python examples/cifar10_in_an_hour.py --data-dir DIR    # where tensorflow-datasets keeps it
+    python examples/cifar10_in_an_hour.py --small           # narrow, scikit-learn's digits: offline
 """
 
 import argparse
@@ -71,10 +69,8 @@ def moved():
 
 
 settings = {"use_bias": False, "kernel_regularizer": keras.regularizers.L2(2.5e-4)}
-conv, dense = keras.layers.Conv2D, keras.layers.Dense
-if not args.learned:
-    conv, dense = SlotConv2D, SlotDense
-    settings |= {"num_values": 8, "score_mode": "nearest"}
+conv, dense = (keras.layers.Conv2D, keras.layers.Dense) if args.learned else (SlotConv2D, SlotDense)
+settings |= {} if args.learned else {"num_values": 8, "score_mode": "nearest"}
 whiten = keras.layers.Conv2D(24, 2, use_bias=False, trainable=False, activation="gelu")
 z = whiten(inputs := keras.Input((32, 32, 3)))
 patches = np.lib.stride_tricks.sliding_window_view(x[:5000], (2, 2), axis=(1, 2))

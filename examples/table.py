@@ -4,6 +4,7 @@ Ten measurements of 442 patients, and how far their diabetes had progressed a ye
 Or a table of your own: a CSV file of numbers, and the name of the column to predict. Rows with gaps are left out.
 
 Needs pip install "keras-slots[examples]". Takes half a minute on two cores, offline.
+On the patients R^2 is 0.32 with selected and 0.31 with learned weights, and 0.36 with linear regression.
 
     python examples/table.py
     python examples/table.py --csv houses.csv --target price
