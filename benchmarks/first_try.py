@@ -217,37 +217,30 @@ def rows_of(path):
 def print_tables(rows):
     """How many points slot layers end below plain ones with the same optimizer, seed by seed.
 
-    First the mean and its standard error by task. Then, by layers, the mean over the tasks and the largest of
-    them, without the optimizers with which plain layers themselves end 5 points below their best.
+    First the mean and its standard error by task. Then, by layers, the median over the tasks and the largest.
     """
     scores = {}
     for row in rows:
         runs = scores.setdefault((row["task"], row["optimizer"]), {})
         runs[layers_of(row)] = np.array(row["scores"].split(), float)
-    best = {}
-    for (task, _), runs in scores.items():
-        best[task] = max(best.get(task, 0), runs[LAYERS[0]].mean())
-    columns = sorted({layers for runs in scores.values() for layers in runs} - {LAYERS[0]})
-    names = [f"{mode}, K={k}" + f", {width}" * (width > 0) for mode, k, width in columns]
+    columns = [layers for layers in sorted(LAYERS[1:]) if all(layers in runs for runs in scores.values())]
+    names = [f"{mode} {k}" + f" x{width}" * (width > 0) for mode, k, width in columns]
     print(" | ".join(["task", "optimizer", "plain", *names]))
+    below = {}
     for (task, optimizer), runs in scores.items():
         cells = [task, optimizer, f"{runs[LAYERS[0]].mean():.1f}"]
         for layers in columns:
-            below = runs[LAYERS[0]] - runs[layers] if layers in runs else []
-            error = np.std(below, ddof=1) / len(below) ** 0.5 if len(below) else 0
-            cells.append(f"{np.mean(below):.1f} ± {error:.1f}" if len(below) else "")
+            points = runs[LAYERS[0]] - runs[layers]
+            below[task, optimizer, layers] = points.mean()
+            cells.append(f"{points.mean():.1f} ± {points.std(ddof=1) / len(points) ** 0.5:.1f}")
         print(" | ".join(cells))
     print("\n" + " | ".join(["layers", *OPTIMIZERS]))
     for label, layers in zip(names, columns, strict=True):
         cells = [label]
         for optimizer in OPTIMIZERS:
-            below = {
-                task: (runs[LAYERS[0]] - runs[layers]).mean()
-                for (task, other), runs in scores.items()
-                if other == optimizer and layers in runs and runs[LAYERS[0]].mean() > best[task] - 5
-            }
-            worst = max(below, key=below.get, default="")
-            cells.append(f"{np.mean([*below.values()]):.2f}; {below[worst]:.1f} {worst}" if below else "")
+            points = {task: below[task, optimizer, layers] for task, other in scores if other == optimizer}
+            worst = max(points, key=points.get)
+            cells.append(f"{np.median([*points.values()]):.1f}; {points[worst]:.1f} {worst}")
         print(" | ".join(cells))
 
 
@@ -255,7 +248,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("first_try.csv"), help="(default: %(default)s)")
     parser.add_argument("--tasks", default=",".join(TASKS), help="some of them (default: %(default)s)")
-    parser.add_argument("--table", action="store_true", help="only print the tables of the file")
+    parser.add_argument("--table", action="store_true", help="only print what all tasks have in the file")
     args = parser.parse_args(argv)
     if not args.out.exists():
         origin = record.origin()
