@@ -3,12 +3,10 @@
 The recipe follows fast ones for CIFAR-10: a fixed layer that whitens patches of 2x2 pixels, three blocks of two
 convolutions, smoothed labels, and images that are shifted, cut out and mirrored in alternate epochs.
 
-Needs pip install "keras-slots[examples]"; CIFAR-10 comes from tensorflow-datasets.
-Takes about an hour on two cores, or seconds with --small.
+Needs pip install "keras-slots[examples]". Takes about an hour on two cores, or seconds with --small.
 
-    python examples/cifar10_in_an_hour.py --data-dir DIR              # where tensorflow-datasets keeps it
-    python examples/cifar10_in_an_hour.py --data-dir DIR --learned    # the same network, ordinary weights
-    python examples/cifar10_in_an_hour.py --small                     # narrow, scikit-learn's digits: offline
+    python examples/cifar10_in_an_hour.py --data-dir DIR    # where tensorflow-datasets keeps it
+    python examples/cifar10_in_an_hour.py --small           # narrow, scikit-learn's digits: offline
 """
 
 import argparse
@@ -19,10 +17,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow starts
 import keras
 import numpy as np
 
-from keras_slots import NearestScores, SlotConv2D, SlotDense, StratifiedUniform, save_slots
+from keras_slots import SlotConv2D, SlotDense, save_slots
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--data-dir", help="folder of tensorflow-datasets (default: its own)")
+parser.add_argument("--data-dir", help="folder of tensorflow-datasets (default: its own), or an .npz file")
 parser.add_argument("--learned", action="store_true", help="ordinary weights")
 parser.add_argument("--small", action="store_true", help="a quarter of the filters, digits")
 parser.add_argument("--out", help=".slots file to write the selected network to")
@@ -38,15 +36,21 @@ if args.small:
     x, y = load_digits(return_X_y=True)
     x = np.kron(x.reshape(-1, 8, 8, 1), np.full((1, 4, 4, 3), 15))
     x, x_test, y, y_test = x[360:], x[:360], y[360:], y[:360]
-    epochs, batch_size, width = 8, 32, 4
+elif args.data_dir and args.data_dir.endswith(".npz"):
+    with np.load(args.data_dir) as parts:
+        x, y, x_test, y_test = (parts[name] for name in ("x_train", "y_train", "x_test", "y_test"))
 else:
     import tensorflow_datasets as tfds
 
-    where = {"data_dir": args.data_dir, "batch_size": -1, "as_supervised": True}
-    parts = tfds.load("cifar10", split=["train", "test"], **where)
+    where = {"batch_size": -1, "as_supervised": True, "data_dir": args.data_dir, "download": False}
+    try:
+        parts = tfds.load("cifar10", split=["train", "test"], **where)
+    except AssertionError:
+        parser.error("no CIFAR-10 here: pass --small or an .npz file, or run tfds.load('cifar10') once")
     (x, y), (x_test, y_test) = tfds.as_numpy(parts)
-    epochs, batch_size, width = 60, 128, 1
-x, x_test, y = x.astype("float32") / 64 - 2, x_test.astype("float32") / 64 - 2, np.eye(10)[y]
+epochs, batch_size, width = (8, 32, 4) if args.small else (60, 128, 1)
+x, x_test = x.astype("float32") / 64 - 2, x_test.astype("float32") / 64 - 2
+y, y_test = np.eye(10)[y.ravel()], y_test.ravel()
 
 
 def moved():
@@ -65,10 +69,8 @@ def moved():
 
 
 settings = {"use_bias": False, "kernel_regularizer": keras.regularizers.L2(2.5e-4)}
-conv, dense = keras.layers.Conv2D, keras.layers.Dense
-if not args.learned:
-    conv, dense, bank = SlotConv2D, SlotDense, StratifiedUniform(1.5)
-    settings |= {"num_values": 8, "score_initializer": NearestScores(), "bank_initializer": bank}
+conv, dense = (keras.layers.Conv2D, keras.layers.Dense) if args.learned else (SlotConv2D, SlotDense)
+settings |= {} if args.learned else {"num_values": 8, "score_mode": "nearest"}
 whiten = keras.layers.Conv2D(24, 2, use_bias=False, trainable=False, activation="gelu")
 z = whiten(inputs := keras.Input((32, 32, 3)))
 patches = np.lib.stride_tricks.sliding_window_view(x[:5000], (2, 2), axis=(1, 2))

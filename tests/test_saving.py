@@ -115,7 +115,11 @@ def dense(**arguments):
             lambda: dense(selection="greedy"),
             r"selection Greedy\(\)\) expects the variables .*'scores', 'seed'\]. Received: .*'sampler'",
         ),
-        (lambda: dense(use_bias=False), dense, r"expects 1 other variables than its kernel, \['bias'\]. Received: 0"),
+        (
+            lambda: dense(use_bias=False),
+            dense,
+            r"expects 1 other variables than its kernel, \['bias'\]. Received: 0",
+        ),
         (lambda: dense(sharing="layer"), dense, r"'bank' of the kernel '.*layer/kernel' has shape \(5, 4, 8\)"),
     ],
 )

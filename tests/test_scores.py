@@ -90,7 +90,10 @@ def test_start_of_another_shape_is_refused():
 
 
 def test_start_of_other_scores_is_refused():
-    with pytest.raises(ValueError, match="`score_initializer` must be `NearestScores` for connections to have a start.*UniformScores"):
+    with pytest.raises(
+        ValueError,
+        match="`score_initializer` must be `NearestScores` for connections to have a start.*UniformScores",
+    ):
         initial_values(score_initializer=UniformScores()).start()
 
 

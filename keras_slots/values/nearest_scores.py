@@ -25,6 +25,9 @@ class NearestScores(EqualByConfig, ValueSource):
     ordinary weight that starts at w0. All K values can be selected, and the learning rate is that of an ordinary
     layer.
 
+    That holds under SGD. Adam moves all K scores of `score_mode="per_value"` by the same step, however large their
+    values are, so values of the same sign never overtake each other; with Adam use `score_mode="nearest"`.
+
     With `score_mode="per_value"`, float32 scores can separate neighbouring values up to a K of about a thousand.
 
     Args:
