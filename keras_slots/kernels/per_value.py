@@ -20,8 +20,8 @@ Tensor = Any
 class PerValueKernel(SlotKernel):
     """One trained score per value (`score_mode="per_value"`), the form of the paper: for SGD, not for Adam.
 
-    Adam divides the gradient of a score by its size, which cancels |w_k|: all scores of a connection move by the same
-    step, up or down by the sign of w_k. So values of the same sign never overtake each other.
+    Adam divides the gradient of a score by its size, which cancels |w_k|: all scores of a connection move by the
+    same step, up or down by the sign of w_k. So values of the same sign never overtake each other.
 
     Forward `kernel[c] = bank[c, k*]`, for greedy selection with `k* = argmax_k scores[c, k]`. Backward
     `d scores[c, k] = d kernel[c] * bank[c, k]` for all k (paper, equation 3).
