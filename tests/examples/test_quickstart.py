@@ -1,6 +1,8 @@
 """examples/quickstart.py, with few epochs: what it prints and writes."""
 
+import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from pages import run_page
 
 from keras_slots import load_slots
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.tensorflow
 
 
@@ -59,3 +62,20 @@ def test_quickstart_prints_the_accuracies_of_the_networks(monkeypatch, tmp_path,
     printed = re.findall(r"(\d+\.\d)%", capsys.readouterr().out)
     expected = [names["before"], names["accuracy"](names["model"]), names["accuracy"](names["learned"])]
     assert printed == [f"{100 * value:.1f}" for value in expected]
+
+
+def test_notebook_prints_what_it_holds(tmp_path, monkeypatch, capsys):
+    book = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    names, held, printed = {}, [], []
+    for cell in (x for x in book["cells"] if x["cell_type"] == "code"):
+        exec(compile("".join(cell["source"]), "quickstart.ipynb", "exec"), names)  # noqa: S102
+        printed += capsys.readouterr().out.splitlines()
+        held += [line.rstrip() for x in cell["outputs"] for line in x.get("text", [])]
+    assert len(held) == len(printed) > 10
+    for one, other in zip(held, printed, strict=True):
+        found = (re.findall(r"-?\d[\d.]*", line.replace(",", "")) for line in (one, other))
+        numbers = [list(map(float, x)) for x in found]
+        assert re.sub(r"[\d.,%-]+", "", one).split() == re.sub(r"[\d.,%-]+", "", other).split()
+        # Accuracies to two points, bytes and shares to a tenth: backends and processors round differently.
+        assert numbers[1] == pytest.approx(numbers[0], rel=0.1, abs=0.02), (one, other)
