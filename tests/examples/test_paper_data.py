@@ -173,3 +173,26 @@ def test_what_cannot_be_trained_on_says_what_to_do(tmp_path):
         read_arrays("mnist", str(tmp_path))
     with pytest.raises(SystemExit, match="34 training images are fewer than --batch-size 64"):
         numbered(batch_size=64)
+
+
+def test_tiles_become_the_images_of_an_npz_file_in_their_order(tmp_path):
+    from PIL import Image
+
+    import tiles_to_npz
+
+    images = np.random.default_rng(0).integers(0, 256, (2000, 32, 32, 3), "uint8")
+    labels = np.arange(2000) % 10
+    np.save(tmp_path / "labels.npy", labels)
+    for number in range(2):
+        tiles = images[1000 * number : 1000 * (number + 1)].reshape(25, 40, 32, 32, 3)
+        picture = Image.fromarray(tiles.transpose(0, 2, 1, 3, 4).reshape(800, 1280, 3))
+        picture.save(tmp_path / f"batch_{number:02d}.webp", lossless=True)
+    flags = [str(tmp_path), "--out", str(tmp_path / "cifar10.npz")]
+    for more, train, test in (([], 1500, 500), (["--test", "100"], 1500, 100)):
+        tiles_to_npz.app([*flags, "--train", "1500", *more])
+        x, y, x_test, y_test = read_arrays.__wrapped__("cifar10", str(tmp_path))
+        np.testing.assert_array_equal(x, images[:train])
+        np.testing.assert_array_equal(x_test, images[train : train + test])
+        np.testing.assert_array_equal(np.concatenate([y, y_test]), labels[: train + test])
+    with pytest.raises(SystemExit, match="2000 labels, 2 pictures of 1000"):
+        tiles_to_npz.app([*flags, "--train", "2000"])
