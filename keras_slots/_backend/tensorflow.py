@@ -111,10 +111,10 @@ def zero_gradient_at_zero(x: Tensor) -> Tensor:
 
 @cache
 def _xla_works() -> bool:
-    # Some builds of TensorFlow (Windows) lack the compiler.
+    # Some builds of TensorFlow (Windows) lack the compiler, and some GPU machines the library of `exp`.
     with tf.init_scope():
         try:
-            tf.function(lambda x: x + x, jit_compile=True)(tf.zeros(()))
+            tf.function(lambda x: tf.exp(x) + x, jit_compile=True)(tf.zeros(()))
         except (tf.errors.OpError, ValueError):
             return False
     return True
