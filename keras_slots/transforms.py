@@ -38,8 +38,8 @@ def slotify(
     the new one is not compiled.
 
     Nested and shared layers are replaced too, and layers inside `TimeDistributed`. Layers without a slot version
-    stay
-    plain: recurrent layers, `Embedding`, layers inside composite layers. A warning lists those that hold kernels.
+    stay plain: recurrent layers, `Embedding`, layers inside composite layers. A warning lists those that hold
+    kernels.
 
     Args:
         model: Functional or Sequential model, nested and shared layers included.

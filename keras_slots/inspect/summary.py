@@ -33,12 +33,11 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
     """Returns what `summary` prints, as numbers; None for those that are not known.
 
     - `"kernels"`: for each kernel `name`, `layer` (its class), `shape`, `connections`, `num_values`, `selection`,
-      `score_mode`, `scores`, `sharing`, `move_regularizer`; `values_within_reach`, the mean number of its K values
-      that greedy selection can take; `choice_bits`, the entropy of the choices in bits per connection; and sizes
-      in
-      bytes: `bank_bytes` of all values, `held_bytes` of what is in memory for them (the bank, a staircase, or a
-      seed), `trained_bytes` of scores or levers, `materialized_bytes` of the plain kernel, `choice_bytes` of the
-      choices, and `slots_bytes` in a file of `save_slots`.
+      `score_mode`, `scores`, `sharing`, `move_regularizer`; `values_within_reach`, the mean number of its K
+      values that greedy selection can take; `choice_bits`, the entropy of the choices in bits per connection; and
+      sizes in bytes: `bank_bytes` of all values, `held_bytes` of what is in memory for them (the bank, a
+      staircase, or a seed), `trained_bytes` of scores or levers, `materialized_bytes` of the plain kernel,
+      `choice_bytes` of the choices, and `slots_bytes` in a file of `save_slots`.
     - `"plain"`: for all other weights together, their number `weights`, the number of `trained` ones, and sizes in
       bytes under the same keys.
     - `"total"`: the sums of the sizes, including the plain weights, and of `connections`; and `optimizer_bytes`.

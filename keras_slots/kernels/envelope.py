@@ -118,8 +118,8 @@ def _next_line(
 ) -> tuple[Array, Array]:
     """Returns the line that the current one meets first, and 1 / (lever of the crossing).
 
-    Among the steeper lines it is the one with the largest `(w_k - w_c) / (s_c - s_k)`. Lines that
-    are not steeper have a quotient of at most 0 once `s_c - s_k` is made positive.
+    Among the steeper lines it is the one with the largest `(w_k - w_c) / (s_c - s_k)`. Lines that are not steeper
+    have a quotient of at most 0 once `s_c - s_k` is made positive.
     """
     gain, loss = (array[: slopes.size].reshape(slopes.shape) for array in scratch)
     if direction > 0:

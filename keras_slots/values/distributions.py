@@ -225,8 +225,8 @@ class SignedConstant(Distribution):
     >>> sorted({float(x) for x in SignedConstant().sample(seed=0, count=50, fans=(8, 4))})
     [-0.5, 0.5]
 
-    Source: the "signed Kaiming constant" of Ramanujan et al. 2020, "What's Hidden in a Randomly
-    Weighted Neural Network?".
+    Source: the "signed Kaiming constant" of Ramanujan et al. 2020, "What's Hidden in a Randomly Weighted Neural
+    Network?".
     """
 
     kind, _variance, _mode = "signed_constant", 2.0, "fan_in"

@@ -1,11 +1,11 @@
 """Random numbers that are the same on every machine, backend and release.
 
 Element `i` of stream `(seed, stream)` is the 32-bit word `i % 8` (little-endian order) of the block
-`philox4x64-10(counter=i // 8, key=(seed, stream))` of Salmon et al. 2011, "Parallel Random Numbers:
-As Easy as 1, 2, 3". Everything else is exact or correctly rounded IEEE arithmetic on that word.
-It uses no library distributions, which NumPy may change, and no `exp`, `log` or `sqrt` of the C
-library, which differ between processors. So every function here is a pure function of its arguments,
-and any window `[start, start + count)` can be drawn without the elements before it.
+`philox4x64-10(counter=i // 8, key=(seed, stream))` of Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1,
+2, 3". Everything else is exact or correctly rounded IEEE arithmetic on that word. It uses no library
+distributions, which NumPy may change, and no `exp`, `log` or `sqrt` of the C library, which differ between
+processors. So every function here is a pure function of its arguments, and any window `[start, start + count)`
+can be drawn without the elements before it.
 """
 
 from __future__ import annotations
