@@ -6,6 +6,7 @@ has no parameters, and all networks end in logits.
 Source: Slot Machines (arXiv 2101.06475), appendix, table of architectures.
 """
 
+import functools
 import math
 import zlib
 
@@ -30,9 +31,13 @@ NORMALIZED = ("vgg19", "conv6bn")
 
 def build_model(recipe, input_shape, num_classes):
     """The network of a recipe, from images of `input_shape` to logits."""
-    model = _learned(recipe, input_shape, num_classes)
+
+    def learned(name):
+        return {"kernel_initializer": keras.initializers.GlorotUniform(_layer_seed(recipe, name))}
+
+    build = functools.partial(_build, recipe, input_shape, num_classes)
     if recipe.method == "learned":
-        return model
+        return build(kl.Dense, kl.Conv2D, learned)
     scale, sharing = recipe.bank_scale, recipe.sharing
     mode = {
         "score_mode": recipe.score_mode,
@@ -42,17 +47,22 @@ def build_model(recipe, input_shape, num_classes):
     if recipe.scores == "nearest":
         bank = keras_slots.StratifiedUniform(scale)
         mode = {"score_mode": "nearest", "bank_initializer": bank}
-        mode["kernel_initializer"] = "glorot_uniform"  # levers start by the seed of the slot layer
     if sharing == "network":
         # As wide as Glorot uniform is for the largest kernel.
-        *window, fan_in, fan_out = max(_kernel_shapes(model), key=math.prod)
+        shapes = _kernel_shapes(build(kl.Dense, kl.Conv2D, learned))
+        *window, fan_in, fan_out = max(shapes, key=math.prod)
         bound = scale * math.sqrt(6.0 / (math.prod(window) * (fan_in + fan_out)))
         seed = derive_seed(recipe.seed, "network")
         sharing = keras_slots.ValueBank(recipe.num_values, bound=bound, seed=seed)
         del mode["bank_initializer"]
     moves = keras.regularizers.L1(recipe.move_penalty) if recipe.move_penalty else None
-    settings = {"selection": recipe.selection, "sharing": sharing, "move_regularizer": moves}
-    return keras_slots.slotify(model, recipe.num_values, seed=recipe.seed, **settings, **mode)
+    mode |= {"num_values": recipe.num_values, "selection": recipe.selection}
+    mode |= {"sharing": sharing, "move_regularizer": moves}
+
+    def selected(name):
+        return mode | {"seed": derive_seed(recipe.seed, name)}
+
+    return build(keras_slots.SlotDense, keras_slots.SlotConv2D, selected)
 
 
 def _layer_seed(recipe, name):
@@ -60,13 +70,12 @@ def _layer_seed(recipe, name):
     return zlib.crc32(f"{recipe.seed}/{name}".encode()) % (2**31 - 1)
 
 
-def _learned(recipe, input_shape, num_classes):
+def _build(recipe, input_shape, num_classes, dense, conv, arguments):
     def common(name):
-        start = keras.initializers.GlorotUniform(seed=_layer_seed(recipe, name))
         decay = recipe.weight_decay if recipe.weight_decay_kind == "weights" else 0
         penalty = keras.regularizers.L2(decay / 2) if decay else None
-        settings = {"kernel_initializer": start, "kernel_regularizer": penalty}
-        return settings | {"use_bias": False, "name": name}
+        shared = {"kernel_regularizer": penalty, "use_bias": False, "name": name}
+        return shared | arguments(name)
 
     def drop(x, name):
         if not recipe.dropout:
@@ -85,7 +94,7 @@ def _learned(recipe, input_shape, num_classes):
             continue
         number += 1
         activation = None if normalized else "relu"
-        x = kl.Conv2D(filters, 3, padding="same", activation=activation, **common(f"conv{number}"))(x)
+        x = conv(filters, 3, padding="same", activation=activation, **common(f"conv{number}"))(x)
         if normalized:
             x = norm(center=False, scale=False, name=f"norm{number}")(x)
             x = kl.Activation("relu", name=f"relu{number}")(x)
@@ -93,15 +102,15 @@ def _learned(recipe, input_shape, num_classes):
     x = kl.GlobalAveragePooling2D()(x) if normalized else kl.Flatten(name="flatten")(x)
     if recipe.network == "lenet300100":
         for number, units in ((1, 300), (2, 100)):
-            x = kl.Dense(units, activation="relu", **common(f"dense{number}"))(x)
+            x = dense(units, activation="relu", **common(f"dense{number}"))(x)
             x = drop(x, f"dropout{number}")
     elif not normalized:
         for number in (1, 2):
             x = drop(x, f"dropout{number}")
-            x = kl.Dense(256, activation="relu", **common(f"dense{number}"))(x)
+            x = dense(256, activation="relu", **common(f"dense{number}"))(x)
     # The logits are computed in full precision under the mixed policies too.
     full = keras.config.dtype_policy().variable_dtype
-    return keras.Model(inputs, kl.Dense(num_classes, dtype=full, **common(last))(x), name=recipe.network)
+    return keras.Model(inputs, dense(num_classes, dtype=full, **common(last))(x), name=recipe.network)
 
 
 class FusedBatchNormalization(kl.BatchNormalization):
