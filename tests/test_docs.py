@@ -101,6 +101,7 @@ def test_docs_extending_score_mode_is_monitored_and_summed_up(extending):
     assert (row["score_mode"], row["trained_bytes"], row["choice_bits"]) == ("per_output", 4 * 3 * 4, None)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("mode", ["per_value", "per_connection"])
 @pytest.mark.parametrize("name", ["Scale", "LowRank"])
 def test_docs_extending_layer_is_slotified_trained_and_materialized(extending, tmp_path, name, mode):

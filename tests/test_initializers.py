@@ -160,6 +160,7 @@ def test_get_refuses_what_is_unknown_and_lists_the_names(identifier):
         initializers.get(identifier)
     for part in [*map(repr, PRESETS), f"Received: bank_initializer={identifier!r}", "for example"]:
         assert part in str(caught.value)
+    assert isinstance(identifier, dict) or "Cause:" not in str(caught.value)
 
 
 def test_get_refuses_a_bad_configuration_with_its_cause():

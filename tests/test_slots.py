@@ -1,5 +1,6 @@
 """`.slots` files: what is saved comes back bit for bit, and everything else is refused."""
 
+import inspect
 import json
 import os
 import re
@@ -607,6 +608,29 @@ def test_load_slots_compares_shapes_before_it_decodes_or_allocates(tmp_path, mon
     path.write_bytes(join(huge, records))
     with pytest.raises(ValueError, match="which differ"):
         load_slots(path)
+
+
+@pytest.mark.parametrize(("written", "read"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_load_slots_refuses_weights_of_another_dtype(tmp_path, written, read):
+    files = [
+        save_slots(dense_model(dtype=dtype), tmp_path / f"{dtype}.slots").read_bytes() for dtype in (written, read)
+    ]
+    path = tmp_path / "m.slots"
+    path.write_bytes(join(split(files[1])[0], split(files[0])[1]))
+    with pytest.raises(ValueError, match=f"which differ: .*'{read}'.*'{written}'"):
+        load_slots(path)
+
+
+def test_load_slots_takes_8_gib_of_weights_unless_told_otherwise():
+    assert inspect.signature(load_slots).parameters["max_bytes"].default == 8 * 2**30
+
+
+def test_save_slots_of_a_fresh_kernel_that_is_drawn_in_parts_costs_nothing(tmp_path):
+    model = dense_model((272,), 64, num_values=64, score_mode="per_connection")
+    path = save_slots(model, tmp_path / "m.slots")
+    (record, *_) = split(path.read_bytes())[1]
+    assert record.form == "hull" and len(record.payload) < 0.01 * record.size
+    np.testing.assert_array_equal(numpy_of(load_slots(path).layers[0].kernel), numpy_of(model.layers[0].kernel))
 
 
 def test_split_unpacks_no_more_of_an_architecture_than_its_header_says():

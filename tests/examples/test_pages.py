@@ -99,6 +99,7 @@ def test_lenet_mnist_page_reads_tensorflow_datasets(monkeypatch):
     assert names["model"].input_shape == (None, 28, 28, 1) and names["x"].max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("kind", ["selected", "learned"])
 def test_conv6_page_trains_nine_layers_of_one_kind(monkeypatch, kind):
@@ -109,6 +110,7 @@ def test_conv6_page_trains_nine_layers_of_one_kind(monkeypatch, kind):
     assert names["accuracy"] > 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_cifar10_in_an_hour_page_writes_a_file_that_predicts_the_same(monkeypatch, tmp_path):
     file = tmp_path / "small.slots"
@@ -125,6 +127,7 @@ def test_cifar10_in_an_hour_page_writes_a_file_that_predicts_the_same(monkeypatc
     np.testing.assert_array_equal(plain.predict(names["x_test"], verbose=0), names["logits"])
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_vgg19_page_trains_seventeen_slot_layers_under_a_strategy(monkeypatch):
     give_two_replicas(monkeypatch)
@@ -136,6 +139,7 @@ def test_vgg19_page_trains_seventeen_slot_layers_under_a_strategy(monkeypatch):
     assert slots[0].slot_kernel.lever.shape == (3, 3, 3, 8)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_finetune_page_starts_from_the_selected_values(monkeypatch):
     names = run_page(monkeypatch, "finetune", "--small")
@@ -150,6 +154,7 @@ def test_finetune_page_starts_from_the_selected_values(monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_table_page_predicts_as_well_as_learned_weights(monkeypatch, tmp_path):
     names = run_page(monkeypatch, "table", "--out", tmp_path / "table.slots")
@@ -196,6 +201,7 @@ def test_export_page_writes_files_that_predict_without_keras_slots(monkeypatch, 
         assert f"{(tmp_path / name).stat().st_size:,} bytes" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # keras-tuner's own
 def test_tune_page_shows_its_trials_best_first_and_goes_on(monkeypatch, tmp_path, capsys):
@@ -216,6 +222,7 @@ def test_slotify_page_keeps_the_architecture(monkeypatch):
     assert names["difference"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_resume_page_ends_after_kills_as_if_there_had_been_none(monkeypatch, tmp_path):
     run_page(monkeypatch, "resume", "--out", tmp_path / "whole")

@@ -51,6 +51,7 @@ def equal_steps(count=3):
     return np.repeat(x, STEPS, axis=1)
 
 
+@pytest.mark.quick
 @modes
 @every_model
 def test_training_call_uses_one_network_for_all_calls_of_a_layer(make, mode):
@@ -67,6 +68,7 @@ def spread(y, p):
     return ops.mean(ops.max(p, axis=1) - ops.min(p, axis=1), axis=-1)
 
 
+@pytest.mark.quick
 @modes
 @every_model
 def test_fit_uses_one_network_for_all_calls_of_a_layer(make, mode):

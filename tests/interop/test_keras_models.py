@@ -155,6 +155,7 @@ def check(plain, mode, tmp_path):
         assert_close(serve(path, slot, x), expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.quick("transformer-per_value", "conv1d_with_masks-per_connection")
 @pytest.mark.parametrize(
     ("make", "mode"),
     [
@@ -173,6 +174,7 @@ def test_slotify_trains_saves_and_materializes_a_small_model(make, mode, tmp_pat
     check(without_memory(make()), mode, tmp_path)
 
 
+@pytest.mark.quick("u_net", "dictionaries")
 @pytest.mark.parametrize("make", SMALL, ids=lambda make: make.__name__)
 def test_slotify_computes_what_the_plain_small_model_does_with_the_same_kernels(make):
     plain = without_memory(make())
@@ -187,6 +189,7 @@ def test_slotify_trains_saves_and_materializes_an_application(name, mode, tmp_pa
     check(without_memory(application(name)), mode, tmp_path)
 
 
+@pytest.mark.quick("transformer")
 @pytest.mark.parametrize("make", SMALL, ids=lambda make: make.__name__)
 def test_plain_small_model_trains_and_is_exported(make, tmp_path):
     """The control: what is asked of slot models holds for plain ones."""

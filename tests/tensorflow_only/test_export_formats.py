@@ -70,6 +70,7 @@ def test_all_kinds_has_every_slot_layer():
     assert set(SLOT_CLASSES.values()) - kinds == {keras_slots.SlotConv2D, SlotDense}
 
 
+@pytest.mark.quick("lenet-litert", "lenet-onnx")
 @every_format
 @pytest.mark.parametrize("make", [lenet, all_kinds])
 def test_export_selected_predicts_as_the_model_in_the_real_interpreter(tmp_path, make, format):
@@ -83,6 +84,7 @@ def test_export_selected_predicts_as_the_model_in_the_real_interpreter(tmp_path,
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.mark.quick("onnx")
 @every_format
 def test_export_selected_predicts_as_a_trained_network_with_batch_norm(tmp_path, format):
     model = compiled_model(small_model())
@@ -95,6 +97,7 @@ def test_export_selected_predicts_as_a_trained_network_with_batch_norm(tmp_path,
     assert (found.argmax(-1) == expected.argmax(-1)).all()
 
 
+@pytest.mark.quick("litert")
 @every_format
 def test_export_selected_takes_and_gives_dictionaries_by_name(tmp_path, format):
     a, b = keras.Input((3,), name="a"), keras.Input((2,), name="b")

@@ -32,6 +32,7 @@ PENALTY = {"move_regularizer": keras.regularizers.L1(1e-3)}
 NEAREST = {"score_mode": "nearest", "bank_initializer": "stratified_uniform"}
 
 
+@pytest.mark.quick("penalty, nearest")
 @pytest.mark.parametrize("slot", [{}, PENALTY, PENALTY | NEAREST], ids=["plain", "penalty", "penalty, nearest"])
 def test_mirrored_strategy_trains_levers_to_the_selections_of_one_device(slot):
     alone = network(**slot)
@@ -54,6 +55,7 @@ def test_mirrored_strategy_holds_equal_levers_in_probabilistic_training():
         assert np.abs(first).max() > 0
 
 
+@pytest.mark.quick("probabilistic")
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 def test_jit_compile_of_a_whole_step_trains_levers(selection):
     model = network(selection)

@@ -11,6 +11,7 @@ from keras_slots import SlotConv2D, SlotDense, materialize
 from small_models import compiled_model, small_data, small_model
 
 
+@pytest.mark.quick("sgd-arguments0")
 @pytest.mark.parametrize(
     ("optimizer", "arguments"),
     [("sgd", {"jit_compile": True}), ("adam", {"jit_compile": False}), ("adam", {"steps_per_execution": 2})],
@@ -27,6 +28,7 @@ def test_fit_moves_scores_and_leaves_the_bank(optimizer, arguments):
     assert np.isfinite(model.evaluate(x, y, verbose=0)).all()
 
 
+@pytest.mark.quick("probabilistic-per_value")
 @pytest.mark.parametrize("score_mode", ["per_value", "per_connection"])
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 def test_mirrored_strategy_selects_what_one_device_selects_and_draws_one_network(selection, score_mode):
@@ -83,6 +85,7 @@ def test_backup_and_restore_resumes_an_interrupted_run(tmp_path):
         np.testing.assert_array_equal(numpy_of(new), numpy_of(old), err_msg=old.path)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("score_mode", ["per_value", "per_connection"])
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_fit_and_predict_under_mixed_precision_use_the_stored_arg_max(policy, score_mode):
@@ -106,6 +109,7 @@ def test_fit_and_predict_under_mixed_precision_use_the_stored_arg_max(policy, sc
     assert (numpy_of(layer.kernel) == chosen).mean() > 0.999
 
 
+@pytest.mark.quick("per_connection")
 @pytest.mark.parametrize("score_mode", ["per_value", "per_connection"])
 def test_materialize_of_many_layers_traces_without_a_warning_of_tensorflow(caplog, score_mode):
     x = inputs = keras.Input((6,))
