@@ -237,6 +237,7 @@ def probabilistic_index(scores: Tensor, uniform: Tensor) -> Tensor:
     """
     scores = ops.convert_to_tensor(scores)
     weights = ops.exp(scores - ops.max(scores, axis=-1, keepdims=True))
+    uniform = ops.convert_to_tensor(uniform, weights.dtype)
     # `uniform * total` may round up to the total itself: the last value takes what is left.
     if scores.shape[-1] > _MAX_UNROLLED_SUM:
         sums = ops.cumsum(weights, axis=-1)

@@ -131,7 +131,7 @@ class Maker:
 
     @property
     def shape(self):
-        return LAYERS[self.row.layer][1]
+        return LAYERS[self.row.layer][2]
 
     @property
     def x(self):

@@ -1,30 +1,20 @@
-"""What differs between the Keras backends.
+"""What differs between the Keras backends: one module for each, with the same functions.
 
-Each module has the same functions: `straight_through`, `compiled`, `eager_scope`, `initializer`, `from_host` and
-`at_rest`. This
-one re-exports those of the backend that Keras runs on.
+This one re-exports those of the module of the backend that Keras runs on.
 """
+
+from importlib import import_module
 
 import keras
 
-_BACKEND = keras.backend.backend()
+#: Keras backend -> its module. On any other, `generic` computes what `keras.ops` alone can.
+MODULES = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
 
-if _BACKEND == "tensorflow":
-    from keras_slots._backend.tensorflow import (
-        at_rest,
-        compiled,
-        eager_scope,
-        from_host,
-        initializer,
-        straight_through,
-    )
-elif _BACKEND == "jax":
-    from keras_slots._backend.jax import at_rest, compiled, eager_scope, from_host, initializer, straight_through
-else:
-    raise ImportError(
-        "keras_slots runs on the Keras backends 'tensorflow' and 'jax'. "
-        f"Received: keras.backend.backend()={_BACKEND!r}. "
-        "Set the environment variable KERAS_BACKEND to one of these before importing keras."
-    )
+_module = import_module(f"{__name__}.{MODULES.get(keras.backend.backend(), 'generic')}")
 
-__all__ = ["at_rest", "compiled", "eager_scope", "from_host", "initializer", "straight_through"]
+at_rest = _module.at_rest
+compiled = _module.compiled
+eager_scope = _module.eager_scope
+from_host = _module.from_host
+initializer = _module.initializer
+straight_through = _module.straight_through

@@ -60,12 +60,11 @@ def from_words(words: Any) -> tuple[int, ...] | None:
     return tuple(int.from_bytes(part, "big") for part in parts)
 
 
-def integer_of(words: Tensor, dtype: str) -> Tensor:
-    """In traced code: the 32-bit integer of four words along the first axis."""
-    whole = ops.cast(ops.round(ops.convert_to_tensor(words)), "int32")
-    highest, *others = (ops.cast(whole[i], dtype) for i in range(4))
+def integer_of(words: Tensor) -> Tensor:
+    """In traced code: the 32-bit integer of four words along the first axis, int32."""
+    highest, *others = ops.unstack(ops.cast(ops.round(ops.convert_to_tensor(words)), "int32"), 4)
     for part in others:
-        highest = ops.bitwise_or(ops.left_shift(highest, np.array(8, dtype)), part)
+        highest = ops.bitwise_or(ops.left_shift(highest, np.int32(8)), part)
     return highest
 
 
