@@ -3,14 +3,14 @@
 This one re-exports those of the module of the backend that Keras runs on.
 """
 
-from importlib import import_module
+import importlib
 
 import keras
 
 #: Keras backend -> its module. On any other, `generic` computes what `keras.ops` alone can.
 MODULES = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
 
-_module = import_module(f"{__name__}.{MODULES.get(keras.backend.backend(), 'generic')}")
+_module = importlib.import_module(f"{__name__}.{MODULES.get(keras.backend.backend(), 'generic')}")
 
 at_rest = _module.at_rest
 compiled = _module.compiled

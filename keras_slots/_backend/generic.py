@@ -13,8 +13,8 @@ Tensor = Any
 Function = Callable[..., Any]
 
 warnings.warn(
-    f"keras_slots cannot train on the Keras backend '{keras.backend.backend()}', where nothing gives a selection its "
-    "gradient. Models are loaded, predict and are materialized there. Train on TensorFlow, JAX or PyTorch: set "
+    f"keras_slots cannot train on the Keras backend '{keras.backend.backend()}', where nothing gives a selection "
+    "its gradient. Models load, predict and are materialized there. Train on TensorFlow, JAX or PyTorch: set "
     "KERAS_BACKEND before importing keras.",
     stacklevel=2,
 )

@@ -98,8 +98,9 @@ def _compiled(select: Function, arrays: tuple[Tensor, ...]) -> Function:
     except Exception as error:  # of many kinds: no C++ compiler, no Triton, an unknown device
         if not _NOT_COMPILED:
             warnings.warn(
-                "`torch.compile` could not compile the selection of a slot layer, which goes on more slowly. Install "
-                f"a C++ compiler (for a CPU) or Triton (for a GPU). Cause: {str(error).strip().splitlines()[0]}",
+                "`torch.compile` could not compile the selection of a slot layer, which goes on more slowly. "
+                "Install a C++ compiler (for a CPU) or Triton (for a GPU). "
+                f"Cause: {type(error).__name__}: {error}",
                 stacklevel=2,
             )
         _NOT_COMPILED.append(select)

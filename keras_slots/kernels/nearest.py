@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from math import prod
 from typing import Any
 
 import keras
@@ -33,6 +32,7 @@ from keras_slots.values.stratified import (
     SPREAD,
     StratifiedUniform,
     connection_state,
+    count_connections,
     offsets,
     pair_hash,
     strata_bits,
@@ -315,13 +315,6 @@ def _first_pair(target: Tensor, num_values: int, bits: int, last_pair: int) -> T
 
 
 def _pair_hashes(words: Tensor, pair: Tensor, shape: tuple[int, ...], shared: bool, count: int) -> list[Tensor]:
-    if shared or not shape:
-        rows = columns = ops.zeros((), "int32")
-    else:
-        *leading, size = shape
-        rows = ops.arange(prod(leading), dtype="int32") * np.int32(size)
-        rows = ops.reshape(rows, (*leading, 1))
-        columns = ops.arange(size, dtype="int32")
-    state = connection_state(words, rows, columns)
+    state = connection_state(words, *count_connections(() if shared else shape))
     spread = pair * SPREAD
     return [pair_hash(state, spread), pair_hash(state, spread + SPREAD)][:count]

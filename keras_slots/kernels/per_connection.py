@@ -49,7 +49,7 @@ class PerConnectionKernel(LeverKernel):
                 self.add_values("bank", initial.bank_shape, initial.bank, self.variable_dtype),
             )
         self._greedy = straight_through(read_staircase, lever_gradient)
-        self._by_rule = straight_through(SelectFromLines(self.rule), lever_gradient, exact=isinstance(self.rule, Greedy))
+        self._by_rule = straight_through(SelectFromLines(self.rule), lever_gradient, exact=False)
 
     def _staircase(self, initial: InitialValues) -> dict[str, np.ndarray]:
         """The arrays of the staircase by the names of their variables, in the order of `read_staircase`."""

@@ -13,8 +13,8 @@ compiler might fuse with it: NumPy, eager and compiled code agree in every bit.
 
     h(i, j) = mix(mix(i + key0) ^ key1 ^ (j * 0x9E3779B9))
 
-in 32-bit arithmetic. It is done with int32, which every backend has (PyTorch has no uint32): sums and products have
-the same bits as unsigned ones, and a shift drops the copies of the sign. `mix` is the two-round xorshift-multiply permutation of the lowest known bias
+in unsigned 32-bit arithmetic. It is done with int32, as PyTorch has no uint32: sums and products have the same bits,
+and shifts drop the copies of the sign. `mix` is the two-round xorshift-multiply permutation of the lowest known bias
 (github skeeto/hash-prospector, exact bias 0.1076, below that of Murmur's finalizer), nested as in Jarzynski and
 Olano 2020, "Hash Functions for GPU Rendering". The multiplier that spreads j is that of SplitMix (Steele, Lea and
 Flood 2014). The two keys are words of the Philox stream of the seed.
@@ -22,6 +22,7 @@ Flood 2014). The two keys are words of the Philox stream of the seed.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -63,14 +64,14 @@ def mix(x: Any, xp: Any = ops) -> Any:
         x: int32 array or tensor.
         xp: `keras.ops` for tensors, `numpy` for arrays.
     """
-    x = xp.bitwise_xor(x, _shifted(x, 16, xp))
+    x = xp.bitwise_xor(x, shifted(x, 16, xp))
     x = xp.multiply(x, 0x21F0AAAD)
-    x = xp.bitwise_xor(x, _shifted(x, 15, xp))
+    x = xp.bitwise_xor(x, shifted(x, 15, xp))
     x = xp.multiply(x, 0xD35A2D97 - 2**32)
-    return xp.bitwise_xor(x, _shifted(x, 15, xp))
+    return xp.bitwise_xor(x, shifted(x, 15, xp))
 
 
-def _shifted(x: Any, bits: int, xp: Any) -> Any:
+def shifted(x: Any, bits: int, xp: Any = ops) -> Any:
     """`x >> bits` of the unsigned integers with the bits of `x`."""
     return xp.bitwise_and(xp.right_shift(x, bits), 2 ** (32 - bits) - 1)
 
@@ -85,6 +86,15 @@ def connection_state(words: Any, rows: Any, columns: Any, xp: Any = ops) -> Any:
     return xp.bitwise_xor(mix(counter, xp), words[1])
 
 
+def count_connections(shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """The number of each connection in C order as `rows + columns`, two int32 tensors that are broadcast."""
+    if not shape:
+        return ops.zeros((), "int32"), ops.zeros((), "int32")
+    *leading, size = shape
+    rows = ops.arange(math.prod(leading), dtype="int32") * size
+    return ops.reshape(rows, (*leading, 1)), ops.arange(size, dtype="int32")
+
+
 def pair_hash(state: Any, spread: Any, xp: Any = ops) -> Any:
     """The hash that makes the values 2 j and 2 j + 1, int32; `spread` is `j * SPREAD`, int32."""
     return mix(xp.bitwise_xor(state, spread), xp)
@@ -92,7 +102,7 @@ def pair_hash(state: Any, spread: Any, xp: Any = ops) -> Any:
 
 def offsets(word: Any, bits: int, xp: Any = ops) -> tuple[Any, Any]:
     """Where the two values of a pair lie in their strata: two integers in [0, 2**bits), int32."""
-    low, high = xp.bitwise_and(word, 0xFFFF), _shifted(word, 32 - bits, xp)
+    low, high = xp.bitwise_and(word, 0xFFFF), shifted(word, 32 - bits, xp)
     return (low if bits == 16 else xp.right_shift(low, 16 - bits)), high
 
 
