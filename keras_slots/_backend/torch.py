@@ -9,7 +9,6 @@ import keras
 import numpy as np
 import torch
 from keras import ops
-from torch.fx.experimental.proxy_tensor import make_fx
 
 Tensor = Any
 Function = Callable[..., Any]
@@ -63,13 +62,13 @@ def _selection(select: Function, arrays: tuple[Tensor, ...]) -> Tensor:
     plain = all(type(x) in (torch.Tensor, torch.nn.Parameter) and not x.is_meta for x in arrays)
     if not plain or torch.compiler.is_compiling():
         return select(*arrays)
-    signature = tuple((x.shape, x.dtype, x.device) for x in arrays)
+    signature = tuple((x.shape, x.stride(), x.dtype, x.device) for x in arrays)
     return _program(select, signature)(*(x.detach() for x in arrays))
 
 
 @cache
 def _program(select: Function, signature: tuple) -> "_Program":
-    """One program for all layers of all models that select so from tensors of these shapes, dtypes and devices."""
+    """One program for all layers of all models that select so from tensors of one kind."""
     return _Program(select)
 
 
@@ -90,15 +89,19 @@ class _Program:
 def _compiled(select: Function, arrays: tuple[Tensor, ...]) -> Function:
     """`select` as a program for tensors like these; `select` itself, and a warning, where that fails."""
     try:
+        from torch import _inductor  # which takes a second to import
+        from torch.fx.experimental.proxy_tensor import make_fx
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch's own, about its own code
-            # Of a graph of its own, because `torch.compile` keeps only a few programs of one function.
-            program = torch.compile(make_fx(select)(*arrays), dynamic=False, fullgraph=True)
+            # The compiler of `torch.compile`, without what that does in each call to find out whether the program
+            # still fits, and without its limit of eight programs for one function.
+            program = _inductor.compile(make_fx(select)(*arrays), list(arrays))
             program(*arrays)
     except Exception as error:  # of many kinds: no C++ compiler, no Triton, an unknown device
         if not _NOT_COMPILED:
             warnings.warn(
-                "`torch.compile` could not compile the selection of a slot layer, which goes on more slowly. "
+                "TorchInductor could not compile the selection of a slot layer, which goes on more slowly. "
                 "Install a C++ compiler (for a CPU) or Triton (for a GPU). "
                 f"Cause: {type(error).__name__}: {error}",
                 stacklevel=2,
