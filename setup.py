@@ -19,7 +19,7 @@ def read_version():
 
 
 # Every lower bound was tried: all of them installed together (with NumPy 2.1 on Python 3.13, the first
-# for it), on Python 3.10 to 3.13, on both backends. What stands in the way of older ones:
+# for it), on Python 3.10 to 3.13, on TensorFlow and JAX. What stands in the way of older ones:
 # - keras: no fixes for crafted model files. Python 3.10 has no Keras 3.14; there the 3.12 line
 #   receives the fixes. The upper bound is the next minor version, which nobody has tried: slot layers
 #   compute what the Keras layers of these versions compute (tests/interop/test_keras_contract.py).
@@ -38,6 +38,7 @@ PLOTS = ["matplotlib>=3.8.4"]
 TENSORBOARD = ["tensorboard>=2.20"]  # TensorFlow 2.21 no longer brings it.
 TUNER = ["keras-tuner>=1.4.7", *TENSORBOARD]  # It imports tensorboard without declaring it.
 JAX = ["jax>=0.6"]
+TORCH = ["torch>=2.13"]  # The oldest that was tried. Not in the extra `test`: a build for GPUs takes several GB.
 # These lower bounds have wheels for Python 3.10 to 3.13, and were tried together on 3.11 alone.
 LITERT = ["ai-edge-litert>=2.1"]  # The interpreter; TensorFlow writes the files.
 # Writing needs the first two, running the last.
@@ -79,7 +80,7 @@ setup(
     project_urls={"Paper": "https://arxiv.org/abs/2101.06475"},
     license="Apache-2.0",
     license_files=["LICENSE"],
-    keywords=["keras", "tensorflow", "jax", "slot machines", "random weights", "deep learning"],
+    keywords=["keras", "tensorflow", "jax", "pytorch", "slot machines", "random weights", "deep learning"],
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Developers",
@@ -109,6 +110,7 @@ setup(
         "onnx": ONNX,
         "plots": PLOTS,
         "test": sorted({*TEST, *EXAMPLES, *TUNER, *JAX, *LITERT, *ONNX}),
+        "torch": TORCH,
         "tuner": TUNER,
     },
     # A path, not an import hook: type checkers find the package after `pip install -e`.

@@ -239,6 +239,7 @@ def probabilistic_index(scores: Tensor, uniform: Tensor) -> Tensor:
     """
     scores = ops.convert_to_tensor(scores)
     weights = ops.exp(scores - ops.max(scores, axis=-1, keepdims=True))
+    uniform = ops.convert_to_tensor(uniform, weights.dtype)
     # `uniform * total` may round up to the total: then the last value is taken.
     if scores.shape[-1] > _MAX_UNROLLED_SUM:
         sums = ops.cumsum(weights, axis=-1)

@@ -1,6 +1,6 @@
-"""Trains a network of slot layers in float64 on the digits; run as a script, on the other backend.
+"""Trains a network of slot layers in float64 on the digits; run as a script, on another backend.
 
-python agreement_process.py SCORE_MODE FILE.npz
+python agreement_process.py SCORE_MODE SELECTION FILE.npz
 """
 
 import sys
@@ -14,11 +14,11 @@ from keras_slots import SlotDense
 STEPS, BATCH = 470, 13
 
 
-def train(score_mode):
+def train(score_mode, selection="greedy"):
     """The banks and the selected kernels of all layers after `STEPS` steps, and the last loss."""
     x, y = load_digits(return_X_y=True)
     order = np.resize(np.random.default_rng(0).permutation(len(x)), STEPS * BATCH)
-    slots = {"score_mode": score_mode, "use_bias": False}
+    slots = {"score_mode": score_mode, "selection": selection, "use_bias": False}
     model = keras.Sequential(
         [
             keras.Input((64,)),
@@ -39,4 +39,4 @@ def train(score_mode):
 
 if __name__ == "__main__":
     keras.config.set_dtype_policy("float64")
-    np.savez(sys.argv[2], **train(sys.argv[1]))
+    np.savez(sys.argv[3], **train(sys.argv[1], sys.argv[2]))

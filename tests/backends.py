@@ -170,7 +170,64 @@ class Jax(Backend):
         jax.clear_caches()
 
 
-BACKENDS = {backend.name: backend for backend in (TensorFlow(), Jax())}
+class Torch(Backend):
+    name = "torch"
+    compilations = ("graph",)
+
+    def split_cpu(self, count):
+        """There is only one CPU device."""
+
+    def compiled(self, function, way, variables=()):
+        import keras
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        if way == "eager":
+            return function
+
+        def run(*arrays):
+            arrays = [keras.ops.convert_to_tensor(x) for x in arrays]
+            return make_fx(function)(*arrays)(*arrays)
+
+        return run
+
+    def gradients(self, function, variables, inputs=(), way="eager"):
+        import torch
+
+        values = [v.value for v in variables]
+
+        def both(*inputs):
+            total, result = function(*inputs)
+            return result, torch.autograd.grad(total, values, allow_unused=True)
+
+        return self.compiled(both, way)(*inputs)
+
+    def sparse(self, x):
+        import torch
+
+        return torch.as_tensor(x).to_sparse()
+
+    def is_traced(self, value):
+        import torch
+
+        return isinstance(value, torch.Tensor) and value.is_meta
+
+    @contextlib.contextmanager
+    def infinities_are_errors(self):
+        import torch
+        from torch.utils._python_dispatch import TorchDispatchMode
+
+        class Check(TorchDispatchMode):
+            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+                result = function(*args, **(kwargs or {}))
+                if isinstance(result, torch.Tensor) and torch.isinf(result).any():
+                    raise FloatingPointError(f"{function} made an infinity")
+                return result
+
+        with Check():
+            yield
+
+
+BACKENDS = {backend.name: backend for backend in (TensorFlow(), Jax(), Torch())}
 NAME = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 #: The backend of this run; None where the tests do not know it, which `conftest.py` refuses.
 BACKEND = BACKENDS.get(NAME)

@@ -39,15 +39,16 @@ def pytest_configure(config):
 
 
 def pytest_report_header():
-    left_out = "".join(f"; left out: tests/{n}_only/, tests marked {n}" for n in OTHERS)
-    return f"backend: {NAME}, {NUM_DEVICES} CPU devices{left_out}"
+    left_out = "".join(f"; left out: tests/{n}_only/, tests marked {n} alone" for n in OTHERS)
+    return f"backend: {NAME}, CPU devices asked for: {NUM_DEVICES}{left_out}"
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow
 def pytest_collection_modifyitems(config, items):
     if not any("::" in argument for argument in config.args):  # else these cases are wanted
         mark_slow(items)
-    left_out = [x for x in items if any(x.get_closest_marker(n) for n in OTHERS)]
+    marks = {x: {name for name in BACKENDS if x.get_closest_marker(name)} for x in items}
+    left_out = [x for x in items if marks[x] and NAME not in marks[x]]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [x for x in items if x not in set(left_out)]

@@ -135,12 +135,16 @@ def test_sample_is_refused_since_the_values_depend_on_their_number():
 # The quality of the hash
 
 
+def unsigned_mix(x):
+    return mix(x.view("int32"), np).view("uint32")
+
+
 def test_mix_is_a_permutation_whose_every_bit_depends_on_every_bit():
     x = np.arange(2**17, dtype="uint32") * np.uint32(2**15)
-    y = mix(x, np)
+    y = unsigned_mix(x)
     assert len(np.unique(y)) == len(x)
     for bit in range(32):
-        flipped = mix(x ^ np.uint32(1 << bit), np) ^ y
+        flipped = unsigned_mix(x ^ np.uint32(1 << bit)) ^ y
         ones = np.array([(flipped >> np.uint32(b) & np.uint32(1)).mean() for b in range(32)])
         assert np.abs(ones - 0.5).max() < 0.02
 
@@ -187,10 +191,10 @@ def test_rows_are_uncorrelated_between_seeds():
 
 @pytest.mark.parametrize("other", [(1, 0), (0, 1), (2**31, 0), (0, 2**31)])
 def test_hash_of_neighbouring_keys_is_uncorrelated(other):
-    connections = np.arange(100_000, dtype="uint32")
+    connections = np.arange(100_000, dtype="int32")
 
     def high_halves(keys):
-        state = connection_state(np.array(keys, "uint32"), np.uint32(0), connections, np)
+        state = connection_state(np.array(keys, "uint32").view("int32"), np.int32(0), connections, np)
         return offsets(pair_hash(state, SPREAD, np), 16, np)[1].astype("float64")[:, None]
 
     assert largest_correlation(high_halves((0, 0)), high_halves(other)) < 4.5
@@ -209,9 +213,9 @@ def test_rows_fill_pairs_of_strata_evenly():
 
 def test_rows_share_no_more_halves_than_chance_has_it():
     # A counter that ran into another's would repeat whole runs of values.
-    words = StratifiedUniform().words(0)
-    state = connection_state(words, np.uint32(0), np.arange(20_000, dtype="uint32"), np)
-    spread = np.arange(32, dtype="uint32") * SPREAD
+    words = StratifiedUniform().words(0).view("int32")
+    state = connection_state(words, np.int32(0), np.arange(20_000, dtype="int32"), np)
+    spread = np.arange(32, dtype="int32") * np.int32(SPREAD)
     hashes = pair_hash(state[:, None], spread, np).ravel()
     repeated = len(hashes) - len(np.unique(hashes))
     expected = len(hashes) ** 2 / 2**33
@@ -225,14 +229,13 @@ def test_rows_share_no_more_halves_than_chance_has_it():
 def test_hash_has_the_same_bits_in_numpy_and_on_the_backend(compiled):
     from keras_slots._backend import compiled as compile_function
 
-    rows = np.arange(1000, dtype="uint32")[:, None] * np.uint32(1000)
-    columns = np.arange(1000, dtype="uint32")
-    spread = np.random.default_rng(0).integers(0, 2**32, (1000, 1000), dtype="uint32")
-    words = StratifiedUniform().words(3)
+    rows = np.arange(1000, dtype="int32")[:, None] * np.int32(1000)
+    columns = np.arange(1000, dtype="int32")
+    spread = np.random.default_rng(0).integers(-(2**31), 2**31, (1000, 1000), dtype="int32")
+    words = StratifiedUniform().words(3).view("int32")
 
     def hash_of(words, rows, columns, spread):
-        low, high = offsets(pair_hash(connection_state(words, rows, columns), spread), 11)
-        return ops.cast(low, "int32"), ops.cast(high, "int32")
+        return offsets(pair_hash(connection_state(words, rows, columns), spread), 11)
 
     function = compile_function(hash_of) if compiled else hash_of
     ours = function(*(ops.convert_to_tensor(x) for x in (words, rows, columns, spread)))

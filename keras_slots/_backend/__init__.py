@@ -1,36 +1,21 @@
-"""What differs between the Keras backends.
+"""What differs between the Keras backends: one module for each, with the same functions.
 
 Each module has the same functions: `straight_through`, `compiled`, `eager_scope`, `initializer`, `from_host` and
 `zero_gradient_at_zero`. This package re-exports those of the current Keras backend.
 """
 
+import importlib
+
 import keras
 
-_BACKEND = keras.backend.backend()
+#: Keras backend -> its module. On any other, `generic` computes what `keras.ops` alone can.
+MODULES = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
 
-if _BACKEND == "tensorflow":
-    from keras_slots._backend.tensorflow import (
-        compiled,
-        eager_scope,
-        from_host,
-        initializer,
-        straight_through,
-        zero_gradient_at_zero,
-    )
-elif _BACKEND == "jax":
-    from keras_slots._backend.jax import (
-        compiled,
-        eager_scope,
-        from_host,
-        initializer,
-        straight_through,
-        zero_gradient_at_zero,
-    )
-else:
-    raise ImportError(
-        "keras_slots runs on the Keras backends 'tensorflow' and 'jax'. "
-        f"Received: keras.backend.backend()={_BACKEND!r}. "
-        "Set the environment variable KERAS_BACKEND to one of these before importing keras."
-    )
+_module = importlib.import_module(f"{__name__}.{MODULES.get(keras.backend.backend(), 'generic')}")
 
-__all__ = ["compiled", "eager_scope", "from_host", "initializer", "straight_through", "zero_gradient_at_zero"]
+zero_gradient_at_zero = _module.zero_gradient_at_zero
+compiled = _module.compiled
+eager_scope = _module.eager_scope
+from_host = _module.from_host
+initializer = _module.initializer
+straight_through = _module.straight_through

@@ -13,7 +13,7 @@ Function = Callable[..., Any]
 
 
 @cache
-def straight_through(select: Function, gradient: Function) -> Function:
+def straight_through(select: Function, gradient: Function, exact: bool = True) -> Function:
     """Returns a selection `f(*arrays) -> kernel` with a custom gradient, by `tf.custom_gradient`.
 
     Forward `kernel = select(*arrays)`; backward `gradient(upstream, *arrays)`, a tuple with the gradients of the
@@ -22,6 +22,7 @@ def straight_through(select: Function, gradient: Function) -> Function:
     Args:
         select: Pure function of tensors.
         gradient: Pure function of the upstream gradient, in the dtype of the first array, and of the arrays.
+        exact: Of meaning on PyTorch alone.
     """
     forward = compiled(select)
 

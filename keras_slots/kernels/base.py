@@ -19,7 +19,7 @@ from keras_slots._backend import compiled, initializer, zero_gradient_at_zero
 from keras_slots._keras import current_call, names_hidden_from_saving
 from keras_slots._registry import Registrable
 from keras_slots.kernels.envelope import envelope
-from keras_slots.kernels.sampler import GIVEN, Sampler
+from keras_slots.kernels.sampler import GIVEN, Sampler, UniformNumbers
 from keras_slots.kernels.seed import decode_seed, encode_seed, encoded_length
 from keras_slots.selection import Greedy, SelectionRule, greedy_index
 from keras_slots.values import initializers
@@ -287,8 +287,7 @@ class SlotKernel(_Layer, Registrable, ABC):
         if self.random_shape is None or id(self) in GIVEN:
             return GIVEN.get(id(self), ())
         self.sampler.enter(current_call(self))
-        dtype = self.score_dtype
-        return (keras.random.uniform(self.random_shape, dtype=dtype, seed=self.sampler),)
+        return (compiled(UniformNumbers(self.random_shape, self.score_dtype))(self.sampler.next()),)
 
     @property
     def selected_indices(self) -> Tensor:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from math import prod
 from typing import Any
 
 import keras
@@ -33,6 +32,7 @@ from keras_slots.values.stratified import (
     SPREAD,
     StratifiedUniform,
     connection_state,
+    count_connections,
     offsets,
     pair_hash,
     strata_bits,
@@ -172,7 +172,7 @@ class StratifiedValues:
         """Values in float32 and indices in int32 that are nearest to each lever; see `nearest_in_strata`."""
         words = ops.convert_to_tensor(seed)
         # The keys are the second number in `seed`, see `NearestKernel.seed_numbers`.
-        high, low = (decode_integer(words[i : i + 4], "uint32") for i in (8, 12))
+        high, low = (decode_integer(words[i : i + 4]) for i in (8, 12))
         return nearest_in_strata(
             lever, ops.stack([low, high]), num_values=self.num_values, bound=self.bound, shared=self.shared
         )
@@ -275,12 +275,12 @@ def _search(lever: Tensor, words: Tensor, num_values: int, bound: float, shared:
     dtype, bits = lever.dtype, strata_bits(num_values)
     width, last_pair = 1 << bits, max((num_values - 3) // 2, 0)
     target = lever * ops.cast(2.0 / float(strata_unit(num_values, bound)), dtype)
-    words = ops.cast(words, "uint32")
+    words = ops.cast(words, "int32")
     pair = _first_pair(target, num_values, bits, last_pair)
     hashes = _pair_hashes(words, pair, tuple(lever.shape), shared, 1 if num_values <= 2 else 2)
     start = ops.left_shift(pair, np.int32(bits + 1)) - np.int32((num_values << bits) // 2)
     candidates = [
-        start + (ops.cast(offset, "int32") + np.int32(k * width))
+        start + (offset + np.int32(k * width))
         for k, offset in enumerate(x for word in hashes for x in offsets(word, bits))
     ][:num_values]
     position, index = candidates[0] + ops.zeros(lever.shape, "int32"), 2 * pair
@@ -316,13 +316,6 @@ def _first_pair(target: Tensor, num_values: int, bits: int, last_pair: int) -> T
 
 
 def _pair_hashes(words: Tensor, pair: Tensor, shape: tuple[int, ...], shared: bool, count: int) -> list[Tensor]:
-    if shared or not shape:
-        rows = columns = ops.zeros((), "uint32")
-    else:
-        *leading, size = shape
-        rows = ops.arange(prod(leading), dtype="int32") * np.int32(size)
-        rows = ops.reshape(ops.cast(rows, "uint32"), (*leading, 1))
-        columns = ops.cast(ops.arange(size, dtype="int32"), "uint32")
-    state = connection_state(words, rows, columns)
-    spread = ops.cast(pair, "uint32") * SPREAD
+    state = connection_state(words, *count_connections(() if shared else shape))
+    spread = pair * SPREAD
     return [pair_hash(state, spread), pair_hash(state, spread + SPREAD)][:count]

@@ -49,7 +49,7 @@ class PerConnectionKernel(LeverKernel):
                 self.add_values("bank", initial.bank_shape, initial.bank, self.variable_dtype),
             )
         self._greedy = straight_through(read_staircase, lever_gradient)
-        self._by_rule = straight_through(SelectFromLeverScores(self.rule), lever_gradient)
+        self._by_rule = straight_through(SelectFromLeverScores(self.rule), lever_gradient, exact=False)
 
     def _staircase(self, initial: InitialValues) -> dict[str, np.ndarray]:
         """The arrays of the staircase by variable name, in the order of the arguments of `read_staircase`."""

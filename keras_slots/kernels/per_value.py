@@ -33,7 +33,7 @@ class PerValueKernel(SlotKernel):
         )
         self._bank = self.add_values("bank", initial.bank_shape, initial.bank, self.variable_dtype)
         self._greedy = straight_through(SelectFromScores(Greedy()), scores_gradient)
-        self._by_rule = straight_through(SelectFromScores(self.rule), scores_gradient)
+        self._by_rule = straight_through(SelectFromScores(self.rule), scores_gradient, exact=False)
 
     @property
     def bank(self) -> Tensor:

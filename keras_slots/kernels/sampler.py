@@ -3,12 +3,15 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
 import keras
 import numpy as np
 from keras import ops
+
+from keras_slots.values.stratified import SPREAD, connection_state, count_connections, mix, pair_hash, shifted
 
 Tensor = Any
 
@@ -61,6 +64,24 @@ class Sampler(keras.random.SeedGenerator):
         drawn = self.state.value * 1  # a copy
         self.state.assign(ops.add(self.state, step))
         return drawn
+
+
+@dataclass(frozen=True)
+class UniformNumbers:
+    """`state of a Sampler -> random numbers in [0, 1)`, the same bits on every backend.
+
+    Each is 24 bits of the hash of a stratified bank, with keys from the seed, and with the number of the draw in
+    the place of the number of the pair of values.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __call__(self, state: Tensor) -> Tensor:
+        seed, draw = ops.unstack(ops.cast(state, "int32"), 2)
+        keys = mix(seed), mix(seed + SPREAD)
+        bits = pair_hash(connection_state(keys, *count_connections(self.shape)), draw * SPREAD)
+        return ops.cast(shifted(bits, 8), self.dtype) * 2.0**-24
 
 
 def _is_run_again() -> bool:

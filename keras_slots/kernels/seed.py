@@ -54,12 +54,11 @@ def decode_seed(words: Any) -> tuple[int, ...] | None:
     return tuple(int.from_bytes(part, "big") for part in parts)
 
 
-def decode_integer(words: Tensor, dtype: str) -> Tensor:
-    """The 32-bit integer of four words along the first axis, also in traced code."""
-    whole = ops.cast(ops.round(ops.convert_to_tensor(words)), "int32")
-    highest, *others = (ops.cast(whole[i], dtype) for i in range(4))
+def decode_integer(words: Tensor) -> Tensor:
+    """The 32-bit integer of four words along the first axis, int32, also in traced code."""
+    highest, *others = ops.unstack(ops.cast(ops.round(ops.convert_to_tensor(words)), "int32"), 4)
     for part in others:
-        highest = ops.bitwise_or(ops.left_shift(highest, np.array(8, dtype)), part)
+        highest = ops.bitwise_or(ops.left_shift(highest, np.int32(8)), part)
     return highest
 
 

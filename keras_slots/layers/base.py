@@ -257,6 +257,15 @@ class SlotLayer(Refusals, Registrable):
 
     # For users.
 
+    if hasattr(keras.layers.Layer, "__getattr__"):
+
+        def __getattr__(self, name: str) -> Any:
+            """On PyTorch, where it would hide the error of a property behind one of its own."""
+            member = getattr(type(self), name, None)
+            if isinstance(member, property) and member.fget:
+                return member.fget(self)
+            return super().__getattr__(name)
+
     @property
     def slot_kernels(self) -> dict[str, SlotKernel]:
         """The kernels of this layer and of its inner layers, by name."""

@@ -26,7 +26,7 @@ from keras_slots.transforms import holds_assets, materialized, pair_weights, ser
 
 Array = np.ndarray[Any, Any]
 Path_ = str | os.PathLike
-#: The state of a random generator, as in dropout, is int64 on TensorFlow and uint32 on JAX.
+#: The state of a random generator, as in dropout, is int64 on TensorFlow, uint32 on JAX and int32 on PyTorch.
 _INTEGERS = {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 
 

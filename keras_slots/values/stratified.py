@@ -13,7 +13,8 @@ compiler might fuse with it. So NumPy, eager and compiled code agree in every bi
 
     h(i, j) = mix(mix(i + key0) ^ key1 ^ (j * 0x9E3779B9))
 
-in unsigned 32-bit arithmetic. `mix` is the two-round xorshift-multiply permutation with the lowest known bias
+in unsigned 32-bit arithmetic. It is done with int32, as PyTorch has no uint32: sums and products have the same
+bits, and shifts drop copies of the sign. `mix` is the two-round xorshift-multiply permutation with the lowest known bias
 (github skeeto/hash-prospector, exact bias 0.1076, below that of Murmur's finalizer), nested as in Jarzynski and
 Olano 2020, "Hash Functions for GPU Rendering". The multiplier of j is that of SplitMix (Steele, Lea and Flood
 2014). The two keys are words of the Philox stream of the seed.
@@ -21,6 +22,7 @@ Olano 2020, "Hash Functions for GPU Rendering". The multiplier of j is that of S
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -35,8 +37,7 @@ from keras_slots.values.source import Description
 Tensor = Any
 
 #: Multiplier of the index j of a pair of values.
-SPREAD = np.uint32(0x9E3779B9)
-_HALF = np.uint32(0xFFFF)
+SPREAD = 0x9E3779B9 - 2**32
 _BLOCK_VALUES = 2**20  # per block on the host; temporary arrays take a few times their size
 
 
@@ -57,21 +58,26 @@ def strata_unit(num_values: int, bound: float) -> np.float32:
 
 
 def mix(x: Any, xp: Any = ops) -> Any:
-    """Permutes the unsigned 32-bit integers so that each output bit depends on all input bits.
+    """Permutes the 32-bit integers so that each output bit depends on all input bits.
 
     Args:
-        x: uint32 array or tensor.
+        x: int32 array or tensor.
         xp: `keras.ops` for tensors, `numpy` for arrays.
     """
-    x = xp.bitwise_xor(x, xp.right_shift(x, np.uint32(16)))
-    x = xp.multiply(x, np.uint32(0x21F0AAAD))
-    x = xp.bitwise_xor(x, xp.right_shift(x, np.uint32(15)))
-    x = xp.multiply(x, np.uint32(0xD35A2D97))
-    return xp.bitwise_xor(x, xp.right_shift(x, np.uint32(15)))
+    x = xp.bitwise_xor(x, shifted(x, 16, xp))
+    x = xp.multiply(x, 0x21F0AAAD)
+    x = xp.bitwise_xor(x, shifted(x, 15, xp))
+    x = xp.multiply(x, 0xD35A2D97 - 2**32)
+    return xp.bitwise_xor(x, shifted(x, 15, xp))
+
+
+def shifted(x: Any, bits: int, xp: Any = ops) -> Any:
+    """`x >> bits` of the unsigned integers with the bits of `x`."""
+    return xp.bitwise_and(xp.right_shift(x, bits), 2 ** (32 - bits) - 1)
 
 
 def connection_state(words: Any, rows: Any, columns: Any, xp: Any = ops) -> Any:
-    """The part of the hash that the values of a connection share: `mix(i + key0) ^ key1`, uint32.
+    """The part of the hash that the values of a connection share: `mix(i + key0) ^ key1`, int32.
 
     `i = rows + columns` is broadcast, which compiles to faster code than one counter of all connections.
     """
@@ -80,15 +86,24 @@ def connection_state(words: Any, rows: Any, columns: Any, xp: Any = ops) -> Any:
     return xp.bitwise_xor(mix(counter, xp), words[1])
 
 
+def count_connections(shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """The number of each connection in C order as `rows + columns`, two int32 tensors that are broadcast."""
+    if not shape:
+        return ops.zeros((), "int32"), ops.zeros((), "int32")
+    *leading, size = shape
+    rows = ops.arange(math.prod(leading), dtype="int32") * size
+    return ops.reshape(rows, (*leading, 1)), ops.arange(size, dtype="int32")
+
+
 def pair_hash(state: Any, spread: Any, xp: Any = ops) -> Any:
-    """The hash of the values 2 j and 2 j + 1, uint32; `spread` is `j * SPREAD`, uint32."""
+    """The hash of the values 2 j and 2 j + 1, int32; `spread` is `j * SPREAD`, int32."""
     return mix(xp.bitwise_xor(state, spread), xp)
 
 
 def offsets(word: Any, bits: int, xp: Any = ops) -> tuple[Any, Any]:
-    """The positions of the two values of a pair within their strata, in [0, 2**bits), uint32."""
-    low, high = xp.bitwise_and(word, _HALF), xp.right_shift(word, np.uint32(32 - bits))
-    return (low if bits == 16 else xp.right_shift(low, np.uint32(16 - bits))), high
+    """The positions of the two values of a pair within their strata, in [0, 2**bits), int32."""
+    low, high = xp.bitwise_and(word, 0xFFFF), shifted(word, 32 - bits, xp)
+    return (low if bits == 16 else xp.right_shift(low, 16 - bits)), high
 
 
 @register("stratified_uniform")
@@ -166,9 +181,10 @@ class StratifiedUniform(Distribution):
 def positions(words: Words, connections: Words, num_values: int) -> Float32Array:
     """Centred positions of all values of the connections, exact in float32, of shape `(n, K)`."""
     bits = strata_bits(num_values)
-    spread = np.arange((num_values + 1) // 2, dtype="uint32") * SPREAD
-    word = pair_hash(connection_state(words, np.uint32(0), connections, np)[:, None], spread, np)
+    spread = np.arange((num_values + 1) // 2, dtype="int32") * np.int32(SPREAD)
+    state = connection_state(words.view("int32"), np.int32(0), connections.view("int32"), np)
+    word = pair_hash(state[:, None], spread, np)
     position = np.stack(offsets(word, bits, np), axis=-1).reshape(len(connections), -1)
-    position = position[:, :num_values].astype("int32")
+    position = position[:, :num_values]
     position += (np.arange(num_values, dtype="int32") << bits) - (num_values << bits) // 2
     return position.astype("float32")
