@@ -50,7 +50,6 @@ EXAMPLES = [
     # Command lines and tables of examples/paper. Their lower bounds were tried on Python 3.11 alone.
     "cyclopts>=4.16",
     "pandas>=2.2.3",
-    "tabulate>=0.9",
     *PLOTS,
 ]
 DOCS = [
