@@ -420,13 +420,17 @@ def in_record(content, number=0):
     return at + 8
 
 
+NEXT = container.VERSION + 1
 DAMAGE = {
     "empty": (lambda c: b"", r"must be a \.slots file"),
     "foreign": (lambda c: b"PK\3\4" + c[4:], r"must be a \.slots file"),
     "header_cut": (lambda c: c[:20], "truncated: it has 20 bytes"),
     "truncated": (lambda c: c[:-9], r"truncated: it should have \d+ bytes"),
     "longer": (lambda c: c + b"\0", "damaged: it should have"),
-    "future": (lambda c: changed(c, 8, "I", 2), "format version 2.*Update keras_slots"),
+    "future": (
+        lambda c: changed(c, 8, "I", container.VERSION + 1),
+        f"format version {container.VERSION + 1}.*Update keras_slots",
+    ),
     "flipped": (lambda c: c[:99] + bytes([c[99] ^ 4]) + c[100:], "its checksum differs"),
     "header_too_large": (lambda c: changed(c, 24, "I", 2**25), "its header is too large"),
     "bomb": (lambda c: changed(c, 28, "I", 2**27), "its header is too large"),
@@ -968,11 +972,11 @@ def test_a_name_is_stored_up_to_255_bytes(length):
 
 def test_main_info_tells_the_format_version_of_the_file(tmp_path, capsys, monkeypatch):
     content = save_slots(dense_model(), tmp_path / "m.slots").read_bytes()
-    newer = content[:8] + struct.pack("<I", 2) + content[12:-4]
+    newer = content[:8] + struct.pack("<I", container.VERSION + 1) + content[12:-4]
     (tmp_path / "m.slots").write_bytes(newer + struct.pack("<I", zlib.crc32(newer)))
-    monkeypatch.setitem(container.READERS, 2, container.READERS[1])
+    monkeypatch.setitem(container.READERS, container.VERSION + 1, container.READERS[container.VERSION])
     assert main(["info", str(tmp_path / "m.slots")]) == 0
-    assert "format version 2:" in capsys.readouterr().out
+    assert f"format version {container.VERSION + 1}:" in capsys.readouterr().out
 
 
 def test_main_packs_lists_unpacks_and_refuses(tmp_path, capsys):
@@ -981,7 +985,7 @@ def test_main_packs_lists_unpacks_and_refuses(tmp_path, capsys):
     assert main(["pack", str(tmp_path / "m.keras"), str(tmp_path / "m.slots")]) == 0
     assert main(["info", str(tmp_path / "m.slots")]) == 0
     out = capsys.readouterr().out
-    assert "dense0/kernel" in out and "K = 8, uniform" in out and "format version 1" in out
+    assert "dense0/kernel" in out and "K = 8, uniform" in out and f"format version {container.VERSION}" in out
     assert main(["unpack", str(tmp_path / "m.slots"), str(tmp_path / "plain.keras")]) == 0
     again, plain = keras.models.load_model(tmp_path / "plain.keras"), materialize(model)
     for a, b in zip(again.get_weights(), plain.get_weights(), strict=True):

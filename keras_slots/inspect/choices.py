@@ -28,10 +28,7 @@ def named_kernels(model: keras.layers.Layer) -> dict[str, tuple[SlotLayer, SlotK
 
     A kernel has the name of its layer, or `layer/kernel` if the layer has several kernels. If two layers have the
     same name, the names of the models and layers that contain them are prepended; if these are the same too, a
-    number is appended.
-
-    Raises:
-        ValueError: If a slot layer is not built.
+    number is appended. Layers that are not built are left out.
 
     Example:
 

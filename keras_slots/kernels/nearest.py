@@ -157,7 +157,7 @@ class NearestKernel(LeverKernel):
         return ops.convert_to_tensor(self.current_initial_values().start(), self.score_dtype)
 
     def reach(self) -> float:
-        return 1.0
+        return 1.0  # with nearest scores all values can be selected
 
 
 @dataclass(frozen=True)
