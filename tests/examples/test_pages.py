@@ -215,6 +215,7 @@ def test_tune_page_shows_its_trials_best_first_and_goes_on(monkeypatch, tmp_path
     assert shown == sorted(shown, reverse=True)
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_slotify_page_keeps_the_architecture(monkeypatch):
     names = run_page(monkeypatch, "slotify_a_model", "--epochs", 1)
