@@ -14,10 +14,10 @@ compiler might fuse with it: NumPy, eager and compiled code agree in every bit.
     h(i, j) = mix(mix(i + key0) ^ key1 ^ (j * 0x9E3779B9))
 
 in unsigned 32-bit arithmetic. It is done with int32, as PyTorch has no uint32: sums and products have the same
-bits, and shifts drop copies of the sign. `mix` is the two-round xorshift-multiply permutation of the lowest known bias
-(github skeeto/hash-prospector, exact bias 0.1076, below that of Murmur's finalizer), nested as in Jarzynski and
-Olano 2020, "Hash Functions for GPU Rendering". The multiplier that spreads j is that of SplitMix (Steele, Lea and
-Flood 2014). The two keys are words of the Philox stream of the seed.
+bits, and shifts drop copies of the sign. `mix` is the two-round xorshift-multiply permutation of the lowest known
+bias (github skeeto/hash-prospector, exact bias 0.1076, below that of Murmur's finalizer), nested as in Jarzynski
+and Olano 2020, "Hash Functions for GPU Rendering". The multiplier that spreads j is that of SplitMix (Steele, Lea
+and Flood 2014). The two keys are words of the Philox stream of the seed.
 """
 
 from __future__ import annotations
