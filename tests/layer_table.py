@@ -7,16 +7,13 @@ import pytest
 import keras_slots
 from backends import BACKEND
 from comparisons import numpy_of
+from keras_slots.layers.arguments import parameters_of
 
 L = keras.layers
 MINOR = int(keras.__version__.split(".")[1])
 MODES = ("per_value", "per_connection")
-#: Slot class of each Keras layer, by the public names.
-SLOT_CLASSES = {
-    getattr(L, name.removeprefix("Slot")): getattr(keras_slots, name)
-    for name in keras_slots.__all__
-    if name.startswith("Slot") and hasattr(L, name.removeprefix("Slot")) and name != "SlotLayer"
-}
+#: Slot class of each Keras layer; a copy, as tests register more.
+SLOT_CLASSES = dict(keras_slots.SlotLayer.registry)
 SLOT_ARGUMENTS = (
     "num_values",
     "selection",
@@ -103,7 +100,8 @@ def plain_layer(kind, /, **arguments):
         for prefix in PREFIXES.get(kind, ("kernel",)):
             arguments[argument.replace("kernel", prefix)] = value
     cls, own, _ = LAYERS[kind]
-    return cls(**own, **arguments)
+    taken = parameters_of(cls)  # of a layer without a bias, no argument about one
+    return cls(**own, **{k: v for k, v in arguments.items() if not k.startswith("bias_") or k in taken})
 
 
 def slot_layer(kind, kernel_arguments=None, **slot_arguments):
@@ -125,7 +123,7 @@ def built_layer(name, **arguments):
     x = np.random.default_rng(7).normal(size=shape).astype("float32")
     layer = SLOT_CLASSES[cls](**{**own, "seed": 3, **arguments})
     layer.build(shape)
-    if layer.bias is not None:
+    if getattr(layer, "bias", None) is not None:
         layer.bias.assign(np.random.default_rng(8).normal(size=layer.bias.shape))
     return layer, x
 
@@ -139,7 +137,7 @@ def plain_twin(layer, x, kernels=None):
     plain.build(x.shape)
     for name, kernel in layer.slot_kernels.items():
         getattr(plain, name).assign(kernel.select() if kernels is None else kernels[name])
-    if layer.bias is not None:
+    if getattr(layer, "bias", None) is not None:
         plain.bias.assign(np.array(numpy_of(layer.bias)))
     return plain
 

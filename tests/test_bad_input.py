@@ -14,6 +14,7 @@ import keras_slots
 from keras_slots import (
     GlorotUniform,
     NearestScores,
+    SelectionRule,
     SlotConv2D,
     SlotDense,
     SlotDepthwiseConv2D,
@@ -38,7 +39,9 @@ VALUES = "`values` must be 1 to 65536 finite numbers in one dimension"
 BANK = "`bank_initializer` must be one of 'glorot_uniform'.*Received: bank_initializer="
 SCORES = "`score_initializer` must be one of 'uniform_scores'.*Received: score_initializer="
 OURS = "`(bank|score)_initializer` must name a distribution of keras_slots.*_initializer="
-RULES = '`selection` must be one of "greedy", "probabilistic", or a `keras_slots.SelectionRule`'
+RULES = "`selection` must be one of {}, or a `keras_slots.SelectionRule`".format(
+    ", ".join(f'"{name}"' for name in SelectionRule.registry)
+)
 
 
 def dense(**arguments):

@@ -52,7 +52,8 @@ def test_a_rule_without_an_index_cannot_be_made():
 
 @pytest.mark.parametrize("wrong", ["best", None, 3, Greedy, keras.layers.Dense(2)])
 def test_get_rule_refuses_what_is_no_rule_and_says_what_is(wrong):
-    text = '`selection` must be one of "greedy", "probabilistic", or a `keras_slots.SelectionRule`'
+    names = ", ".join(f'"{name}"' for name in SelectionRule.registry)
+    text = f"`selection` must be one of {names}, or a `keras_slots.SelectionRule`"
     with pytest.raises(ValueError, match=text):
         get_rule(wrong)
 
