@@ -14,6 +14,7 @@ class Backend:
     compilations: tuple  #: The ways to compile a function, the most thorough one last.
     exports = False  #: Whether Keras writes models for serving.
     remat_modes = ("activations",)  #: What slot layers can rematerialize under `keras.RematScope`.
+    jit_compile = (True, False)  #: With which `jit_compile` Keras trains a model.
     graphs_follow_a_loaded_seed = True  #: Whether a compiled function reads a seed that is loaded later.
 
     def split_cpu(self, count):
@@ -173,6 +174,7 @@ class Jax(Backend):
 class Torch(Backend):
     name = "torch"
     compilations = ("graph",)
+    jit_compile = (False,)  # keras#22282
 
     def split_cpu(self, count):
         """There is only one CPU device."""

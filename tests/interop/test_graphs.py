@@ -41,7 +41,7 @@ class Reading(keras.Model):
 @pytest.mark.quick
 @modes
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
-@pytest.mark.parametrize("jit_compile", [True, False])
+@pytest.mark.parametrize("jit_compile", BACKEND.jit_compile)
 def test_layer_can_be_read_in_compute_loss(mode, selection, jit_compile):
     inputs = keras.Input((6,))
     model = Reading(inputs, small_layer(mode, selection=selection)(inputs))
