@@ -77,6 +77,8 @@ def test_gradient_exists_for_scores_and_bias_only(mode):
     assert set(ours) == {"scores", "bias"}
 
 
+@pytest.mark.tensorflow
+@pytest.mark.jax
 def test_bank_has_no_gradient_even_when_watched():
     layer, x, upstream = integer_problem("dense")
 
@@ -125,6 +127,8 @@ def test_kernel_regularizer_reaches_the_scores_through_the_selected_values(mode)
     np.testing.assert_array_equal(numpy_of(ours), kernel[..., None] * bank)
 
 
+@pytest.mark.tensorflow
+@pytest.mark.jax
 def test_probabilistic_selection_uses_one_draw_for_output_and_gradient_of_the_input():
     layer, _, _ = integer_problem("dense", selection="probabilistic", use_bias=False, num_values=8)
     eye, weights = keras.Variable(np.eye(5)), integers((5, 4), 3)

@@ -83,7 +83,7 @@ def test_load_slots_brings_back_choices_that_no_lever_reaches(tmp_path):
     layer.scores.assign(scores)
     path = save_slots(model, tmp_path / "m.slots")
     assert forms(path)["dense0/kernel"] == "hull"
-    np.testing.assert_array_equal(numpy_of(load_slots(path).layers[0].kernel), layer.kernel)
+    np.testing.assert_array_equal(numpy_of(load_slots(path).layers[0].kernel), numpy_of(layer.kernel))
 
 
 def test_load_slots_brings_back_biases_batch_norm_and_nested_models(tmp_path):

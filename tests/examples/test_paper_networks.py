@@ -9,6 +9,7 @@ import pytest
 import networks
 import recipes
 
+pytestmark = [pytest.mark.tensorflow, pytest.mark.jax]  # the backends of the runner
 CIFAR = (32, 32, 3)
 
 

@@ -152,6 +152,8 @@ def test_schedules_rise_and_end_at_zero():
 AFTER_TWO_STEPS = {"l2": 0.88 + 0.9 * -0.12 - 0.1 * (1 + 0.2 * 0.88), "weights": 1 - 0.1 - 0.19}
 
 
+@pytest.mark.tensorflow
+@pytest.mark.jax
 @pytest.mark.parametrize("kind", AFTER_TWO_STEPS)
 def test_l2_decay_joins_the_momentum(kind):
     recipe = recipes.Recipe("custom", epochs=10**6, weight_decay=0.2, weight_decay_kind=kind)

@@ -18,6 +18,7 @@ import runs
 import training
 from data import read_arrays
 
+pytestmark = [pytest.mark.tensorflow, pytest.mark.jax]  # the backends of the runner
 PAPER = Path(training.__file__).parent
 LEARNED = ["--method", "learned"]
 

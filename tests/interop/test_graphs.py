@@ -112,6 +112,8 @@ def test_layer_reads_the_values_of_a_stateless_scope(mode):
 # Sparse inputs and gradients.
 
 
+@pytest.mark.tensorflow
+@pytest.mark.jax
 @pytest.mark.quick("per_value")
 @modes
 def test_fit_on_sparse_inputs_is_fit_on_dense_ones(mode):

@@ -284,6 +284,8 @@ def test_compute_output_shape_is_that_of_the_output(name):
         assert symbolic.shape == y.shape
 
 
+@pytest.mark.tensorflow
+@pytest.mark.jax
 @pytest.mark.parametrize("mode", MODES)
 def test_dense_takes_sparse_inputs(mode):
     arguments = {"units": 4, "score_mode": mode, "seed": 1}

@@ -152,6 +152,8 @@ def test_shapes_alone_builds_models_whose_weights_take_no_memory():
     del layer
 
 
+@pytest.mark.tensorflow
+@pytest.mark.jax
 def test_shapes_alone_takes_values_for_variables_in_its_own_thread_alone():
     made = {}
 
@@ -182,6 +184,8 @@ def test_shapes_alone_takes_values_for_variables_in_its_own_thread_alone():
         keras.Variable(np.ones(2, "float32"))
 
 
+@pytest.mark.tensorflow
+@pytest.mark.jax
 def test_shapes_alone_of_many_threads_is_that_of_each():
     def build(number):
         with keras_internals.without_values() as created:
@@ -196,6 +200,8 @@ def test_shapes_alone_of_many_threads_is_that_of_each():
             assert shapes == [(2, number), (number,), (number,)] and value == [number] * number
 
 
+@pytest.mark.tensorflow
+@pytest.mark.jax
 def test_give_value_gives_variables_of_shapes_alone_an_array_or_what_their_initializer_says():
     before = keras.layers.Dense(2)
     with keras_internals.without_values() as created:
