@@ -5,8 +5,8 @@
 An epoch is that of MNIST in the paper: 51,000 images, batch 128, no validation. `ratio` is the median, over
 pairs of consecutive epochs, of (with / without). `share` is the time spent in the callback divided by that of
 an epoch without it; other programs on the machine affect it less. `setup` is the time of the callback's
-`on_train_begin`, which compiles once per `fit`. The images are random, because the times do not depend on
-them.
+`on_train_begin`, once per `fit`. The images are random, because the times do not
+depend on them.
 """
 
 import statistics
