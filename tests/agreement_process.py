@@ -28,7 +28,8 @@ def train(score_mode, selection="greedy"):
         ]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), loss)
+    rate = 0.1 if selection == "greedy" else 20.0
+    model.compile(keras.optimizers.SGD(rate, momentum=0.9), loss)
     model.fit(x[order] / 16, y[order], batch_size=BATCH, shuffle=False, verbose=0)
     arrays = {}
     for number, layer in enumerate(model.layers):

@@ -38,8 +38,8 @@ def test_fit_selects_what_tensorflow_selects_after_470_steps(mode, selection, tm
     here = agreement_process.train(mode, selection)
     with np.load(tmp_path / "tensorflow.npz") as there:
         assert here["loss"] == pytest.approx(float(there["loss"]), rel=1e-6)
-        # It has learned: chance is 2.3, where random selections stay for the first epochs.
-        assert selection != "greedy" or here["loss"] < 0.8
+        # It has learned: chance is 2.3.
+        assert here["loss"] < (0.8 if selection == "greedy" else 1.3)
         for number in range(3):
             for part in ("bank", "kernel"):
                 np.testing.assert_array_equal(here[f"{part}{number}"], there[f"{part}{number}"])
