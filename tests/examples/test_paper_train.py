@@ -231,16 +231,3 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path):
     with pytest.raises(SystemExit, match="The loss of epoch 1 is .*lower --learning-rate"):
         trained(tmp_path, *LEARNED, "--learning-rate", "1e30")
     assert not list((tmp_path / "run" / "state").iterdir())
-
-
-@pytest.mark.jax
-def test_on_jax_training_imports_no_tensorflow(tmp_path):
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import train; train.app(sys.argv[2:]);"
-        "assert 'tensorflow' not in sys.modules, 'TensorFlow was imported'"
-    )
-    command = [sys.executable, "-c", code, str(PAPER), *map(str, flags(tmp_path, epochs=1))]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    (row,) = rows_of(tmp_path / "results.csv")
-    assert row["backend"] == "jax" and row["jax"] and not row["tensorflow"]

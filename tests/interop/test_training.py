@@ -153,15 +153,15 @@ def test_value_bank_without_two_different_values_is_refused():
 @modes
 def test_slotify_says_when_no_bank_has_two_different_values(mode):
     plain = keras.Sequential(
-        [keras.Input((3,)), L.Dense(4, name="fine"), L.Dense(1, kernel_initializer="zeros", name="gate")]
+        [keras.Input((3,)), L.Dense(32, name="fine"), L.Dense(1, kernel_initializer="zeros", name="gate")]
     )
     with pytest.raises((ValueError, UserWarning), match="gate"):
         slotify(plain, score_mode=mode)
     slot = slotify(plain, bank_initializer="glorot_uniform", score_mode=mode, seed=2)
     x = np.random.default_rng(0).normal(size=(64, 3)).astype("float32")
     y = x[:, :1] - x[:, 1:2]
-    slot.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse")
-    losses = slot.fit(x, y, epochs=100, verbose=0).history["loss"]
+    slot.compile(keras.optimizers.SGD(0.02, momentum=0.9), "mse")
+    losses = slot.fit(x, y, epochs=50, verbose=0).history["loss"]
     assert losses[-1] < 0.5 * losses[0]
 
 
