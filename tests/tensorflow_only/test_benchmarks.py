@@ -55,6 +55,7 @@ def rows(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_step_time_predict_times_every_variant_and_its_plain_form(rows):
     found = rows("step_time.py", "--num-values", "2", "--rounds", "1", "--steps", "1", "--predict")
     assert found["plain"]["ratio"] == 1.0
@@ -67,6 +68,7 @@ def child(script, *task):
     return json.loads(benchmark(script, "--child", json.dumps(task)).splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_size_counts_the_bytes_of_trained_state_and_gradients():
     row = child("size.py", "lenet300100", "per_value", 3)
     assert row["state_bytes_per_connection"] == 36  # score, gradient and momentum of three values
@@ -74,6 +76,7 @@ def test_size_counts_the_bytes_of_trained_state_and_gradients():
     assert row["step_mib"] >= row["build_mib"] > 0
 
 
+@pytest.mark.slow
 def test_size_files_grow_with_k_but_for_the_selected_network(rows):
     found = rows("size.py", "--files", "--num-values", "2", "--variants", "plain,per_value")
     raw = 4 * CONNECTIONS / 1e6
@@ -84,6 +87,7 @@ def test_size_files_grow_with_k_but_for_the_selected_network(rows):
     assert slot["model_export_mb"] > 4 * raw > plain["model_export_mb"]
 
 
+@pytest.mark.slow
 def test_size_says_when_a_network_does_not_fit(rows):
     flags = ("--num-values", "64", "--variants", "per_value", "--limit-gib", "0.01")
     assert rows("size.py", *flags)["per_value K=64"]["failed"] != 0
@@ -97,6 +101,7 @@ def test_monitor_times_epochs_with_and_without_the_callback(rows):
     assert row["setup_seconds"] > 0
 
 
+@pytest.mark.slow
 def test_build_counts_what_is_kept_beside_the_bank():
     row = child("build.py", "build", "lenet300100", "per_value", 2)
     assert row["bank_mib"] == 4 * CONNECTIONS * 2 / 2**20
@@ -104,12 +109,14 @@ def test_build_counts_what_is_kept_beside_the_bank():
     assert row["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_build_draw_needs_little_more_memory_than_the_values():
     row = child("build.py", "draw", "glorot_normal", 40_000_000)
     assert 150 < row["peak_mib"] < 1.2 * 152  # MiB of 40 million float32
     assert row["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_step_time_device_loop_asks_for_jax():
     printed = benchmark("step_time.py", "--device-loop", status=2)
     assert "--device-loop needs JAX: set KERAS_BACKEND=jax" in printed
