@@ -47,11 +47,16 @@ def pytest_report_header():
 def pytest_collection_modifyitems(config, items):
     if not any("::" in argument for argument in config.args):  # else these cases are wanted
         mark_slow(items)
-    marks = {x: {name for name in BACKENDS if x.get_closest_marker(name)} for x in items}
-    left_out = [x for x in items if marks[x] and NAME not in marks[x]]
+    left_out = [x for x in items if NAME not in (marked_backends(x) or BACKENDS)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [x for x in items if x not in set(left_out)]
+
+
+def marked_backends(item):
+    """Of the test's own marks; without any, of its file's."""
+    own = {mark.name for mark in item.own_markers} & set(BACKENDS)
+    return own or {mark.name for mark in item.iter_markers()} & set(BACKENDS)
 
 
 def mark_slow(items):
