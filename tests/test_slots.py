@@ -639,6 +639,15 @@ def test_save_slots_of_a_fresh_kernel_that_is_drawn_in_parts_costs_nothing(tmp_p
     np.testing.assert_array_equal(numpy_of(load_slots(path).layers[0].kernel), numpy_of(model.layers[0].kernel))
 
 
+def test_save_slots_looks_back_no_further_than_the_first_row(tmp_path):
+    model = dense_model((48,), 3, num_values=8, score_mode="per_connection")
+    moves = np.random.default_rng(0).normal(size=48)
+    model.layers[0].lever.assign(np.outer([1, -1, 1], moves))  # alike at a distance of two
+    loaded = load_slots(save_slots(model, tmp_path / "m.slots"))
+    kernels = [numpy_of(x.layers[0].kernel) for x in (loaded, model)]
+    np.testing.assert_array_equal(*kernels)
+
+
 def test_split_unpacks_no_more_of_an_architecture_than_its_header_says():
     bomb = zlib.compress(bytes(2**26))
     tracemalloc.start()
