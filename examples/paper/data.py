@@ -18,6 +18,7 @@ NORMALISATION = {"mnist": ((0.1307,), (0.3081,)), "cifar10": ((0.4914, 0.4822, 0
 # Name -> largest move in pixels, flips, border, side of the hole in pixels.
 CHANGES = {
     "flip": (0, "random", None, 0),
+    "crop_flip": (4, "random", "constant", 0),
     "shift1": (1, None, "constant", 0),
     "shift": (2, None, "constant", 0),
     "translate_altflip": (4, "alternating", "reflect", 0),

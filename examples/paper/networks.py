@@ -39,11 +39,7 @@ def build_model(recipe, input_shape, num_classes):
     if recipe.method == "learned":
         return build(kl.Dense, kl.Conv2D, learned)
     scale, sharing = recipe.bank_scale, recipe.sharing
-    mode = {
-        "score_mode": recipe.score_mode,
-        "score_initializer": keras_slots.UniformScores(recipe.score_scale),
-        "bank_initializer": keras_slots.GlorotUniform(scale),
-    }
+    mode = {"score_mode": recipe.score_mode, "bank_initializer": keras_slots.GlorotUniform(scale)}
     if recipe.scores == "nearest":
         bank = keras_slots.StratifiedUniform(scale)
         mode = {"score_mode": "nearest", "bank_initializer": bank}
@@ -60,7 +56,9 @@ def build_model(recipe, input_shape, num_classes):
     mode |= {"sharing": sharing, "move_regularizer": moves}
 
     def selected(name):
-        return mode | {"seed": derive_seed(recipe.seed, name)}
+        scale = recipe.dense_score_scale if name.startswith("dense") else recipe.score_scale
+        scores = {} if recipe.scores == "nearest" else {"score_initializer": keras_slots.UniformScores(scale)}
+        return mode | scores | {"seed": derive_seed(recipe.seed, name)}
 
     return build(keras_slots.SlotDense, keras_slots.SlotConv2D, selected)
 

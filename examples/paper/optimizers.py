@@ -16,10 +16,12 @@ class CoupledDecaySGD(keras.optimizers.SGD):
 
 
 def make_schedule(recipe, steps_per_epoch):
-    """A cosine to zero; one_cycle rises in a fifth of the steps before it."""
+    """A cosine to zero; one_cycle rises in a fifth of the steps before it; warm_restarts at epochs 25, 75, 175."""
     rate, total = recipe.learning_rate, recipe.epochs * steps_per_epoch
     if recipe.schedule == "cosine":
         return keras.optimizers.schedules.CosineDecay(rate, total)
+    if recipe.schedule == "warm_restarts":
+        return keras.optimizers.schedules.CosineDecayRestarts(rate, 25 * steps_per_epoch, t_mul=2.0)
     warmup = {"warmup_target": rate, "warmup_steps": total // 5}
     return keras.optimizers.schedules.CosineDecay(rate / 20, total - total // 5, **warmup)
 

@@ -1,11 +1,12 @@
 """Recipes: all that decides a result, by name.
 
-    ours-<network>-<method>[-k<K>][-<sharing>]
+    <kind>-<network>-<method>[-k<K>][-<sharing>]
 
+    kind      paper: the settings in the text of the paper; ours: what was chosen here, on validation images
     network   lenet300100, conv2, conv4, conv6, vgg19, and conv6bn, which is not in the paper: six
               convolutions with batch norm on CIFAR-10 averaged down to 16x16 pixels
-    method    gs, ps: slot machine, greedy or probabilistic selection; ns: greedy, nearest scores;
-              learned: the ordinary trained network, the baseline
+    method    gs, ps: slot machine, greedy or probabilistic selection; ns: greedy, nearest scores, which
+              are not in the paper; learned: the ordinary trained network, the baseline
     K         values per connection; left out: 8
     sharing   layer, network: one set of K values for a layer or for all; left out: own values
 
@@ -13,17 +14,21 @@ Scales are in units of b, the bound of Glorot uniform: sqrt(6 / (fan_in + fan_ou
 """
 
 import dataclasses
+import math
 import re
 from typing import Annotated, Literal
 
 from cyclopts import Parameter, types, validators
 
 Share = Annotated[float, Parameter(validator=validators.Number(gte=0, lt=1))]
+Kind = Literal["ours", "paper"]
 Network = Literal["lenet300100", "conv2", "conv4", "conv6", "vgg19", "conv6bn"]
 Selection = Literal["greedy", "probabilistic"]
 Sharing = Literal["connection", "layer", "network"]
 Scores = Literal["uniform", "nearest"]
-Augmentation = Literal["none", "flip", "shift1", "shift", "translate_altflip", "translate_altflip_cutout"]
+Augmentation = Literal[
+    "none", "flip", "crop_flip", "shift1", "shift", "translate_altflip", "translate_altflip_cutout"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +45,14 @@ class Recipe:
     sharing: Sharing = "connection"
     scores: Scores = "uniform"
     bank_scale: types.PositiveFloat = 1.0  # the values are U(-bank_scale·b, bank_scale·b)
-    score_scale: types.PositiveFloat = 1.0  # uniform scores start as U(0, score_scale·b)
+    score_scale: types.PositiveFloat = 1.0  # uniform scores of convolutions start as U(0, score_scale·b)
+    dense_score_scale: types.PositiveFloat = 1.0  # the same of dense layers
     learning_rate: types.PositiveFloat = 0.1  # the largest of the schedule
     nesterov: bool = False
     weight_decay: types.NonNegativeFloat = 0.0
     weight_decay_kind: Literal["l2", "weights"] = "l2"  # of what is trained, or what is selected
     move_penalty: types.NonNegativeFloat = 0.0  # factor of the sum of how far levers moved
-    schedule: Literal["cosine", "one_cycle"] = "cosine"
+    schedule: Literal["cosine", "one_cycle", "warm_restarts"] = "cosine"
     epochs: types.PositiveInt = 25
     batch_size: types.PositiveInt = 128  # over all devices together
     augmentation: Augmentation = "none"
@@ -125,29 +131,55 @@ def _searched(network, method, k, sharing):
     if method == "gs":
         return {"bank_scale": scale, "learning_rate": rate}
     # Wide initial scores: a draw then seldom leaves the arg-max, which is what is tested.
-    wide = {"selection": "probabilistic", "score_scale": 400.0}
+    wide = {"selection": "probabilistic", "score_scale": 400.0, "dense_score_scale": 400.0}
     return wide | {"bank_scale": scale, "learning_rate": 200.0}
 
 
-NAME = re.compile(r"ours-(\w+)-(gs|ps|ns|learned)(?:-k([1-9]\d*))?(?:-(layer|network))?")
+def _paper(network, method, k):
+    """The paper, section 4 and appendix. It names no learning rate for its learned networks: 0.05 is ours."""
+    sigma = 1 / math.sqrt(3.0)  # the bound of the bank and of the scores is σ, not √3·σ; λ is 1 or 0.1
+    scales = {"bank_scale": sigma, "score_scale": sigma, "dense_score_scale": 0.1 * sigma}
+    # K scores, because the penalty is of scores: it also shrinks the initial ones, which a lever keeps.
+    fields = scales | {"score_mode": "per_value", "weight_decay": 1e-4}
+    fields |= {"schedule": "warm_restarts", "epochs": 200}
+    if network != "lenet300100":
+        fields |= {"dataset": "cifar10", "validation_share": 0.1, "augmentation": "crop_flip"}
+        fields |= {"dropout": 0.0 if network == "vgg19" else 0.5}
+    if method == "learned":
+        epochs = {"conv4": 330, "conv6": 330, "vgg19": 320}.get(network, 200)
+        return fields | {"method": "learned", "learning_rate": 0.05, "epochs": epochs}
+    fields |= {"epochs": 220} if network == "vgg19" else {}
+    if method == "ps":
+        return fields | {"selection": "probabilistic", "learning_rate": 25.0}
+    return fields | {"learning_rate": 0.2 if k <= 8 else 0.1}
+
+
+NAME = re.compile(r"(ours|paper)-(\w+)-(gs|ps|ns|learned)(?:-k([1-9]\d*))?(?:-(layer|network))?")
 
 
 def make_recipe(name):
     """The recipe of that name."""
     match = NAME.fullmatch(name)
-    if not match or match[1] not in NETWORKS:
+    if (
+        not match
+        or match[2] not in NETWORKS
+        or (match[1] == "paper" and (match[2] == "conv6bn" or match[3] == "ns"))
+    ):
         raise SystemExit(f"No recipe is called {name}: see the top of examples/paper/recipes.py")
-    network, method, k, sharing = match.groups()
+    kind, network, method, k, sharing = match.groups()
     cell = {"num_values": int(k or 8), "sharing": sharing or "connection"}
-    fields = NETWORKS[network][0] | _searched(network, method, *cell.values())
+    if kind == "paper":
+        fields = _paper(network, method, cell["num_values"])
+    else:
+        fields = NETWORKS[network][0] | _searched(network, method, *cell.values())
     return Recipe(name, network, **cell, **fields)
 
 
-def recipe_name(network, method, num_values=8, sharing="connection"):
+def recipe_name(network, method, num_values=8, sharing="connection", kind="ours"):
     """The name of a recipe."""
     values = "" if num_values == 8 or method == "learned" else f"-k{num_values}"
     shared = "" if sharing == "connection" or method == "learned" else f"-{sharing}"
-    return f"ours-{network}-{method}{values}{shared}"
+    return f"{kind}-{network}-{method}{values}{shared}"
 
 
 def choose_recipe(name, fields):

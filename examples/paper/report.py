@@ -84,14 +84,14 @@ def span(values):
 def cells(rows):
     names = [name for name in differing(rows, MARKS) if name != "method"] or ["method"]
     for cell in grouped(rows, names):
-        tests, paper = cell["test_best"], paper_accuracy(cell.iloc[0])
+        tests = cell["test_best"]
         yield {
             **marks_of(cell, names),
             "seeds": len(cell),
             "test %, mean": number(tests.mean()),
+            "standard error": number(tests.sem()),
             "lowest to highest": span(tests),
-            "paper %": number(paper),
-            "difference": number(paper and tests.mean() - paper, "+.2f"),
+            "paper %": number(paper_accuracy(cell.iloc[0])),
             "s per run": number(cell["seconds_total"].median(), ".0f"),
         }
 

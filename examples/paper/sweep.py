@@ -14,20 +14,20 @@ from typing import Annotated
 import cli
 import report
 import training
-from recipes import Network, Recipe, Scores, Selection, Sharing, make_recipe, recipe_name
+from recipes import Kind, Network, Recipe, Scores, Selection, Sharing, make_recipe, recipe_name
 
 AXES = ("network", "num_values", "selection", "scores", "sharing", "seed", "method")
 app = cli.make_app("sweep.py", __doc__)
 
 
-def plan(network, selection, sharing, scores, num_values, seeds, learned, only_learned, fields):
+def plan(kind, network, selection, sharing, scores, num_values, seeds, learned, only_learned, fields):
     """The recipes of the grid, seed by seed, the baseline first."""
     methods = {"greedy": "gs", "probabilistic": "ps"}
     methods = [methods[rule] for rule in selection if "uniform" in scores]
     methods += ["ns"] * ("nearest" in scores)
     grid = [] if only_learned else itertools.product(methods, sharing, num_values)
-    names = [recipe_name(network, "learned")] * (learned or only_learned)
-    names += [recipe_name(network, method, k, who) for method, who, k in grid]
+    names = [recipe_name(network, "learned", kind=kind)] * (learned or only_learned)
+    names += [recipe_name(network, method, k, who, kind) for method, who, k in grid]
     cells = [dataclasses.replace(make_recipe(name), **fields or {}) for name in names]
     return [dataclasses.replace(cell, seed=seed) for seed in range(seeds) for cell in cells]
 
@@ -35,6 +35,7 @@ def plan(network, selection, sharing, scores, num_values, seeds, learned, only_l
 @app.default
 def main(
     *,
+    kind: Kind = "ours",
     network: Network = "lenet300100",
     selection: Annotated[list[Selection], cli.COMMAS] = ("greedy",),
     sharing: Annotated[list[Sharing], cli.COMMAS] = ("connection",),
@@ -48,7 +49,7 @@ def main(
     fields: cli.flags(Recipe, without=AXES) = None,
 ):
     """Lists are separated by commas; --seeds N trains the seeds 0 to N - 1."""
-    cells = network, selection, sharing, scores, num_values
+    cells = kind, network, selection, sharing, scores, num_values
     ids = []
     for recipe in plan(*cells, seeds, learned, only_learned, fields):
         print(recipe.folder, flush=True)

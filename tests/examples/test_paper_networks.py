@@ -93,6 +93,19 @@ def test_build_model_adds_the_penalty_of_moves(name):
     assert [float(loss) for loss in model.losses] == pytest.approx(expected, rel=1e-5)
 
 
+def test_dense_layers_of_the_paper_start_with_a_tenth_of_the_scores():
+    model = networks.build_model(recipes.make_recipe("paper-conv2-gs"), (8, 8, 3), 10)
+    for layer in model.layers:
+        if hasattr(layer, "scores"):
+            *window, fan_in, fan_out = layer.kernel.shape
+            sigma = (2 / (np.prod(window) * (fan_in + fan_out))) ** 0.5
+            scale = 0.1 if layer.name.startswith("dense") else 1.0
+            assert 0 <= np.min(layer.scores) and 0.99 < np.max(layer.scores) / (scale * sigma) <= 1.0001, (
+                layer.name
+            )
+            assert 0.99 < np.max(np.abs(layer.bank)) / sigma <= 1.0001
+
+
 @pytest.mark.tensorflow
 def test_fused_batch_norm_computes_what_keras_computes_and_has_its_gradient():
     import tensorflow as tf

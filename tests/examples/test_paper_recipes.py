@@ -37,7 +37,7 @@ def recipes_of(command):
     script, given = parsed(command)
     if script == "train":
         return [recipes.choose_recipe(given["recipe"], given["fields"] or {})]
-    names = ("network", "selection", "sharing", "scores", "num_values", "seeds")
+    names = ("kind", "network", "selection", "sharing", "scores", "num_values", "seeds")
     return sweep.plan(*(given[x] for x in (*names, "learned", "only_learned", "fields")))
 
 
@@ -126,9 +126,38 @@ def test_a_name_leads_to_the_recipe_that_has_it():
             assert (recipe.name, recipe.network) == (name, network)
             assert recipe.num_values == (*cell, 8)[1]
     assert recipe.sharing == "layer" and recipe.selection == "probabilistic"
-    for wrong in ("ours-lenet300100-g", "ours-resnet-gs", "ours-conv2-gs-k0"):
+    for wrong in (
+        "ours-lenet300100-g",
+        "ours-resnet-gs",
+        "ours-conv2-gs-k0",
+        "paper-conv2-ns",
+        "paper-conv6bn-gs",
+    ):
         with pytest.raises(SystemExit, match=f"No recipe is called {wrong}"):
             recipes.make_recipe(wrong)
+
+
+SIGMA = 3**-0.5  # in units of the bound of Glorot uniform
+PAPER = {
+    "paper-lenet300100-gs": ("mnist", 8, "greedy", 0.2, 200, 0.15, "none", 0.0),
+    "paper-lenet300100-gs-k16": ("mnist", 16, "greedy", 0.1, 200, 0.15, "none", 0.0),
+    "paper-conv6-ps-k64": ("cifar10", 64, "probabilistic", 25.0, 200, 0.1, "crop_flip", 0.5),
+    "paper-vgg19-gs": ("cifar10", 8, "greedy", 0.2, 220, 0.1, "crop_flip", 0.0),
+    "paper-conv4-learned": ("cifar10", 8, "greedy", 0.05, 330, 0.1, "crop_flip", 0.5),
+}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_recipes_of_the_paper_have_the_settings_of_its_text(name):
+    recipe = recipes.make_recipe(name)
+    assert PAPER[name] == (
+        *(recipe.dataset, recipe.num_values, recipe.selection, recipe.learning_rate, recipe.epochs),
+        *(recipe.validation_share, recipe.augmentation, recipe.dropout),
+    )
+    scales = recipe.bank_scale, recipe.score_scale, recipe.dense_score_scale
+    assert scales == pytest.approx((SIGMA, SIGMA, 0.1 * SIGMA))
+    common = recipe.weight_decay, recipe.weight_decay_kind, recipe.schedule, recipe.batch_size, recipe.score_mode
+    assert common == (1e-4, "l2", "warm_restarts", 128, "per_value")
 
 
 def test_a_folder_is_named_by_what_differs_from_the_recipe():
@@ -146,6 +175,8 @@ def test_schedules_rise_and_end_at_zero():
     rising = rates("ours-vgg19-learned", [0, 4, 12, 20])
     assert rising == pytest.approx([0.005, 0.1, 0.05, 0.0], abs=1e-6)
     assert rates("ours-lenet300100-gs", [0, 12.5, 25]) == pytest.approx([0.3, 0.15, 0], abs=1e-6)
+    restarts = rates("paper-conv6-gs", [0, 12.5, 24.9, 25, 50, 75, 125, 175])
+    assert restarts == pytest.approx([0.2, 0.1, 0, 0.2, 0.1, 0.2, 0.1, 0.2], abs=1e-4)
 
 
 # By hand: w' = w + m', m' = 0.9 m - 0.1 (1 + 0.2 w); the decay of weights is in the loss.

@@ -112,7 +112,7 @@ def test_a_sweep_trains_the_grid_once_and_goes_on_where_it_stopped(tmp_path, cap
 
 def test_a_sweep_goes_over_selection_sharing_and_scores():
     both = ["greedy", "probabilistic"], ["layer", "network"], ["uniform"]
-    plan = sweep.plan("conv2", *both, [8], 1, False, False, {"epochs": 2})
+    plan = sweep.plan("ours", "conv2", *both, [8], 1, False, False, {"epochs": 2})
     names = ("gs-layer", "gs-network", "ps-layer", "ps-network")
     assert [recipe.name for recipe in plan] == [f"ours-conv2-{name}" for name in names]
     assert {recipe.epochs for recipe in plan} == {2}
