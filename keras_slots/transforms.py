@@ -222,8 +222,7 @@ def _check_selection(layer: Any) -> None:
                 f"The {name} of layer '{layer.name}' holds NaN or infinity, so its selection means nothing. "
                 "Go back to the last good checkpoint and continue with a smaller learning rate."
             )
-        if kernel.needs_seed:
-            kernel.check_seed()
+        kernel.check_seed()
 
 
 def _as_function(filters: Any, model: keras.Model) -> Callable[[keras.layers.Layer], bool]:

@@ -103,15 +103,6 @@ def test_nearest_scores_are_rebuildable_when_their_start_is(start, rebuildable):
     assert initial.rebuildable is rebuildable
 
 
-def test_with_arrays_may_leave_nearest_scores_in_their_place():
-    initial = initial_values()
-    bank = np.random.default_rng(0).normal(size=(5, 3, 8))
-    given = initial.with_arrays(bank)
-    np.testing.assert_array_equal(given.start(), initial.start())
-    expected = NearestScores().scores(bank, initial.start())
-    np.testing.assert_array_equal(given.scores(), expected)
-
-
 @pytest.mark.parametrize("nearest", [NearestScores(start) for start in STARTS], ids=named)
 def test_nearest_scores_survive_json(nearest):
     for copy in (

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ from keras_slots._keras import current_call, names_hidden_from_saving
 from keras_slots._registry import Registrable
 from keras_slots.kernels.envelope import envelope
 from keras_slots.kernels.sampler import GIVEN, Sampler, UniformNumbers
-from keras_slots.kernels.seed import decode_seed, encode_seed, encoded_length
+from keras_slots.kernels.seed import decode_seed, encode_seed
 from keras_slots.selection import Greedy, SelectionRule, greedy_index
 from keras_slots.values import initializers
 from keras_slots.values.initial_values import InitialValues
@@ -29,17 +29,11 @@ from keras_slots.values.philox import derive_seed
 
 Tensor = Any
 
-if TYPE_CHECKING:
-    from keras.layers import Layer as _Layer
-else:
-    _Layer = keras.layers.Layer
-
-
 # Sizes of the sample of `reach`: computing its envelopes takes a few milliseconds.
 _SAMPLED_LINES, _FEWEST_CONNECTIONS = 2**15, 256
 
 
-class SlotKernel(_Layer, Registrable, ABC):
+class SlotKernel(keras.layers.Layer, Registrable, ABC):
     """Base of the kernels: creates the variables, selects, saves and loads.
 
     Args:
@@ -127,12 +121,8 @@ class SlotKernel(_Layer, Registrable, ABC):
             # Keras accepts 31 bits on every backend.
             self.sampler = Sampler(derive_seed(self.seed, "sampler") % 2**31)
         self.add_variables(self.initial)
-        self._seed = self.add_values(
-            "seed",
-            (encoded_length(len(self.seed_numbers(self.seed))),),
-            lambda: self.encoded_seed(self.seed),
-            "float32",
-        )
+        encoded = encode_seed(*self.seed_numbers(self.seed))
+        self._seed = self.add_values("seed", encoded.shape, lambda: encoded, "float32")
         # Drops what a Keras initializer drew, because the variables hold it now.
         self.initial = replace(self.initial)
 
@@ -144,11 +134,7 @@ class SlotKernel(_Layer, Registrable, ABC):
     ) -> None:
         """Raises a `ValueError` for slot arguments that this score mode refuses; names a mode that takes them.
 
-        Args:
-            rule: The selection rule.
-            bank_initializer: As the layer received it; None if it was not given.
-            score_initializer: As the layer received it; None if it was not given.
-            sharing: `"connection"`, `"layer"` or a `keras_slots.ValueBank`.
+        The arguments are those of the layer: an initializer that was not given is None.
         """
 
     @abstractmethod
@@ -169,8 +155,7 @@ class SlotKernel(_Layer, Registrable, ABC):
     def select_greedily(self, trained: Tensor | None = None) -> Tensor:
         """The value with the highest score at each connection, `kernel_shape`.
 
-        Args:
-            trained: Stands for the first of `trained_variables`; None: that variable.
+        If `trained` is given, it is used instead of the first of `trained_variables`.
         """
 
     @abstractmethod
@@ -196,11 +181,7 @@ class SlotKernel(_Layer, Registrable, ABC):
     # The choices of a kernel. A score mode overrides these methods if it can do without its bank.
 
     def positions(self, trained: Tensor | None = None) -> Tensor:
-        """The number of values of each connection below the selected one, int32, `kernel_shape`.
-
-        Args:
-            trained: Used instead of the first of `trained_variables`; None: that variable.
-        """
+        """The number of values of each connection below the one selected greedily, int32, `kernel_shape`."""
         return compiled(count_smaller)(self.select_greedily(trained), self.bank)
 
     def start_values(self) -> Tensor | None:
@@ -238,23 +219,20 @@ class SlotKernel(_Layer, Registrable, ABC):
         return None if numbers is None else numbers[0]
 
     def current_initial_values(self) -> InitialValues:
-        """The initial values that belong to the current weights, whose seed may come from another model.
-
-        Raises:
-            ValueError: If the seed is lost.
-        """
+        """The initial values of the current weights, whose seed may be that of another model; an error if lost."""
         return self.initial_values_of(ops.convert_to_numpy(self._seed))
 
     def initial_values_of(self, words: np.ndarray) -> InitialValues:
         """The initial values of weights whose variable `seed` is `words`; an error if that seed is lost."""
         numbers = decode_seed(words)
         if numbers is None:
-            raise ValueError(lost_seed_message(self.path))
+            raise ValueError(
+                f"The seed in the weights of the kernel '{self.path}' is lost, so the values it selects from are "
+                "unknown. Models with different seeds were averaged, or all weights were clipped or noised. Load "
+                "an earlier state, do not change variables named 'seed', and average only models that began as "
+                "copies."
+            )
         return replace(self.initial, seed=numbers[0])
-
-    def encoded_seed(self, seed: int) -> np.ndarray:
-        """The value of the variable `seed` for a seed."""
-        return encode_seed(*self.seed_numbers(seed))
 
     def find_non_finite(self) -> str | None:
         """The name of a part that holds NaN or infinity, which makes selection meaningless; None if none does."""
@@ -270,15 +248,14 @@ class SlotKernel(_Layer, Registrable, ABC):
                 return variable.name
         return None if bool(ops.all(ops.isfinite(self.select()))) else "kernel"
 
-    def check_seed(self) -> int:
-        """The seed of the values that the weights belong to; an error if it is lost."""
-        return self.current_initial_values().seed
+    def check_seed(self) -> None:
+        """Raises an error if the values are drawn from a seed that is lost."""
+        if self.needs_seed:
+            self.current_initial_values()
 
     def select(self, training: bool | None = False) -> Tensor:
         """The selected values, `kernel_shape`: by `rule` when `training`, else greedily."""
-        if id(self) in GIVEN:
-            return self.select_by_rule(*GIVEN[id(self)])
-        if not training or isinstance(self.rule, Greedy):
+        if id(self) not in GIVEN and (not training or isinstance(self.rule, Greedy)):
             return self.select_greedily()
         return self.select_by_rule(*self.draw())
 
@@ -305,13 +282,8 @@ class SlotKernel(_Layer, Registrable, ABC):
     ) -> keras.Variable:
         """Adds a variable with the initial value `values()`, which is never cast.
 
-        Args:
-            name: Name of the variable.
-            shape: Shape of the variable.
-            values: A function, because Keras calls it later if the layer is built in a stateless scope.
-            dtype: Dtype of the variable.
-            trainable: Whether training changes it.
-            regularized: Whether the regularizers of the kernel are attached to it.
+        It is a function, because Keras calls it later if the layer is built in a stateless scope. The regularizers
+        of the kernel are attached to a variable that is `regularized`.
         """
         regularized = regularized and (self.regularizer or self.move_regularizer) is not None
         return self.add_weight(
@@ -325,8 +297,7 @@ class SlotKernel(_Layer, Registrable, ABC):
         )
 
     def save_own_variables(self, store: Any) -> None:
-        if self.needs_seed:
-            self.check_seed()
+        self.check_seed()
         for name, value in self._state().items():
             store[name] = value
 
@@ -397,12 +368,3 @@ class KernelRegularizer(keras.regularizers.Regularizer):
             # A connection that has not moved, for example because its input is always 0, gets no gradient.
             losses.append(kernel.move_regularizer(zero_gradient_at_zero(kernel.moves(trained))))
         return losses[0] if len(losses) == 1 else sum(losses)
-
-
-def lost_seed_message(path: str) -> str:
-    """The error message for a kernel whose seed is lost."""
-    return (
-        f"The seed in the weights of the kernel '{path}' is lost, so the values it selects from are unknown. "
-        "Models with different seeds were averaged, or all weights were clipped or noised. Load an "
-        "earlier state, do not change variables named 'seed', and average only models that began as copies."
-    )

@@ -17,7 +17,7 @@ Array = np.ndarray[Any, Any]
 # denormal numbers, which accelerators and compiled code flush to 0.
 NUDGE = 1e-30
 
-_Crossing = tuple[Array, Array, Array]  # connections, thresholds, values reached
+_Crossing = tuple[Array, Array, Array]  # connections, thresholds >= 0, values reached
 
 
 def envelope(bank: Array, scores: Array) -> tuple[Array, Array]:
@@ -79,12 +79,9 @@ def _walk(
 ) -> tuple[list[_Crossing], Array, Array]:
     """Walks along the envelope from a lever of 0 (gift wrapping), for all connections at once.
 
-    Towards negative levers (`direction=-1`) all slopes are negated. Crossings that rounding makes equal
-    leave a step of width 0, see `_merge_equal`.
-
-    Returns:
-        The crossings in order, each `(connections, thresholds >= 0, values reached)`, their number at
-        each connection, and the value that each ends with.
+    Towards negative levers (`direction=-1`) all slopes are negated. Returns the crossings in order, their number
+    at each connection, and the value that each ends with. Crossings that rounding makes equal leave a step of
+    width 0, see `_merge_equal`.
     """
     index = np.arange(len(slopes))
     slope, height = _take_per_row(slopes, start), _take_per_row(heights, start)

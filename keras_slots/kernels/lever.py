@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_slots.kernels.base import SlotKernel, lost_seed_message
-from keras_slots.kernels.seed import check_fingerprint, decode_seed, fingerprint
+from keras_slots.kernels.base import SlotKernel
+from keras_slots.kernels.seed import check_fingerprint, fingerprint
 
 Tensor = Any
 Array = np.ndarray[Any, Any]
@@ -30,12 +30,10 @@ class LeverKernel(SlotKernel):
         return [self._lever]
 
     def saved_state(self) -> dict[str, Any]:
-        own = {"lever": self._lever, "seed": self._seed}
-        return {**own, "fingerprint": fingerprint(self.initial)}
+        return {"lever": self._lever, "seed": self._seed, "fingerprint": fingerprint(self.initial)}
 
     def load_state(self, given: dict[str, np.ndarray]) -> None:
-        if decode_seed(given["seed"]) is None:
-            raise ValueError(lost_seed_message(self.path))
+        self.initial_values_of(given["seed"])  # an error if the seed is lost
         if "fingerprint" in given:
             check_fingerprint(given["fingerprint"], self.initial, self.path)
         super().load_state(given)

@@ -1,11 +1,7 @@
 """The bank value nearest to a lever that is trained like an ordinary weight: `score_mode="nearest"`.
 
-With initial scores `s_k = w_k w0 - w_k^2 / 2` and a lever u the score of value k is
-
-    w_k w0 - w_k^2 / 2 + w_k u = w_k v - w_k^2 / 2,   v = w0 + u,
-
-and the highest one belongs to the value nearest to v. So only v has to be trained: it starts at w0, like an
-ordinary weight, and is trained like one. In this mode v is the lever.
+With the initial scores of `NearestScores` and a lever u, the highest of the scores `s_k + w_k u` belongs to the
+value nearest to v = w0 + u. So only v has to be trained, which starts at w0: in this mode v is the lever.
 """
 
 from __future__ import annotations
@@ -20,7 +16,6 @@ from keras import ops
 
 from keras_slots._backend import compiled, from_host, straight_through
 from keras_slots._registry import register
-from keras_slots.kernels.base import count_smaller
 from keras_slots.kernels.envelope import NUDGE
 from keras_slots.kernels.lever import LeverKernel, lever_gradient
 from keras_slots.kernels.seed import decode_integer
@@ -43,8 +38,6 @@ from keras_slots.values.value_bank import ValueBank
 Tensor = Any
 Array = np.ndarray[Any, Any]
 
-#: Default width of the bank, in units of the Glorot bound.
-DEFAULT_SCALE = 1.5
 # Adding it to a number below 2**21 rounds that number to quarters, which are then the last bits.
 _QUARTERS = np.float32(1.5 * 2**21)
 
@@ -62,7 +55,7 @@ class NearestKernel(LeverKernel):
 
     def __init__(self, *, kernel_initializer: Any, **arguments: Any):
         if arguments["bank_initializer"] is None:
-            arguments["bank_initializer"] = StratifiedUniform(DEFAULT_SCALE)
+            arguments["bank_initializer"] = StratifiedUniform(scale=1.5)
         arguments["score_initializer"] = NearestScores(kernel_initializer)
         super().__init__(kernel_initializer=kernel_initializer, **arguments)
 
@@ -112,12 +105,11 @@ class NearestKernel(LeverKernel):
 
     def _exact_bank(self) -> Tensor:
         """The bank in float32, the dtype in which values are compared; the dtype of the layer may round them."""
-        shape = self.initial.bank_shape
 
         def draw(words: np.ndarray) -> tuple[np.ndarray]:
             return (self.initial_values_of(words).bank(),)
 
-        return from_host(draw, self._seed, (keras.KerasTensor(shape, "float32"),))[0]
+        return from_host(draw, self._seed, (keras.KerasTensor(self.initial.bank_shape, "float32"),))[0]
 
     @property
     def scores(self) -> Tensor:
@@ -149,7 +141,11 @@ class NearestKernel(LeverKernel):
 
     def positions(self, trained: Tensor | None = None) -> Tensor:
         lever = self._lever if trained is None else trained
-        return compiled(PositionOfNearest(self._bank))(lever, self._seed)
+        index = compiled(IndexOfNearest(self._bank))(lever, self._seed)
+        if not isinstance(self.sharing, ValueBank):
+            return index  # stratified values are sorted
+        values = self.sharing.values
+        return ops.take(np.searchsorted(np.sort(values), values).astype("int32"), index)
 
     def start_values(self) -> Tensor | None:
         if not self.initial.rebuildable:
@@ -173,9 +169,8 @@ class StratifiedValues:
         words = ops.convert_to_tensor(seed)
         # The keys are the second number in `seed`, see `NearestKernel.seed_numbers`.
         high, low = (decode_integer(words[i : i + 4]) for i in (8, 12))
-        return nearest_in_strata(
-            lever, ops.stack([low, high]), num_values=self.num_values, bound=self.bound, shared=self.shared
-        )
+        keys = ops.stack([low, high])
+        return nearest_in_strata(lever, keys, num_values=self.num_values, bound=self.bound, shared=self.shared)
 
 
 @dataclass(frozen=True)
@@ -186,24 +181,20 @@ class SharedValues:
 
     def nearest(self, lever: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
         """Values in float32 and indices in int32 that are nearest to each lever, by binary search."""
-        bank = np.array(self.values, "float32")
-        values, index = np.unique(bank, return_index=True)
+        values, index = np.unique(np.array(self.values, "float32"), return_index=True)
         lever = ops.convert_to_tensor(lever)
         wide = values.astype("float64")
         middle = (wide[1:] + wide[:-1]) / 2
         # Ties go to the lower index. If that is the upper value, reaching the midpoint is enough.
         below = np.where(middle == 0, -NUDGE, np.nextafter(middle, -np.inf))
         middle = np.where(index[1:] < index[:-1], below, middle)
-        thresholds = ops.convert_to_tensor(
-            round_down(middle, np.dtype(keras.backend.standardize_dtype(lever.dtype)))
-        )
+        dtype = np.dtype(keras.backend.standardize_dtype(lever.dtype))
+        thresholds = ops.convert_to_tensor(round_down(middle, dtype))
         flat = ops.reshape(lever, (-1,))
         # A lever that is NaN selects the lowest value on every backend.
         place = ops.searchsorted(thresholds, ops.where(flat == flat, flat, values[0]), side="left")
         place = ops.reshape(place, lever.shape)
-        take = (ops.take(ops.convert_to_tensor(x), place) for x in (values, index.astype("int32")))
-        found, position = take
-        return found, position
+        return ops.take(values, place), ops.take(index.astype("int32"), place)
 
 
 @dataclass(frozen=True)
@@ -227,25 +218,10 @@ class IndexOfNearest:
         return self.bank.nearest(lever, seed)[1]
 
 
-@dataclass(frozen=True)
-class PositionOfNearest:
-    """`(lever, seed) -> positions`; for stratified values, which are sorted, the index."""
-
-    bank: StratifiedValues | SharedValues
-
-    def __call__(self, lever: Tensor, seed: Tensor) -> Tensor:
-        values, index = self.bank.nearest(lever, seed)
-        if isinstance(self.bank, StratifiedValues):
-            return index
-        return count_smaller(values, np.array(self.bank.values, "float32"))
-
-
 def nearest_in_strata(
     lever: Tensor, words: Tensor, *, num_values: int, bound: float, shared: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Values, float32, and indices, int32, of a `StratifiedUniform` bank nearest to each lever.
-
-    `kernel[c] = bank[c, k*]`, `k* = argmin_k |bank[c, k] - lever[c]|`, ties to the lowest index.
+    """Values, float32, and indices, int32, of a `StratifiedUniform` bank nearest to each lever; lowest on ties.
 
     The bank is not stored: the nearest value lies in the stratum of the lever or in a neighbouring one, and the
     values of the four strata around the lever are computed from the seed, whatever K is. Dividing the lever by
@@ -258,31 +234,19 @@ def nearest_in_strata(
         num_values: K.
         bound: `StratifiedUniform.bound`.
         shared: Whether all connections have the values of the first.
-
-    Not in the paper, whose initial scores are uniform; otherwise it is the paper's algorithm (section 3).
-    """
-    position, index = _search(lever, words, num_values, bound, shared)
-    return ops.cast(position, "float32") * strata_unit(num_values, bound), index
-
-
-def _search(lever: Tensor, words: Tensor, num_values: int, bound: float, shared: bool) -> tuple[Tensor, Tensor]:
-    """Centred position and index of the nearest value, as integers that are the same on every backend.
-
-    Positions are in units of the bank, relative to its middle. The target is doubled, so that midpoints of
-    positions are integers, and compared as a float with integers below 2**24, which is exact.
     """
     lever = ops.convert_to_tensor(lever)
-    dtype, bits = lever.dtype, strata_bits(num_values)
-    width, last_pair = 1 << bits, max((num_values - 3) // 2, 0)
-    target = lever * ops.cast(2.0 / float(strata_unit(num_values, bound)), dtype)
-    words = ops.cast(words, "int32")
+    dtype, bits, unit = lever.dtype, strata_bits(num_values), strata_unit(num_values, bound)
+    last_pair = max((num_values - 3) // 2, 0)
+    # Twice the position, as midpoints of positions are integers then: below 2**24, so floats compare exactly.
+    target = lever * ops.cast(2.0 / float(unit), dtype)
     pair = _first_pair(target, num_values, bits, last_pair)
-    hashes = _pair_hashes(words, pair, tuple(lever.shape), shared, 1 if num_values <= 2 else 2)
+    counts = count_connections(() if shared else tuple(lever.shape))
+    state = connection_state(ops.cast(words, "int32"), *counts)
+    pairs = [pair_hash(state, (pair + j) * SPREAD) for j in range(1 if num_values <= 2 else 2)]
+    within = [offset for word in pairs for offset in offsets(word, bits)][:num_values]
     start = ops.left_shift(pair, np.int32(bits + 1)) - np.int32((num_values << bits) // 2)
-    candidates = [
-        start + (offset + np.int32(k * width))
-        for k, offset in enumerate(x for word in hashes for x in offsets(word, bits))
-    ][:num_values]
+    candidates = [start + (offset + np.int32(k << bits)) for k, offset in enumerate(within)]
     position, index = candidates[0] + ops.zeros(lever.shape, "int32"), 2 * pair
     for k, (below, above) in enumerate(pairwise(candidates), start=1):
         further = target > ops.cast(below + above, dtype)
@@ -291,7 +255,7 @@ def _search(lever: Tensor, words: Tensor, num_values: int, bound: float, shared:
             further = ops.logical_and(further, pair < np.int32(last_pair))
         position = ops.where(further, above, position)
         index = ops.where(further, 2 * pair + np.int32(k), index)
-    return position, index + ops.zeros(lever.shape, "int32")
+    return ops.cast(position, "float32") * unit, index + ops.zeros(lever.shape, "int32")
 
 
 def _first_pair(target: Tensor, num_values: int, bits: int, last_pair: int) -> Tensor:
@@ -313,9 +277,3 @@ def _first_pair(target: Tensor, num_values: int, bits: int, last_pair: int) -> T
     # Positive floats, including infinity, are ordered like their bits.
     pair = ops.right_shift(ops.view(z, "int32") - _QUARTERS.view(np.int32), np.int32(2))
     return ops.minimum(pair, np.int32(last_pair))
-
-
-def _pair_hashes(words: Tensor, pair: Tensor, shape: tuple[int, ...], shared: bool, count: int) -> list[Tensor]:
-    state = connection_state(words, *count_connections(() if shared else shape))
-    spread = pair * SPREAD
-    return [pair_hash(state, spread), pair_hash(state, spread + SPREAD)][:count]

@@ -90,15 +90,13 @@ class PerConnectionKernel(LeverKernel):
         if self.initial.rebuildable:
             return super().saved_state()  # the staircase is computed from the seed
         initial_scores, bank = self._lines
-        own = {"lever": self._lever, "seed": self._seed}
-        return {**own, "initial_scores": initial_scores, "bank": bank}
+        return {"lever": self._lever, "seed": self._seed, "initial_scores": initial_scores, "bank": bank}
 
     def load_state(self, given: dict[str, np.ndarray]) -> None:
         before = self.current_seed()
         staircase: dict[str, np.ndarray] = {}
         if not self.initial.rebuildable:
-            values = self.initial.with_arrays(given["bank"], given["initial_scores"])
-            staircase = self._staircase(values)
+            staircase = self._staircase(self.initial.with_arrays(given["bank"], given["initial_scores"]))
         super().load_state(given)
         if self.initial.rebuildable and self.current_seed() != before:
             initial = self.current_initial_values()
@@ -156,10 +154,7 @@ def read_staircase(lever: Tensor, thresholds: Tensor, steps: Tensor) -> Tensor:
 
 def count_steps(kernel: Tensor, steps: Tensor) -> Tensor:
     """The step of its staircase on which each selected value is, int32."""
-    position = ops.zeros(kernel.shape, "int32")
-    for h in range(steps.shape[0]):
-        position = position + ops.cast(ops.cast(steps[h], kernel.dtype) < kernel, "int32")
-    return position
+    return ops.sum(ops.cast(steps < kernel, "int32"), axis=0)
 
 
 def score_lines(lever: Tensor, initial_scores: Tensor, bank: Tensor) -> Tensor:

@@ -13,16 +13,7 @@ Tensor = Any
 def get_move_regularizer(
     identifier: Any, score_mode: str, measures_moves: bool
 ) -> Callable[[Tensor], Tensor] | None:
-    """Returns the regularizer of the moves of a kernel, or None.
-
-    Args:
-        identifier: Keras regularizer, its name or its serialized form, or a function of a tensor; None for none.
-        score_mode: Name of the score mode.
-        measures_moves: Whether the kernels of that mode have one number per connection that measures its move.
-
-    Raises:
-        ValueError: If the identifier is unknown, or `measures_moves` is False.
-    """
+    """The regularizer of the moves of a kernel, or None; an error if the score mode does not measure moves."""
     if identifier is None:
         return None
     try:

@@ -42,11 +42,7 @@ class Sampler(keras.random.SeedGenerator):
         self._again = False
 
     def enter(self, current: Any) -> None:
-        """Sets the forward pass for which the next numbers are drawn; None: a separate pass.
-
-        Raises:
-            ValueError: If TensorFlow will run the code in progress again in the backward pass.
-        """
+        """Sets the forward pass for which the next numbers are drawn; None: a separate pass."""
         if _is_run_again():
             raise ValueError(
                 "A slot layer with random selection was called inside another layer or a function that is "

@@ -23,11 +23,6 @@ _BYTES = 8  # of a number
 _CHECKSUM_BYTES = 4
 
 
-def encoded_length(count: int) -> int:
-    """Number of words that hold `count` numbers."""
-    return _BYTES * count + _CHECKSUM_BYTES
-
-
 def encode_seed(*numbers: int) -> np.ndarray:
     """64-bit numbers and their checksum as bytes in float32, the highest byte first."""
     content = b"".join(number.to_bytes(_BYTES, "big") for number in numbers)
@@ -64,13 +59,12 @@ def decode_integer(words: Tensor) -> Tensor:
 
 def fingerprint(initial: InitialValues) -> np.ndarray:
     """Eight bytes that identify everything, besides the seed, that determines bank and initial scores."""
-    shared = not isinstance(initial.sharing, str)
     parts = [
         initial.num_values,
         initial.fans,
-        None if shared else initializers.serialize(initial.bank_initializer),
+        initializers.serialize(initial.bank_initializer) if isinstance(initial.sharing, str) else None,
         initializers.serialize(initial.score_initializer),
-        initializers.serialize(initial.sharing) if shared else initial.sharing,
+        initializers.serialize(initial.sharing),
     ]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()
     return np.frombuffer(digest[:8], "uint8")

@@ -27,19 +27,9 @@ from keras_slots.values.initial_values import InitialValues
 # hull of random points", for a triangle; a square is two rectangles beside the highest point). Normal and rounded
 # values need fewer steps. `test_levels.py` derives the table.
 _MOST_STEPS = {
-    32: 18,
-    64: 21,
-    128: 24,
-    256: 26,
-    512: 28,
-    1024: 31,
-    2048: 33,
-    4096: 35,
-    8192: 37,
-    16384: 39,
-    32768: 40,
-    65536: 42,
-}
+    32: 18, 64: 21, 128: 24, 256: 26, 512: 28, 1024: 31,
+    2048: 33, 4096: 35, 8192: 37, 16384: 39, 32768: 40, 65536: 42,
+}  # fmt: skip
 _CHUNK_VALUES = 1 << 17  # bank values per block of a thread, which takes about 5 MB
 _MOST_THREADS = 8
 _BAR_AFTER = 3.0  # seconds
@@ -53,15 +43,12 @@ class Staircase(NamedTuple):
         value = steps[0]
         for h in range(levels): value = where(lever > thresholds[h], steps[h + 1], value)
 
-    If a connection has fewer steps, its last threshold and its last value repeat.
-
-    Attributes:
-        thresholds: Shape `(levels, n)`, non-decreasing along the first axis.
-        steps: Shape `(levels + 1, n)`, the values; non-decreasing too.
+    Both arrays are non-decreasing along the first axis. If a connection has fewer steps, its last threshold and
+    its last value repeat.
     """
 
-    thresholds: Array
-    steps: Array
+    thresholds: Array  # (levels, n)
+    steps: Array  # (levels + 1, n)
 
 
 def levels_of(initial: InitialValues) -> int:
@@ -89,24 +76,19 @@ def levels_of(initial: InitialValues) -> int:
 def build_staircase(
     initial: InitialValues, dtype: str = "float32", *, bank_dtype: str | None = None, levels: int | None = None
 ) -> Staircase:
-    """Builds the staircases of a kernel, without holding its whole bank in memory.
+    """Builds the staircases of a kernel, without holding its whole bank in memory, in float64.
 
-    Reading the result at `lever` gives `bank[argmax_k(scores[k] + bank[k] * lever)]`. All arithmetic is in
-    float64. In float32 the thresholds are rounded down, so that comparing a float32 lever with them gives the
-    same result as comparing it with the float64 thresholds.
+    Reading the result at `lever` gives `bank[argmax_k(scores[k] + bank[k] * lever)]`.
 
     At a lever of exactly 0 the result is the arg-max of the scores (lowest index on ties). This matters because
     connections whose input is always 0 stay there. So thresholds between -1e-30 and 0 become -1e-30, and a value
     that wins only at 0 gets the step from -1e-30 to 0.
 
-    On a terminal, a build of more than three seconds shows a progress bar.
-
     Args:
         initial: Bank and initial scores.
         dtype: `"float32"` or `"float64"`, the dtype of the lever and of the result.
         bank_dtype: Dtype of the values of the layer, to which they are rounded first. Default: `dtype`.
-        levels: Number of thresholds; None: `levels_of(initial)`. A built kernel that gets other values keeps its
-            number.
+        levels: Number of thresholds; None: `levels_of(initial)`.
 
     Raises:
         ValueError: If an entry of bank or scores is not finite, or the draw needs more steps than `levels`.
@@ -128,7 +110,7 @@ def build_staircase(
         bank = check_finite(bank, "bank").astype(held).astype(dtype)
         bank = np.broadcast_to(bank, scores.shape)
         thresholds, steps = envelope(bank, check_finite(scores, "scores"))
-        _put(result, slice(start, stop), _padded(thresholds, np.dtype(dtype)), steps)
+        _store(result, slice(start, stop), thresholds, steps)
 
     with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
         tasks = [pool.submit(work, start) for start in range(0, count, chunk)]
@@ -140,21 +122,25 @@ def build_staircase(
     return result
 
 
-def _put(result: Staircase, columns: slice, thresholds: Array, steps: Array) -> None:
+def _store(result: Staircase, columns: slice, thresholds: Array, steps: Array) -> None:
+    """Stores the result of `envelope`; the last threshold of a connection repeats, or 0 if it has none."""
     levels, have = len(result.thresholds), len(thresholds)
     if have > levels:
         raise ValueError(
             f"`seed` must give values that need at most {levels} steps. Received: a connection with {have}, which "
             "happens about once in 10^9 networks. Pass another `seed`."
         )
-    result.thresholds[:have, columns] = thresholds
-    result.thresholds[have:, columns] = thresholds[-1] if have else 0
+    real = thresholds < np.inf
+    rounded = round_down(np.where(real, thresholds, -np.inf), result.thresholds.dtype)
+    repeated = np.where(real.any(axis=0), np.maximum.accumulate(rounded, axis=0), 0)
+    result.thresholds[:have, columns] = repeated
+    result.thresholds[have:, columns] = repeated[-1] if have else 0
     result.steps[: have + 1, columns] = steps
     result.steps[have + 1 :, columns] = steps[-1]
 
 
 def _wait_with_progress(tasks: list[Future[None]]) -> None:
-    """Waits for all tasks or the first error, with a progress bar if it takes long."""
+    """Waits for all tasks or the first error, on a terminal with a progress bar if it takes long."""
     began, bar = time.monotonic(), None
     for done, task in enumerate(as_completed(tasks), start=1):
         task.result()
@@ -172,11 +158,3 @@ def round_down(thresholds: Array, dtype: np.dtype[Any]) -> Array:
         rounded = thresholds.astype(dtype)
         lower = np.nextafter(rounded, dtype.type(-np.inf))
     return np.clip(np.where(rounded > thresholds, lower, rounded), -largest, largest)
-
-
-def _padded(thresholds: Array, dtype: np.dtype[Any]) -> Array:
-    """The thresholds in that dtype, padded with the last threshold of a connection, or with 0 if it has none."""
-    real = thresholds < np.inf
-    rounded = round_down(np.where(real, thresholds, -np.inf), dtype)
-    last = np.maximum.accumulate(rounded, axis=0)
-    return np.where(real.any(axis=0), last, dtype.type(0)) if len(last) else last

@@ -33,8 +33,8 @@ from keras_slots.slots_file.coder import (
     unpack,
 )
 from keras_slots.slots_file.container import ByteReader, Record, damaged
-from keras_slots.slots_file.values import GIVEN, KINDS, STRATA, Stream, Values
-from keras_slots.values.philox import SCORE_STREAM, START_STREAM
+from keras_slots.slots_file.values import KINDS, Stream, Values
+from keras_slots.values import philox
 from keras_slots.values.source import Description
 
 Array = np.ndarray[Any, Any]
@@ -151,7 +151,7 @@ def _values_from_bytes(body: ByteReader) -> Values:
     if kind >= len(KINDS) or flags >= 4 or not 0 < factor < np.inf:
         raise _damaged(body, f"values of kind {kind} with flags {flags} and factor {factor}")
     given = None
-    if kind == GIVEN:
+    if KINDS[kind] == "given":
         given = np.frombuffer(body.take(4 * k), "<f4").astype("float32")
         if flags & _FLAG_SHARED == 0 or not np.isfinite(given).all():
             raise _damaged(body, "given values that are not finite or not shared")
@@ -192,7 +192,7 @@ def _coding_from_bytes(body: ByteReader, record: Record, values: Values) -> tupl
     if any(not group <= offset < max(rows, 1) for offset in offsets):
         raise _damaged(body, f"row offsets {offsets}")
     kind, stream, exponent, factor, gain, seed = body.unpack("BBhffQ")
-    fine = kind < STRATA and 0 < factor < np.inf and 0 <= gain < np.inf
+    fine = kind < len(KINDS) and KINDS[kind] in philox.KINDS and 0 < factor < np.inf and 0 <= gain < np.inf
     if not fine or abs(exponent) > _EXPONENTS or (record.form == "hull" and (factor, gain) != (1, 0)):
         raise _damaged(body, f"start kind {kind}, exponent {exponent}, factor {factor}, gain {gain}")
     lost_count, word_count = body.unpack("II")
@@ -223,7 +223,6 @@ def summary(record: Record) -> tuple[str, str]:
     return f"K = {values.num_values}, {values.kind}{shared}{rounded}", record.form
 
 
-_DRAWN = KINDS[:4]
 _MOST_OFFSETS = 64  # maximum number of offsets to try
 _ALIKE = 0.05  # minimum correlation of similar rows
 _MOST_TRIED = 2**19  # maximum number of connections for which several codings are tried
@@ -353,11 +352,11 @@ def _start_stream(kernel: SlotKernel) -> tuple[Stream | None, bool]:
     nearest = initial.score_source.from_start
     drawn = initial.start_source if nearest else initial.score_source
     described = None if seed is None else drawn.describe(seed, 1, initial.fans)
-    if described is None or described.kind not in _DRAWN:
+    if described is None or described.kind not in philox.KINDS:
         return None, False
     if nearest:
-        return Stream(described.kind, described.seed, START_STREAM, described.factor), False
-    return Stream(described.kind, described.seed, SCORE_STREAM, 1.0), True
+        return Stream(described.kind, described.seed, philox.START_STREAM, described.factor), False
+    return Stream(described.kind, described.seed, philox.SCORE_STREAM, 1.0), True
 
 
 def coding_of(found: KernelChoices, values: Values, shape: tuple[int, ...]) -> Coding | None:

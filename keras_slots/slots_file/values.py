@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_slots.values.philox import draw
+from keras_slots.values import philox
 from keras_slots.values.stratified import positions
 
 Array = np.ndarray[Any, Any]
 
-#: Kinds of values, in the order of their numbers in the file. The first four are those of `philox.draw`.
+#: Kinds of values, in the order of their numbers in the file: those of `philox.KINDS`, and two others.
 KINDS = ("uniform", "positive_uniform", "truncated_normal", "signed_constant", "strata", "given")
-STRATA, GIVEN = KINDS.index("strata"), KINDS.index("given")
 #: Maximum magnitude of the integers as which values are compared.
 LARGEST = 2**24
 
@@ -28,7 +27,7 @@ class Stream:
     """Numbers of a Philox stream, one or K for each connection.
 
     Attributes:
-        kind: One of the first four of `KINDS`.
+        kind: One of `philox.KINDS`.
         seed: First word of the key.
         stream: Second word of the key.
         factor: float32 that multiplies them.
@@ -41,7 +40,7 @@ class Stream:
 
     def draw(self, count: int, start: int) -> Array:
         """The elements `[start, start + count)`, float32."""
-        return draw(self.kind, self.seed, self.stream, count, start, self.factor)
+        return philox.draw(self.kind, self.seed, self.stream, count, start, self.factor)
 
 
 @dataclass(frozen=True)

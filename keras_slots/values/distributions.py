@@ -11,26 +11,11 @@ import numpy as np
 from keras_slots._checks import check_choice, check_positive, check_seed
 from keras_slots._config import EqualByConfig
 from keras_slots._registry import register
-from keras_slots.values.philox import BANK_STREAM, SCORE_STREAM, START_STREAM, Float32Array, draw
+from keras_slots.values.philox import BANK_STREAM, KINDS, SCORE_STREAM, START_STREAM, Float32Array, draw
 from keras_slots.values.source import Description, ValueSource
 
-# Standard deviation of the standard normal truncated to [-2, 2]; Keras divides by the same number.
-_TRUNCATED_STDDEV = 0.87962566103423978
 # With a smaller factor, the smallest values would be denormal, and some devices flush those to zero.
 _SMALLEST = 2.0**-102
-_MODES = ("fan_in", "fan_out", "fan_avg")
-# Kind of `philox.draw` -> factor that makes its root mean square 1.
-_RMS_FACTORS = {
-    **dict.fromkeys(("uniform", "positive_uniform", "stratified_uniform"), math.sqrt(3.0)),
-    "truncated_normal": 1.0 / _TRUNCATED_STDDEV,
-    "signed_constant": 1.0,
-}
-
-_SPREADS = {
-    **dict.fromkeys(("uniform", "positive_uniform", "truncated_normal"), "independent"),
-    "stratified_uniform": "strata",
-    "signed_constant": "two values",
-}
 
 
 class Distribution(EqualByConfig, ValueSource):
@@ -80,7 +65,7 @@ class Distribution(EqualByConfig, ValueSource):
 
     @property
     def spread(self) -> str | None:  # type: ignore[override]
-        return _SPREADS[self.kind]
+        return KINDS[self.kind].spread
 
     @property
     def uniform(self) -> bool:  # type: ignore[override]
@@ -102,10 +87,7 @@ class Distribution(EqualByConfig, ValueSource):
         return Description(self.kind, seed, self.factor(fans))
 
     def rms(self, fans: tuple[int, int]) -> float:
-        """The root mean square of the values: their standard deviation, if centred.
-
-        It is `scale * sqrt(variance / max(1, n))`, where `n` is fan_in, fan_out or their mean.
-        """
+        """The root mean square of the values, `scale * sqrt(variance / max(1, n))`; `n`: see `VarianceScaling`."""
         if len(fans) != 2 or not all(0 <= fan < math.inf for fan in fans):
             raise ValueError(
                 f"`fans` must be a pair (fan_in, fan_out) of sizes. Received: fans={fans!r}. "
@@ -115,8 +97,8 @@ class Distribution(EqualByConfig, ValueSource):
         return self.scale * math.sqrt(self._variance / max(1.0, choices[self._mode]))
 
     def factor(self, fans: tuple[int, int]) -> float:
-        """The factor of the numbers of the stream, which float32 can hold."""
-        factor = float(np.float32(min(_RMS_FACTORS[self.kind] * self.rms(fans), 2.0**127)))
+        """The factor of the numbers of the stream, rounded to float32; an error if float32 cannot hold it."""
+        factor = float(np.float32(min(KINDS[self.kind].rms_factor * self.rms(fans), 2.0**127)))
         if not _SMALLEST <= factor < 2.0**127:
             raise ValueError(
                 f"`scale` must give values that float32 can hold. Received: scale={self.scale!r} "
@@ -125,13 +107,7 @@ class Distribution(EqualByConfig, ValueSource):
         return factor
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments of an equal distribution."""
         return {"scale": self.scale, "seed": self.seed}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Distribution:
-        """Makes a distribution from the result of `get_config`."""
-        return cls(**config)
 
     def __repr__(self) -> str:
         config = {key: value for key, value in self.get_config().items() if value is not None}
@@ -272,12 +248,10 @@ class VarianceScaling(Distribution):
                 "distribution='untruncated_normal'. Use 'truncated_normal', or pass "
                 "`keras.initializers.RandomNormal(stddev=...)` with a standard deviation."
             )
-        self._mode = check_choice(mode, "mode", _MODES)
-        kinds = ("uniform", "truncated_normal", "signed_constant")
-        self.kind = check_choice(distribution, "distribution", kinds)
+        self._mode = check_choice(mode, "mode", ("fan_in", "fan_out", "fan_avg"))
+        self.kind = check_choice(distribution, "distribution", ("uniform", "truncated_normal", "signed_constant"))
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments of an equal distribution."""
         own = {"variance": self._variance, "mode": self._mode, "distribution": self.kind}
         return {**own, **super().get_config()}
 

@@ -21,18 +21,7 @@ _BLOCK_VALUES = 2**20  # scores computed at once, in float64
 
 @dataclass(frozen=True)
 class InitialValues:
-    """Bank and initial scores of one kernel, a pure function of the fields.
-
-    Both are available whole or in blocks of connections, in the C order of the kernel.
-
-    Args:
-        kernel_shape: Shape of the kernel.
-        num_values: K.
-        fans: `(fan_in, fan_out)` of the kernel, without K.
-        seed: Integer; bank and scores use different streams of it.
-        bank_initializer: `ValueSource` or Keras initializer.
-        score_initializer: `ValueSource` or Keras initializer.
-        sharing: `"connection"`, `"layer"` or a `keras_slots.ValueBank`.
+    """Bank and initial scores of one kernel, a pure function of the fields; connections are in C order.
 
     Example:
 
@@ -44,15 +33,14 @@ class InitialValues:
 
     kernel_shape: tuple[int, ...]
     num_values: int
-    fans: tuple[int, int]
-    seed: int
-    bank_initializer: Any
-    score_initializer: Any
-    sharing: Any
+    fans: tuple[int, int]  # of the kernel, without K
+    seed: int  # bank and scores use different streams of it
+    bank_initializer: Any  # `ValueSource` or Keras initializer
+    score_initializer: Any  # the same
+    sharing: Any  # `"connection"`, `"layer"` or a `keras_slots.ValueBank`
 
     @property
     def num_connections(self) -> int:
-        """The size of the kernel."""
         return prod(self.kernel_shape)
 
     @property
@@ -67,21 +55,17 @@ class InitialValues:
 
     @property
     def score_shape(self) -> tuple[int, ...]:
-        """`kernel_shape + (K,)`."""
         return (*self.kernel_shape, self.num_values)
 
     @cached_property
     def bank_source(self) -> ValueSource:
-        """The source of the bank."""
         if isinstance(self.sharing, ValueSource):
             return self.sharing
         return self._source(self.bank_initializer, "bank_initializer", self.bank_shape, "bank")
 
     @cached_property
     def score_source(self) -> ValueSource:
-        """The source of the initial scores."""
-        scores = self.score_initializer
-        return self._source(scores, "score_initializer", self.score_shape, "scores")
+        return self._source(self.score_initializer, "score_initializer", self.score_shape, "scores")
 
     @cached_property
     def start_source(self) -> ValueSource:
@@ -101,7 +85,7 @@ class InitialValues:
     def bank(self) -> Array:
         """The whole bank, of shape `bank_shape`, in float32 or the dtype of a Keras initializer."""
         stop = 1 if self.shared else self.num_connections
-        return self._bank_rows(0, stop).reshape(self.bank_shape)
+        return self.bank_source.rows(self.seed, self.num_values, self.fans, 0, stop).reshape(self.bank_shape)
 
     def scores(self) -> Array:
         """The initial scores, of shape `score_shape`; nearest scores are float64."""
@@ -115,10 +99,7 @@ class InitialValues:
         return scores.reshape(self.score_shape)
 
     def rows(self, start: int, stop: int) -> tuple[Array, Array]:
-        """Bank and scores of the connections `start` to `stop - 1`, each of shape `(stop - start, K)`.
-
-        A shared bank has the shape `(K,)`.
-        """
+        """Bank and scores of the connections `start` to `stop - 1`, `(stop - start, K)`; a shared bank: `(K,)`."""
         bank = self.bank_rows(start, stop)
         if self.score_source.from_start:
             return bank, self.score_initializer.scores(bank, self.start_rows(start, stop))
@@ -126,7 +107,9 @@ class InitialValues:
 
     def bank_rows(self, start: int, stop: int) -> Array:
         """The values of the connections `start` to `stop - 1`, see `rows`."""
-        return self.bank() if self.shared else self._bank_rows(start, stop)
+        if self.shared:
+            return self.bank()
+        return self.bank_source.rows(self.seed, self.num_values, self.fans, start, stop)
 
     def score_rows(self, start: int, stop: int) -> Array:
         """The initial scores of the connections `start` to `stop - 1`, see `rows`."""
@@ -142,25 +125,14 @@ class InitialValues:
         """The w0 of the connections `start` to `stop - 1`, of shape `(stop - start,)`."""
         return self.start_source.start_rows(self.seed, self.fans, start, stop)
 
-    def with_arrays(self, bank: Any, scores: Any = None) -> InitialValues:
-        """The same kernel with given values, for example those of a file, instead of drawn ones.
-
-        Args:
-            bank: Array of shape `bank_shape`.
-            scores: Array of shape `score_shape`; None keeps `score_initializer`.
-        """
-        given = replace(
+    def with_arrays(self, bank: Array, scores: Array) -> InitialValues:
+        """The same kernel with a given bank and initial scores, for example those of a file."""
+        return replace(
             self,
-            bank_initializer=_WholeArray("bank_initializer", self.bank_shape, lambda: np.asarray(bank)),
+            bank_initializer=_WholeArray("bank_initializer", self.bank_shape, lambda: bank),
+            score_initializer=_WholeArray("score_initializer", self.score_shape, lambda: scores),
             sharing="layer" if self.shared else "connection",
         )
-        if scores is None:
-            return given
-        numbers = _WholeArray("score_initializer", self.score_shape, lambda: np.asarray(scores))
-        return replace(given, score_initializer=numbers)
-
-    def _bank_rows(self, start: int, stop: int) -> Array:
-        return self.bank_source.rows(self.seed, self.num_values, self.fans, start, stop)
 
     def _source(self, initializer: Any, argument: str, shape: tuple[int, ...], part: str) -> ValueSource:
         if isinstance(initializer, ValueSource):
@@ -196,10 +168,6 @@ class _WholeArray(ValueSource):
         return self._array.reshape(-1)[start:stop]
 
 
-def _is_constant(bank: Array) -> bool:
-    return bool((bank == bank[..., :1]).all())
-
-
 def _call_initializer(initializer: Any, name: str, shape: tuple[int, ...], seed: int) -> Array:
     """Calls a Keras initializer; if it has no seed, it gets the seed of the layer."""
     config = initializer.get_config() if hasattr(initializer, "get_config") else {}
@@ -208,7 +176,8 @@ def _call_initializer(initializer: Any, name: str, shape: tuple[int, ...], seed:
         initializer = initializer.__class__.from_config({**config, "seed": seed % 2**31})
     with eager_scope():  # `fit` may build a layer while tracing
         array = np.array(initializer(shape, dtype="float32"))
-    if name == "bank_initializer" and array.shape == shape and 1 < shape[-1] <= array.size and _is_constant(array):
+    is_bank = name == "bank_initializer" and array.shape == shape and 1 < shape[-1] <= array.size
+    if is_bank and (array == array[..., :1]).all():
         raise ValueError(
             "`bank_initializer` must give each connection different values, or there is nothing to select "
             f"and nothing to train. Received: {initializer!r}, whose {shape[-1]} values are equal "

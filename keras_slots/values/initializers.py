@@ -29,11 +29,6 @@ _OTHER_ROLE = {
     "scores": ("a distribution of scores", "Pass it as `bank_initializer`."),
     "start": ("a distribution of single values, one per connection", "Pass for example start='glorot_uniform'."),
 }
-#: Names that mean a fixed size in Keras; and by argument, the name to use here instead.
-_AMBIGUOUS = {
-    "uniform": ("RandomUniform", {"score_initializer": "uniform_scores"}, "glorot_uniform"),
-    "normal": ("RandomNormal", {"score_initializer": "uniform_scores"}, "glorot_normal"),
-}
 _FROM_KERAS: dict[type, type[Distribution]] = {
     keras.initializers.GlorotUniform: GlorotUniform,
     keras.initializers.GlorotNormal: GlorotNormal,
@@ -76,7 +71,7 @@ def get(identifier: Any, argument: str = "bank_initializer") -> ValueSource | Ca
         identifier: A distribution, its name or its serialized form, or anything that `keras.initializers.get`
             accepts. The names `"uniform"` and `"normal"` are refused: for Keras' meaning pass
             `keras.initializers.RandomUniform()` or `RandomNormal()`.
-        argument: Name of the argument in the error message.
+        argument: Name of the argument, which decides what its source must be.
 
     Example:
 
@@ -85,42 +80,14 @@ def get(identifier: Any, argument: str = "bank_initializer") -> ValueSource | Ca
     >>> get(keras.initializers.LecunUniform(seed=3)).seed
     3
     """
-    return _resolve(identifier, argument)
-
-
-def get_scores(identifier: Any) -> ValueSource | Callable[..., Any]:
-    """The source of initial scores, resolved like that of a bank; `UniformScores(1.0)` for None.
-
-    Example:
-
-    >>> get_scores(None)
-    UniformScores(scale=1.0)
-    """
-    if identifier is None:
-        return UniformScores()
-    return _resolve(identifier, "score_initializer")
-
-
-def serialize(initializer: Any) -> Any:
-    """Serializes a source of values or scores, or a `ValueBank`, to a dictionary for JSON; None for None.
-
-    Example:
-
-    >>> get(serialize(HeNormal(scale=2.0)))
-    HeNormal(scale=2.0)
-    """
-    return keras.saving.serialize_keras_object(initializer)
-
-
-def _resolve(identifier: Any, argument: str) -> Any:
     role = _ROLES.get(argument, "bank")
-    names = sources_with_role(role)
-    if isinstance(identifier, str) and identifier in _AMBIGUOUS:
-        theirs, by_argument, ours = _AMBIGUOUS[identifier]
+    if isinstance(identifier, str) and identifier in ("uniform", "normal"):
+        theirs = f"Random{identifier.title()}"
+        ours = "uniform_scores" if role == "scores" else f"glorot_{identifier}"
         raise ValueError(
             f"`{argument}` must name a distribution of keras_slots: in Keras {identifier!r} means `{theirs}`, "
             f"whose size does not depend on the kernel. Received: {argument}={identifier!r}. "
-            f"Pass {by_argument.get(argument, ours)!r}, or `keras.initializers.{theirs}()` for Keras' meaning."
+            f"Pass {ours!r}, or `keras.initializers.{theirs}()` for Keras' meaning."
         )
     initializer = identifier
     if isinstance(identifier, str) and identifier in ValueSource.registry:
@@ -131,7 +98,7 @@ def _resolve(identifier: Any, argument: str) -> Any:
         elif not isinstance(initializer, ValueSource):
             initializer = keras.initializers.get(identifier)
     except (TypeError, ValueError, KeyError, AttributeError, ImportError) as error:
-        raise _unknown(identifier, argument, names, error) from error
+        raise _unknown_error(identifier, argument, error) from error
     if isinstance(initializer, ValueBank):
         raise ValueError(
             f"`{argument}` cannot be a `ValueBank`. Received: {argument}={identifier!r}. Pass it as `sharing`."
@@ -143,15 +110,23 @@ def _resolve(identifier: Any, argument: str) -> Any:
             expected, advice = _OTHER_ROLE[role]
             raise ValueError(f"`{argument}` must be {expected}. Received: {argument}={identifier!r}. {advice}")
         check_config(initializer, argument)
-        return initializer
-    if callable(initializer):
-        return initializer
-    raise _unknown(identifier, argument, names)
+    elif not callable(initializer):
+        raise _unknown_error(identifier, argument)
+    return initializer
 
 
-def _unknown(
-    identifier: Any, argument: str, names: dict[str, type[ValueSource]], cause: Exception | None = None
-) -> ValueError:
+def get_scores(identifier: Any) -> ValueSource | Callable[..., Any]:
+    """The source of initial scores, resolved like that of a bank; `UniformScores(1.0)` for None."""
+    return UniformScores() if identifier is None else get(identifier, "score_initializer")
+
+
+def serialize(initializer: Any) -> Any:
+    """Serializes a source of values or scores, or a `ValueBank`, to a dictionary for JSON; None for None."""
+    return keras.saving.serialize_keras_object(initializer)
+
+
+def _unknown_error(identifier: Any, argument: str, cause: Exception | None = None) -> ValueError:
+    names = sources_with_role(_ROLES.get(argument, "bank"))
     text = (
         f"`{argument}` must be one of {', '.join(map(repr, names))}, a keras_slots distribution, "
         f"a Keras initializer or its name. Received: {argument}={identifier!r}. "

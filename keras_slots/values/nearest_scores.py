@@ -52,30 +52,18 @@ class NearestScores(EqualByConfig, ValueSource):
     from_start = True
 
     def __init__(self, start: Any = None) -> None:
-        name = "glorot_uniform" if start is None else start
-        self.start = initializers.get(name, "start")
+        self.start = initializers.get("glorot_uniform" if start is None else start, "start")
 
     @property
     def rebuildable(self) -> bool:  # type: ignore[override]
         return getattr(self.start, "rebuildable", False)
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> NearestScores:
-        """Makes an object from the result of `get_config`."""
-        return cls(**config)
-
     def scores(self, bank: Array, start: Array) -> Array:
-        """The initial scores `bank[c, k] * start[c] - bank[c, k]^2 / 2`, computed in float64, of shape `(..., K)`.
-
-        Args:
-            bank: Values of shape `(..., K)`, or `(K,)` if they are shared.
-            start: w0, of shape `(...)`.
-        """
+        """The initial scores, float64 of shape `(..., K)`; bank `(..., K)`, or `(K,)` if shared; start `(...)`."""
         bank, start = np.asarray(bank, "float64"), np.asarray(start, "float64")
         return bank * start[..., None] - bank * bank / 2.0
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments of an equal object."""
         return {"start": keras.saving.serialize_keras_object(self.start)}
 
     def __repr__(self) -> str:

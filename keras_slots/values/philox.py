@@ -11,11 +11,12 @@ can be drawn without the elements before it.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,8 @@ _CHUNK = 2**15  # elements per chunk: its temporary arrays fit into the cache
 _THREADED_FROM = 2**19  # with fewer elements, starting threads costs more than it gains
 _MAX_THREADS = 8
 
+# Standard deviation of the standard normal truncated to [-2, 2]; Keras divides by the same number.
+_TRUNCATED_STDDEV = 0.87962566103423978
 # The quantile of the standard normal truncated to [-2, 2] is the odd function
 #   x(t) = Phi^-1(1/2 + t (Phi(2) - 1/2)) = t P(t^2) / Q(t^2),   -1 < t < 1.
 # P and Q: minimax fit of x(t) on 4000 Chebyshev nodes of t^2 in [0, 1] by Lawson-weighted linear
@@ -64,22 +67,23 @@ def draw_seed() -> int:
 
 
 def derive_seed(seed: int, name: str) -> int:
-    """A 63-bit seed for the part `name` of an object with seed `seed`.
-
-    The first 8 bytes (big-endian) of SHA-256 of the UTF-8 text `f"{seed}/{name}"`, shifted right by one bit.
-    """
+    """A 63-bit seed for the part `name` of an object with seed `seed`."""
     digest = hashlib.sha256(f"{check_seed(seed)}/{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def raw_words(seed: int, stream: int, count: int, start: int = 0) -> Words:
-    """The 32-bit words `[start, start + count)` of the stream `(seed, stream)`, uint32.
-
-    Block `b` of philox4x64-10 (Salmon et al. 2011) has the counter `b` and the key `(seed, stream)`; both numbers
-    are below 2**64. The constants `..._STREAM` are the streams in use.
-    """
-    seed, stream, count, start = _check_window(seed, stream, count, start)
-    return _words(seed, stream, count, start)
+    """The 32-bit words `[start, start + count)` of the stream `(seed, stream)`, uint32."""
+    seed, stream = check_seed(seed), check_seed(stream, "stream")
+    count, start = check_integer(count, "count", 2**48), check_seed(start, "start")
+    block, skip = divmod(start, _WORDS_PER_BLOCK)
+    num_blocks = -(-(skip + count) // _WORDS_PER_BLOCK)
+    # NumPy increments the counter before it generates the first block.
+    counter = np.array([block - 1, 0, 0, 0] if block else [2**64 - 1] * 4, "uint64")
+    generator = np.random.Philox(key=np.array([seed, stream], "uint64"), counter=counter)
+    raw = generator.random_raw(4 * num_blocks)
+    words = raw.astype("<u8", copy=False).view("<u4").astype(np.uint32, copy=False)
+    return words[skip : skip + count]
 
 
 def draw(kind: str, seed: int, stream: int, count: int, start: int = 0, scale: float = 1.0) -> Float32Array:
@@ -99,48 +103,24 @@ def draw(kind: str, seed: int, stream: int, count: int, start: int = 0, scale: f
     >>> sorted({float(x) for x in draw("signed_constant", 0, BANK_STREAM, 100, scale=0.5)})
     [-0.5, 0.5]
     """
-    fill = KINDS[check_choice(kind, "kind", tuple(KINDS))]
-    seed, stream, count, start = _check_window(seed, stream, count, start)
-    factor = np.float32(scale)
-    out = np.empty(count, dtype=np.float32)
+    fill = KINDS[check_choice(kind, "kind", tuple(KINDS))].fill
+    start, factor = check_seed(start, "start"), np.float32(scale)
+    out = np.empty(check_integer(count, "count", 2**48), dtype=np.float32)
 
-    def work(begin: int, end: int) -> None:
-        for low in range(begin, end, _CHUNK):
-            part = out[low : min(low + _CHUNK, end)]
-            fill(_words(seed, stream, part.size, start + low), part)
-            if factor != 1:
-                np.multiply(part, factor, out=part)
+    def draw_chunk(low: int) -> None:
+        part = out[low : low + _CHUNK]
+        fill(raw_words(seed, stream, part.size, start + low), part)
+        if factor != 1:
+            np.multiply(part, factor, out=part)
 
-    threads = min(os.cpu_count() or 1, _MAX_THREADS)
-    if count < _THREADED_FROM or threads == 1:
-        work(0, count)
+    chunks = range(0, out.size, _CHUNK)
+    if out.size < _THREADED_FROM:
+        for low in chunks:
+            draw_chunk(low)
     else:
-        edges = [count * i // threads for i in range(threads + 1)]
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, edges[:-1], edges[1:]))
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as pool:
+            list(pool.map(draw_chunk, chunks))
     return out
-
-
-def _check_window(seed: Any, stream: Any, count: Any, start: Any) -> tuple[int, int, int, int]:
-    return (
-        check_seed(seed),
-        check_seed(stream, "stream"),
-        check_integer(count, "count", 2**48),
-        check_seed(start, "start"),
-    )
-
-
-def _words(seed: int, stream: int, count: int, start: int) -> Words:
-    block, skip = divmod(start, _WORDS_PER_BLOCK)
-    num_blocks = -(-(skip + count) // _WORDS_PER_BLOCK)
-    # NumPy increments the counter before it generates the first block.
-    counter = [block - 1, 0, 0, 0] if block else [2**64 - 1] * 4
-    generator = np.random.Philox(
-        key=np.array([seed, stream], dtype=np.uint64), counter=np.array(counter, dtype=np.uint64)
-    )
-    raw = generator.random_raw(4 * num_blocks)
-    words = raw.astype("<u8", copy=False).view("<u4").astype(np.uint32, copy=False)
-    return words[skip : skip + count]
 
 
 def _fill_positive(words: Words, out: Float32Array) -> None:
@@ -185,10 +165,17 @@ def _polynomial(x: npt.NDArray[np.float64], coefficients: tuple[float, ...]) -> 
     return result
 
 
-#: Kind -> function that fills a float32 array from the words of the stream, which it may overwrite.
-KINDS: dict[str, Callable[[Words, Float32Array], None]] = {
-    "uniform": _fill_uniform,
-    "positive_uniform": _fill_positive,
-    "truncated_normal": _fill_truncated_normal,
-    "signed_constant": _fill_signed_constant,
+class Kind(NamedTuple):
+    """A kind of random numbers."""
+
+    fill: Callable[[Words, Float32Array], None]  # fills an array from words, which it may overwrite
+    rms_factor: float  # makes the root mean square 1
+    spread: str  # see `ValueSource`
+
+
+KINDS = {
+    "uniform": Kind(_fill_uniform, math.sqrt(3.0), "independent"),
+    "positive_uniform": Kind(_fill_positive, math.sqrt(3.0), "independent"),
+    "truncated_normal": Kind(_fill_truncated_normal, 1.0 / _TRUNCATED_STDDEV, "independent"),
+    "signed_constant": Kind(_fill_signed_constant, 1.0, "two values"),
 }

@@ -12,19 +12,12 @@ Array = np.ndarray[Any, Any]
 
 
 class Description(NamedTuple):
-    """The K values of a connection as a `.slots` file describes them.
+    """The K values of a connection as a `.slots` file describes them."""
 
-    Attributes:
-        kind: One of `slots_file.values.KINDS`.
-        seed: Seed of the stream, or the two keys of a hash, `key0 + 2**32 * key1`.
-        factor: Factor of the numbers of the stream, or the distance of two positions of a hash.
-        given: The values themselves if they are not drawn from a seed, float32 of shape `(K,)`.
-    """
-
-    kind: str
-    seed: int = 0
-    factor: float = 1.0
-    given: Array | None = None
+    kind: str  # one of `slots_file.values.KINDS`
+    seed: int = 0  # of the stream, or the two keys of a hash, `key0 + 2**32 * key1`
+    factor: float = 1.0  # of the numbers of the stream, or the distance of two positions of a hash
+    given: Array | None = None  # the values themselves if they are not drawn from a seed, float32, `(K,)`
 
 
 class ValueSource(Registrable):
@@ -56,6 +49,11 @@ class ValueSource(Registrable):
                 f"`{cls.__name__}.roles` must contain 'bank', 'scores' or 'start'. "
                 f"Received: none, for the name {key!r}."
             )
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Makes a source from the result of `get_config`."""
+        return cls(**config)
 
     def rows(self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int) -> Array:
         """The values of these connections, `(stop - start, K)`, or `(1, K)` if all have the same."""

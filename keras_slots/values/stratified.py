@@ -58,12 +58,7 @@ def strata_unit(num_values: int, bound: float) -> np.float32:
 
 
 def mix(x: Any, xp: Any = ops) -> Any:
-    """Permutes the 32-bit integers so that each output bit depends on all input bits.
-
-    Args:
-        x: int32 array or tensor.
-        xp: `keras.ops` for tensors, `numpy` for arrays.
-    """
+    """Permutes int32 so that each output bit depends on all input bits; `xp` is `ops` or, for arrays, NumPy."""
     x = xp.bitwise_xor(x, shifted(x, 16, xp))
     x = xp.multiply(x, 0x21F0AAAD)
     x = xp.bitwise_xor(x, shifted(x, 15, xp))
@@ -126,14 +121,11 @@ class StratifiedUniform(Distribution):
     """
 
     roles = frozenset({"bank"})
-    kind, _variance, _mode = "stratified_uniform", 1.0, "fan_avg"
+    kind, _variance, _mode = "uniform", 1.0, "fan_avg"
+    spread = "strata"
 
     def bound(self, fans: tuple[int, int]) -> float:
-        """Returns b, which float32 can hold.
-
-        Raises:
-            ValueError: if it is too large or too small for float32.
-        """
+        """Returns b, rounded to float32."""
         return self.factor(fans)
 
     def words(self, seed: int) -> Words:
@@ -141,23 +133,12 @@ class StratifiedUniform(Distribution):
         return raw_words(seed if self.seed is None else self.seed, STRATA_STREAM, 2)
 
     def rows(self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int) -> Float32Array:
-        """The values of the connections `start` to `stop - 1`, float32 of shape `(stop - start, K)`.
-
-        Raises:
-            ValueError: If there are more than 2**32 connections, or another argument is out of range.
-        """
         if not 0 <= start <= stop <= 2**32:
             raise ValueError(
                 "`start` and `stop` must be numbers of connections, at most 2**32. "
                 f"Received: start={start}, stop={stop}. Use another `bank_initializer` for larger kernels."
             )
-        return self.rows_from_keys(self.words(seed), num_values, fans, start, stop)
-
-    def rows_from_keys(
-        self, words: Words, num_values: int, fans: tuple[int, int], start: int, stop: int
-    ) -> Float32Array:
-        """Returns the values of the connections `start` to `stop - 1`, given the two keys of the hash."""
-        unit = strata_unit(num_values, self.bound(fans))
+        words, unit = self.words(seed), strata_unit(num_values, self.bound(fans))
         values = np.empty((stop - start, num_values), "float32")
         block = max(1, _BLOCK_VALUES // num_values)
         for low in range(start, stop, block):
@@ -171,7 +152,7 @@ class StratifiedUniform(Distribution):
         return Description("strata", high << 32 | low, float(strata_unit(num_values, self.bound(fans))))
 
     def sample(self, *args: Any, **kwargs: Any) -> Float32Array:
-        """Raises an error: the values depend on K, so only `rows` can draw them."""
+        # The values depend on K, so only `rows` can draw them.
         raise ValueError(
             "`StratifiedUniform` is a distribution of the K values of a connection, and can only be used as "
             "`bank_initializer`. Pass for example 'glorot_uniform' here."
@@ -184,7 +165,6 @@ def positions(words: Words, connections: Words, num_values: int) -> Float32Array
     spread = np.arange((num_values + 1) // 2, dtype="int32") * np.int32(SPREAD)
     state = connection_state(words.view("int32"), np.int32(0), connections.view("int32"), np)
     word = pair_hash(state[:, None], spread, np)
-    position = np.stack(offsets(word, bits, np), axis=-1).reshape(len(connections), -1)
-    position = position[:, :num_values]
+    position = np.stack(offsets(word, bits, np), axis=-1).reshape(len(connections), -1)[:, :num_values]
     position += (np.arange(num_values, dtype="int32") << bits) - (num_values << bits) // 2
     return position.astype("float32")

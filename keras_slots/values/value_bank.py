@@ -56,9 +56,10 @@ class ValueBank(ValueSource):
         seed: int | None = None,
     ) -> None:
         if values is None:
-            self._config = _drawn_config(num_values, bound, seed)
-            number, bound, seed = (self._config[key] for key in ("num_values", "bound", "seed"))
-            self.values = draw("uniform", seed, VALUE_BANK_STREAM, number, scale=bound)
+            num_values, bound = check_num_values(num_values), _check_bound(bound)
+            seed = draw_seed() if seed is None else check_seed(seed)
+            self._config = {"num_values": num_values, "bound": bound, "seed": seed}
+            self.values = draw("uniform", seed, VALUE_BANK_STREAM, num_values, scale=bound)
         else:
             if bound is not None or seed is not None:
                 raise ValueError(
@@ -71,30 +72,20 @@ class ValueBank(ValueSource):
 
     @property
     def num_values(self) -> int:
-        """Number of values, K."""
         return int(self.values.size)
 
     @property
     def spread(self) -> str | None:  # type: ignore[override]
-        """`"independent"` if the values were drawn; None for given values."""
         return "independent" if "seed" in self._config else None
 
     def rows(self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int) -> Float32Array:
-        """The values, `(1, K)`, for all connections."""
         return self.values[None]
 
     def describe(self, seed: int, num_values: int, fans: tuple[int, int]) -> Description | None:
-        """The values themselves."""
         return Description("given", given=self.values)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor arguments of an equal bank."""
         return dict(self._config)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> ValueBank:
-        """Makes a bank from the result of `get_config`."""
-        return cls(**config)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ValueBank):
@@ -112,9 +103,9 @@ def check_sharing(sharing: Any, num_values: int, bank_initializer: Any) -> str |
     """Returns a valid `sharing`, or raises an error if it contradicts the other arguments."""
     if isinstance(sharing, dict):
         sharing = keras.saving.deserialize_keras_object(sharing)
+    if isinstance(sharing, str) and sharing in SHARINGS:
+        return sharing
     if not isinstance(sharing, ValueBank):
-        if isinstance(sharing, str) and sharing in SHARINGS:
-            return sharing
         raise ValueError(
             f'`sharing` must be "connection", "layer" or a `keras_slots.ValueBank`. Received: sharing={sharing!r}.'
         )
@@ -131,8 +122,7 @@ def check_sharing(sharing: Any, num_values: int, bank_initializer: Any) -> str |
     return sharing
 
 
-def _drawn_config(num_values: Any, bound: Any, seed: Any) -> dict[str, Any]:
-    num_values = check_num_values(num_values)
+def _check_bound(bound: Any) -> float:
     if bound is None:
         raise ValueError(
             "`bound` is required to draw values. Received: bound=None. Pass for "
@@ -144,8 +134,7 @@ def _drawn_config(num_values: Any, bound: Any, seed: Any) -> dict[str, Any]:
             f"`bound` must be a number that float32 can hold. Received: bound={bound!r}. "
             "Choose a `bound` nearer to 1."
         )
-    seed = draw_seed() if seed is None else check_seed(seed)
-    return {"num_values": num_values, "bound": bound, "seed": seed}
+    return bound
 
 
 def _given_values(values: Any, num_values: Any) -> Float32Array:
@@ -155,8 +144,7 @@ def _given_values(values: Any, num_values: Any) -> Float32Array:
             array = given.astype(np.float32) if given.dtype.kind in "iuf" else None
     except (TypeError, ValueError):
         array = None
-    shape_fits = array is not None and array.ndim == 1 and 1 <= array.size <= MAX_VALUES
-    if array is None or not shape_fits or not np.isfinite(array).all():
+    if array is None or array.ndim != 1 or not 1 <= array.size <= MAX_VALUES or not np.isfinite(array).all():
         raise ValueError(
             f"`values` must be 1 to {MAX_VALUES} finite numbers in one dimension. Received: "
             f"values={values!r}. Pass for example `values=[-0.1, 0.1]`."
