@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -14,13 +15,7 @@ from keras_slots._registry import Registrable
 from keras_slots.kernels import SlotKernel
 from keras_slots.kernels.regularizers import get_move_regularizer
 from keras_slots.kernels.sampler import given
-from keras_slots.layers.arguments import (
-    args_section,
-    keyword_arguments,
-    parameters_of,
-    signature,
-    unknown_argument_error,
-)
+from keras_slots.layers.arguments import args_section, parameters_of, signature, unknown_argument_error
 from keras_slots.layers.naming import named_kernels_of, named_weights
 from keras_slots.layers.refusals import Refusals
 from keras_slots.selection import Greedy, SelectionRule, get_rule, serialize_rule
@@ -31,11 +26,13 @@ from keras_slots.values.value_bank import ValueBank, check_sharing
 Tensor = Any
 Shape = tuple[int | None, ...]
 
-#: `Raises` section of the docstrings of slot layers.
+#: What follows the `Args` section in the docstrings of slot layers.
 _RAISES = """\
     Raises:
         ValueError: If a slot argument is invalid, for a kernel constraint, LoRA and quantization, and for the
-            errors of the Keras layer."""
+            errors of the Keras layer.
+
+    Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3."""
 
 
 class SlotLayer(Refusals, Registrable):
@@ -137,7 +134,7 @@ class SlotLayer(Refusals, Registrable):
         try:
             super().__init__(*args, **kwargs)
         except (TypeError, ValueError) as error:
-            near_miss = unknown_argument_error(type(self), kwargs, SLOT_ARGUMENTS, error)
+            near_miss = unknown_argument_error(type(self), kwargs, error)
             if near_miss is None:
                 raise
             raise near_miss from error
@@ -349,19 +346,17 @@ class SlotLayer(Refusals, Registrable):
     # Configuration.
 
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        shared = isinstance(self.sharing, ValueBank)
-        config.update(
-            num_values=self.num_values,
-            selection=serialize_rule(self._rule),
-            score_mode=self.score_mode,
-            bank_initializer=initializers.serialize(self.bank_initializer),
-            score_initializer=initializers.serialize(self.score_initializer),
-            sharing=initializers.serialize(self.sharing) if shared else self.sharing,
-            move_regularizer=keras.regularizers.serialize(self.move_regularizer),
-            seed=self.seed,
-        )
-        return config
+        return {
+            **super().get_config(),
+            "num_values": self.num_values,
+            "selection": serialize_rule(self._rule),
+            "score_mode": self.score_mode,
+            "bank_initializer": initializers.serialize(self.bank_initializer),
+            "score_initializer": initializers.serialize(self.score_initializer),
+            "sharing": initializers.serialize(self.sharing),
+            "move_regularizer": keras.regularizers.serialize(self.move_regularizer),
+            "seed": self.seed,
+        }
 
     def get_build_config(self) -> dict[str, Any] | None:
         # A drawn seed is not part of the configuration: a clone draws its own.
@@ -408,4 +403,4 @@ class SlotLayer(Refusals, Registrable):
 
 
 #: Names of the arguments that the Keras layer does not have.
-SLOT_ARGUMENTS = keyword_arguments(SlotLayer)
+SLOT_ARGUMENTS = tuple(inspect.getfullargspec(SlotLayer.__init__).kwonlyargs)

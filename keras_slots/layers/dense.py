@@ -15,32 +15,22 @@ class SlotDense(SlotLayer, keras.layers.Dense):
     """Fully connected layer that selects each weight from K fixed random values.
 
     Forward: `y = activation(x @ W + b)` with `W[i, j] = bank[i, j, k*]`, where k* is the selected index; for
-        greedy
-    selection it is `argmax_k scores[i, j, k]`. Backward, straight through the selection:
-    `d scores[i, j, k] = bank[i, j, k] * sum_n x[n, i] * d y[n, j]` for all k. The bank never changes.
+    greedy selection it is `argmax_k scores[i, j, k]`. Backward, straight through the selection:
+    `d scores[i, j, k] = bank[i, j, k] * sum_n x[n, i] * d y[n, j]` for all k. The bank never changes. Inputs of
+    shape `(batch, ..., input_dim)` give outputs of shape `(batch, ..., units)`.
+
+    In the paper these are equations 1 to 3. It has no bias; pass `use_bias=False` for its networks. The scale of
+    the scores is that of the author's code, not of the text.
 
     {arguments}
-
-    Input shape:
-        `(batch, ..., input_dim)`.
-
-    Output shape:
-        `(batch, ..., units)`.
 
     Example:
 
     >>> import numpy as np
     >>> from keras_slots import SlotDense
     >>> layer = SlotDense(3, num_values=4, seed=1)
-    >>> tuple(layer(np.ones((2, 5), dtype="float32")).shape)
-    (2, 3)
-    >>> tuple(layer.bank.shape), tuple(layer.kernel.shape)
-    ((5, 3, 4), (5, 3))
-
-    Reference:
-        Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3, equations 1 to 3. The paper has
-        no bias; pass `use_bias=False` for its networks. The scale of the scores is that of the author's code, not
-        of the text.
+    >>> tuple(layer(np.ones((2, 5), dtype="float32")).shape), tuple(layer.bank.shape), tuple(layer.kernel.shape)
+    ((2, 3), (5, 3, 4), (5, 3))
     """
 
     def build(self, input_shape: Shape) -> None:
@@ -62,7 +52,8 @@ class SlotEinsumDense(SlotLayer, keras.layers.EinsumDense):
 
     Forward `y = activation(einsum(equation, x, W) + b)`, `W[...] = bank[..., k*]`; backward, straight through
     the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. fan_out is the product of the
-    kernel axes that appear in the output, fan_in that of the others.
+    kernel axes that appear in the output, fan_in that of the others. Not in the paper, which has only dense
+    layers and convolutions.
 
     {arguments}
 
@@ -73,8 +64,6 @@ class SlotEinsumDense(SlotLayer, keras.layers.EinsumDense):
     >>> layer = SlotEinsumDense("abc,cde->abde", output_shape=(None, 2, 4), num_values=2)
     >>> tuple(layer(np.ones((3, 5, 6), dtype="float32")).shape), tuple(layer.bank.shape)
     ((3, 5, 2, 4), (6, 2, 4, 2))
-
-    Not in the paper, which has only dense layers and convolutions; the selection is that of its section 3.
     """
 
     def build(self, input_shape: Shape) -> None:
