@@ -338,8 +338,7 @@ class SlotLayer(Refusals, Registrable):
     def selected_weights(self) -> dict[str, np.ndarray]:
         """The weights of the materialized layer by name: selected values for kernels, other weights unchanged."""
         return {
-            # A copy, because on JAX training one model deletes an array that both share.
-            name: np.array(keras.ops.convert_to_numpy(x.select() if isinstance(x, SlotKernel) else x))
+            name: copied_array(x.select() if isinstance(x, SlotKernel) else x)
             for name, x in self.weight_sources().items()
         }
 
@@ -400,6 +399,11 @@ class SlotLayer(Refusals, Registrable):
 
     def __dir__(self) -> list[str]:
         return names_hidden_from_saving(type(self), super().__dir__())
+
+
+def copied_array(tensor: Any) -> np.ndarray:
+    """The values of a tensor in an array of its own: on JAX, training one model deletes arrays that both share."""
+    return np.array(keras.ops.convert_to_numpy(tensor))
 
 
 #: Names of the arguments that the Keras layer does not have.
