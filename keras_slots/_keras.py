@@ -14,6 +14,7 @@ import keras
 from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.layers.core.einsum_dense import _analyze_einsum_string
+from keras.src.quantizers.utils import should_quantize_layer
 
 from keras_slots._backend import initializer as initializer_of
 
@@ -83,8 +84,8 @@ def copy_operation(operation: Any) -> Any:
     return new
 
 
-def check_before_quantization(check: Callable[[Any, Any], None]) -> None:
-    """Makes `model.quantize` call `check(model, filters)` before it changes any layer.
+def check_before_quantization(check: Callable[[Any, list[keras.layers.Layer]], None]) -> None:
+    """Makes `model.quantize` call `check(model, layers)`, the layers to quantize, before it changes any of them.
 
     Keras quantizes one layer after another, so an error of one layer would leave those before it quantized.
     """
@@ -92,7 +93,8 @@ def check_before_quantization(check: Callable[[Any, Any], None]) -> None:
 
     @wraps(quantize)
     def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
-        check(self, inspect.signature(quantize).bind(self, *args, **kwargs).arguments.get("filters"))
+        filters = inspect.signature(quantize).bind(self, *args, **kwargs).arguments.get("filters")
+        check(self, [layer for layer in inner_layers(self) if should_quantize_layer(layer, filters)])
         return quantize(self, *args, **kwargs)
 
     keras.Model.quantize = checked

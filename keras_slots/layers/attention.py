@@ -6,7 +6,6 @@ from typing import Any
 
 import keras
 
-from keras_slots._checks import check_integer
 from keras_slots._registry import register
 from keras_slots.layers.base import SLOT_ARGUMENTS, SlotLayer
 from keras_slots.layers.dense import SlotEinsumDense
@@ -17,11 +16,6 @@ class SlotAttention(SlotLayer):
     """Mixin before a Keras attention layer that replaces its projections by `SlotEinsumDense` layers."""
 
     seed_limit = 2**31  # dropout uses the same seed
-
-    def __init__(self, *args: Any, seed: int | None = None, **kwargs: Any):
-        if seed is not None:
-            check_integer(seed, "seed", self.seed_limit)
-        super().__init__(*args, seed=seed, **kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # `build` of the Keras layer assigns each projection before building it.
@@ -39,12 +33,11 @@ class SlotAttention(SlotLayer):
 class SlotMultiHeadAttention(SlotAttention, keras.layers.MultiHeadAttention):
     """Multi-head attention whose projections select each weight from K fixed random values.
 
-    Forward as the Keras layer, each projection with `W[...] = bank[..., k*]`; backward, straight through the
-    selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. `layer.slot_kernels` holds the kernels of
-    the projections by name, such as `"query/kernel"`. `seed` also seeds the dropout, so it must be below 2**31.
-    Not in the paper, which has no attention.
+    Forward as the Keras layer, each projection with `W[...] = bank[..., k*]`. `layer.slot_kernels` holds the
+    kernels of the projections by name, such as `"query/kernel"`. `seed` also seeds the dropout, so it must be
+    below 2**31. Not in the paper, which has no attention.
 
-    {arguments}
+    {shared}
 
     Example:
 
@@ -60,12 +53,11 @@ class SlotMultiHeadAttention(SlotAttention, keras.layers.MultiHeadAttention):
 class SlotGroupQueryAttention(SlotAttention, keras.layers.GroupQueryAttention):
     """Grouped-query attention whose projections select each weight from K fixed random values.
 
-    Forward as the Keras layer, each projection with `W[...] = bank[..., k*]`; backward, straight through the
-    selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. `layer.slot_kernels` holds the kernels of
-    the projections by name, such as `"query/kernel"`. `seed` also seeds the dropout, so it must be below 2**31.
-    Not in the paper, which has no attention.
+    Forward as the Keras layer, each projection with `W[...] = bank[..., k*]`. `layer.slot_kernels` holds the
+    kernels of the projections by name, such as `"query/kernel"`. `seed` also seeds the dropout, so it must be
+    below 2**31. Not in the paper, which has no attention.
 
-    {arguments}
+    {shared}
 
     Example:
 

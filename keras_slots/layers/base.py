@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from keras_slots._checks import check_choice, check_num_values, check_seed
+from keras_slots._checks import check_choice, check_integer, check_num_values, check_seed
 from keras_slots._keras import direct_layers, names_hidden_from_saving
 from keras_slots._registry import Registrable
 from keras_slots.kernels import SlotKernel
@@ -26,8 +26,13 @@ from keras_slots.values.value_bank import ValueBank, check_sharing
 Tensor = Any
 Shape = tuple[int | None, ...]
 
-#: What follows the `Args` section in the docstrings of slot layers.
-_RAISES = """\
+#: What the docstrings of all slot layers share, in the place of `{shared}`.
+_SHARED = """\
+Backward, straight through the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k and each kernel
+    W. The bank never changes.
+
+    {args}
+
     Raises:
         ValueError: If a slot argument is invalid, for a kernel constraint, LoRA and quantization, and for the
             errors of the Keras layer.
@@ -115,7 +120,7 @@ class SlotLayer(Refusals, Registrable):
         vars(cls)["__init__"].__signature__ = signature(key, SlotLayer)
         if cls.__doc__:
             args = args_section(key, SlotLayer, cls.kernel_arguments)
-            cls.__doc__ = cls.__doc__.replace("{arguments}", f"{args}\n\n{_RAISES}")
+            cls.__doc__ = cls.__doc__.replace("{shared}", _SHARED.replace("{args}", args))
         super().on_registration(key)
 
     def __init__(
@@ -148,7 +153,7 @@ class SlotLayer(Refusals, Registrable):
         kernel_class = SlotKernel.registry[self.score_mode]
         kernel_class.check_arguments(self._rule, self.bank_initializer, self.score_initializer, self.sharing)
         self.move_regularizer = get_move_regularizer(move_regularizer, score_mode, kernel_class.measures_moves)
-        self.seed = None if seed is None else check_seed(seed)
+        self.seed = None if seed is None else check_integer(seed, "seed", self.seed_limit)
         self._seed = draw_seed() if self.seed is None else self.seed
         self._kernel_names: set[str] = set()
 
@@ -279,9 +284,8 @@ class SlotLayer(Refusals, Registrable):
         return self._kernels_first(super().variables)
 
     def _kernels_first(self, variables: list[keras.Variable]) -> list[keras.Variable]:
-        kernels = [x for x in direct_layers(self) if isinstance(x, SlotKernel)]
-        own = {id(v) for kernel in kernels for v in kernel.variables}
-        return sorted(variables, key=lambda v: id(v) not in own)
+        of_kernels = {id(v) for x in direct_layers(self) if isinstance(x, SlotKernel) for v in x.variables}
+        return sorted(variables, key=lambda v: id(v) not in of_kernels)
 
     @property
     def bank(self) -> Tensor:

@@ -72,10 +72,9 @@ class SlotConvolution(ConvolutionLayer):
 class SlotConv1D(SlotConvolution, keras.layers.Conv1D):
     """1-D convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(conv(x, W) + b)`, `W[t, c, f] = bank[t, c, f, k*]`; backward, straight through the
-    selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k.
+    Forward `y = activation(conv(x, W) + b)`, `W[t, c, f] = bank[t, c, f, k*]`.
 
-    {arguments}
+    {shared}
 
     Example:
 
@@ -90,10 +89,9 @@ class SlotConv1D(SlotConvolution, keras.layers.Conv1D):
 class SlotConv2D(SlotConvolution, keras.layers.Conv2D):
     """2-D convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(conv(x, W) + b)`, `W[h, w, c, f] = bank[h, w, c, f, k*]`; backward, straight through
-    the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k.
+    Forward `y = activation(conv(x, W) + b)`, `W[h, w, c, f] = bank[h, w, c, f, k*]`.
 
-    {arguments}
+    {shared}
 
     Example:
 
@@ -109,10 +107,9 @@ class SlotConv2D(SlotConvolution, keras.layers.Conv2D):
 class SlotConv3D(SlotConvolution, keras.layers.Conv3D):
     """3-D convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(conv(x, W) + b)`, `W[d, h, w, c, f] = bank[d, h, w, c, f, k*]`; backward, straight
-    through the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k.
+    Forward `y = activation(conv(x, W) + b)`, `W[d, h, w, c, f] = bank[d, h, w, c, f, k*]`.
 
-    {arguments}
+    {shared}
 
     Example:
 
@@ -138,11 +135,10 @@ class SlotConvolutionTranspose(ConvolutionLayer):
 class SlotConv1DTranspose(SlotConvolutionTranspose, keras.layers.Conv1DTranspose):
     """1-D transposed convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(conv_transpose(x, W) + b)`, `W[t, f, c] = bank[t, f, c, k*]`; backward, straight
-    through the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. Fans are read off the kernel
-    as Keras does, the output channels before the input channels.
+    Forward `y = activation(conv_transpose(x, W) + b)`, `W[t, f, c] = bank[t, f, c, k*]`.
+    Fans are read off the kernel as Keras does, the output channels before the input channels.
 
-    {arguments}
+    {shared}
 
     Example:
 
@@ -157,11 +153,10 @@ class SlotConv1DTranspose(SlotConvolutionTranspose, keras.layers.Conv1DTranspose
 class SlotConv2DTranspose(SlotConvolutionTranspose, keras.layers.Conv2DTranspose):
     """2-D transposed convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(conv_transpose(x, W) + b)`, `W[h, w, f, c] = bank[h, w, f, c, k*]`; backward,
-    straight through the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. Fans are read off the
-    kernel as Keras does, the output channels before the input channels.
+    Forward `y = activation(conv_transpose(x, W) + b)`, `W[h, w, f, c] = bank[h, w, f, c, k*]`.
+    Fans are read off the kernel as Keras does, the output channels before the input channels.
 
-    {arguments}
+    {shared}
 
     Example:
 
@@ -176,11 +171,10 @@ class SlotConv2DTranspose(SlotConvolutionTranspose, keras.layers.Conv2DTranspose
 class SlotConv3DTranspose(SlotConvolutionTranspose, keras.layers.Conv3DTranspose):
     """3-D transposed convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(conv_transpose(x, W) + b)`, `W[d, h, w, f, c] = bank[d, h, w, f, c, k*]`; backward,
-    straight through the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. Fans are read off the
-    kernel as Keras does, the output channels before the input channels.
+    Forward `y = activation(conv_transpose(x, W) + b)`, `W[d, h, w, f, c] = bank[d, h, w, f, c, k*]`.
+    Fans are read off the kernel as Keras does, the output channels before the input channels.
 
-    {arguments}
+    {shared}
 
     Example:
 

@@ -15,14 +15,13 @@ class SlotDense(SlotLayer, keras.layers.Dense):
     """Fully connected layer that selects each weight from K fixed random values.
 
     Forward: `y = activation(x @ W + b)` with `W[i, j] = bank[i, j, k*]`, where k* is the selected index; for
-    greedy selection it is `argmax_k scores[i, j, k]`. Backward, straight through the selection:
-    `d scores[i, j, k] = bank[i, j, k] * sum_n x[n, i] * d y[n, j]` for all k. The bank never changes. Inputs of
+    greedy selection it is `argmax_k scores[i, j, k]`. Backward `d W[i, j] = sum_n x[n, i] * d y[n, j]`. Inputs of
     shape `(batch, ..., input_dim)` give outputs of shape `(batch, ..., units)`.
 
     In the paper these are equations 1 to 3. It has no bias; pass `use_bias=False` for its networks. The scale of
     the scores is that of the author's code, not of the text.
 
-    {arguments}
+    {shared}
 
     Example:
 
@@ -50,12 +49,11 @@ class SlotDense(SlotLayer, keras.layers.Dense):
 class SlotEinsumDense(SlotLayer, keras.layers.EinsumDense):
     """Einsum layer that selects each weight from K fixed random values.
 
-    Forward `y = activation(einsum(equation, x, W) + b)`, `W[...] = bank[..., k*]`; backward, straight through
-    the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. fan_out is the product of the
+    Forward `y = activation(einsum(equation, x, W) + b)`, `W[...] = bank[..., k*]`. fan_out is the product of the
     kernel axes that appear in the output, fan_in that of the others. Not in the paper, which has only dense
     layers and convolutions.
 
-    {arguments}
+    {shared}
 
     Example:
 

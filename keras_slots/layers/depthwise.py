@@ -30,11 +30,10 @@ class SlotDepthwiseConvolution(ConvolutionLayer):
 class SlotDepthwiseConv1D(SlotDepthwiseConvolution, keras.layers.DepthwiseConv1D):
     """1-D depthwise convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(depthwise_conv(x, W) + b)`, `W[t, c, m] = bank[t, c, m, k*]`; backward, straight
-    through the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. Fans are read off the kernel
-    as Keras does, as if it were an ordinary convolution.
+    Forward `y = activation(depthwise_conv(x, W) + b)`, `W[t, c, m] = bank[t, c, m, k*]`.
+    Fans are read off the kernel as Keras does, as if it were an ordinary convolution.
 
-    {arguments}
+    {shared}
 
     Example:
 
@@ -49,11 +48,10 @@ class SlotDepthwiseConv1D(SlotDepthwiseConvolution, keras.layers.DepthwiseConv1D
 class SlotDepthwiseConv2D(SlotDepthwiseConvolution, keras.layers.DepthwiseConv2D):
     """2-D depthwise convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(depthwise_conv(x, W) + b)`, `W[h, w, c, m] = bank[h, w, c, m, k*]`; backward,
-    straight through the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. Fans are read off the
-    kernel as Keras does, as if it were an ordinary convolution.
+    Forward `y = activation(depthwise_conv(x, W) + b)`, `W[h, w, c, m] = bank[h, w, c, m, k*]`.
+    Fans are read off the kernel as Keras does, as if it were an ordinary convolution.
 
-    {arguments}
+    {shared}
 
     Example:
 
@@ -99,11 +97,10 @@ class SlotSeparableConvolution(ConvolutionLayer):
 class SlotSeparableConv1D(SlotSeparableConvolution, keras.layers.SeparableConv1D):
     """1-D separable convolution whose two kernels select each weight from K fixed random values.
 
-    Forward `y = activation(conv(depthwise_conv(x, D), P) + b)`, D and P selected from banks of their own;
-    backward, straight through the selection, `d scores[..., k] = bank[..., k] * d D[...]` for all k, and
-    likewise for P. `layer.slot_kernels` holds both: `"depthwise_kernel"` and `"pointwise_kernel"`.
+    Forward `y = activation(conv(depthwise_conv(x, D), P) + b)`, D and P selected from banks of their own.
+    `layer.slot_kernels` holds both: `"depthwise_kernel"` and `"pointwise_kernel"`.
 
-    {arguments}
+    {shared}
 
     Example:
 
@@ -119,11 +116,10 @@ class SlotSeparableConv1D(SlotSeparableConvolution, keras.layers.SeparableConv1D
 class SlotSeparableConv2D(SlotSeparableConvolution, keras.layers.SeparableConv2D):
     """2-D separable convolution whose two kernels select each weight from K fixed random values.
 
-    Forward `y = activation(conv(depthwise_conv(x, D), P) + b)`, D and P selected from banks of their own;
-    backward, straight through the selection, `d scores[..., k] = bank[..., k] * d D[...]` for all k, and
-    likewise for P. `layer.slot_kernels` holds both: `"depthwise_kernel"` and `"pointwise_kernel"`.
+    Forward `y = activation(conv(depthwise_conv(x, D), P) + b)`, D and P selected from banks of their own.
+    `layer.slot_kernels` holds both: `"depthwise_kernel"` and `"pointwise_kernel"`.
 
-    {arguments}
+    {shared}
 
     Example:
 
