@@ -26,13 +26,10 @@ class EqualByConfig(ABC):
 
 
 def check_config(thing: Any, argument: str) -> None:
-    """Raises an error if `get_config` omits an argument of the constructor: different objects would be equal.
+    """Refuses a value of a layer's `argument` whose `get_config` omits an argument of the constructor.
 
-    Equal objects share their compiled programs, and a file holds only the configuration.
-
-    Args:
-        thing: The value of an argument of a layer.
-        argument: Name of that argument.
+    Different objects would be equal. Equal objects share their compiled programs, and a file holds only the
+    configuration.
     """
     missing = [name for name in _constructor_arguments(type(thing)) if name not in thing.get_config()]
     if missing:

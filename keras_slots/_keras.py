@@ -7,7 +7,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial, wraps
+from functools import wraps
 from typing import Any
 
 import keras
@@ -119,7 +119,7 @@ def without_values() -> Iterator[list[keras.Variable]]:
         for variable in created:
             value = scope.get_current_value(variable)
             if value is not None:  # a value that was assigned in the context
-                variable._initializer = initializer_of(partial(_same, value))
+                variable._initializer = _initializer_with(value)
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def _values_as_initializers(scope: keras.StatelessScope) -> Iterator[None]:
         # Other threads may make variables at the same time, but not in this scope.
         if has_value and get_stateless_scope() is scope:
             value = keras.ops.convert_to_tensor(initializer, dtype)
-            initializer, shape, dtype = (initializer_of(partial(_same, value)), value.shape, value.dtype)
+            initializer, shape, dtype = _initializer_with(value), value.shape, value.dtype
         honest(self, initializer, shape, dtype, *args, **kwargs)
 
     with _ONE_AT_A_TIME:
@@ -143,8 +143,8 @@ def _values_as_initializers(scope: keras.StatelessScope) -> Iterator[None]:
             keras.Variable.__init__ = honest
 
 
-def _same(value: Any) -> Any:
-    return value
+def _initializer_with(value: Any) -> Any:
+    return initializer_of(lambda: value)
 
 
 def set_first_value(variable: Any, array: Any = None) -> None:
@@ -153,5 +153,5 @@ def set_first_value(variable: Any, array: Any = None) -> None:
     So only one copy of a large weight is ever in memory, without a random one beside it.
     """
     if array is not None:
-        variable._initializer = initializer_of(lambda: array)
+        variable._initializer = _initializer_with(array)
     variable._deferred_initialize()

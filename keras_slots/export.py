@@ -174,8 +174,7 @@ def _write_onnx(model: keras.Model, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the packages about NumPy
         try:
-            arguments = {"input_signature": _signature(model), "verbose": False}
-            model.export(str(unchecked), format="onnx", **arguments)
+            model.export(str(unchecked), format="onnx", input_signature=_signature(model), verbose=False)
             # The converter passes unknown operations on.
             onnx.checker.check_model(str(unchecked), full_check=True)
         except OSError:

@@ -167,11 +167,7 @@ class Probabilistic(SelectionRule):
 
 
 def get_rule(identifier: Any) -> SelectionRule:
-    """The rule for a name, a serialized rule, or a rule itself.
-
-    Raises:
-        ValueError: If it is none of these, or its `get_config` lacks an argument of its constructor.
-    """
+    """The rule for a name, a serialized rule, or a rule itself whose `get_config` is complete."""
     if isinstance(identifier, dict):
         identifier = keras.saving.deserialize_keras_object(identifier)
     if isinstance(identifier, str) and identifier in SelectionRule.registry:

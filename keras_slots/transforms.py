@@ -99,8 +99,12 @@ def slotify(
             f"Received: model '{model.name}', filters={filters!r}"
         )
     for old, new in pairs:
-        copy = copy_state if type(old) is type(new) else copy_common_weights
-        copy(old, new)
+        if type(old) is type(new):
+            copy_state(old, new)
+        elif old.built and new.built:
+            for weight, source in pair_weights(old, new, new.weight_sources()):
+                if isinstance(source, keras.Variable):
+                    source.assign(copied_array(weight))
     _warn_of_plain_kernels(pairs, wanted)
     return new_model
 
@@ -230,9 +234,7 @@ def _as_function(filters: Any, model: keras.Model) -> Callable[[keras.layers.Lay
         return lambda layer: True
     if callable(filters):
         return filters
-    if isinstance(filters, str):
-        filters = [filters]
-    names = set(filters)
+    names = {filters} if isinstance(filters, str) else set(filters)
     known = {x.name for x in inner_layers(model) if type(x) in SlotLayer.registry}
     if names - known:
         raise ValueError(
@@ -316,15 +318,6 @@ def copy_state(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
         new.finalize_state()
 
 
-def copy_common_weights(old: keras.layers.Layer, new: SlotLayer) -> None:
-    """Copies the weights of a Keras layer, except the kernels, to its slot layer."""
-    if not old.built or not new.built:
-        return
-    for mine, its in pair_weights(old, new, new.weight_sources()):
-        if isinstance(its, keras.Variable):
-            its.assign(copied_array(mine))
-
-
 Source = TypeVar("Source")
 
 
@@ -334,9 +327,6 @@ def pair_weights(
     """Pairs each weight of a Keras layer with its source in the slot layer; both are built.
 
     `sources` are the `weight_sources` of the slot layer, or values made from them, by the name of the weight.
-
-    Raises:
-        ValueError: If a weight has no source, a source has no weight, or their shapes differ.
     """
     weights: dict[str, Any] = named_weights(plain)
     # A weight without its own name takes that of its attribute.
@@ -368,11 +358,7 @@ def holds_assets(layer: keras.layers.Layer) -> bool:
 
 
 def serialize(model: keras.Model) -> dict[str, Any]:
-    """Serializes a model to a dictionary that a file can hold.
-
-    Raises:
-        ValueError: If a layer has a function or object that no file can hold; names the layer and the argument.
-    """
+    """Serializes a model to a dictionary that a file can hold; refuses functions and objects that none can."""
     for layer in inner_layers(model):
         if is_model(layer) or isinstance(layer, SlotLayer):
             continue

@@ -85,13 +85,7 @@ def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
 
 
 def unknown_argument_error(cls: type, given: Mapping[str, Any], error: Exception) -> ValueError | None:
-    """Returns an error that suggests the right names for unknown arguments of a layer; None if there is no guess.
-
-    Args:
-        cls: Class of the layer.
-        given: The keyword arguments that it received.
-        error: The error of Keras, which quotes the unknown arguments.
-    """
+    """An error that suggests names for the arguments that the error of Keras calls unknown; None without a guess."""
     known = {p.name for base in cls.__mro__[:-1] for p in _parameters(base)}
     unknown = [name for name in given if name not in known and f"'{name}'" in str(error)]
     lines: list[str] = []

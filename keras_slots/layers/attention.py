@@ -20,13 +20,10 @@ class SlotAttention(SlotLayer):
     def __setattr__(self, name: str, value: Any) -> None:
         # `build` of the Keras layer assigns each projection before building it.
         if type(value) is keras.layers.EinsumDense:
-            value = self._slot_projection(value)
+            slots = {argument: getattr(self, argument) for argument in SLOT_ARGUMENTS}
+            slots["seed"] = derive_seed(self._seed, value.name)
+            value = SlotEinsumDense.from_config({**value.get_config(), **slots})
         super().__setattr__(name, value)
-
-    def _slot_projection(self, plain: keras.layers.EinsumDense) -> SlotEinsumDense:
-        slots = {name: getattr(self, name) for name in SLOT_ARGUMENTS}
-        slots["seed"] = derive_seed(self._seed, plain.name)
-        return SlotEinsumDense.from_config({**plain.get_config(), **slots})
 
 
 @register(keras.layers.MultiHeadAttention)

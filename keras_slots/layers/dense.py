@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 from keras import ops
 
@@ -84,10 +86,7 @@ class SlotEinsumDense(SlotLayer, keras.layers.EinsumDense):
     def _fans(self, kernel_shape: tuple[int, ...]) -> tuple[int, int]:
         operands, output = self.equation.replace(" ", "").split("->")
         kernel_axes = operands.split(",")[1].replace("...", "")
-        fan_in = fan_out = 1
-        for axis, size in zip(kernel_axes, kernel_shape, strict=True):
-            if axis in output:
-                fan_out *= size
-            else:
-                fan_in *= size
+        sizes = list(zip(kernel_axes, kernel_shape, strict=True))
+        fan_in = math.prod(size for axis, size in sizes if axis not in output)
+        fan_out = math.prod(size for axis, size in sizes if axis in output)
         return fan_in, fan_out

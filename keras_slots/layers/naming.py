@@ -13,11 +13,7 @@ from keras_slots.kernels import SlotKernel
 
 
 def named_weights(layer: keras.layers.Layer) -> dict[str, SlotKernel | keras.Variable]:
-    """The weights of a layer and its inner layers by name, as `"query/kernel"`; a kernel is one weight.
-
-    Raises:
-        ValueError: If two weights have the same name.
-    """
+    """The weights of a layer and its inner layers by name, as `"query/kernel"`; a kernel is one weight."""
     pairs: list[tuple[str, SlotKernel | keras.Variable]] = []
     for name, part in _named_parts(layer):
         if isinstance(part, SlotKernel):
