@@ -46,10 +46,9 @@ def _constructor_arguments(cls: type) -> list[str]:
     names: list[str] = []
     open_ended: list[str] = []
     for base in cls.__mro__:
-        constructor = vars(base).get("__init__")
-        if constructor is None or base is object:
+        if base is object or "__init__" not in vars(base):
             continue
-        _, *parameters = inspect.signature(constructor).parameters.values()
+        _, *parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
         open_ended = [p.name for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         names += [p.name for p in parameters if p.name not in open_ended]
         if not open_ended:

@@ -10,6 +10,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 #: Descriptions of the arguments about a kernel; those of other arguments are taken from Keras.
@@ -39,11 +40,9 @@ _OTHER_NAMES = {
 def signature(plain_class: type, slot_layer: type) -> inspect.Signature:
     """All parameters of the Keras layer, the slot arguments as keyword-only ones, then its `**kwargs` if any."""
     plain = _parameters(plain_class)
-    kwargs = [p for p in plain if p.kind is p.VAR_KEYWORD]
-    plain = [p for p in plain if p.kind is not p.VAR_KEYWORD]
     names = {p.name for p in plain}
     ours = [p for p in _parameters(slot_layer) if p.kind is p.KEYWORD_ONLY and p.name not in names]
-    return inspect.Signature([*plain, *ours, *kwargs])
+    return inspect.Signature(sorted([*plain, *ours], key=attrgetter("kind")))
 
 
 def described(docstring: str | None) -> dict[str, str]:
@@ -85,7 +84,7 @@ def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
 
 
 def unknown_argument_error(cls: type, given: Mapping[str, Any], error: Exception) -> ValueError | None:
-    """An error that suggests names for the arguments that the error of Keras calls unknown; None without a guess."""
+    """An error that suggests names for the arguments that Keras' `error` calls unknown; None without a guess."""
     known = {p.name for base in cls.__mro__[:-1] for p in _parameters(base)}
     unknown = [name for name in given if name not in known and f"'{name}'" in str(error)]
     lines: list[str] = []

@@ -50,20 +50,19 @@ class SlotLayer(Refusals, Registrable):
         num_values: Positive integer, K: the number of fixed random values of each connection.
         selection: `"greedy"` takes the value with the highest score; `"probabilistic"` draws one value from
             softmax(scores) in each training pass; or a `keras_slots.SelectionRule`. Inference is always greedy.
-        score_mode: `"per_value"`, the paper's form, trains one score per value. It is for SGD with a large rate,
-            1 to 3 times that of an ordinary network: Adam moves all K scores of a connection by the same step,
-            however large their values are, so values of the same sign never overtake each other.
-            `"per_connection"` trains one lever u per connection, from which the K scores follow:
-            `initial_scores + bank * u`. Under SGD, also with momentum or Nesterov, it selects the same values as
-            the paper's scores, at about the cost of an ordinary layer. Other optimizers (Adam, clipping by norm)
-            also train a lever well, but not as they would train K scores; weight decay pulls a connection back to
-            its initial choice. `"nearest"` trains one lever per connection like an ordinary weight, with the
-            optimizer and rate of the ordinary network, and selects the value nearest to it: every value can be
-            selected, and cost and memory do not depend on K.
+        score_mode: `"per_value"`, the paper's form, trains one score per value, by SGD at 1 to 3 times the rate of
+            an ordinary network. Adam would move all K scores of a connection by the same step, however large
+            their values are, so values of the same sign would never overtake each other. `"per_connection"`
+            trains one lever u per connection, from which the K scores follow: `initial_scores + bank * u`. Under
+            SGD, also with momentum or Nesterov, it selects the same values as the paper's scores, at about the
+            cost of an ordinary layer. Adam and clipping by norm train a lever well too, but not as they would
+            train K scores; weight decay pulls a connection back to its initial choice. `"nearest"` trains one
+            lever per connection like an ordinary weight, with the same optimizer and rate, and selects the value
+            nearest to it: every value can be selected, and cost and memory do not depend on K.
         bank_initializer: Distribution of the values: `"glorot_uniform"`, `"glorot_normal"`, `"he_uniform"`,
-            `"he_normal"`, `"signed_constant"`, `"stratified_uniform"`; the class of that name in
-            `keras_slots`, with a `scale`; or a Keras initializer, which is called once with the shape of the whole
-            bank. None means the distribution of `kernel_initializer`. With `score_mode="nearest"` it must be a
+            `"he_normal"`, `"signed_constant"`, `"stratified_uniform"`; the class of that name in `keras_slots`,
+            with a `scale`; or a Keras initializer, called once with the shape of the whole bank. None means the
+            distribution of `kernel_initializer`. With `score_mode="nearest"` it must be a
             `keras_slots.StratifiedUniform`; None means one of scale 1.5, and levers start at values drawn by
             `kernel_initializer`.
         score_initializer: `keras_slots.UniformScores(scale)`, a Keras initializer, or `"nearest"`
