@@ -26,13 +26,10 @@ class EqualByConfig(ABC):
 
 
 def check_config(thing: Any, argument: str) -> None:
-    """Raises an error if `get_config` omits an argument of the constructor: different objects would be equal.
+    """Refuses a value of a layer's `argument` whose `get_config` omits an argument of the constructor.
 
-    Equal objects share their compiled programs, and a file holds only the configuration.
-
-    Args:
-        thing: The value of an argument of a layer.
-        argument: Name of that argument.
+    Different objects would be equal. Equal objects share their compiled programs, and a file holds only the
+    configuration.
     """
     missing = [name for name in _constructor_arguments(type(thing)) if name not in thing.get_config()]
     if missing:
@@ -49,10 +46,9 @@ def _constructor_arguments(cls: type) -> list[str]:
     names: list[str] = []
     open_ended: list[str] = []
     for base in cls.__mro__:
-        constructor = vars(base).get("__init__")
-        if constructor is None or base is object:
+        if base is object or "__init__" not in vars(base):
             continue
-        _, *parameters = inspect.signature(constructor).parameters.values()
+        _, *parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
         open_ended = [p.name for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         names += [p.name for p in parameters if p.name not in open_ended]
         if not open_ended:

@@ -42,11 +42,9 @@ def check_path(
 
 def _check_earlier_export(folder: Path) -> None:
     """Refuses a folder that holds anything but a SavedModel, because its contents would be deleted."""
-    try:
+    with errors_name_path(folder):
         names = {x.name for x in folder.iterdir()}
         files = {f"variables/{x.name}" for x in folder.glob("variables/*")}
-    except OSError as error:
-        raise unwritable_path_error(folder, error) from error
     others = names - _SAVED_MODEL if "saved_model.pb" in names else names
     others |= {x for x in files if not x.startswith("variables/variables.")}
     if others:
@@ -70,6 +68,15 @@ def unwritable_path_error(path: Path, error: OSError) -> OSError:
     )
 
 
+@contextlib.contextmanager
+def errors_name_path(path: Path) -> Iterator[None]:
+    """Makes each `OSError` in the block an error that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable_path_error(path, error) from error
+
+
 def temporary_path_beside(path: Path, word: str = "") -> Path:
     """Returns a path beside `path` that does not exist; a hidden one if `word` is empty."""
     token = secrets.token_hex(4)
@@ -84,17 +91,16 @@ def atomic_replace(path: Path) -> Iterator[Path]:
     After an error, an interrupt or a crash `path` is the old file or the new one. Both paths have the same suffix.
     """
     temporary = temporary_path_beside(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise unwritable_path_error(path, error) from error
-        raise
+    with errors_name_path(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
     with contextlib.suppress(OSError):  # folders cannot be synced here
         sync(path.parent)
 

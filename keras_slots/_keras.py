@@ -7,13 +7,14 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial, wraps
+from functools import wraps
 from typing import Any
 
 import keras
 from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.layers.core.einsum_dense import _analyze_einsum_string
+from keras.src.quantizers.utils import should_quantize_layer
 
 from keras_slots._backend import initializer as initializer_of
 
@@ -83,8 +84,8 @@ def copy_operation(operation: Any) -> Any:
     return new
 
 
-def check_before_quantization(check: Callable[[Any, Any], None]) -> None:
-    """Makes `model.quantize` call `check(model, filters)` before it changes any layer.
+def check_before_quantization(check: Callable[[Any, list[keras.layers.Layer]], None]) -> None:
+    """Makes `model.quantize` call `check(model, layers)`, the layers to quantize, before it changes any of them.
 
     Keras quantizes one layer after another, so an error of one layer would leave those before it quantized.
     """
@@ -92,7 +93,8 @@ def check_before_quantization(check: Callable[[Any, Any], None]) -> None:
 
     @wraps(quantize)
     def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
-        check(self, inspect.signature(quantize).bind(self, *args, **kwargs).arguments.get("filters"))
+        filters = inspect.signature(quantize).bind(self, *args, **kwargs).arguments.get("filters")
+        check(self, [layer for layer in inner_layers(self) if should_quantize_layer(layer, filters)])
         return quantize(self, *args, **kwargs)
 
     keras.Model.quantize = checked
@@ -117,7 +119,7 @@ def without_values() -> Iterator[list[keras.Variable]]:
         for variable in created:
             value = scope.get_current_value(variable)
             if value is not None:  # a value that was assigned in the context
-                variable._initializer = initializer_of(partial(_same, value))
+                variable._initializer = _initializer_with(value)
 
 
 @contextmanager
@@ -129,7 +131,7 @@ def _values_as_initializers(scope: keras.StatelessScope) -> Iterator[None]:
         # Other threads may make variables at the same time, but not in this scope.
         if has_value and get_stateless_scope() is scope:
             value = keras.ops.convert_to_tensor(initializer, dtype)
-            initializer, shape, dtype = (initializer_of(partial(_same, value)), value.shape, value.dtype)
+            initializer, shape, dtype = _initializer_with(value), value.shape, value.dtype
         honest(self, initializer, shape, dtype, *args, **kwargs)
 
     with _ONE_AT_A_TIME:
@@ -141,8 +143,8 @@ def _values_as_initializers(scope: keras.StatelessScope) -> Iterator[None]:
             keras.Variable.__init__ = honest
 
 
-def _same(value: Any) -> Any:
-    return value
+def _initializer_with(value: Any) -> Any:
+    return initializer_of(lambda: value)
 
 
 def set_first_value(variable: Any, array: Any = None) -> None:
@@ -151,5 +153,5 @@ def set_first_value(variable: Any, array: Any = None) -> None:
     So only one copy of a large weight is ever in memory, without a random one beside it.
     """
     if array is not None:
-        variable._initializer = initializer_of(lambda: array)
+        variable._initializer = _initializer_with(array)
     variable._deferred_initialize()

@@ -7,7 +7,7 @@ is not registered cannot be deserialized. A copy in the same process can use the
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -53,13 +53,9 @@ class CarriedObject:
 
 
 def live_config(layer: keras.layers.Layer, owner: type | None = None) -> Config:
-    """The configuration of a layer, for a copy in the same process.
-
-    Args:
-        layer: Layer, which is not changed.
-        owner: The class whose `get_config` to call; None: that of the layer.
-    """
-    config = _unwrapped((owner or type(layer)).get_config(_stand_in(layer, {})))  # type: ignore[attr-defined]
+    """The configuration of a layer, for a copy in the same process, by `get_config` of its class or of `owner`."""
+    config = (owner or type(layer)).get_config(_stand_in(layer, {}))  # type: ignore[attr-defined]
+    config = _mapped(_unwrapped, config)
     if isinstance(layer, keras.layers.Lambda):
         config["mask"] = layer.mask  # Keras deserializes all of a `Lambda` but its mask
     return config
@@ -89,24 +85,33 @@ def _stand_in(layer: Any, done: dict[int, Any]) -> Any:
     if id(layer) in done:
         return done[id(layer)]
     new = done[id(layer)] = object.__new__(type(layer))
-    methods = {name for name in vars(layer) if callable(getattr(type(layer), name, None))}
-    attributes = {name: value for name, value in vars(layer).items() if name not in methods}
-    vars(new).update(vars(layer))
-    vars(new).update({name: _with_carried_objects(value, done) for name, value in attributes.items()})
+
+    def stand_in(value: Any) -> Any:
+        # Not for models: they identify their operations by object.
+        if isinstance(value, keras.layers.Layer):
+            return value if isinstance(value, keras.Model) else _stand_in(value, done)
+        return CarriedObject(value) if _is_carried(value) else value
+
+    for name, value in vars(layer).items():
+        is_method = callable(getattr(type(layer), name, None))
+        vars(new)[name] = value if is_method else _mapped(stand_in, value)
     return new
 
 
-def _with_carried_objects(value: Any, done: dict[int, Any]) -> Any:
-    # Not models: they identify their operations by object.
-    if isinstance(value, keras.layers.Layer):
-        return value if isinstance(value, keras.Model) else _stand_in(value, done)
-    if isinstance(value, list):
-        return [_with_carried_objects(x, done) for x in value]
-    if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return tuple(_with_carried_objects(x, done) for x in value)
+def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """`function` of a value, or of each entry of nested lists, tuples and dictionaries."""
     if isinstance(value, dict):
-        return {key: _with_carried_objects(x, done) for key, x in value.items()}
-    return CarriedObject(value) if _is_carried(value) else value
+        return {key: _mapped(function, x) for key, x in value.items()}
+    if isinstance(value, list):
+        return [_mapped(function, x) for x in value]
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return tuple(_mapped(function, x) for x in value)
+    return function(value)
+
+
+def _unwrapped(value: Any) -> Any:
+    # A class may put a `CarriedObject` into its configuration directly.
+    return value.carried if isinstance(value, CarriedObject) else value
 
 
 def _is_carried(value: Any) -> bool:
@@ -121,14 +126,3 @@ def _is_registered(cls: type) -> bool:
     """Whether Keras can deserialize objects of a class."""
     own = cls.__module__.split(".")[0] == "keras"
     return own or keras.saving.get_registered_name(cls) != cls.__name__
-
-
-def _unwrapped(config: Any) -> Any:
-    """Unwraps `CarriedObject` objects that a class put into its configuration directly."""
-    if isinstance(config, CarriedObject):
-        return config.carried
-    if isinstance(config, dict):
-        return {key: _unwrapped(value) for key, value in config.items()}
-    if isinstance(config, (list, tuple)) and not hasattr(config, "_fields"):
-        return type(config)(_unwrapped(x) for x in config)
-    return config

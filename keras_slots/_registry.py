@@ -79,9 +79,9 @@ def register(key: Any, *, replace: bool = False) -> Callable[[Class], Class]:
         # The same class, defined again by running a notebook cell twice, is not a conflict.
         if before is not None and not replace and _module_and_name(before) != _module_and_name(cls):
             raise ValueError(
-                f"`key` is taken. Received: key={_shown(key)}, which belongs to {before.__name__}, for "
-                f"{cls.__name__}. Choose another one, or pass `replace=True` to take its place everywhere in this "
-                "process."
+                f"`key` is taken. Received: key={getattr(key, '__name__', repr(key))}, which belongs to "
+                f"{before.__name__}, for {cls.__name__}. Choose another one, or pass `replace=True` to take its "
+                "place everywhere in this process."
             )
         cls.registry[key] = cls
         cls.on_registration(key)
@@ -92,7 +92,3 @@ def register(key: Any, *, replace: bool = False) -> Callable[[Class], Class]:
 
 def _module_and_name(cls: type) -> tuple[str, str]:
     return cls.__module__, cls.__qualname__
-
-
-def _shown(key: Any) -> str:
-    return key.__name__ if isinstance(key, type) else repr(key)

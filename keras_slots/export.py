@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 
 from keras_slots._checks import check_choice
-from keras_slots._files import check_path, sync, temporary_path_beside, unwritable_path_error
+from keras_slots._files import check_path, errors_name_path, sync, temporary_path_beside, unwritable_path_error
 from keras_slots._keras import inner_layers
 from keras_slots.transforms import holds_assets, materialize
 
@@ -94,12 +94,19 @@ def write_export(
     plain: keras.Model, path: Path, format: str = "tf_saved_model", *, overwrite: bool = False
 ) -> None:
     """Writes a model without slot layers to a folder or file, completely or not at all."""
-    scratch = _folder_beside(path)
+    with errors_name_path(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     new, old = scratch / path.name, temporary_path_beside(path, "replaced")
     try:
         _write(plain, new, path, format)
         check_path(path, overwrite, folder=new.is_dir())  # again, because writing took time
-        _move_into_place(new, path, old)
+        with errors_name_path(path):
+            for file in (new, *new.rglob("*")):
+                sync(file)
+            if path.is_dir():
+                os.replace(path, old)
+            os.replace(new, path)
     finally:
         # An interrupt can come between any two steps, so look at what is on the disk.
         if old.exists():
@@ -121,18 +128,6 @@ def _write(plain: keras.Model, new: Path, path: Path, format: str) -> None:
         raise unwritable_path_error(path, cause) from error
 
 
-def _move_into_place(new: Path, path: Path, old: Path) -> None:
-    """Moves `new` to `path`, after moving an existing folder to `old`."""
-    try:
-        for file in (new, *new.rglob("*")):
-            sync(file)
-        if path.is_dir():
-            os.replace(path, old)
-        os.replace(new, path)
-    except OSError as error:
-        raise unwritable_path_error(path, error) from error
-
-
 def _check_float32(model: keras.Model, format: str) -> None:
     others = {x.name: x.compute_dtype for x in inner_layers(model) if x.compute_dtype != "float32"}
     others.pop(model.name, None)
@@ -141,15 +136,6 @@ def _check_float32(model: keras.Model, format: str) -> None:
             f"`model` must compute in float32 for format={format!r}. Received: the layers {others}. Build the "
             'model again with `keras.config.set_dtype_policy("float32")`, and give it the weights of this one.'
         )
-
-
-def _folder_beside(path: Path) -> Path:
-    """Makes a folder beside `path`, to be renamed when it is complete."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise unwritable_path_error(path, error) from error
 
 
 def _write_saved_model(model: keras.Model, path: Path) -> None:
@@ -183,13 +169,13 @@ def _write_litert(model: keras.Model, path: Path) -> None:
 def _write_onnx(model: keras.Model, path: Path) -> None:
     import onnx
 
-    _trace(model)
+    # Fails with the model's own errors, which must not be mistaken for errors of the converter.
+    _write_saved_model(model, path.with_name("saved_model"))
     unchecked = path.with_name("unchecked.onnx")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the packages about NumPy
         try:
-            arguments = {"input_signature": _signature(model), "verbose": False}
-            model.export(str(unchecked), format="onnx", **arguments)
+            model.export(str(unchecked), format="onnx", input_signature=_signature(model), verbose=False)
             # The converter passes unknown operations on.
             onnx.checker.check_model(str(unchecked), full_check=True)
         except OSError:
@@ -197,15 +183,6 @@ def _write_onnx(model: keras.Model, path: Path) -> None:
         except Exception as error:
             raise _unsupported_operation_error(model, "ONNX", error) from error
     path.write_bytes(unchecked.read_bytes())
-
-
-def _trace(model: keras.Model) -> None:
-    """Traces the model, so that its own errors are not mistaken for errors of the converter."""
-    import tensorflow as tf
-
-    signature = keras.tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype, x.name), _signature(model))
-    call = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
-    call.get_concrete_function(*signature)
 
 
 def _unsupported_operation_error(model: keras.Model, name: str, why: object) -> ValueError:
@@ -221,8 +198,8 @@ _WRITERS = {"tf_saved_model": _write_saved_model, "litert": _write_litert, "onnx
 def _signature(model: keras.Model) -> list:
     # A Sequential model has one input, and Keras does not mark it as called.
     inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    return [keras.tree.map_structure(_free_batch, inputs)]
 
+    def with_free_batch(tensor: keras.KerasTensor) -> keras.InputSpec:
+        return keras.InputSpec(shape=(None, *tensor.shape[1:]), dtype=tensor.dtype, name=tensor.name)
 
-def _free_batch(tensor: keras.KerasTensor) -> keras.InputSpec:
-    return keras.InputSpec(shape=(None, *tensor.shape[1:]), dtype=tensor.dtype, name=tensor.name)
+    return [keras.tree.map_structure(with_free_batch, inputs)]

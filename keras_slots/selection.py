@@ -114,6 +114,8 @@ class SelectionRule(EqualByConfig, Registrable, metaclass=_Immutable):
 class Greedy(SelectionRule):
     """The value with the highest score: `selection="greedy"` (paper, section 3, "greedy selection").
 
+    `index[c] = min { k : scores[c, k] = max_j scores[c, j] }`: ties go to the lowest index.
+
     Example:
 
     >>> import numpy as np
@@ -130,6 +132,9 @@ class Greedy(SelectionRule):
 class Probabilistic(SelectionRule):
     """One draw from softmax(scores): `selection="probabilistic"` (paper, section 3, "probabilistic sampling").
 
+    `P(index[c] = k) = exp(scores[c, k]) / sum_j exp(scores[c, j])`, by inversion: the first k whose cumulative
+    probability exceeds the random number of the connection. The Gumbel trick would take K random numbers.
+
     Example:
 
     >>> import numpy as np
@@ -145,15 +150,24 @@ class Probabilistic(SelectionRule):
         return kernel_shape
 
     def index(self, scores: Tensor, uniform: Tensor | None = None) -> Tensor:
-        return probabilistic_index(scores, uniform)
+        scores = ops.convert_to_tensor(scores)
+        weights = ops.exp(scores - ops.max(scores, axis=-1, keepdims=True))
+        uniform = ops.convert_to_tensor(uniform, weights.dtype)
+        # `uniform * total` may round up to the total: then the last value is taken.
+        if scores.shape[-1] > _MAX_UNROLLED_SUM:
+            sums = ops.cumsum(weights, axis=-1)
+            target = uniform * sums[..., -1]
+            return ops.sum(ops.cast(sums[..., :-1] <= target[..., None], "int32"), axis=-1)
+        *sums, total = accumulate(weights[..., k] for k in range(scores.shape[-1]))
+        target = uniform * total
+        index = ops.zeros_like(target, dtype="int32")
+        for passed in sums:
+            index = index + ops.cast(passed <= target, "int32")
+        return index
 
 
 def get_rule(identifier: Any) -> SelectionRule:
-    """The rule for a name, a serialized rule, or a rule itself.
-
-    Raises:
-        ValueError: If it is none of these, or its `get_config` lacks an argument of its constructor.
-    """
+    """The rule for a name, a serialized rule, or a rule itself whose `get_config` is complete."""
     if isinstance(identifier, dict):
         identifier = keras.saving.deserialize_keras_object(identifier)
     if isinstance(identifier, str) and identifier in SelectionRule.registry:
@@ -178,20 +192,11 @@ def serialize_rule(rule: SelectionRule) -> Any:
 
 
 def greedy_index(scores: Tensor) -> Tensor:
-    """Index of the highest score of each connection, int32 of shape `(...)`; ties go to the lowest index.
-
-    `index[c] = min { k : scores[c, k] = max_j scores[c, j] }` (paper, section 3, "greedy selection"), for
-    `scores` of shape `(..., K)`.
+    """Index of the highest score of each connection, int32 of shape `(...)`, for `scores` of shape `(..., K)`.
 
     Computed as a tournament over blocks of scores with a strict `>`: one pass over memory without a reduction,
     which XLA on CPU fuses far better than an arg-max. `-0.0` and `+0.0` tie, as in NumPy (`keras.ops.argmax`
     orders them).
-
-    Example:
-
-    >>> import numpy as np
-    >>> np.asarray(greedy_index(np.array([[0.1, 0.7, 0.7], [0.3, 0.2, 0.1]])))
-    array([1, 0], dtype=int32)
     """
     scores = ops.convert_to_tensor(scores)
     num_values = scores.shape[-1]
@@ -217,40 +222,6 @@ def greedy_index(scores: Tensor) -> Tensor:
         best += [best[-1][..., -1:]] * (-within.shape[-1] % _RADIX)
     block = greedy_index(ops.concatenate(best, axis=-1) if len(best) > 1 else best[0])
     return block * _RADIX + lookup(within, block)
-
-
-def probabilistic_index(scores: Tensor, uniform: Tensor) -> Tensor:
-    """One draw of an index from softmax(scores) for each connection, int32 of shape `(...)`.
-
-    `P(index[c] = k) = exp(scores[c, k]) / sum_j exp(scores[c, j])` (paper, section 3, "probabilistic sampling"),
-    by inversion: the first k whose cumulative probability exceeds `uniform[c]`. This takes one random number per
-    connection, instead of K with the Gumbel trick.
-
-    Args:
-        scores: Tensor of shape `(..., K)`.
-        uniform: Tensor of shape `(...)`, random numbers in [0, 1), in the dtype of `scores`.
-
-    Example:
-
-    >>> import numpy as np
-    >>> scores = np.log(np.array([[0.25, 0.75], [0.25, 0.75]]))
-    >>> np.asarray(probabilistic_index(scores, np.array([0.2, 0.3])))
-    array([0, 1], dtype=int32)
-    """
-    scores = ops.convert_to_tensor(scores)
-    weights = ops.exp(scores - ops.max(scores, axis=-1, keepdims=True))
-    uniform = ops.convert_to_tensor(uniform, weights.dtype)
-    # `uniform * total` may round up to the total: then the last value is taken.
-    if scores.shape[-1] > _MAX_UNROLLED_SUM:
-        sums = ops.cumsum(weights, axis=-1)
-        target = uniform * sums[..., -1]
-        return ops.sum(ops.cast(sums[..., :-1] <= target[..., None], "int32"), axis=-1)
-    *sums, total = accumulate(weights[..., k] for k in range(scores.shape[-1]))
-    target = uniform * total
-    index = ops.zeros_like(target, dtype="int32")
-    for passed in sums:
-        index = index + ops.cast(passed <= target, "int32")
-    return index
 
 
 def lookup(values: Tensor, index: Tensor) -> Tensor:

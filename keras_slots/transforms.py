@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import keras
-import numpy as np
 
 import keras_slots.layers  # noqa: F401 (registers the slot layers)
 from keras_slots._checks import check_seed
@@ -16,7 +15,7 @@ from keras_slots._keras import copy_operation, direct_layers, inner_layers
 from keras_slots._live_config import carried_in, from_live_config, live_config
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.layers.arguments import parameters_of
-from keras_slots.layers.base import SLOT_ARGUMENTS, SlotLayer
+from keras_slots.layers.base import SLOT_ARGUMENTS, SlotLayer, copied_array
 from keras_slots.layers.naming import named_weights
 from keras_slots.values.philox import derive_seed
 
@@ -100,8 +99,12 @@ def slotify(
             f"Received: model '{model.name}', filters={filters!r}"
         )
     for old, new in pairs:
-        copy = copy_state if type(old) is type(new) else copy_common_weights
-        copy(old, new)
+        if type(old) is type(new):
+            copy_state(old, new)
+        elif old.built and new.built:
+            for weight, source in pair_weights(old, new, new.weight_sources()):
+                if isinstance(source, keras.Variable):
+                    source.assign(copied_array(weight))
     _warn_of_plain_kernels(pairs, wanted)
     return new_model
 
@@ -230,11 +233,9 @@ def _as_function(filters: Any, model: keras.Model) -> Callable[[keras.layers.Lay
         return lambda layer: True
     if callable(filters):
         return filters
-    if isinstance(filters, str):
-        filters = [filters]
-    names = set(filters)
+    names = {filters} if isinstance(filters, str) else set(filters)
     known = {x.name for x in inner_layers(model) if type(x) in SlotLayer.registry}
-    if not names <= known:
+    if names - known:
         raise ValueError(
             f"`filters` must be a function of a layer, or names out of {sorted(known)}. Received: "
             f"{sorted(names - known)}"
@@ -262,18 +263,9 @@ def _warn_of_plain_kernels(pairs: Pairs, wanted: Callable) -> None:
 
 
 def clone(model: keras.Model, convert: Convert, caller: str) -> tuple[keras.Model, Pairs]:
-    """Returns a copy with converted layers, and the pairs of old and new layers.
+    """Returns a copy whose layers `convert` has made, and the pairs of old and new layers; copies no weights.
 
-    Nested models and layers inside `TimeDistributed` are converted too; shared layers stay shared. The copy is not
-    compiled, and the given model is not changed.
-
-    Args:
-        model: Functional or Sequential model.
-        convert: Makes the new layer; weights are copied later.
-        caller: Name of the public function, for the error.
-
-    Raises:
-        ValueError: If `model` is a subclassed model.
+    Nested models and layers inside `TimeDistributed` are converted too; shared layers stay shared.
     """
     if not is_model(model):
         raise ValueError(
@@ -285,8 +277,22 @@ def clone(model: keras.Model, convert: Convert, caller: str) -> tuple[keras.Mode
 
     def copy(layer: Any) -> Any:
         if id(layer) not in done:
-            done[id(layer)] = _copy(layer, convert, copy, pairs)
+            done[id(layer)] = make_copy(layer)
         return done[id(layer)]
+
+    def make_copy(layer: Any) -> Any:
+        if isinstance(layer, keras.Sequential):
+            return _copy_sequential(layer, copy)
+        if is_model(layer):
+            return _copy_functional(layer, copy)
+        if not isinstance(layer, keras.layers.Layer):
+            # An operation, such as the sum of `x + y`, has no weights.
+            return copy_operation(layer)
+        if type(layer) is keras.layers.TimeDistributed:
+            return type(layer)(**{**live_config(layer), "layer": copy(layer.layer)})
+        new = convert(layer)
+        pairs.append((layer, new))
+        return new
 
     return copy(model), pairs
 
@@ -301,7 +307,7 @@ def copy_state(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
     if not old.built or not new.built:
         return
     for mine, its in zip(old.variables, new.variables, strict=True):
-        its.assign(_copied_array(mine))
+        its.assign(copied_array(mine))
     if holds_assets(old):
         with tempfile.TemporaryDirectory() as folder:
             old.save_assets(folder)
@@ -311,30 +317,15 @@ def copy_state(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
         new.finalize_state()
 
 
-def copy_common_weights(old: keras.layers.Layer, new: SlotLayer) -> None:
-    """Copies the weights of a Keras layer, except the kernels, to its slot layer."""
-    if not old.built or not new.built:
-        return
-    for mine, its in pair_weights(old, new, new.weight_sources()):
-        if isinstance(its, keras.Variable):
-            its.assign(_copied_array(mine))
-
-
 Source = TypeVar("Source")
 
 
 def pair_weights(
     plain: keras.layers.Layer, slot: SlotLayer, sources: dict[str, Source]
 ) -> list[tuple[keras.Variable, Source]]:
-    """Pairs each weight of a Keras layer with its source in the slot layer.
+    """Pairs each weight of a Keras layer with its source in the slot layer; both are built.
 
-    Args:
-        plain: Keras layer, built.
-        slot: Its slot layer, built.
-        sources: `weight_sources` of the slot layer, or values made from them, by the name of the weight.
-
-    Raises:
-        ValueError: If a weight has no source, a source has no weight, or their shapes differ.
+    `sources` are the `weight_sources` of the slot layer, or values made from them, by the name of the weight.
     """
     weights: dict[str, Any] = named_weights(plain)
     # A weight without its own name takes that of its attribute.
@@ -366,11 +357,7 @@ def holds_assets(layer: keras.layers.Layer) -> bool:
 
 
 def serialize(model: keras.Model) -> dict[str, Any]:
-    """Serializes a model to a dictionary that a file can hold.
-
-    Raises:
-        ValueError: If a layer has a function or object that no file can hold; names the layer and the argument.
-    """
+    """Serializes a model to a dictionary that a file can hold; refuses functions and objects that none can."""
     for layer in inner_layers(model):
         if is_model(layer) or isinstance(layer, SlotLayer):
             continue
@@ -391,23 +378,6 @@ def serialize(model: keras.Model) -> dict[str, Any]:
     return config
 
 
-def _copy(layer: Any, convert: Convert, copy: Callable, pairs: Pairs) -> Any:
-    if isinstance(layer, keras.Sequential):
-        return _copy_sequential(layer, copy)
-    if is_model(layer):
-        return _copy_functional(layer, copy)
-    if not isinstance(layer, keras.layers.Layer):
-        # An operation, such as the sum of `x + y`, has no weights.
-        return copy_operation(layer)
-    if type(layer) is keras.layers.TimeDistributed:
-        config = live_config(layer)
-        del config["layer"]
-        return type(layer)(copy(layer.layer), **config)
-    new = convert(layer)
-    pairs.append((layer, new))
-    return new
-
-
 def _copy_sequential(model: keras.Sequential, copy: Callable) -> keras.Sequential:
     first = direct_layers(model)[:1]
     inputs = [_copy_input(x) for x in first if isinstance(x, keras.layers.InputLayer)]
@@ -424,8 +394,7 @@ def _copy_functional(model: keras.Model, copy: Callable) -> keras.Model:
             return _copy_input(named[id(tensor)]).output
         return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
 
-    # `clone_model` would also compile the copy, which fails for
-    # losses that Keras cannot serialize.
+    # `clone_model` would also compile the copy, which fails for losses that Keras cannot serialize.
     twin = keras.Model(model.input, model.output, name=model.name)
     new = keras.models.clone_model(
         twin, input_tensors=keras.tree.map_structure(fresh, model.input), clone_function=copy
@@ -441,11 +410,7 @@ def _copy_input(layer: keras.layers.InputLayer) -> keras.layers.InputLayer:
 def _constructor(model: keras.Model, base: type, *arguments: str) -> type | None:
     """The class of a model if it is a user's class whose constructor takes only these arguments, else None.
 
-    Raises:
-        ValueError: If the class has a `call` other than that of Keras' `base`, which would be lost.
-
-    Warns:
-        UserWarning: If the class has other methods, which are lost.
+    Refuses a class whose `call` would be lost, and warns of other methods that are.
     """
     own = [cls for cls in type(model).__mro__ if cls not in base.__mro__]
     makers = [vars(cls)["__init__"] for cls in own if "__init__" in vars(cls)]
@@ -477,8 +442,3 @@ def _accepts_only(maker: inspect.Signature, arguments: tuple[str, ...]) -> bool:
     if names - {*arguments, *rest} or not (rest <= names or inspect.Parameter.VAR_KEYWORD in kinds):
         return False
     return inspect.Parameter.VAR_POSITIONAL in kinds or set(arguments) <= names
-
-
-def _copied_array(variable: keras.Variable) -> np.ndarray:
-    # A copy, because on JAX training one model deletes an array that both share.
-    return np.array(keras.ops.convert_to_numpy(variable))

@@ -9,7 +9,7 @@ from scipy import stats
 from backends import BACKEND
 from keras_slots.kernels.per_connection import read_staircase
 from keras_slots.kernels.per_value import SelectFromScores
-from keras_slots.selection import Greedy, Probabilistic, greedy_index, lookup, probabilistic_index
+from keras_slots.selection import Greedy, Probabilistic, greedy_index, lookup
 
 NUMBERS_OF_VALUES = (1, 2, 3, 7, 8, 9, 16, 17, 64, 65, 300)
 
@@ -120,7 +120,7 @@ def test_probabilistic_index_is_the_first_whose_cumulative_softmax_exceeds_the_n
     expected = (cumulative <= uniform[:, None]).sum(-1)
     # A number within rounding of a boundary may fall on either side.
     clear = np.abs(cumulative - uniform[:, None])[:, :-1].min(-1, initial=1.0) > 1e-5
-    index = numpy_of(compiled(probabilistic_index), scores, uniform)
+    index = numpy_of(compiled(Probabilistic().index), scores, uniform)
     assert index.dtype == "int32" and clear.mean() > 0.95
     np.testing.assert_array_equal(index[clear], expected[clear])
 
@@ -131,7 +131,7 @@ def test_probabilistic_index_follows_the_softmax(num_values):
     scores = rng.uniform(-1.5, 1.5, num_values).astype("float32")
     count = 50_000
     uniform = keras.random.uniform((count,), seed=num_values)
-    index = numpy_of(probabilistic_index, np.tile(scores, (count, 1)), uniform)
+    index = numpy_of(Probabilistic().index, np.tile(scores, (count, 1)), uniform)
     probabilities = np.exp(scores.astype("float64"))
     probabilities /= probabilities.sum()
     observed = np.bincount(index, minlength=num_values)
@@ -141,21 +141,21 @@ def test_probabilistic_index_follows_the_softmax(num_values):
 def test_probabilistic_index_at_the_ends_of_the_unit_interval(compiled):
     scores = np.zeros((2, 4), "float32")
     uniform = np.array([0.0, np.nextafter(np.float32(1), np.float32(0))], "float32")
-    index = numpy_of(compiled(probabilistic_index), scores, uniform)
+    index = numpy_of(compiled(Probabilistic().index), scores, uniform)
     np.testing.assert_array_equal(index, [0, 3])
 
 
 def test_probabilistic_index_survives_scores_whose_exponential_overflows(compiled):
     scores = np.array([[3e38, 0.0, -3e38], [-1e4, -1e4, -1e4], [0.0, 200.0, 0.0]], "float32")
     uniform = np.array([0.999, 0.5, 0.001], "float32")
-    index = numpy_of(compiled(probabilistic_index), scores, uniform)
+    index = numpy_of(compiled(Probabilistic().index), scores, uniform)
     np.testing.assert_array_equal(index, [0, 1, 1])
 
 
 def test_probabilistic_index_never_draws_a_value_of_probability_zero(compiled):
     scores = np.tile(np.array([-np.inf, 0.0, -np.inf, 0.0, -np.inf], "float32"), (1001, 1))
     uniform = np.linspace(0, 1, 1001, endpoint=False).astype("float32")
-    index = numpy_of(compiled(probabilistic_index), scores, uniform)
+    index = numpy_of(compiled(Probabilistic().index), scores, uniform)
     assert set(index.tolist()) == {1, 3}
 
 

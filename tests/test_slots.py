@@ -200,6 +200,14 @@ def test_save_slots_warns_of_classes_that_keras_does_not_know_and_load_slots_tak
     assert_same_weights(load_slots(path, custom_objects={"Own": keras.layers.ReLU}), materialize(model))
 
 
+@pytest.mark.usefixtures("own_registrations")
+def test_save_slots_warns_of_no_registered_class_of_keras_slots(tmp_path):
+    own = type("Own", (keras.layers.ReLU,), {"__module__": "keras_slots.layers.own"})
+    keras.saving.register_keras_serializable(package="keras_slots")(own)
+    model = keras.Sequential([keras.Input((4,)), SlotDense(3), own()])
+    assert_same_weights(load_slots(save_slots(model, tmp_path / "m.slots")), materialize(model))
+
+
 def test_save_slots_takes_less_than_the_entropy_of_the_moves(tmp_path):
     # Levers alike for neighbouring inputs, as those of neighbouring pixels are.
     model = moved(dense_model((100,), 200, score_mode="per_connection", use_bias=False))

@@ -34,7 +34,7 @@ class SlotLayersExtension(griffe.Extension):
         for thing in list(_all(pkg)):
             if not thing.docstring:
                 continue
-            if thing.is_class and "{arguments}" in thing.docstring.value:
+            if thing.is_class and "{shared}" in thing.docstring.value:
                 _complete(thing, getattr(keras_slots, thing.name))
             thing.docstring.value = restyle(thing.docstring.value, public)
 

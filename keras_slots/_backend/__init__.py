@@ -1,7 +1,6 @@
 """What differs between the Keras backends: one module for each, with the same functions.
 
-Each module has the same functions: `straight_through`, `compiled`, `eager_scope`, `initializer`, `from_host` and
-`zero_gradient_at_zero`. This package re-exports those of the current Keras backend.
+This package re-exports those of the current Keras backend; `generic.py` says what each function owes.
 """
 
 import importlib

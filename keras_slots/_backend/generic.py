@@ -1,4 +1,4 @@
-"""What `keras.ops` alone can say, for backends that nobody wrote for: all but a gradient."""
+"""What each function of a backend owes, and what `keras.ops` alone can do: all but a gradient."""
 
 import warnings
 from collections.abc import Callable
@@ -21,30 +21,45 @@ warnings.warn(
 
 
 def straight_through(select: Function, gradient: Function, exact: bool = True) -> Function:
-    """Selection without a gradient, `f(*arrays) -> kernel`."""
+    """Selection `f(*arrays) -> kernel` with a gradient of its own; here without one.
+
+    Forward `kernel = select(*arrays)`; backward `gradient(upstream, *arrays)`, a tuple with the gradients of the
+    first arrays. The others have none.
+
+    Args:
+        select: Pure function of tensors.
+        gradient: Pure function of the upstream gradient, in the dtype of the first array, and of the arrays.
+        exact: Whether no rounding can change what is selected.
+    """
     return lambda *arrays: ops.stop_gradient(compiled(select)(*arrays))
 
 
 def compiled(function: Function) -> Function:
-    """`function` of tensors, as it is."""
+    """`function` of tensors, compiled once for each combination of shapes and dtypes; here as it is."""
     return lambda *arrays: function(*(ops.convert_to_tensor(x) for x in arrays))
 
 
 def initializer(array: Callable[[], Any]) -> Function:
-    """Initializer of a variable with the values of `array()`."""
+    """Initializer of a variable with the values of `array()`, a NumPy array."""
     return lambda shape, dtype=None: ops.convert_to_tensor(array(), dtype)
 
 
 def from_host(function: Callable[[np.ndarray], Any], argument: Any, like: Any) -> Any:
-    """`function(argument)`, computed with NumPy; see the other backends."""
+    """`function(argument)`, computed with NumPy, also where a program is traced.
+
+    Args:
+        function: Takes a NumPy array and returns a tuple of NumPy arrays.
+        argument: Keras variable.
+        like: Tuple of `keras.KerasTensor` with the shape and dtype of each result.
+    """
     return tuple(ops.convert_to_tensor(x) for x in function(ops.convert_to_numpy(argument)))
 
 
 def eager_scope() -> Any:
-    """A context in which tensors have values."""
+    """A context in which tensors have values, even while a program is traced."""
     return nullcontext()
 
 
 def zero_gradient_at_zero(x: Tensor) -> Tensor:
-    """`x`, of whose `abs` nobody asks a gradient."""
+    """`x`, whose `abs` has zero gradient where it is 0; here nothing has a gradient."""
     return x

@@ -1,4 +1,4 @@
-"""JAX code: the straight-through gradient, compilation, and calls to the host."""
+"""JAX code; `generic.py` says what each function owes."""
 
 from collections.abc import Callable
 from functools import cache
@@ -14,16 +14,7 @@ Function = Callable[..., Any]
 
 @cache
 def straight_through(select: Function, gradient: Function, exact: bool = True) -> Function:
-    """Returns a selection `f(*arrays) -> kernel` with a custom gradient, by `jax.custom_vjp`.
-
-    Forward `kernel = select(*arrays)`; backward `gradient(upstream, *arrays)`, a tuple with the gradients of the
-    first arrays. The remaining arrays have no gradient.
-
-    Args:
-        select: Pure function of tensors.
-        gradient: Pure function of the upstream gradient, in the dtype of the first array, and of the arrays.
-        exact: Of meaning on PyTorch alone.
-    """
+    """Selection with a gradient of its own, by `jax.custom_vjp`."""
 
     @jax.custom_vjp
     def selected(*arrays: Tensor) -> Tensor:
@@ -48,11 +39,7 @@ def compiled(function: Function) -> Function:
 
 
 def initializer(array: Callable[[], Any]) -> Function:
-    """Initializer of a variable with the values of `array()`.
-
-    Args:
-        array: Function that returns the values as a NumPy array.
-    """
+    """Initializer of a variable with the values of `array()`."""
     return _Values(array)
 
 
@@ -73,13 +60,7 @@ class _Values:
 
 
 def from_host(function: Callable[[np.ndarray], Any], argument: Any, like: Any) -> Any:
-    """Computes `function(argument)` with NumPy, in eager and in traced code.
-
-    Args:
-        function: Takes a NumPy array and returns a tuple of NumPy arrays.
-        argument: Keras variable.
-        like: Tuple of `keras.KerasTensor` with the shape and dtype of each result.
-    """
+    """`function(argument)`, computed with NumPy in eager and in traced code."""
     if not isinstance(argument.value, jax.core.Tracer):
         return tuple(ops.convert_to_tensor(x) for x in function(np.asarray(argument.value)))
     shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in like)

@@ -1,4 +1,4 @@
-"""TensorFlow code: the straight-through gradient, compilation, and calls to the host."""
+"""TensorFlow code; `generic.py` says what each function owes."""
 
 from collections.abc import Callable
 from functools import cache
@@ -14,16 +14,7 @@ Function = Callable[..., Any]
 
 @cache
 def straight_through(select: Function, gradient: Function, exact: bool = True) -> Function:
-    """Returns a selection `f(*arrays) -> kernel` with a custom gradient, by `tf.custom_gradient`.
-
-    Forward `kernel = select(*arrays)`; backward `gradient(upstream, *arrays)`, a tuple with the gradients of the
-    first arrays. The remaining arrays have no gradient.
-
-    Args:
-        select: Pure function of tensors.
-        gradient: Pure function of the upstream gradient, in the dtype of the first array, and of the arrays.
-        exact: Of meaning on PyTorch alone.
-    """
+    """Selection with a gradient of its own, by `tf.custom_gradient`."""
     forward = compiled(select)
 
     @tf.custom_gradient
@@ -67,24 +58,15 @@ def _program(function: Function, signature: tuple, jit_compile: bool) -> Functio
 
 
 def initializer(array: Callable[[], Any]) -> Function:
-    """Initializer of a variable with the values of `array()`.
-
-    Args:
-        array: Function that returns the values as a NumPy array.
-    """
+    """Initializer of a variable with the values of `array()`."""
     return lambda shape, dtype=None: ops.convert_to_tensor(array(), dtype)
 
 
 def from_host(function: Callable[[np.ndarray], Any], argument: Any, like: Any) -> Any:
-    """Computes `function(argument)` with NumPy, in eager and in traced code.
+    """`function(argument)`, computed with NumPy.
 
     XLA cannot call the host, so a graph captures the results for the value of `argument` at trace time. Running
     the graph with another value is an error; XLA drops this check, and then the results are NaN.
-
-    Args:
-        function: Takes a NumPy array and returns a tuple of NumPy arrays.
-        argument: Keras variable.
-        like: Tuple of `keras.KerasTensor` with the shape and dtype of each result.
     """
     with tf.init_scope():
         known = tf.constant(argument.value)

@@ -1,4 +1,4 @@
-"""What only PyTorch can say: the straight-through gradient, compilation, calls of the host."""
+"""PyTorch code; `generic.py` says what each function owes."""
 
 import warnings
 from collections.abc import Callable
@@ -20,16 +20,10 @@ _NOT_COMPILED: list[Function] = []
 
 @cache
 def straight_through(select: Function, gradient: Function, exact: bool = True) -> Function:
-    """Selection with a gradient of its own, `f(*arrays) -> kernel`, by `torch.autograd.Function`.
+    """Selection with a gradient of its own, by `torch.autograd.Function`.
 
-    Forward `kernel = select(*arrays)`; backward `gradient(upstream, *arrays)`, a tuple with the gradients of the
-    first arrays. The others have none.
-
-    Args:
-        select: Pure function of tensors.
-        gradient: Pure function of the upstream gradient, in the dtype of the first array, and of the arrays.
-        exact: Whether no rounding can change what is selected. A compiled program then takes over in the course of
-            training; elsewhere it would make a resumed run differ from an uninterrupted one.
+    If it is `exact`, a compiled program takes over in the course of training; elsewhere that would make a resumed
+    run differ from an uninterrupted one.
     """
 
     class Selected(torch.autograd.Function):
@@ -112,22 +106,12 @@ def _compiled(select: Function, arrays: tuple[Tensor, ...]) -> Function:
 
 
 def initializer(array: Callable[[], Any]) -> Function:
-    """Initializer of a variable with the values of `array()`.
-
-    Args:
-        array: Function that returns the values as a NumPy array.
-    """
+    """Initializer of a variable with the values of `array()`."""
     return lambda shape, dtype=None: ops.convert_to_tensor(array(), dtype)
 
 
 def from_host(function: Callable[[np.ndarray], Any], argument: Any, like: Any) -> Any:
-    """`function(argument)`, computed with NumPy.
-
-    Args:
-        function: Takes a NumPy array and returns a tuple of NumPy arrays.
-        argument: Keras variable.
-        like: Tuple of `keras.KerasTensor`, shape and dtype of each result.
-    """
+    """`function(argument)`, computed with NumPy."""
     value = argument.value
     if value.is_meta:  # Keras asks for shapes alone
         return tuple(ops.empty(x.shape, x.dtype) for x in like)

@@ -10,6 +10,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 #: Descriptions of the arguments about a kernel; those of other arguments are taken from Keras.
@@ -39,11 +40,9 @@ _OTHER_NAMES = {
 def signature(plain_class: type, slot_layer: type) -> inspect.Signature:
     """All parameters of the Keras layer, the slot arguments as keyword-only ones, then its `**kwargs` if any."""
     plain = _parameters(plain_class)
-    kwargs = [p for p in plain if p.kind is p.VAR_KEYWORD]
-    plain = [p for p in plain if p.kind is not p.VAR_KEYWORD]
     names = {p.name for p in plain}
     ours = [p for p in _parameters(slot_layer) if p.kind is p.KEYWORD_ONLY and p.name not in names]
-    return inspect.Signature([*plain, *ours, *kwargs])
+    return inspect.Signature(sorted([*plain, *ours], key=attrgetter("kind")))
 
 
 def described(docstring: str | None) -> dict[str, str]:
@@ -61,24 +60,13 @@ def described(docstring: str | None) -> dict[str, str]:
 
 
 def args_section(plain_class: type, slot_layer: type, kernel_arguments: Sequence[str]) -> str:
-    """The `Args` section of a slot layer: every argument of its Keras layer, then the slot arguments.
-
-    Args:
-        plain_class: The Keras layer.
-        slot_layer: The class whose docstring describes the slot arguments.
-        kernel_arguments: Prefixes of the arguments about each kernel, such as `("kernel",)`.
-    """
+    """The `Args` section of a slot layer: every argument of its Keras layer, then the slot arguments."""
     theirs, ours = described(plain_class.__doc__), described(slot_layer.__doc__)
     theirs = {name: text for name, text in theirs.items() if name not in _REFUSED}
     of_kernels = {f"{k}_{part}": text for k in kernel_arguments for part, text in _OF_KERNELS.items()}
     lines = [f"{name}: {text}" for name, text in (theirs | of_kernels | ours).items()]
     wrapped = (textwrap.fill(x, 111, initial_indent=" " * 8, subsequent_indent=" " * 12) for x in lines)
     return "Args:\n" + "\n".join(wrapped)
-
-
-def keyword_arguments(cls: type) -> tuple[str, ...]:
-    """The names of the keyword-only arguments of a constructor."""
-    return tuple(p.name for p in _parameters(cls) if p.kind is p.KEYWORD_ONLY)
 
 
 def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
@@ -95,33 +83,21 @@ def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
     return found
 
 
-def unknown_argument_error(
-    cls: type, given: Mapping[str, Any], slot_arguments: Sequence[str], error: Exception
-) -> ValueError | None:
-    """Returns an error that suggests the right names for unknown arguments of a layer; None if there is no guess.
-
-    Args:
-        cls: Class of the layer.
-        given: The keyword arguments that it received.
-        slot_arguments: Names of the slot arguments.
-        error: The error of Keras, which quotes the unknown arguments.
-    """
-    known = set(slot_arguments)
-    for base in cls.__mro__[:-1]:
-        known.update(inspect.signature(base.__init__).parameters)  # type: ignore[misc]
+def unknown_argument_error(cls: type, given: Mapping[str, Any], error: Exception) -> ValueError | None:
+    """An error that suggests names for the arguments that Keras' `error` calls unknown; None without a guess."""
+    known = {p.name for base in cls.__mro__[:-1] for p in _parameters(base)}
     unknown = [name for name in given if name not in known and f"'{name}'" in str(error)]
-    lines, is_found = [], False
+    lines: list[str] = []
+    suggestions: list[str] = []
     for name in unknown:
         meant = _OTHER_NAMES.get(name.lower())
         near = [meant] if meant else difflib.get_close_matches(name.lower(), sorted(known), n=1)
-        is_found = is_found or bool(near)
-        lines += [f"{cls.__name__} has no argument `{name}`."]
-        lines += [f"Did you mean `{near[0]}`?"] if near else []
+        lines += [f"{cls.__name__} has no argument `{name}`.", *(f"Did you mean `{x}`?" for x in near)]
+        suggestions += near
     received = ", ".join(f"{name}={given[name]!r}" for name in unknown)
-    return ValueError(f"{' '.join(lines)} Received: {received}.") if is_found else None
+    return ValueError(f"{' '.join(lines)} Received: {received}.") if suggestions else None
 
 
 def _parameters(cls: type) -> list[inspect.Parameter]:
     """The parameters of the constructor, including `self`."""
-    function = getattr(cls, "__init__")  # noqa: B009 (a type checker frowns on the attribute itself)
-    return list(inspect.signature(function).parameters.values())
+    return list(inspect.signature(cls.__init__).parameters.values())  # type: ignore[misc]

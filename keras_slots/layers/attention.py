@@ -6,7 +6,6 @@ from typing import Any
 
 import keras
 
-from keras_slots._checks import check_integer
 from keras_slots._registry import register
 from keras_slots.layers.base import SLOT_ARGUMENTS, SlotLayer
 from keras_slots.layers.dense import SlotEinsumDense
@@ -18,33 +17,24 @@ class SlotAttention(SlotLayer):
 
     seed_limit = 2**31  # dropout uses the same seed
 
-    def __init__(self, *args: Any, seed: int | None = None, **kwargs: Any):
-        if seed is not None:
-            check_integer(seed, "seed", self.seed_limit)
-        super().__init__(*args, seed=seed, **kwargs)
-
     def __setattr__(self, name: str, value: Any) -> None:
         # `build` of the Keras layer assigns each projection before building it.
         if type(value) is keras.layers.EinsumDense:
-            value = self._slot_projection(value)
+            slots = {argument: getattr(self, argument) for argument in SLOT_ARGUMENTS}
+            slots["seed"] = derive_seed(self._seed, value.name)
+            value = SlotEinsumDense.from_config({**value.get_config(), **slots})
         super().__setattr__(name, value)
-
-    def _slot_projection(self, plain: keras.layers.EinsumDense) -> SlotEinsumDense:
-        slots = {name: getattr(self, name) for name in SLOT_ARGUMENTS}
-        slots["seed"] = derive_seed(self._seed, plain.name)
-        return SlotEinsumDense.from_config({**plain.get_config(), **slots})
 
 
 @register(keras.layers.MultiHeadAttention)
 class SlotMultiHeadAttention(SlotAttention, keras.layers.MultiHeadAttention):
     """Multi-head attention whose projections select each weight from K fixed random values.
 
-    Forward as the Keras layer, each projection with `W[...] = bank[..., k*]`; backward, straight through the
-    selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. `layer.slot_kernels` holds the kernels of
-    the projections by name, such as `"query/kernel"`. `seed` also seeds the dropout, so it must be below 2**31.
-    Not in the paper, which has no attention.
+    Forward as the Keras layer, each projection with `W[...] = bank[..., k*]`. `layer.slot_kernels` holds the
+    kernels of the projections by name, such as `"query/kernel"`. `seed` also seeds the dropout, so it must be
+    below 2**31. Not in the paper, which has no attention.
 
-    {arguments}
+    {shared}
 
     Example:
 
@@ -60,12 +50,11 @@ class SlotMultiHeadAttention(SlotAttention, keras.layers.MultiHeadAttention):
 class SlotGroupQueryAttention(SlotAttention, keras.layers.GroupQueryAttention):
     """Grouped-query attention whose projections select each weight from K fixed random values.
 
-    Forward as the Keras layer, each projection with `W[...] = bank[..., k*]`; backward, straight through the
-    selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. `layer.slot_kernels` holds the kernels of
-    the projections by name, such as `"query/kernel"`. `seed` also seeds the dropout, so it must be below 2**31.
-    Not in the paper, which has no attention.
+    Forward as the Keras layer, each projection with `W[...] = bank[..., k*]`. `layer.slot_kernels` holds the
+    kernels of the projections by name, such as `"query/kernel"`. `seed` also seeds the dropout, so it must be
+    below 2**31. Not in the paper, which has no attention.
 
-    {arguments}
+    {shared}
 
     Example:
 

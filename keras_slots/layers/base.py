@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
 import numpy as np
 
-from keras_slots._checks import check_choice, check_num_values, check_seed
+from keras_slots._checks import check_choice, check_integer, check_num_values, check_seed
 from keras_slots._keras import direct_layers, names_hidden_from_saving
 from keras_slots._registry import Registrable
 from keras_slots.kernels import SlotKernel
 from keras_slots.kernels.regularizers import get_move_regularizer
 from keras_slots.kernels.sampler import given
-from keras_slots.layers.arguments import (
-    args_section,
-    keyword_arguments,
-    parameters_of,
-    signature,
-    unknown_argument_error,
-)
+from keras_slots.layers.arguments import args_section, parameters_of, signature, unknown_argument_error
 from keras_slots.layers.naming import named_kernels_of, named_weights
 from keras_slots.layers.refusals import Refusals
 from keras_slots.selection import Greedy, SelectionRule, get_rule, serialize_rule
@@ -31,11 +26,18 @@ from keras_slots.values.value_bank import ValueBank, check_sharing
 Tensor = Any
 Shape = tuple[int | None, ...]
 
-#: `Raises` section of the docstrings of slot layers.
-_RAISES = """\
+#: What the docstrings of all slot layers share, in the place of `{shared}`.
+_SHARED = """\
+Backward, straight through the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k and each kernel
+    W. The bank never changes.
+
+    {args}
+
     Raises:
         ValueError: If a slot argument is invalid, for a kernel constraint, LoRA and quantization, and for the
-            errors of the Keras layer."""
+            errors of the Keras layer.
+
+    Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3."""
 
 
 class SlotLayer(Refusals, Registrable):
@@ -48,20 +50,19 @@ class SlotLayer(Refusals, Registrable):
         num_values: Positive integer, K: the number of fixed random values of each connection.
         selection: `"greedy"` takes the value with the highest score; `"probabilistic"` draws one value from
             softmax(scores) in each training pass; or a `keras_slots.SelectionRule`. Inference is always greedy.
-        score_mode: `"per_value"`, the paper's form, trains one score per value. It is for SGD with a large rate,
-            1 to 3 times that of an ordinary network: Adam moves all K scores of a connection by the same step,
-            however large their values are, so values of the same sign never overtake each other.
-            `"per_connection"` trains one lever u per connection, from which the K scores follow:
-            `initial_scores + bank * u`. Under SGD, also with momentum or Nesterov, it selects the same values as
-            the paper's scores, at about the cost of an ordinary layer. Other optimizers (Adam, clipping by norm)
-            also train a lever well, but not as they would train K scores; weight decay pulls a connection back to
-            its initial choice. `"nearest"` trains one lever per connection like an ordinary weight, with the
-            optimizer and rate of the ordinary network, and selects the value nearest to it: every value can be
-            selected, and cost and memory do not depend on K.
+        score_mode: `"per_value"`, the paper's form, trains one score per value, by SGD at 1 to 3 times the rate of
+            an ordinary network. Adam would move all K scores of a connection by the same step, however large
+            their values are, so values of the same sign would never overtake each other. `"per_connection"`
+            trains one lever u per connection, from which the K scores follow: `initial_scores + bank * u`. Under
+            SGD, also with momentum or Nesterov, it selects the same values as the paper's scores, at about the
+            cost of an ordinary layer. Adam and clipping by norm train a lever well too, but not as they would
+            train K scores; weight decay pulls a connection back to its initial choice. `"nearest"` trains one
+            lever per connection like an ordinary weight, with the same optimizer and rate, and selects the value
+            nearest to it: every value can be selected, and cost and memory do not depend on K.
         bank_initializer: Distribution of the values: `"glorot_uniform"`, `"glorot_normal"`, `"he_uniform"`,
-            `"he_normal"`, `"signed_constant"`, `"stratified_uniform"`; the class of that name in
-            `keras_slots`, with a `scale`; or a Keras initializer, which is called once with the shape of the whole
-            bank. None means the distribution of `kernel_initializer`. With `score_mode="nearest"` it must be a
+            `"he_normal"`, `"signed_constant"`, `"stratified_uniform"`; the class of that name in `keras_slots`,
+            with a `scale`; or a Keras initializer, called once with the shape of the whole bank. None means the
+            distribution of `kernel_initializer`. With `score_mode="nearest"` it must be a
             `keras_slots.StratifiedUniform`; None means one of scale 1.5, and levers start at values drawn by
             `kernel_initializer`.
         score_initializer: `keras_slots.UniformScores(scale)`, a Keras initializer, or `"nearest"`
@@ -118,7 +119,7 @@ class SlotLayer(Refusals, Registrable):
         vars(cls)["__init__"].__signature__ = signature(key, SlotLayer)
         if cls.__doc__:
             args = args_section(key, SlotLayer, cls.kernel_arguments)
-            cls.__doc__ = cls.__doc__.replace("{arguments}", f"{args}\n\n{_RAISES}")
+            cls.__doc__ = cls.__doc__.replace("{shared}", _SHARED.replace("{args}", args))
         super().on_registration(key)
 
     def __init__(
@@ -137,7 +138,7 @@ class SlotLayer(Refusals, Registrable):
         try:
             super().__init__(*args, **kwargs)
         except (TypeError, ValueError) as error:
-            near_miss = unknown_argument_error(type(self), kwargs, SLOT_ARGUMENTS, error)
+            near_miss = unknown_argument_error(type(self), kwargs, error)
             if near_miss is None:
                 raise
             raise near_miss from error
@@ -151,7 +152,7 @@ class SlotLayer(Refusals, Registrable):
         kernel_class = SlotKernel.registry[self.score_mode]
         kernel_class.check_arguments(self._rule, self.bank_initializer, self.score_initializer, self.sharing)
         self.move_regularizer = get_move_regularizer(move_regularizer, score_mode, kernel_class.measures_moves)
-        self.seed = None if seed is None else check_seed(seed)
+        self.seed = None if seed is None else check_integer(seed, "seed", self.seed_limit)
         self._seed = draw_seed() if self.seed is None else self.seed
         self._kernel_names: set[str] = set()
 
@@ -282,9 +283,8 @@ class SlotLayer(Refusals, Registrable):
         return self._kernels_first(super().variables)
 
     def _kernels_first(self, variables: list[keras.Variable]) -> list[keras.Variable]:
-        kernels = [x for x in direct_layers(self) if isinstance(x, SlotKernel)]
-        own = {id(v) for kernel in kernels for v in kernel.variables}
-        return sorted(variables, key=lambda v: id(v) not in own)
+        of_kernels = {id(v) for x in direct_layers(self) if isinstance(x, SlotKernel) for v in x.variables}
+        return sorted(variables, key=lambda v: id(v) not in of_kernels)
 
     @property
     def bank(self) -> Tensor:
@@ -341,27 +341,24 @@ class SlotLayer(Refusals, Registrable):
     def selected_weights(self) -> dict[str, np.ndarray]:
         """The weights of the materialized layer by name: selected values for kernels, other weights unchanged."""
         return {
-            # A copy, because on JAX training one model deletes an array that both share.
-            name: np.array(keras.ops.convert_to_numpy(x.select() if isinstance(x, SlotKernel) else x))
+            name: copied_array(x.select() if isinstance(x, SlotKernel) else x)
             for name, x in self.weight_sources().items()
         }
 
     # Configuration.
 
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        shared = isinstance(self.sharing, ValueBank)
-        config.update(
-            num_values=self.num_values,
-            selection=serialize_rule(self._rule),
-            score_mode=self.score_mode,
-            bank_initializer=initializers.serialize(self.bank_initializer),
-            score_initializer=initializers.serialize(self.score_initializer),
-            sharing=initializers.serialize(self.sharing) if shared else self.sharing,
-            move_regularizer=keras.regularizers.serialize(self.move_regularizer),
-            seed=self.seed,
-        )
-        return config
+        return {
+            **super().get_config(),
+            "num_values": self.num_values,
+            "selection": serialize_rule(self._rule),
+            "score_mode": self.score_mode,
+            "bank_initializer": initializers.serialize(self.bank_initializer),
+            "score_initializer": initializers.serialize(self.score_initializer),
+            "sharing": initializers.serialize(self.sharing),
+            "move_regularizer": keras.regularizers.serialize(self.move_regularizer),
+            "seed": self.seed,
+        }
 
     def get_build_config(self) -> dict[str, Any] | None:
         # A drawn seed is not part of the configuration: a clone draws its own.
@@ -407,5 +404,10 @@ class SlotLayer(Refusals, Registrable):
         return names_hidden_from_saving(type(self), super().__dir__())
 
 
+def copied_array(tensor: Any) -> np.ndarray:
+    """The values of a tensor in an array of its own: on JAX, training one model deletes arrays that both share."""
+    return np.array(keras.ops.convert_to_numpy(tensor))
+
+
 #: Names of the arguments that the Keras layer does not have.
-SLOT_ARGUMENTS = keyword_arguments(SlotLayer)
+SLOT_ARGUMENTS = tuple(inspect.getfullargspec(SlotLayer.__init__).kwonlyargs)

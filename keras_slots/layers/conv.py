@@ -8,36 +8,48 @@ import keras
 from keras import ops
 
 from keras_slots._registry import register
+from keras_slots.kernels import SlotKernel
 from keras_slots.layers.base import Shape, SlotLayer, Tensor
 
 
-class ChannelLayer(SlotLayer):
-    """Mixin that reads the number of channels from the input shape, and applies bias and activation."""
+class ConvolutionLayer(SlotLayer):
+    """Mixin before a Keras convolution of any kind.
 
-    def read_channels(self, input_shape: Shape) -> Any:
-        """Returns the number of input channels, and makes the layer expect it from now on."""
-        first = self.data_format == "channels_first"
-        channels = input_shape[1 if first else -1]
-        rank = len(self.kernel_size)
-        self.input_spec = keras.layers.InputSpec(min_ndim=rank + 2, axes={1 if first else -1: channels})
-        return channels
+    Subclasses have `_add_kernels`, which returns the number of output channels, and `convolution_op`.
+    """
 
-    def finish(self, outputs: Tensor) -> Tensor:
-        """Returns `activation(outputs + bias)`, with the bias along the channel axis."""
+    def build(self, input_shape: Shape) -> None:
+        axis = self._channel_axis()
+        self.input_spec = keras.layers.InputSpec(min_ndim=self.rank + 2, axes={axis: input_shape[axis]})
+        outputs = self._add_kernels(input_shape, input_shape[axis])
+        self.bias = self.add_bias((outputs,)) if self.use_bias else None
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        kernels = (ops.cast(kernel.select(training), self.compute_dtype) for kernel in self._kernels())
+        outputs = self.convolution_op(inputs, *kernels)
         if self.bias is not None:
-            ones = (1,) * len(self.kernel_size)
-            channels = self.bias.shape[0]
-            last = self.data_format == "channels_last"
-            shape = (1, *ones, channels) if last else (1, channels, *ones)
+            shape = [1] * (self.rank + 2)
+            shape[self._channel_axis()] = self.bias.shape[0]
             outputs = ops.add(outputs, ops.reshape(self.bias, shape))
         return outputs if self.activation is None else self.activation(outputs)
 
+    def _kernels(self) -> tuple[SlotKernel, ...]:
+        """The kernels whose values `convolution_op` takes, in order."""
+        return (self.slot_kernel,)
 
-class SlotConvolution(ChannelLayer):
-    """Mixin before a Keras convolution: kernel, forward pass and bias."""
+    def _geometry(self) -> dict[str, Any]:
+        """The arguments that all convolutions of `keras.ops` have in common."""
+        names = ("strides", "padding", "dilation_rate", "data_format")
+        return {name: getattr(self, name) for name in names}
 
-    def build(self, input_shape: Shape) -> None:
-        channels = self.read_channels(input_shape)
+    def _channel_axis(self) -> int:
+        return 1 if self.data_format == "channels_first" else -1
+
+
+class SlotConvolution(ConvolutionLayer):
+    """Mixin before a Keras convolution."""
+
+    def _add_kernels(self, input_shape: Shape, channels: int | None) -> int:
         if channels is not None and channels % self.groups:
             raise ValueError(
                 f"`groups` must divide the number of input channels. Received: groups={self.groups} for an input "
@@ -46,37 +58,23 @@ class SlotConvolution(ChannelLayer):
         self.compute_output_shape(input_shape)  # Keras checks the shape here
         inside = channels and channels // self.groups
         self.slot_kernel = self.add_slot_kernel((*self.kernel_size, inside, self.filters))
-        self.bias = self.add_bias((self.filters,)) if self.use_bias else None
-
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        kernel = ops.cast(self.slot_kernel.select(training), self.compute_dtype)
-        outputs = self.convolution_op(inputs, kernel)
-        return self.finish(outputs)
+        return self.filters
 
     def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         """The convolution of the Keras layer, with the padding of `padding="causal"`, done in `call` by Keras."""
         if self.padding != "causal":
             return super().convolution_op(inputs, kernel)
-        return ops.conv(
-            ops.pad(inputs, self._compute_causal_padding()),
-            kernel,
-            strides=list(self.strides),
-            padding="valid",
-            dilation_rate=self.dilation_rate,
-            data_format=self.data_format,
-        )
+        inputs = ops.pad(inputs, self._compute_causal_padding())
+        return ops.conv(inputs, kernel, **{**self._geometry(), "padding": "valid"})
 
 
 @register(keras.layers.Conv1D)
 class SlotConv1D(SlotConvolution, keras.layers.Conv1D):
     """1-D convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(conv(x, W) + b)`, `W[t, c, f] = bank[t, c, f, k*]`; backward, straight through the
-    selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k.
+    Forward `y = activation(conv(x, W) + b)`, `W[t, c, f] = bank[t, c, f, k*]`.
 
-    Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
-
-    {arguments}
+    {shared}
 
     Example:
 
@@ -91,12 +89,9 @@ class SlotConv1D(SlotConvolution, keras.layers.Conv1D):
 class SlotConv2D(SlotConvolution, keras.layers.Conv2D):
     """2-D convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(conv(x, W) + b)`, `W[h, w, c, f] = bank[h, w, c, f, k*]`; backward, straight through
-    the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k.
+    Forward `y = activation(conv(x, W) + b)`, `W[h, w, c, f] = bank[h, w, c, f, k*]`.
 
-    Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
-
-    {arguments}
+    {shared}
 
     Example:
 
@@ -112,12 +107,9 @@ class SlotConv2D(SlotConvolution, keras.layers.Conv2D):
 class SlotConv3D(SlotConvolution, keras.layers.Conv3D):
     """3-D convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(conv(x, W) + b)`, `W[d, h, w, c, f] = bank[d, h, w, c, f, k*]`; backward, straight
-    through the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k.
+    Forward `y = activation(conv(x, W) + b)`, `W[d, h, w, c, f] = bank[d, h, w, c, f, k*]`.
 
-    Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
-
-    {arguments}
+    {shared}
 
     Example:
 
@@ -128,46 +120,31 @@ class SlotConv3D(SlotConvolution, keras.layers.Conv3D):
     """
 
 
-class SlotConvolutionTranspose(ChannelLayer):
-    """Mixin before a transposed Keras convolution: kernel, forward pass and bias."""
+class SlotConvolutionTranspose(ConvolutionLayer):
+    """Mixin before a transposed Keras convolution."""
 
-    def build(self, input_shape: Shape) -> None:
-        channels = self.read_channels(input_shape)
+    def _add_kernels(self, input_shape: Shape, channels: int | None) -> int:
         self.slot_kernel = self.add_slot_kernel((*self.kernel_size, self.filters, channels))
-        self.bias = self.add_bias((self.filters,)) if self.use_bias else None
+        return self.filters
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        kernel = ops.cast(self.slot_kernel.select(training), self.compute_dtype)
-        outputs = ops.conv_transpose(
-            inputs,
-            kernel,
-            strides=list(self.strides),
-            padding=self.padding,
-            output_padding=self.output_padding,
-            dilation_rate=self.dilation_rate,
-            data_format=self.data_format,
-        )
-        return self.finish(outputs)
+    def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        return ops.conv_transpose(inputs, kernel, output_padding=self.output_padding, **self._geometry())
 
 
 @register(keras.layers.Conv1DTranspose)
 class SlotConv1DTranspose(SlotConvolutionTranspose, keras.layers.Conv1DTranspose):
     """1-D transposed convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(conv_transpose(x, W) + b)`, `W[t, f, c] = bank[t, f, c, k*]`; backward, straight
-    through the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. Fans are read off the kernel
-    as Keras does, the output channels before the input channels.
+    Forward `y = activation(conv_transpose(x, W) + b)`, `W[t, f, c] = bank[t, f, c, k*]`.
+    Fans are read off the kernel as Keras does, the output channels before the input channels.
 
-    Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
-
-    {arguments}
+    {shared}
 
     Example:
 
     >>> import numpy as np
     >>> from keras_slots import SlotConv1DTranspose
-    >>> layer = SlotConv1DTranspose(4, 3, strides=2, padding="same")
-    >>> tuple(layer(np.ones((1, 5, 3), dtype="float32")).shape)
+    >>> tuple(SlotConv1DTranspose(4, 3, strides=2, padding="same")(np.ones((1, 5, 3), dtype="float32")).shape)
     (1, 10, 4)
     """
 
@@ -176,20 +153,16 @@ class SlotConv1DTranspose(SlotConvolutionTranspose, keras.layers.Conv1DTranspose
 class SlotConv2DTranspose(SlotConvolutionTranspose, keras.layers.Conv2DTranspose):
     """2-D transposed convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(conv_transpose(x, W) + b)`, `W[h, w, f, c] = bank[h, w, f, c, k*]`; backward,
-    straight through the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. Fans are read off the
-    kernel as Keras does, the output channels before the input channels.
+    Forward `y = activation(conv_transpose(x, W) + b)`, `W[h, w, f, c] = bank[h, w, f, c, k*]`.
+    Fans are read off the kernel as Keras does, the output channels before the input channels.
 
-    Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
-
-    {arguments}
+    {shared}
 
     Example:
 
     >>> import numpy as np
     >>> from keras_slots import SlotConv2DTranspose
-    >>> layer = SlotConv2DTranspose(4, 3, strides=2, padding="same")
-    >>> tuple(layer(np.ones((1, 5, 5, 3), dtype="float32")).shape)
+    >>> tuple(SlotConv2DTranspose(4, 3, strides=2, padding="same")(np.ones((1, 5, 5, 3), dtype="float32")).shape)
     (1, 10, 10, 4)
     """
 
@@ -198,19 +171,15 @@ class SlotConv2DTranspose(SlotConvolutionTranspose, keras.layers.Conv2DTranspose
 class SlotConv3DTranspose(SlotConvolutionTranspose, keras.layers.Conv3DTranspose):
     """3-D transposed convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(conv_transpose(x, W) + b)`, `W[d, h, w, f, c] = bank[d, h, w, f, c, k*]`; backward,
-    straight through the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. Fans are read off the
-    kernel as Keras does, the output channels before the input channels.
+    Forward `y = activation(conv_transpose(x, W) + b)`, `W[d, h, w, f, c] = bank[d, h, w, f, c, k*]`.
+    Fans are read off the kernel as Keras does, the output channels before the input channels.
 
-    Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
-
-    {arguments}
+    {shared}
 
     Example:
 
     >>> import numpy as np
     >>> from keras_slots import SlotConv3DTranspose
-    >>> layer = SlotConv3DTranspose(4, 3, strides=2, padding="same")
-    >>> tuple(layer(np.ones((1, 3, 3, 3, 3), dtype="float32")).shape)
-    (1, 6, 6, 6, 4)
+    >>> tuple(SlotConv3DTranspose(4, 3, strides=2)(np.ones((1, 3, 3, 3, 3), dtype="float32")).shape)
+    (1, 7, 7, 7, 4)
     """

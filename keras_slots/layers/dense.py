@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 from keras import ops
 
@@ -15,32 +17,21 @@ class SlotDense(SlotLayer, keras.layers.Dense):
     """Fully connected layer that selects each weight from K fixed random values.
 
     Forward: `y = activation(x @ W + b)` with `W[i, j] = bank[i, j, k*]`, where k* is the selected index; for
-        greedy
-    selection it is `argmax_k scores[i, j, k]`. Backward, straight through the selection:
-    `d scores[i, j, k] = bank[i, j, k] * sum_n x[n, i] * d y[n, j]` for all k. The bank never changes.
+    greedy selection it is `argmax_k scores[i, j, k]`. Backward `d W[i, j] = sum_n x[n, i] * d y[n, j]`. Inputs of
+    shape `(batch, ..., input_dim)` give outputs of shape `(batch, ..., units)`.
 
-    {arguments}
+    In the paper these are equations 1 to 3. It has no bias; pass `use_bias=False` for its networks. The scale of
+    the scores is that of the author's code, not of the text.
 
-    Input shape:
-        `(batch, ..., input_dim)`.
-
-    Output shape:
-        `(batch, ..., units)`.
+    {shared}
 
     Example:
 
     >>> import numpy as np
     >>> from keras_slots import SlotDense
     >>> layer = SlotDense(3, num_values=4, seed=1)
-    >>> tuple(layer(np.ones((2, 5), dtype="float32")).shape)
-    (2, 3)
-    >>> tuple(layer.bank.shape), tuple(layer.kernel.shape)
-    ((5, 3, 4), (5, 3))
-
-    Reference:
-        Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3, equations 1 to 3. The paper has
-        no bias; pass `use_bias=False` for its networks. The scale of the scores is that of the author's code, not
-        of the text.
+    >>> tuple(layer(np.ones((2, 5), dtype="float32")).shape), tuple(layer.bank.shape), tuple(layer.kernel.shape)
+    ((2, 3), (5, 3, 4), (5, 3))
     """
 
     def build(self, input_shape: Shape) -> None:
@@ -60,11 +51,11 @@ class SlotDense(SlotLayer, keras.layers.Dense):
 class SlotEinsumDense(SlotLayer, keras.layers.EinsumDense):
     """Einsum layer that selects each weight from K fixed random values.
 
-    Forward `y = activation(einsum(equation, x, W) + b)`, `W[...] = bank[..., k*]`; backward, straight through
-    the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. fan_out is the product of the
-    kernel axes that appear in the output, fan_in that of the others.
+    Forward `y = activation(einsum(equation, x, W) + b)`, `W[...] = bank[..., k*]`. fan_out is the product of the
+    kernel axes that appear in the output, fan_in that of the others. Not in the paper, which has only dense
+    layers and convolutions.
 
-    {arguments}
+    {shared}
 
     Example:
 
@@ -73,8 +64,6 @@ class SlotEinsumDense(SlotLayer, keras.layers.EinsumDense):
     >>> layer = SlotEinsumDense("abc,cde->abde", output_shape=(None, 2, 4), num_values=2)
     >>> tuple(layer(np.ones((3, 5, 6), dtype="float32")).shape), tuple(layer.bank.shape)
     ((3, 5, 2, 4), (6, 2, 4, 2))
-
-    Not in the paper, which has only dense layers and convolutions; the selection is that of its section 3.
     """
 
     def build(self, input_shape: Shape) -> None:
@@ -97,10 +86,7 @@ class SlotEinsumDense(SlotLayer, keras.layers.EinsumDense):
     def _fans(self, kernel_shape: tuple[int, ...]) -> tuple[int, int]:
         operands, output = self.equation.replace(" ", "").split("->")
         kernel_axes = operands.split(",")[1].replace("...", "")
-        fan_in = fan_out = 1
-        for axis, size in zip(kernel_axes, kernel_shape, strict=True):
-            if axis in output:
-                fan_out *= size
-            else:
-                fan_in *= size
+        sizes = list(zip(kernel_axes, kernel_shape, strict=True))
+        fan_in = math.prod(size for axis, size in sizes if axis not in output)
+        fan_out = math.prod(size for axis, size in sizes if axis in output)
         return fan_in, fan_out

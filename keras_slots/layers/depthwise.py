@@ -6,54 +6,40 @@ import keras
 from keras import ops
 
 from keras_slots._registry import register
+from keras_slots.kernels import SlotKernel
 from keras_slots.layers.base import Shape, Tensor
-from keras_slots.layers.conv import ChannelLayer
+from keras_slots.layers.conv import ConvolutionLayer
 
 
-class SlotDepthwiseConvolution(ChannelLayer):
-    """Mixin before a depthwise Keras convolution: kernel, forward pass and bias."""
+class SlotDepthwiseConvolution(ConvolutionLayer):
+    """Mixin before a depthwise Keras convolution."""
 
     kernel_arguments = ("depthwise",)
 
-    def build(self, input_shape: Shape) -> None:
-        channels = self.read_channels(input_shape)
+    def _add_kernels(self, input_shape: Shape, channels: int | None) -> int:
         self.compute_output_shape(input_shape)  # Keras checks the shape here
         shape = (*self.kernel_size, channels, self.depth_multiplier)
         self.slot_kernel = self.add_slot_kernel(shape, "depthwise", name="kernel")
-        outputs = self.depth_multiplier * channels
-        self.bias = self.add_bias((outputs,)) if self.use_bias else None
+        return self.depth_multiplier * channels
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        kernel = ops.cast(self.slot_kernel.select(training), self.compute_dtype)
-        outputs = ops.depthwise_conv(
-            inputs,
-            kernel,
-            strides=self.strides,
-            padding=self.padding,
-            dilation_rate=self.dilation_rate,
-            data_format=self.data_format,
-        )
-        return self.finish(outputs)
+    def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        return ops.depthwise_conv(inputs, kernel, **self._geometry())
 
 
 @register(keras.layers.DepthwiseConv1D)
 class SlotDepthwiseConv1D(SlotDepthwiseConvolution, keras.layers.DepthwiseConv1D):
     """1-D depthwise convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(depthwise_conv(x, W) + b)`, `W[t, c, m] = bank[t, c, m, k*]`; backward, straight
-    through the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. Fans are read off the kernel
-    as Keras does, as if it were an ordinary convolution.
+    Forward `y = activation(depthwise_conv(x, W) + b)`, `W[t, c, m] = bank[t, c, m, k*]`.
+    Fans are read off the kernel as Keras does, as if it were an ordinary convolution.
 
-    Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
-
-    {arguments}
+    {shared}
 
     Example:
 
     >>> import numpy as np
     >>> from keras_slots import SlotDepthwiseConv1D
-    >>> layer = SlotDepthwiseConv1D(3, depth_multiplier=2)
-    >>> tuple(layer(np.ones((1, 5, 3), dtype="float32")).shape)
+    >>> tuple(SlotDepthwiseConv1D(3, depth_multiplier=2)(np.ones((1, 5, 3), dtype="float32")).shape)
     (1, 3, 6)
     """
 
@@ -62,38 +48,33 @@ class SlotDepthwiseConv1D(SlotDepthwiseConvolution, keras.layers.DepthwiseConv1D
 class SlotDepthwiseConv2D(SlotDepthwiseConvolution, keras.layers.DepthwiseConv2D):
     """2-D depthwise convolution that selects each weight from K fixed random values.
 
-    Forward `y = activation(depthwise_conv(x, W) + b)`, `W[h, w, c, m] = bank[h, w, c, m, k*]`; backward,
-    straight through the selection, `d scores[..., k] = bank[..., k] * d W[...]` for all k. Fans are read off the
-    kernel as Keras does, as if it were an ordinary convolution.
+    Forward `y = activation(depthwise_conv(x, W) + b)`, `W[h, w, c, m] = bank[h, w, c, m, k*]`.
+    Fans are read off the kernel as Keras does, as if it were an ordinary convolution.
 
-    Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
-
-    {arguments}
+    {shared}
 
     Example:
 
     >>> import numpy as np
     >>> from keras_slots import SlotDepthwiseConv2D
-    >>> layer = SlotDepthwiseConv2D(3, depth_multiplier=2)
-    >>> tuple(layer(np.ones((1, 5, 5, 3), dtype="float32")).shape)
+    >>> tuple(SlotDepthwiseConv2D(3, depth_multiplier=2)(np.ones((1, 5, 5, 3), dtype="float32")).shape)
     (1, 3, 3, 6)
     """
 
 
-class SlotSeparableConvolution(ChannelLayer):
-    """Mixin before a separable Keras convolution: both kernels, forward pass and bias."""
+class SlotSeparableConvolution(ConvolutionLayer):
+    """Mixin before a separable Keras convolution."""
 
     kernel_arguments = ("depthwise", "pointwise")
 
-    def build(self, input_shape: Shape) -> None:
-        channels = self.read_channels(input_shape)
+    def _add_kernels(self, input_shape: Shape, channels: int | None) -> int:
         self.compute_output_shape(input_shape)  # Keras checks the shape here
         depthwise = (*self.kernel_size, channels, self.depth_multiplier)
         between = channels and self.depth_multiplier * channels
         pointwise = (*[1] * len(self.kernel_size), between, self.filters)
         self.depthwise_slots = self.add_slot_kernel(depthwise, "depthwise")
         self.pointwise_slots = self.add_slot_kernel(pointwise, "pointwise")
-        self.bias = self.add_bias((self.filters,)) if self.use_bias else None
+        return self.filters
 
     @property
     def depthwise_kernel(self) -> Tensor:
@@ -105,33 +86,21 @@ class SlotSeparableConvolution(ChannelLayer):
         """The greedily selected pointwise values, in the shape of the Keras layer's kernel."""
         return self.pointwise_slots.select()
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        kernels = [
-            ops.cast(slots.select(training), self.compute_dtype)
-            for slots in (self.depthwise_slots, self.pointwise_slots)
-        ]
-        outputs = ops.separable_conv(
-            inputs,
-            *kernels,
-            strides=self.strides,
-            padding=self.padding,
-            dilation_rate=self.dilation_rate,
-            data_format=self.data_format,
-        )
-        return self.finish(outputs)
+    def _kernels(self) -> tuple[SlotKernel, ...]:
+        return self.depthwise_slots, self.pointwise_slots
+
+    def convolution_op(self, inputs: Tensor, depthwise: Tensor, pointwise: Tensor) -> Tensor:
+        return ops.separable_conv(inputs, depthwise, pointwise, **self._geometry())
 
 
 @register(keras.layers.SeparableConv1D)
 class SlotSeparableConv1D(SlotSeparableConvolution, keras.layers.SeparableConv1D):
     """1-D separable convolution whose two kernels select each weight from K fixed random values.
 
-    Forward `y = activation(conv(depthwise_conv(x, D), P) + b)`, D and P selected from banks of their own;
-    backward, straight through the selection, `d scores[..., k] = bank[..., k] * d D[...]` for all k, and
-    likewise for P. `layer.slot_kernels` holds both: `"depthwise_kernel"` and `"pointwise_kernel"`.
+    Forward `y = activation(conv(depthwise_conv(x, D), P) + b)`, D and P selected from banks of their own.
+    `layer.slot_kernels` holds both: `"depthwise_kernel"` and `"pointwise_kernel"`.
 
-    Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
-
-    {arguments}
+    {shared}
 
     Example:
 
@@ -147,13 +116,10 @@ class SlotSeparableConv1D(SlotSeparableConvolution, keras.layers.SeparableConv1D
 class SlotSeparableConv2D(SlotSeparableConvolution, keras.layers.SeparableConv2D):
     """2-D separable convolution whose two kernels select each weight from K fixed random values.
 
-    Forward `y = activation(conv(depthwise_conv(x, D), P) + b)`, D and P selected from banks of their own;
-    backward, straight through the selection, `d scores[..., k] = bank[..., k] * d D[...]` for all k, and
-    likewise for P. `layer.slot_kernels` holds both: `"depthwise_kernel"` and `"pointwise_kernel"`.
+    Forward `y = activation(conv(depthwise_conv(x, D), P) + b)`, D and P selected from banks of their own.
+    `layer.slot_kernels` holds both: `"depthwise_kernel"` and `"pointwise_kernel"`.
 
-    Reference: Aladago and Torresani, 2021, https://arxiv.org/abs/2101.06475, section 3.
-
-    {arguments}
+    {shared}
 
     Example:
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import count
 
@@ -12,24 +13,22 @@ from keras_slots.kernels import SlotKernel
 
 
 def named_weights(layer: keras.layers.Layer) -> dict[str, SlotKernel | keras.Variable]:
-    """The weights of a layer and its inner layers by name, as `"query/kernel"`; a kernel is one weight.
-
-    Raises:
-        ValueError: If two weights have the same name.
-    """
-    named: dict[str, SlotKernel | keras.Variable] = {}
+    """The weights of a layer and its inner layers by name, as `"query/kernel"`; a kernel is one weight."""
+    pairs: list[tuple[str, SlotKernel | keras.Variable]] = []
     for name, part in _named_parts(layer):
-        found = {name: part}
-        if not isinstance(part, SlotKernel):
-            inner = {id(v) for x in direct_layers(part) for v in x.weights}
-            own = [v for v in part.weights if id(v) not in inner]
-            found = {f"{name}/{v.name}".lstrip("/"): v for v in own}
-            if len(found) < len(own):
-                raise _duplicate_name_error(layer, sorted(v.name for v in own))
-        if named.keys() & found.keys():
-            raise _duplicate_name_error(layer, sorted(named.keys() & found.keys()))
-        named |= found
-    return named
+        if isinstance(part, SlotKernel):
+            pairs.append((name, part))
+            continue
+        inner = {id(v) for x in direct_layers(part) for v in x.weights}
+        pairs += [(f"{name}/{v.name}".lstrip("/"), v) for v in part.weights if id(v) not in inner]
+    names = Counter(name for name, _ in pairs)
+    if len(names) < len(pairs):
+        raise ValueError(
+            f"Layer '{layer.name}' has several weights with the same name, so they cannot be told apart. "
+            f"Received: {sorted(name for name in names if names[name] > 1)}. Give its inner layers, and the "
+            "variables of `add_weight`, different names."
+        )
+    return dict(pairs)
 
 
 def named_kernels_of(layer: keras.layers.Layer) -> dict[str, SlotKernel]:
@@ -37,13 +36,6 @@ def named_kernels_of(layer: keras.layers.Layer) -> dict[str, SlotKernel]:
     kernels = [(name, x) for name, x in _named_parts(layer) if isinstance(x, SlotKernel)]
     names = unique_names(name for name, _ in kernels)
     return dict(zip(names, (kernel for _, kernel in kernels), strict=True))
-
-
-def _duplicate_name_error(layer: keras.layers.Layer, names: list[str]) -> ValueError:
-    return ValueError(
-        f"Layer '{layer.name}' has several weights with the same name, so they cannot be told apart. Received: "
-        f"{names}. Give its inner layers, and the variables of `add_weight`, different names."
-    )
 
 
 def _named_parts(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
-from keras_slots._keras import check_before_quantization, inner_layers
+from keras_slots._keras import check_before_quantization
 
 if TYPE_CHECKING:
     from keras.layers import Layer as _Mixin
@@ -52,24 +51,14 @@ class Refusals(_Mixin):
         )
 
 
-def _refuse_quantization(model: Any, filters: Any) -> None:
-    """Raises an error if `model.quantize` with these filters would quantize a slot layer."""
-    for layer in inner_layers(model):
-        if isinstance(layer, Refusals) and _matches_filters(layer, filters):
+def _refuse_quantization(model: Any, layers: list[Any]) -> None:
+    """Raises an error if a slot layer is among the layers that `model.quantize` would quantize."""
+    for layer in layers:
+        if isinstance(layer, Refusals):
             raise ValueError(
                 f"A model with slot layers cannot be quantized. Received: model '{model.name}' with the slot "
                 f"layer '{layer.name}'. Call `keras_slots.materialize(model)` first and quantize the new model."
             )
-
-
-def _matches_filters(layer: Any, filters: Any) -> bool:
-    """Whether filters of Keras (None, regular expressions or a function) include a layer."""
-    if filters is None:
-        return True
-    if callable(filters):
-        return bool(filters(layer))
-    patterns = [filters] if isinstance(filters, str) else filters
-    return any(re.search(pattern, layer.name) for pattern in patterns)
 
 
 check_before_quantization(_refuse_quantization)
