@@ -21,7 +21,7 @@ from keras_slots._keras import inner_layers, set_first_value, without_values
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.layers.base import SlotLayer
 from keras_slots.slots_file.container import Record, array_of, damaged, itemsize, join, split, stored
-from keras_slots.slots_file.records import coding_of, find, read_kernel, values_of, write_kernel
+from keras_slots.slots_file.records import coding_of, find_choices, read_kernel, values_of, write_kernel
 from keras_slots.transforms import holds_assets, materialized, pair_weights, serialize
 
 Array = np.ndarray[Any, Any]
@@ -233,7 +233,7 @@ def _kernel_record(kernel: SlotKernel, name: str, array: Array) -> Record:
         return stored(name, array)
     try:
         values = values_of(kernel)
-        found = find(kernel, values, array.reshape(-1).astype("float32"))
+        found = find_choices(kernel, values, array.reshape(-1).astype("float32"))
         if found is None:
             raise ValueError("its values are not those of its seed, so something has overwritten them")
     except ValueError as error:
