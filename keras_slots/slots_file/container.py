@@ -37,15 +37,7 @@ MOST_ELEMENTS = 2**32
 
 @dataclass(frozen=True)
 class Record:
-    """One weight of the model.
-
-    Attributes:
-        name: Name of the weight, only for people to read.
-        shape: Shape of the weight.
-        dtype: One of `DTYPES`.
-        form: One of `FORMS`.
-        payload: The bytes of the array, or of the choices.
-    """
+    """One weight: `dtype` is one of `DTYPES`, `form` one of `FORMS`, `payload` the bytes of array or choices."""
 
     name: str
     shape: tuple[int, ...]

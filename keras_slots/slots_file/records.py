@@ -49,12 +49,7 @@ _FLAG_SHARED, _FLAG_ROUNDED = 1, 2
 def write_kernel(name: str, selected: Array, index: Array, values: Values, coding: Coding | None) -> Record:
     """The record of a kernel: coded, or packed if that is shorter or the coded one does not decode correctly.
 
-    Args:
-        name: Name of the kernel.
-        selected: Its selected values, in its shape and dtype.
-        index: Their indices, of shape `(n,)`.
-        values: All its values.
-        coding: How to code the choices; None: not at all.
+    `selected` has the shape and dtype of the kernel, `index` the shape `(n,)`. Without a `coding`, it is packed.
     """
     shape, dtype = selected.shape, str(selected.dtype)
     head = _values_to_bytes(values) + struct.pack("<I", _checksum(selected.reshape(-1)))
