@@ -31,7 +31,7 @@ from keras_slots._keras import inner_layers
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.slots_file.coder import moves_to_choices
 from keras_slots.slots_file.container import split
-from keras_slots.slots_file.records import coding_of, find, values_of
+from keras_slots.slots_file.records import coding_of, find_choices, values_of
 
 COLUMNS = {
     "file, kB": "{kilobytes:.1f}",
@@ -73,13 +73,12 @@ def entropies(model):
     by_kernel = by_row = connections = 0
     for kernel in kernels(model):
         values, selected = values_of(kernel), np.asarray(kernel.select_greedily())
-        found = find(kernel, values, selected.reshape(-1))
+        found = find_choices(kernel, values, selected.reshape(-1))
         coding = coding_of(found, values, selected.shape)
         total = np.zeros(2 * kernel.num_values, "int64")
-        for low, high, stairs in coding.blocks(values):
-            first, last = low * coding.width, high * coding.width
+        for first, last, stairs in coding.blocks(values):
             moves = moves_to_choices(stairs, found.index[first:last])[0] + kernel.num_values
-            for row in moves.reshape(high - low, -1):
+            for row in moves.reshape(-1, coding.width):
                 counts = np.bincount(row, minlength=len(total))
                 by_row += bits_of(counts)
                 total += counts

@@ -20,7 +20,7 @@ from keras_slots.inspect.choices import (
 from keras_slots.kernels.base import SlotKernel
 
 
-class SelectionMonitor(keras.callbacks.Callback):
+class SelectionMonitor(keras.callbacks.ProgbarLogger):
     """Adds numbers about what the slot layers of a model have selected to the logs of every epoch.
 
     There are four numbers for each kernel and for the network, with n its connections and d the distance of a
@@ -36,6 +36,7 @@ class SelectionMonitor(keras.callbacks.Callback):
 
     Callbacks share one `logs` and are called in order, so list this one before those that should see its numbers:
     `EarlyStopping(monitor="slots/changed", mode="min")`, `CSVLogger`, `TensorBoard`. `History` always sees them.
+    It takes the place of the progress bar of `fit`, which does not show the numbers of single layers then.
 
     Args:
         per_layer: Whether the logs also contain the numbers of each layer.
@@ -65,8 +66,10 @@ class SelectionMonitor(keras.callbacks.Callback):
         self.per_layer = per_layer
         self._watched: dict[str, _Watched] = {}
         self._waits_for_build = False
+        self._unfinished: tuple[int, dict[str, Any]] | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_begin(logs)
         # Accessing `self.model` writes the state of JAX into the variables.
         model = self.model
         self._watched = {}
@@ -76,7 +79,23 @@ class SelectionMonitor(keras.callbacks.Callback):
         if not self._waits_for_build:
             self._check_found()
 
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._finish_progress_line()
+        super().on_epoch_begin(epoch, logs)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self._finish_progress_line()
+
+    def _finish_progress_line(self) -> None:
+        """Draws the line of the last epoch, with what the callbacks after this one have added to its logs."""
+        if self._unfinished is not None:
+            epoch, logs = self._unfinished
+            shown = {key: x for key, x in logs.items() if not (key.startswith("slots/") and key.count("/") > 1)}
+            super().on_epoch_end(epoch, shown)
+            self._unfinished = None
+
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        super().on_train_batch_end(batch, logs)
         if self._waits_for_build:
             self._waits_for_build = False
             self._observe(is_trained=True)
@@ -109,15 +128,11 @@ class SelectionMonitor(keras.callbacks.Callback):
         if self.per_layer:
             for name, of_kernel in found.items():
                 logs.update({f"slots/{name}/{key}": x for key, x in of_kernel.items()})
+        self._unfinished = epoch, logs
 
 
 class _Watched:
-    """A kernel, and the earlier choices with which its choices are compared.
-
-    Args:
-        kernel: The kernel.
-        is_trained: Whether it has been trained since it was built, so that its current choices are not its first.
-    """
+    """A kernel, and the earlier choices with which its choices are compared."""
 
     def __init__(self, kernel: SlotKernel, is_trained: bool):
         start = start_positions(kernel)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -14,7 +14,7 @@ from keras_slots.kernels.base import SlotKernel
 from keras_slots.kernels.regularizers import regularizer_text
 from keras_slots.layers.base import SlotLayer
 from keras_slots.selection import serialize_rule
-from keras_slots.slots_file import sizes
+from keras_slots.slots_file import file_of
 from keras_slots.values.value_bank import ValueBank
 
 #: The columns in bytes, and their printed headings.
@@ -27,6 +27,13 @@ _BYTES = {
     "choice_bytes": "choices",
     "slots_bytes": "in .slots",
 }
+#: Columns of words, which are left-justified.
+_WORDS = ("kernel", "score mode", "selection", "scores", "sharing", "moves")
+#: The columns that a narrow table can do without, the least needed first.
+_DISPENSABLE = (
+    *("scores", "moves", "sharing", "selection", "score mode", "in reach", "bits", "shape"),
+    *("optimizer", "held", "trained", "bank", "materialized"),
+)
 
 
 def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]:
@@ -68,18 +75,21 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
             f"`model` must be built, because it has no kernels before. Received: model '{model.name}' "
             f"with {unbuilt} not built. Call it on an input first, or `model.build(input_shape)`."
         )
-    in_file, whole_file = sizes(model) if slots_file else ({}, None)
+    content, in_file = file_of(model) if slots_file else (None, {})
     rows = []
     for name, (layer, kernel) in kernels.items():
-        row = _kernel_row(name, layer, kernel)
-        rows.append({**row, "slots_bytes": in_file.get(id(kernel))})
+        rows.append(_kernel_row(name, layer, kernel) | {"slots_bytes": in_file.get(id(kernel))})
     ours = {id(v) for _, kernel in kernels.values() for v in kernel.variables}
     plain = _plain_row([v for v in model.weights if id(v) not in ours])
     total: dict[str, Any] = {"connections": sum(row["connections"] for row in rows)}
     for key in _BYTES:
-        total[key] = _sum(row.get(key, 0) for row in (*rows, plain))
-    total["optimizer_bytes"] = _optimizer_bytes(model)
-    total["slots_bytes"] = whole_file
+        sizes = [row.get(key, 0) for row in (*rows, plain)]
+        total[key] = None if None in sizes else sum(sizes)
+    # Keras creates the variables of an optimizer in the first training step.
+    optimizer = getattr(model, "optimizer", None)
+    state = None if optimizer is None or not optimizer.built else optimizer.variables
+    total["optimizer_bytes"] = None if state is None else sum(_bytes(v) for v in state)
+    total["slots_bytes"] = None if content is None else len(content)
     return {"kernels": rows, "plain": plain, "total": total, "unbuilt": unbuilt}
 
 
@@ -87,7 +97,7 @@ def summary(model: keras.Model, print_fn: Callable[[str], Any] | None = None, sl
     """Prints what each slot layer of a model selects from, and its memory use.
 
     `model.summary()` counts bank and scores, or lever and staircase, as parameters. This function separates what
-    is fixed, what is trained, and the size of the selected network.
+    is fixed, what is trained, and the size of the selected network. It fits the terminal by leaving out columns.
 
     Args:
         model: Built model of any kind.
@@ -110,11 +120,11 @@ def summary(model: keras.Model, print_fn: Callable[[str], Any] | None = None, sl
     """
     from rich.console import Console
 
-    parts = _tables(model.name, summary_dict(model, slots_file))
+    console = Console(width=None if print_fn is None else 100)
+    parts = _tables(model.name, summary_dict(model, slots_file), console.width)
     if print_fn is None:
-        Console().print(*parts, sep="\n")
+        console.print(*parts, sep="\n")
         return
-    console = Console(width=100)
     with console.capture() as capture:
         console.print(*parts, sep="\n")
     print_fn(capture.get())
@@ -127,14 +137,14 @@ def _kernel_row(name: str, layer: SlotLayer, kernel: SlotKernel) -> dict[str, An
     if start is not None:
         bits = bits_per_choice(positions(kernel), start, kernel.num_values)
     itemsize = np.dtype(kernel.variable_dtype).itemsize
-    sharing = kernel.sharing
+    sharing, rule = kernel.sharing, serialize_rule(kernel.rule)
     return {
         "name": name,
         "layer": type(layer).__name__,
         "shape": initial.kernel_shape,
         "connections": initial.num_connections,
         "num_values": kernel.num_values,
-        "selection": _text(serialize_rule(kernel.rule), kernel.rule),
+        "selection": rule if isinstance(rule, str) else repr(kernel.rule),
         "score_mode": layer.score_mode,
         "scores": type(kernel.score_initializer).__name__,
         "sharing": "ValueBank" if isinstance(sharing, ValueBank) else sharing,
@@ -149,10 +159,6 @@ def _kernel_row(name: str, layer: SlotLayer, kernel: SlotKernel) -> dict[str, An
     }
 
 
-def _text(name: Any, thing: Any) -> str:
-    return name if isinstance(name, str) else repr(thing)
-
-
 def _plain_row(weights: list[keras.Variable]) -> dict[str, Any]:
     trained = [v for v in weights if v.trainable]
     return {
@@ -163,86 +169,85 @@ def _plain_row(weights: list[keras.Variable]) -> dict[str, Any]:
     }
 
 
-def _optimizer_bytes(model: keras.Model) -> int | None:
-    """Bytes of the optimizer; None before the first training step, in which Keras creates its variables."""
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is None or not optimizer.built:
-        return None
-    return sum(map(_bytes, optimizer.variables))
-
-
 def _bytes(variable: keras.Variable) -> int:
     return math.prod(variable.shape) * np.dtype(variable.dtype).itemsize
 
 
-def _sum(numbers: Iterable[int | None]) -> int | None:
-    numbers = list(numbers)
-    return None if any(x is None for x in numbers) else sum(x for x in numbers if x is not None)
-
-
-def _tables(name: str, found: dict[str, Any]) -> list[Any]:
+def _tables(name: str, found: dict[str, Any], width: int) -> list[Any]:
     """The tables and lines of `summary`."""
     kernels, plain, total = found["kernels"], found["plain"], found["total"]
     if not kernels:
         return [f"Model '{name}' has no slot layer."]
-    choices = _table("kernel", "shape", "connections", "K", "in reach", "bits")
-    choices.add_column("settings")
-    for row in kernels:
-        reach, bits = row["values_within_reach"], row["choice_bits"]
-        choices.add_row(
-            row["name"],
-            "×".join(map(str, row["shape"])),
-            f"{row['connections']:,}",
-            f"{row['num_values']:,}",
-            f"{reach:.1f}" if reach < 100 else f"{reach:,.0f}",
-            "–" if bits is None else f"{bits:.2f}",
-            _settings(row),
-        )
-    columns = [key for key in _BYTES if key != "slots_bytes" or total[key] is not None]
-    weights = _table("kernel", *(_BYTES[key] for key in columns))
-    for row in kernels:
-        weights.add_row(row["name"], *_sizes(row, columns))
-    weights.add_section()
+    names = [row["name"] for row in kernels]
+    choices = {
+        "kernel": names,
+        "shape": ["×".join(map(str, row["shape"])) for row in kernels],
+        "connections": [f"{row['connections']:,}" for row in kernels],
+        "K": [f"{row['num_values']:,}" for row in kernels],
+        "in reach": [f"{row['values_within_reach']:,.1f}" for row in kernels],
+        "bits": ["–" if row["choice_bits"] is None else f"{row['choice_bits']:.2f}" for row in kernels],
+        "score mode": [row["score_mode"] for row in kernels],
+        "selection": [row["selection"] for row in kernels],
+        "scores": [row["scores"] for row in kernels],
+        "sharing": [row["sharing"].replace("connection", "") for row in kernels],
+        "moves": [row["move_regularizer"] or "" for row in kernels],
+    }
+    rows = [*kernels, plain, total] if plain["weights"] else [*kernels, total]
+    memory = {"kernel": [*names, *["plain weights", "total"][len(names) - len(rows) :]]}
+    for key, heading in _BYTES.items():
+        memory[heading] = [_size(row[key]) if key in row else "" for row in rows]
+    if total["slots_bytes"] is None:
+        del memory["in .slots"]
+    (choices_table, dropped), (memory_table, more) = _table(choices, width), _table(memory, width)
+    memory_table.rows[len(names) - 1].end_section = True
+    lines = [_NOTE]
     if plain["weights"]:
-        label = f"{plain['weights']:,} plain weights, {plain['trained']:,} trained"
-        weights.add_row(label, *_sizes(plain, columns))
-    weights.add_row("total", *_sizes(total, columns))
-    parts = [f"Model '{name}'", choices, weights]
+        lines.append(f"plain weights: {plain['weights']:,} others, such as biases, {plain['trained']:,} trained.")
     if found["unbuilt"]:
-        parts.append(f"Left out, because they are not built: {', '.join(found['unbuilt'])}\n")
-    return [*parts, _NOTE]
+        lines.append(f"Left out, because they are not built: {', '.join(found['unbuilt'])}.")
+    if dropped or more:
+        lines.append(f"Left out for lack of room: {', '.join(dropped + more)}. `summary_dict` has them.")
+    return [f"Model '{name}'\n", choices_table, "", memory_table, "", *lines]
 
 
-def _settings(row: dict[str, Any]) -> str:
-    settings = [row["selection"], row["score_mode"], row["scores"]]
-    settings += [f"shared: {row['sharing']}"] if row["sharing"] != "connection" else []
-    settings += [f"moves: {row['move_regularizer']}"] if row["move_regularizer"] else []
-    return ", ".join(settings)
+def _table(columns: dict[str, list[str]], width: int) -> tuple[Any, list[str]]:
+    """A table of the non-empty columns that fit into the width, and the headings of those that do not.
 
-
-def _table(first: str, *headings: str) -> Any:
-    """A table without vertical lines: names on the left, numbers on the right."""
+    Where names are too long even so, they are cut; numbers never are.
+    """
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(first, overflow="fold")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
+    columns = {heading: cells for heading, cells in columns.items() if any(cells)}
+    widths = {heading: max(map(len, (heading, *cells))) for heading, cells in columns.items()}
+    dropped = []
+    for heading in _DISPENSABLE:
+        if heading in columns and sum(widths[kept] + 2 for kept in columns) - 2 > width:
+            dropped.append(heading)
+            del columns[heading]
+    room = width - sum(widths[kept] + 2 for kept in columns if kept != "kernel")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in columns:
+        table.add_column(
+            heading,
+            justify="left" if heading in _WORDS else "right",
+            no_wrap=True,
+            max_width=room if heading == "kernel" else None,
+        )
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    return table, dropped
 
 
-def _sizes(row: dict[str, Any], columns: list[str]) -> list[str]:
-    """The cells of a row: empty if the row has no such column, and a dash if the number is not known."""
+def _size(number: int | None) -> str:
     from rich.filesize import decimal
 
-    def cell(number: int | None) -> str:
-        return "–" if number is None else f"{number} B" if number < 1000 else decimal(number)
-
-    return [cell(row[key]) if key in row else "" for key in columns]
+    if number is None:
+        return "–"
+    return f"{number} B" if number < 1000 else decimal(number)
 
 
 _NOTE = """\
-in reach: mean number of values of a connection that greedy selection can ever take.
+in reach: mean number of values of a connection that can ever be selected.
 held: memory that holds the bank, or a staircase or seed in its place.
 bits, choices: entropy of the choices, in steps from the initial ones."""

@@ -21,7 +21,7 @@ from keras_slots._keras import inner_layers, set_first_value, without_values
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.layers.base import SlotLayer
 from keras_slots.slots_file.container import Record, array_of, damaged, itemsize, join, split, stored
-from keras_slots.slots_file.records import coding_of, find, read_kernel, values_of, write_kernel
+from keras_slots.slots_file.records import coding_of, find_choices, read_kernel, values_of, write_kernel
 from keras_slots.transforms import holds_assets, materialized, pair_weights, serialize
 
 Array = np.ndarray[Any, Any]
@@ -34,10 +34,8 @@ def save_slots(model: keras.Model, path: Path_, *, overwrite: bool = False) -> P
     """Writes the selected network as a `.slots` file: seeds, and about one bit per connection.
 
     The file holds the architecture, the seed and the distribution of each bank, the choice of each connection,
-    and all other weights (biases, batch normalization) unchanged. Choices are coded with a model that predicts
-    them from the threshold of the next value and from nearby levers. The result is read back and compared before
-    it replaces an earlier file. `docs/slots_format.md` specifies the format; `reader/slots.c` reads it without
-    Python.
+    and all other weights (biases, batch normalization) unchanged. The result is read back and compared before it
+    replaces an earlier file. `docs/slots_format.md` specifies the format, which `reader/slots.c` also reads.
 
     If the values of a kernel cannot be drawn from a seed (a Keras initializer, half precision, values that were
     replaced), the file holds its selected values, and there is a warning.
@@ -76,8 +74,8 @@ def save_slots(model: keras.Model, path: Path_, *, overwrite: bool = False) -> P
         Aladago and Torresani, 2021, section 3: the trained network is one choice per connection.
     """
     path = check_path(path, overwrite, suffix=".slots")
-    plain, records = _records_of(model)
-    write_file(path, join(serialize(plain), [record for record, _ in records]))
+    content, _ = file_of(model)
+    write_file(path, content)
     return path
 
 
@@ -122,7 +120,7 @@ def load_slots(
     others = [variable for variable in created if id(variable) not in known]
     _check_memory(needed + sum(math.prod(v.shape) * itemsize(v.dtype) for v in others), max_bytes)
     for variable, record in zip(model.variables, records, strict=True):
-        set_first_value(variable, _in_dtype_of(_weight(record), variable, record.name))
+        set_first_value(variable, _weight(record, variable))
     for variable in others:
         set_first_value(variable)
     for layer in inner_layers(model):
@@ -132,16 +130,8 @@ def load_slots(
     return model
 
 
-def sizes(model: keras.Model) -> tuple[dict[int, int], int]:
-    """The size of each kernel in a file, by the `id` of the kernel, and the size of the whole file, in bytes."""
-    plain, records = _records_of(model)
-    file = join(serialize(plain), [record for record, _ in records])
-    kernels = {id(kernel): len(record.payload) for record, kernel in records if kernel is not None}
-    return kernels, len(file)
-
-
-def _records_of(model: keras.Model) -> tuple[keras.Model, list[tuple[Record, SlotKernel | None]]]:
-    """The materialized model, and for each of its weights the record and, if there is one, the kernel."""
+def file_of(model: keras.Model) -> tuple[bytes, dict[int, int]]:
+    """The bytes of the file of a model, and how many each kernel takes, by the `id` of the kernel."""
     plain, pairs = materialized(model)
     kernels: dict[int, tuple[SlotKernel, str]] = {}
     for old, new in pairs:
@@ -156,21 +146,17 @@ def _records_of(model: keras.Model) -> tuple[keras.Model, list[tuple[Record, Slo
                 if isinstance(source, SlotKernel):
                     kernels[id(variable)] = source, f"{old.name}/{variable.name}"
     _warn_of_unknown_classes(plain)
-    records: list[tuple[Record, SlotKernel | None]] = []
+    records: list[Record] = []
+    sizes: dict[int, int] = {}
     for variable in plain.variables:
         array = np.array(keras.ops.convert_to_numpy(variable))
         if id(variable) in kernels:
             kernel, name = kernels[id(variable)]
-            records.append((_kernel_record(kernel, name, array), kernel))
+            records.append(_kernel_record(kernel, name, array))
+            sizes[id(kernel)] = len(records[-1].payload)
         else:
-            records.append((stored(_name(variable), array), None))
-    return plain, records
-
-
-def _weight(record: Record) -> Array:
-    if record.form == "stored":
-        return array_of(record)
-    return read_kernel(record).astype(record.dtype, copy=False)
+            records.append(stored(_name(variable), array))
+    return join(serialize(plain), records), sizes
 
 
 def _check_memory(needed: int, max_bytes: int) -> None:
@@ -205,27 +191,29 @@ def _model(architecture: dict[str, Any], custom_objects: dict[str, Any] | None) 
 def _check_fit(model: keras.Model, records: list[Record]) -> None:
     expected = [(tuple(v.shape), keras.backend.standardize_dtype(v.dtype)) for v in model.variables]
     received = [(record.shape, record.dtype) for record in records]
-    different = [
-        i
-        for i, ((shape, dtype), (shape_here, dtype_here)) in enumerate(zip(expected, received, strict=False))
-        if shape != shape_here or (dtype != dtype_here and not {dtype, dtype_here} <= _INTEGERS)
-    ]
+    different = [pair for pair in zip(expected, received, strict=False) if not _fits(*pair)]
     if different or len(expected) != len(received):
-        first = f": {expected[different[0]]} and {received[different[0]]}" if different else ""
+        first = ": {} and {}".format(*different[0]) if different else ""
         raise damaged(
             f"its architecture has {len(expected)} weights and the file {len(received)}, which differ{first}"
         )
 
 
-def _in_dtype_of(array: Array, variable: keras.Variable, name: str) -> Array:
-    """The array in the dtype of its variable; an integer dtype may differ from that in the file."""
-    here = array.astype(keras.backend.standardize_dtype(variable.dtype), copy=False)
-    if array.dtype.kind in "iu" and (here != array).any():
+def _fits(expected: tuple[tuple[int, ...], str], received: tuple[tuple[int, ...], str]) -> bool:
+    """Whether the shapes are equal, and the dtypes are equal or both integers."""
+    return expected[0] == received[0] and (expected[1] == received[1] or {expected[1], received[1]} <= _INTEGERS)
+
+
+def _weight(record: Record, variable: keras.Variable) -> Array:
+    """The weight of a record in the dtype of its variable; an integer dtype may differ from that in the file."""
+    array = array_of(record) if record.form == "stored" else read_kernel(record)
+    weight = array.astype(keras.backend.standardize_dtype(variable.dtype), copy=False)
+    if array.dtype.kind in "iu" and (weight != array).any():
         raise ValueError(
-            f"The weight '{name}' of the .slots file has integers that {here.dtype} cannot hold. Load the file "
-            "on the backend that wrote it."
+            f"The weight '{record.name}' of the .slots file has integers that {weight.dtype} cannot hold. Load "
+            "the file on the backend that wrote it."
         )
-    return here
+    return weight
 
 
 def _kernel_record(kernel: SlotKernel, name: str, array: Array) -> Record:
@@ -233,7 +221,7 @@ def _kernel_record(kernel: SlotKernel, name: str, array: Array) -> Record:
         return stored(name, array)
     try:
         values = values_of(kernel)
-        found = find(kernel, values, array.reshape(-1).astype("float32"))
+        found = find_choices(kernel, values, array.reshape(-1).astype("float32"))
         if found is None:
             raise ValueError("its values are not those of its seed, so something has overwritten them")
     except ValueError as error:

@@ -1,21 +1,12 @@
 """Codes the choices of a kernel: their steps, how probable each step is, and a range coder.
 
-A connection starts training at one value. Its lever has to pass a threshold to reach the next larger value,
-another for the one after, and likewise for smaller values (`ConnectionSteps`). Whether it passes a threshold is a
-decision. `ProbabilityModel` learns how probable each decision is, and `Encoder` and `Decoder` convert between
-decisions and 16-bit words. Everything is integer arithmetic, so that a decoder in any language computes the same.
+A decision is whether the lever of a connection passes the threshold of a step (`ConnectionSteps`).
+`ProbabilityModel` learns how probable each decision is, and `Encoder` and `Decoder` convert between decisions and
+16-bit words. `docs/slots_format.md` defines all of it, in integer arithmetic that is the same in any language.
 
-The coder is the range variant of asymmetric numeral systems (Duda 2013), with several interleaved states as in
-Giesen 2014, "Interleaved entropy coders", so that NumPy codes many decisions at once. A decision is 1 with
-probability p / 4096, 0 < p < 4096. States are in [2**16, 2**32); decision i of a block belongs to lane i modulo
-the number of lanes. Decoding one bit from state x:
-
-    low = x % 4096; bit = low < p
-    x = p * (x // 4096) + low                   if bit
-    x = (4096 - p) * (x // 4096) + low - p      otherwise
-    if x < 2**16: x = x * 2**16 + next word
-
-After decoding everything, all states are 2**16 and no word is left.
+The coder is the range variant of asymmetric numeral systems (Duda 2013). Its states are interleaved (Giesen 2014,
+"Interleaved entropy coders"), so that NumPy codes many decisions at once: decision i of a block belongs to lane i
+modulo the number of lanes.
 """
 
 from __future__ import annotations
@@ -27,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_slots.slots_file.values import Stream, Values, to_integers
+from keras_slots.slots_file.values import Stream, Values, take, to_integers
 
 Array = np.ndarray[Any, Any]
 
@@ -69,44 +60,39 @@ class Start:
 
 
 def hull(values: Values, start: Start, first: int, last: int) -> ConnectionSteps:
-    """Steps along the upper envelope of the lines `score + value * lever`, from the value of highest score.
-
-    From value c with score s_c the next larger value is the k with the largest `(w_k - w_c) / (s_c - s_k)`; of
-    equal quotients, the lowest k. The threshold is the inverse, `floor(2**16 (s_c - s_k) / (w_k - w_c))`. float64
-    orders quotients of integers below 2**26 exactly.
-    """
+    """Steps along the upper envelope of the lines `score + value * lever`, from the value of highest score."""
     k = values.num_values
     rows = values.rows(first, last)
     bank = to_integers(rows, start.exponent)
     scores = to_integers(start.stream.draw((last - first) * k, first * k).reshape(-1, k), 23)
     begin = scores.argmax(axis=1)
-    found = [_walk(bank, scores, begin, direction) for direction in (1, -1)]
-    return ConnectionSteps(rows, begin, (found[0][0], found[1][0]), (found[0][1], found[1][1]))
+    right, left = _climb(bank, scores, begin), _climb(-bank, scores, begin)
+    return ConnectionSteps(rows, begin, (right[0], left[0]), (right[1], left[1]))
 
 
-def _walk(bank: Array, scores: Array, begin: Array, direction: int) -> tuple[list[Array], list[Array]]:
-    count, k = bank.shape
+def _climb(bank: Array, scores: Array, current: Array) -> tuple[list[Array], list[Array]]:
+    """Steps to ever larger values, and their thresholds.
+
+    From value c with score s_c the next one is the k with the largest `(w_k - w_c) / (s_c - s_k)`. float64 orders
+    quotients of integers below 2**26 exactly.
+    """
+    count = len(bank)
     steps: list[Array] = []
     thresholds: list[Array] = []
-    at, current = np.arange(count), begin
-    while k > 1:
-        line = np.arange(0, bank.size, k)
-        value, score = (x.reshape(-1).take(line + current) for x in (bank, scores))
-        gain = bank - value[:, None] if direction > 0 else value[:, None] - bank
-        loss = np.maximum(score[:, None] - scores, 1)
-        best = (gain / loss).argmax(axis=1)  # at most 0 for smaller values
-        gained, lost = (x.reshape(-1).take(line + best) for x in (gain, loss))
+    climbing = np.arange(count)
+    while True:
+        gain = bank - take(bank, current)[:, None]
+        loss = np.maximum(take(scores, current)[:, None] - scores, 1)
+        best = (gain / loss).argmax(axis=1)
+        gained, lost = take(gain, best), take(loss, best)
         on = np.flatnonzero(gained > 0)
         if not len(on):
             return steps, thresholds
-        if len(on) < len(at):
-            at, bank, scores = at[on], bank[on], scores[on]
-            best, gained, lost = best[on], gained[on], lost[on]
+        climbing, bank, scores, current = climbing[on], bank[on], scores[on], best[on]
         steps.append(np.zeros(count, "int64"))
+        steps[-1][climbing] = current
         thresholds.append(np.full(count, NEVER, "int64"))
-        steps[-1][at] = current = best
-        thresholds[-1][at] = np.maximum((lost << 16) // gained, 1)
-    return steps, thresholds
+        thresholds[-1][climbing] = np.maximum((lost[on] << 16) // gained[on], 1)
 
 
 def nearest(values: Values, start: Start, first: int, last: int) -> ConnectionSteps:
@@ -124,7 +110,7 @@ def nearest(values: Values, start: Start, first: int, last: int) -> ConnectionSt
         w0 = start.stream.draw(last - first, first).astype("float64")
         target = 2 * to_integers(w0 * float(np.float32(start.gain)), 0)
     begin = (middle < target[:, None]).sum(axis=1)
-    at, k = np.arange(len(bank)), values.num_values
+    k = values.num_values
     steps: tuple[list[Array], list[Array]] = ([], [])
     thresholds: tuple[list[Array], list[Array]] = ([], [])
     for side, sign in enumerate((1, -1)):
@@ -135,10 +121,10 @@ def nearest(values: Values, start: Start, first: int, last: int) -> ConnectionSt
                 break
             place = np.where(exists, place, begin)
             gap = np.where(exists, place - (1 - side), 0)  # the midpoint on the way
-            far = np.maximum(sign * (middle[at, gap] - target), 1)
-            steps[side].append(order[at, place])
+            far = np.maximum(sign * (take(middle, gap) - target), 1)
+            steps[side].append(take(order, place))
             thresholds[side].append(np.where(exists, far, NEVER))
-    return ConnectionSteps(rows, order[at, begin], steps, thresholds)
+    return ConnectionSteps(rows, take(order, begin), steps, thresholds)
 
 
 BITS = 12
@@ -147,22 +133,23 @@ _LOWEST = 1 << 16
 
 
 class Encoder:
-    """Collects blocks of decisions, and codes them in reverse order when all are known.
-
-    Args:
-        lanes: Number of states, a power of two.
-    """
+    """Collects blocks of decisions, and codes them in reverse order when all are known."""
 
     def __init__(self, lanes: int):
         self.lanes = lanes
         self._blocks: list[tuple[Array, Array]] = []
 
-    def put(self, bits: Array, p: Array) -> None:
-        """Adds a block: booleans, and for each the probability of True in units of 1/4096."""
-        if len(bits):
-            # The divisor of the state and the number to add; both are below 4096 and fit into 16 bits.
-            size = np.where(bits, p, FULL - p).astype("uint16")
-            self._blocks.append((size, np.where(bits, 0, p).astype("uint16")))
+    def put(self, bits: Array, p: Array) -> Array:
+        """Adds a block, and the probability of each bit in units of 1/4096; returns the bits."""
+        # The divisor of the state and the number to add; both are below 4096 and fit into 16 bits.
+        size = np.where(bits, p, FULL - p).astype("uint16")
+        self._blocks.append((size, np.where(bits, 0, p).astype("uint16")))
+        return bits
+
+    def cost(self) -> float:
+        """An estimate of the bits that the words take."""
+        bits_of = -np.log2(np.arange(FULL + 1).clip(1) / FULL)
+        return float(sum(bits_of[size].sum() for size, _ in self._blocks))
 
     def words(self) -> Array:
         """The coded words, uint16: first the states of all lanes, low word first."""
@@ -196,24 +183,22 @@ class Encoder:
 
 
 class Decoder:
-    """Decodes blocks of decisions, given the same probabilities as the `Encoder`.
-
-    Args:
-        lanes: Number of states, as in the `Encoder`.
-        words: uint16 array.
+    """Decodes blocks of decisions, given the words and the probabilities of the `Encoder`.
 
     Raises:
         ValueError: If there are fewer words than the decisions need.
     """
 
     def __init__(self, lanes: int, words: Array):
-        if len(words) < 2 * lanes:
-            raise ValueError(_ENDED)
-        first = words[: 2 * lanes].astype("uint64").reshape(lanes, 2)
-        self._state = first[:, 0] | first[:, 1] << np.uint64(16)
         self.lanes = lanes
-        self._words = np.concatenate([words[2 * lanes :], np.zeros(lanes, "uint16")])
-        self._left, self._at = len(words) - 2 * lanes, 0
+        self._words, self._at = words, 0
+        self._state = self._next_words(2 * lanes).astype("<u2").view("<u4").astype("uint64")
+
+    def _next_words(self, count: int) -> Array:
+        self._at += count
+        if self._at > len(self._words):
+            raise ValueError("too few words for the coded choices")
+        return self._words[self._at - count : self._at]
 
     def take(self, p: Array) -> Array:
         """The decisions of a block, booleans."""
@@ -231,10 +216,7 @@ class Decoder:
             x = (x >> np.uint64(BITS)) * np.where(bit, f, np.uint64(FULL) - f) + rest
             short = np.flatnonzero(x < _LOWEST)
             if len(short):
-                if self._at + len(short) > self._left:
-                    raise ValueError(_ENDED)
-                x[short] = x[short] << np.uint64(16) | self._words[self._at : self._at + len(short)]
-                self._at += len(short)
+                x[short] = x[short] << np.uint64(16) | self._next_words(len(short))
             self._state[: len(f)] = x
         return bits
 
@@ -245,24 +227,18 @@ class Decoder:
             bits.append(rest < f)
             x = f * (x >> BITS) + rest if rest < f else (FULL - f) * (x >> BITS) + rest - f
             if x < _LOWEST:
-                if self._at == self._left:
-                    raise ValueError(_ENDED)
-                x = x << 16 | int(self._words[self._at])
-                self._at += 1
+                x = x << 16 | int(self._next_words(1)[0])
         self._state[0] = x
         return np.array(bits, bool)
 
     def check_end(self) -> None:
         """Raises a `ValueError` if words are left, or a state differs from the initial state of the encoder."""
-        if self._at != self._left or (self._state != _LOWEST).any():
+        if self._at != len(self._words) or (self._state != _LOWEST).any():
             raise ValueError("coded choices that do not end at the end of the words")
 
 
-_ENDED = "too few words for the coded choices"
-
-
 #: `(bits or None, p) -> bits`: encodes a block of known decisions, or decodes it.
-Code = Callable[[Array | None, Array], Array]
+Code = Callable[[Any, Array], Array]
 
 _GAPS, _ACTIVITIES = 96, 12
 _COUNT_BITS = 11  # counts are halved from 2**11 on, so that they adapt
@@ -275,33 +251,32 @@ def size_class(x: Array) -> Array:
 
 
 class ProbabilityModel:
-    """Adaptive probabilities of decisions: counts per context, and the levers of earlier rows.
+    """Adaptive probabilities of decisions, from counts per context and the levers of earlier rows.
 
     Args:
-        rows: Number of rows of the kernel.
         width: Connections of a row.
         offsets: Distances in rows to earlier rows that resemble a row.
     """
 
-    def __init__(self, rows: int, width: int, offsets: tuple[int, ...]):
+    def __init__(self, width: int, offsets: tuple[int, ...]):
         self.width, self.offsets = width, offsets
         self._ones = np.ones(4 * _GAPS * _ACTIVITIES, "int64")
         self._all = np.full(4 * _GAPS * _ACTIVITIES, 3, "int64")
-        # Keep only the rows that the offsets reach.
-        self._kept = max(offsets, default=0) + 1
-        self._levers = np.zeros((0, width), "int64")
-        self._moves = np.zeros(0, "int64")
+        # The last rows, as many as the offsets reach; zero above the first one.
+        self._reach = max(offsets, default=1)
+        self._levers = np.zeros((self._reach, width), "int64")
+        self._moves = np.zeros(self._reach, "int64")
+        self._coded_rows = 0
 
-    def code(self, stairs: ConnectionSteps, count: int, moves: Array | None, code: Code) -> Array:
+    def code(self, stairs: ConnectionSteps, code: Code, moves: Array | None = None) -> Array:
         """Codes the next rows; returns the moves: positive numbers of steps to larger values, negative to smaller.
 
         Args:
             stairs: Steps of the connections of these rows.
-            count: Number of rows.
-            moves: The moves to encode, int64 of shape `(n,)`; None to decode.
             code: Function that encodes or decodes decisions.
+            moves: The moves to encode, int64 of shape `(n,)`; None to decode.
         """
-        expected, activity = self._expect(count)
+        expected, activity = self._expect(len(stairs.start) // self.width)
         n = len(stairs.start)
         found = np.zeros(n, "int64")
         low, high = np.full(n, -NEVER), np.full(n, NEVER)
@@ -322,7 +297,11 @@ class ProbabilityModel:
                 (low if sign > 0 else high)[goes] = sign * far[bits]
                 found[goes] = sign * (m + 1)
                 where = goes
-        self._remember(np.clip(expected, low, high), found)
+        levers = np.clip(expected, low, high).reshape(-1, self.width)
+        row_moves = np.abs(found).reshape(-1, self.width).sum(axis=1)
+        self._levers = np.concatenate([self._levers, levers])[-self._reach :]
+        self._moves = np.concatenate([self._moves, row_moves])[-self._reach :]
+        self._coded_rows += len(levers)
         return found
 
     def _decide(self, context: Array, bits: Array | None, code: Code) -> Array:
@@ -340,29 +319,18 @@ class ProbabilityModel:
 
     def _expect(self, count: int) -> tuple[Array, Array]:
         """The expected levers of the next rows, and the activity, 0 to 11, of the row of each connection."""
-        width, have = self.width, len(self._moves)
-        total = np.zeros((count, width), "int64")
+        total = np.zeros((count, self.width), "int64")
         moves, number = np.zeros(count, "int64"), np.zeros(count, "int64")
         for offset in self.offsets:
-            # For the rows `first` to `count - 1`; there is nothing before the first row of the kernel.
-            first = max(0, offset - have)
-            if first >= count:
-                continue
-            rows = slice(have - offset + first, have - offset + count)
-            total[first:] += self._levers[rows]
-            moves[first:] += self._moves[rows]
-            number[first:] += 1
+            rows = slice(self._reach - offset, self._reach - offset + count)
+            total += self._levers[rows]
+            moves += self._moves[rows]
+            number += np.arange(self._coded_rows, self._coded_rows + count) >= offset
         number = np.maximum(number, 1)
         expected = (7 * total) // (8 * number[:, None])
-        share = np.maximum((moves << 8) // (number * width), 1)
+        share = np.maximum((moves << 8) // (number * self.width), 1)
         activity = np.clip(size_class(share) - 8, 0, _ACTIVITIES - 1)
-        return expected.reshape(-1), np.repeat(activity, width)
-
-    def _remember(self, levers: Array, moves: Array) -> None:
-        rows = levers.reshape(-1, self.width)
-        steps = np.abs(moves).reshape(-1, self.width).sum(axis=1)
-        self._levers = np.concatenate([self._levers, rows])[-self._kept :]
-        self._moves = np.concatenate([self._moves, steps])[-self._kept :]
+        return expected.reshape(-1), np.repeat(activity, self.width)
 
 
 def _context(kind: int, far: Array, expected: Array, activity: Array) -> Array:
@@ -404,112 +372,71 @@ class Coding:
     offsets: tuple[int, ...]
 
     def blocks(self, values: Values) -> Iterator[tuple[int, int, ConnectionSteps]]:
-        """Yields first row, end row and steps of each group, computed one group ahead."""
-        make, width = STAIRS[self.stairs], self.width
-        edges = [(low, min(low + self.group, self.rows)) for low in range(0, self.rows, self.group)]
+        """Yields first connection, end and steps of each group; a thread computes them one group ahead."""
+        n, size = self.rows * self.width, self.group * self.width
 
-        def stairs(edge: tuple[int, int]) -> ConnectionSteps:
-            return make(values, self.start, edge[0] * width, edge[1] * width)
+        def steps(first: int) -> ConnectionSteps:
+            return STAIRS[self.stairs](values, self.start, first, min(first + size, n))
 
         with ThreadPoolExecutor(1) as pool:
-            coming = pool.submit(stairs, edges[0])
-            for number, edge in enumerate(edges):
+            coming = pool.submit(steps, 0)
+            for first in range(0, n, size):
                 ready = coming.result()
-                if number + 1 < len(edges):
-                    coming = pool.submit(stairs, edges[number + 1])
-                yield (*edge, ready)
+                if first + size < n:
+                    coming = pool.submit(steps, first + size)
+                yield first, min(first + size, n), ready
 
 
 def encode(index: Array, values: Values, coding: Coding) -> tuple[Array, Array]:
     """The words of the choices `index`, uint16, and the connections whose choice no step leads to."""
-    encoder = Encoder(coding.lanes)
-    lost = _put(index, values, coding, encoder.put)
+    encoder, lost = _encoder_of(index, values, coding)
     return encoder.words(), lost
 
 
 def cost(index: Array, values: Values, coding: Coding) -> float:
     """An estimate of the bits that the choices would take."""
-    bits_of = -np.log2(np.arange(FULL + 1).clip(1) / FULL)
-    total = 0.0
-
-    def put(bits: Array, p: Array) -> None:
-        nonlocal total
-        total += float(bits_of[np.where(bits, p, FULL - p)].sum())
-
-    _put(index, values, coding, put)
-    return total
+    return _encoder_of(index, values, coding)[0].cost()
 
 
-def _put(index: Array, values: Values, coding: Coding, put: Callable[[Array, Array], None]) -> Array:
-    """Passes all decisions and their probabilities to `put`; returns the choices that no step reaches."""
-    model = ProbabilityModel(coding.rows, coding.width, coding.offsets)
+def _encoder_of(index: Array, values: Values, coding: Coding) -> tuple[Encoder, Array]:
+    encoder, model = Encoder(coding.lanes), ProbabilityModel(coding.width, coding.offsets)
     lost: list[Array] = []
-
-    def code(bits: Array | None, p: Array) -> Array:
-        assert bits is not None
-        put(bits, p)
-        return bits
-
-    for low, high, stairs in coding.blocks(values):
-        first, last = low * coding.width, high * coding.width
+    for first, last, stairs in coding.blocks(values):
         moves, missed = moves_to_choices(stairs, index[first:last])
         lost.append(first + missed)
-        model.code(stairs, high - low, moves, code)
-    return np.concatenate(lost)
+        model.code(stairs, encoder.put, moves)
+    return encoder, np.concatenate(lost)
 
 
 def decode(words: Array, values: Values, coding: Coding) -> tuple[Array, Array]:
-    """Returns the indices that were encoded, except those that no step reaches, and their values.
-
-    They are uint8 and float32, of shape `(n,)`.
+    """The indices that were encoded, uint8, except those that no step reaches, and their values, float32.
 
     Raises:
         ValueError: If the words do not belong to this kernel.
     """
-    decoder = Decoder(coding.lanes, words)
-    model = ProbabilityModel(coding.rows, coding.width, coding.offsets)
+    decoder, model = Decoder(coding.lanes, words), ProbabilityModel(coding.width, coding.offsets)
     index = np.empty(coding.rows * coding.width, "uint8")  # K is at most MOST_CODED
     chosen = np.empty(len(index), "float32")
-    for low, high, stairs in coding.blocks(values):
-        moves = model.code(stairs, high - low, None, lambda _, p: decoder.take(p))
-        first, last = low * coding.width, high * coding.width
-        index[first:last] = _index(stairs, moves)
-        chosen[first:last] = _take(stairs.rows, index[first:last])
+    for first, last, stairs in coding.blocks(values):
+        moves = model.code(stairs, lambda _, p: decoder.take(p))
+        # A negative move counts from the end of the table.
+        table = np.stack([stairs.start, *stairs.steps[0], *reversed(stairs.steps[1])], axis=1)
+        index[first:last] = take(table, moves)
+        chosen[first:last] = take(stairs.rows, index[first:last])
     decoder.check_end()
     return index, chosen
 
 
-def missed(index: Array, values: Values, coding: Coding, rows: int) -> int:
-    """The number of choices in the first rows that no step reaches."""
-    last = rows * coding.width
-    stairs = STAIRS[coding.stairs](values, coding.start, 0, last)
-    return len(moves_to_choices(stairs, index[:last])[1])
-
-
 def moves_to_choices(stairs: ConnectionSteps, index: Array) -> tuple[Array, Array]:
     """The moves that reach these choices, and the connections whose choice no step reaches."""
-    selected = _take(stairs.rows, index)
-    moves, known = np.zeros(len(index), "int64"), _take(stairs.rows, stairs.start) == selected
+    selected = take(stairs.rows, index)
+    moves, known = np.zeros(len(index), "int64"), take(stairs.rows, stairs.start) == selected
     for side, sign in enumerate((1, -1)):
-        for m, step in enumerate(stairs.steps[side]):
-            here = (_take(stairs.rows, step) == selected) & ~known
-            here &= stairs.thresholds[side][m] < NEVER
-            moves[here] = sign * (m + 1)
-            known |= here
+        for m, (step, threshold) in enumerate(zip(stairs.steps[side], stairs.thresholds[side], strict=True)):
+            reached = (take(stairs.rows, step) == selected) & (threshold < NEVER) & ~known
+            moves[reached] = sign * (m + 1)
+            known |= reached
     return moves, np.flatnonzero(~known)
-
-
-def _index(stairs: ConnectionSteps, moves: Array) -> Array:
-    index = stairs.start.copy()
-    for side, sign in enumerate((1, -1)):
-        for m, step in enumerate(stairs.steps[side]):
-            here = moves == sign * (m + 1)
-            index[here] = step[here]
-    return index
-
-
-def _take(rows: Array, index: Array) -> Array:
-    return rows[np.arange(len(rows)), index]
 
 
 def pack(index: Array, num_values: int) -> bytes:

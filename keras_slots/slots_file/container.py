@@ -37,15 +37,7 @@ MOST_ELEMENTS = 2**32
 
 @dataclass(frozen=True)
 class Record:
-    """One weight of the model.
-
-    Attributes:
-        name: Name of the weight, only for people to read.
-        shape: Shape of the weight.
-        dtype: One of `DTYPES`.
-        form: One of `FORMS`.
-        payload: The bytes of the array, or of the choices.
-    """
+    """One weight: `dtype` is one of `DTYPES`, `form` one of `FORMS`, `payload` the bytes of array or choices."""
 
     name: str
     shape: tuple[int, ...]
@@ -103,12 +95,7 @@ def _joined(record: Record) -> bytes:
 
 
 class ByteReader:
-    """Reads consecutive numbers, never beyond the end of the data.
-
-    Args:
-        data: Bytes-like object.
-        what: Name of the data for errors.
-    """
+    """Reads consecutive numbers, never beyond the end of the data; `what` is its name for errors."""
 
     def __init__(self, data: Any, what: str):
         self._data, self.what, self._at = memoryview(data), what, 0
@@ -121,7 +108,7 @@ class ByteReader:
     def take(self, count: int) -> memoryview:
         """The next bytes."""
         if not 0 <= count <= self.left:
-            raise damaged(f"{self.what} needs {count} bytes where {self.left} are left")
+            raise ValueError(f"{self.what} needs {count} bytes where {self.left} are left")
         self._at += count
         return self._data[self._at - count : self._at]
 
@@ -172,14 +159,17 @@ def _read_version_1(content: bytes) -> Contents:
             f"Received: {count}, {compressed} and {uncompressed}."
         )
     body = ByteReader(memoryview(content)[HEADER.size : -4], "the file")
-    architecture = _architecture(body.take(compressed), uncompressed)
     records = []
-    for number in range(count):
-        body.what = f"weight {number}"
-        (length,) = body.unpack("Q")
-        records.append(_record(ByteReader(body.take(length), body.what)))
-    if body.left:
-        raise damaged(f"it has {body.left} trailing bytes")
+    try:
+        architecture = _architecture(body.take(compressed), uncompressed)
+        for number in range(count):
+            body.what = f"weight {number}"
+            (length,) = body.unpack("Q")
+            records.append(_record(ByteReader(body.take(length), body.what)))
+        if body.left:
+            raise ValueError(f"it has {body.left} trailing bytes")
+    except ValueError as error:
+        raise damaged(str(error)) from None
     return Contents(architecture, records, version)
 
 
@@ -196,26 +186,26 @@ def _architecture(packed: memoryview, size: int) -> dict[str, Any]:
             raise ValueError("its size differs from that in the header")
         architecture = json.loads(text)
     except (zlib.error, ValueError, RecursionError) as error:
-        raise damaged(f"its architecture cannot be read ({error})") from None
+        raise ValueError(f"its architecture cannot be read ({error})") from None
     if not isinstance(architecture, dict) or not isinstance(architecture.get("class_name"), str):
-        raise damaged("its architecture is not that of a Keras model")
+        raise ValueError("its architecture is not that of a Keras model")
     return architecture
 
 
 def _record(body: ByteReader) -> Record:
     form, dtype, axes, length = body.unpack("BBBB")
     if form >= len(FORMS) or dtype >= len(DTYPES) or axes > MOST_AXES:
-        raise damaged(f"{body.what} has form {form}, dtype {dtype} and {axes} axes")
+        raise ValueError(f"{body.what} has form {form}, dtype {dtype} and {axes} axes")
     try:
         name = bytes(body.take(length)).decode()
     except UnicodeDecodeError:
-        raise damaged(f"the name of {body.what} is not UTF-8") from None
+        raise ValueError(f"the name of {body.what} is not UTF-8") from None
     shape = body.unpack(f"{axes}I")
     record = Record(name, shape, DTYPES[dtype], FORMS[form], body.take(body.left))
     if record.size > MOST_ELEMENTS:
-        raise damaged(f"{body.what} has the shape {shape}, over {MOST_ELEMENTS} elements")
+        raise ValueError(f"{body.what} has the shape {shape}, over {MOST_ELEMENTS} elements")
     if form == 0 and len(record.payload) != record.nbytes:
-        raise damaged(
+        raise ValueError(
             f"'{name}' has {len(record.payload)} bytes, but its shape {shape} and dtype {record.dtype} need "
             f"{record.nbytes}"
         )

@@ -1,8 +1,4 @@
-"""One kernel as a record of a `.slots` file: how its values are drawn, its choices, and how these are coded.
-
-`reader/slots.c` reads the same records in C. Values are computed with integer arithmetic and single correctly
-rounded float operations, so that a file always means the same numbers.
-"""
+"""One kernel as a record of a `.slots` file: how its values are drawn, its choices, and how these are coded."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import contextlib
 import math
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -27,13 +23,14 @@ from keras_slots.slots_file.coder import (
     cost,
     decode,
     encode,
-    missed,
+    hull,
+    moves_to_choices,
     pack,
     packed_size,
     unpack,
 )
 from keras_slots.slots_file.container import ByteReader, Record, damaged
-from keras_slots.slots_file.values import KINDS, Stream, Values
+from keras_slots.slots_file.values import KINDS, Stream, Values, take
 from keras_slots.values import philox
 from keras_slots.values.source import Description
 
@@ -52,12 +49,7 @@ _FLAG_SHARED, _FLAG_ROUNDED = 1, 2
 def write_kernel(name: str, selected: Array, index: Array, values: Values, coding: Coding | None) -> Record:
     """The record of a kernel: coded, or packed if that is shorter or the coded one does not decode correctly.
 
-    Args:
-        name: Name of the kernel.
-        selected: Its selected values, in its shape and dtype.
-        index: Their indices, of shape `(n,)`.
-        values: All its values.
-        coding: How to code the choices; None: not at all.
+    `selected` has the shape and dtype of the kernel, `index` the shape `(n,)`. Without a `coding`, it is packed.
     """
     shape, dtype = selected.shape, str(selected.dtype)
     head = _values_to_bytes(values) + struct.pack("<I", _checksum(selected.reshape(-1)))
@@ -100,29 +92,31 @@ def read_kernel(record: Record) -> Array:
 def read_choices(record: Record) -> tuple[Array, Array, int]:
     """The choices of a record: their indices, `(n,)`, their values, float32, and the expected checksum."""
     body = ByteReader(record.payload, f"'{record.name}'")
-    values = _values_from_bytes(body)
-    (checksum,) = body.unpack("I")
-    if record.dtype not in KERNEL_DTYPES or not 0 < record.size:
-        raise _damaged(body, f"choices cannot have dtype {record.dtype} and shape {record.shape}")
-    if record.form == "packed":
-        if values.num_values == 1 or body.left != packed_size(record.size, values.num_values):
-            raise _damaged(body, "packed choices whose size does not fit the shape")
-        index = _decoded(body, unpack, body.take(body.left), record.size, values.num_values)
-        return index, _values_at(index, values), checksum
-    coding, lost, lost_index, words = _coding_from_bytes(body, record, values)
-    index, chosen = _decoded(body, decode, words, values, coding)
+    with _damage_named(record):
+        values = _values_from_bytes(body)
+        (checksum,) = body.unpack("I")
+        if record.dtype not in KERNEL_DTYPES or not 0 < record.size:
+            raise ValueError(f"choices cannot have dtype {record.dtype} and shape {record.shape}")
+        if record.form == "packed":
+            if values.num_values == 1 or body.left != packed_size(record.size, values.num_values):
+                raise ValueError("packed choices whose size does not fit the shape")
+            index = unpack(body.take(body.left), record.size, values.num_values)
+            return index, _values_at(index, values), checksum
+        coding, lost, lost_index, words = _coding_from_bytes(body, record, values)
+        index, chosen = decode(words, values, coding)
     index[lost] = lost_index
     for at in lost:
         chosen[at] = values.take(index[at : at + 1], int(at))[0]
     return index, chosen, checksum
 
 
-def _decoded(body: ByteReader, decoder: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls a decoder, and adds the name of the weight to its errors."""
+@contextlib.contextmanager
+def _damage_named(record: Record) -> Iterator[None]:
+    """Turns a `ValueError` about a payload into that of a damaged file, with the name of the weight."""
     try:
-        return decoder(*arguments)
+        yield
     except ValueError as error:
-        raise _damaged(body, str(error)) from None
+        raise damaged(f"its weight '{record.name}' cannot be read. Received: {error}") from None
 
 
 def _values_at(index: Array, values: Values) -> Array:
@@ -149,21 +143,19 @@ def _values_from_bytes(body: ByteReader) -> Values:
     kind, flags, k, factor, seed = body.unpack("BBHfQ")
     k += 1
     if kind >= len(KINDS) or flags >= 4 or not 0 < factor < np.inf:
-        raise _damaged(body, f"values of kind {kind} with flags {flags} and factor {factor}")
+        raise ValueError(f"values of kind {kind} with flags {flags} and factor {factor}")
     given = None
     if KINDS[kind] == "given":
         given = np.frombuffer(body.take(4 * k), "<f4").astype("float32")
         if flags & _FLAG_SHARED == 0 or not np.isfinite(given).all():
-            raise _damaged(body, "given values that are not finite or not shared")
+            raise ValueError("given values that are not finite or not shared")
     shared, rounded = bool(flags & _FLAG_SHARED), bool(flags & _FLAG_ROUNDED)
     return Values(k, KINDS[kind], seed, factor, shared, rounded, given)
 
 
 def _coding_to_bytes(coding: Coding, index: Array, words: Array, lost: Array) -> bytes:
-    start, stream = coding.start, coding.start.stream
-    offsets = coding.offsets
-    lanes = coding.lanes.bit_length() - 1
-    kind = KINDS.index(stream.kind)
+    start, stream, offsets = coding.start, coding.start.stream, coding.offsets
+    kind, lanes = KINDS.index(stream.kind), coding.lanes.bit_length() - 1
     parts = [
         struct.pack("<IHBB", coding.width, coding.group, lanes, len(offsets)),
         struct.pack(f"<{len(offsets)}I", *offsets),
@@ -180,44 +172,40 @@ def _coding_from_bytes(body: ByteReader, record: Record, values: Values) -> tupl
     width, group, lanes, number = body.unpack("IHBB")
     k, n = values.num_values, record.size
     if number > 2 or lanes > _MOST_LANES or not 0 < width <= n or n % width or not group:
-        raise _damaged(
-            body, f"rows of {width} connections, groups of {group} rows, {2**lanes} lanes, {number} offsets"
+        raise ValueError(
+            f"rows of {width} connections, groups of {group} rows, {2**lanes} lanes, {number} offsets"
         )
     offsets = body.unpack(f"{number}I")
     rows = n // width
     if not 2 <= k <= MOST_CODED or width * k > _MOST_ROW_VALUES or n > 2**32 - 1:
-        raise _damaged(body, f"{k} values for each of {width} connections per row")
-    if (group > 1 and group * width * k > BLOCK_VALUES) or 2**lanes > max(group * width, 1):
-        raise _damaged(body, f"groups of {group} rows of {width} connections, {2**lanes} lanes")
-    if any(not group <= offset < max(rows, 1) for offset in offsets):
-        raise _damaged(body, f"row offsets {offsets}")
+        raise ValueError(f"{k} values for each of {width} connections per row")
+    if (group > 1 and group * width * k > BLOCK_VALUES) or 2**lanes > group * width:
+        raise ValueError(f"groups of {group} rows of {width} connections, {2**lanes} lanes")
+    if any(not group <= offset < rows for offset in offsets):
+        raise ValueError(f"row offsets {offsets}")
     kind, stream, exponent, factor, gain, seed = body.unpack("BBhffQ")
     fine = kind < len(KINDS) and KINDS[kind] in philox.KINDS and 0 < factor < np.inf and 0 <= gain < np.inf
     if not fine or abs(exponent) > _EXPONENTS or (record.form == "hull" and (factor, gain) != (1, 0)):
-        raise _damaged(body, f"start kind {kind}, exponent {exponent}, factor {factor}, gain {gain}")
+        raise ValueError(f"start kind {kind}, exponent {exponent}, factor {factor}, gain {gain}")
     lost_count, word_count = body.unpack("II")
     if body.left != 6 * lost_count + 2 * word_count or n > _MOST_PER_BYTE * 2 * word_count:
-        raise _damaged(body, f"{word_count} words and {lost_count} single choices in {body.left} bytes")
+        raise ValueError(f"{word_count} words and {lost_count} single choices in {body.left} bytes")
     lost = np.frombuffer(body.take(4 * lost_count), "<u4").astype("int64")
     choices = np.frombuffer(body.take(2 * lost_count), "<u2").astype("int32")
     if lost_count and (lost[-1] >= n or (np.diff(lost) <= 0).any() or choices.max() >= k):
-        raise _damaged(body, "single choices that are out of order or do not exist")
+        raise ValueError("single choices that are out of order or do not exist")
     words = np.frombuffer(body.take(2 * word_count), "<u2").astype("uint16")
     start = Start(exponent, Stream(KINDS[kind], seed, stream, factor), gain)
     coding = Coding(record.form, start, rows, width, group, 2**lanes, offsets)
     return coding, lost, choices, words
 
 
-def _damaged(body: ByteReader, received: str) -> ValueError:
-    return damaged(f"its weight {body.what} cannot be read. Received: {received}")
-
-
 def summary(record: Record) -> tuple[str, str]:
     """Describes the values and the choices of a record in words, without decoding it."""
     if record.form == "stored":
         return record.dtype, "stored"
-    body = ByteReader(record.payload, f"'{record.name}'")
-    values = _values_from_bytes(body)
+    with _damage_named(record):
+        values = _values_from_bytes(ByteReader(record.payload, f"'{record.name}'"))
     shared = ", shared" if values.shared else ""
     rounded = ", rounded" if values.rounded else ""
     return f"K = {values.num_values}, {values.kind}{shared}{rounded}", record.form
@@ -262,28 +250,19 @@ class KernelChoices:
 
     Attributes:
         index: int64 of shape `(n,)`.
-        shift: Difference of each selected value from that at the start, float32.
-        start: Where connections start.
-        hull: Whether the envelope of the scores predicts the choices.
-        other: The same choices from another start, which may take fewer bits.
+        on_hull: Whether the envelope of the scores predicts the choices.
+        starts: Where connections start, the likeliest first, and how far from there the selected values are,
+            float32 of shape `(n,)`.
     """
 
     index: Array
-    shift: Array
-    start: Start
-    hull: bool
-    other: KernelChoices | None = None
+    on_hull: bool
+    starts: list[tuple[Start, Array]]
 
 
-def find(kernel: SlotKernel, values: Values, selected: Array) -> KernelChoices | None:
-    """The choices of the selected values; None if a selected value is not bitwise one of `values`.
-
-    Args:
-        kernel: The kernel.
-        values: `values_of(kernel)`.
-        selected: The selected values, float32 of shape `(n,)`.
-    """
-    stream, hull = _start_stream(kernel)
+def find_choices(kernel: SlotKernel, values: Values, selected: Array) -> KernelChoices | None:
+    """The choices of the selected values, float32 of shape `(n,)`; None if one is not bitwise one of `values`."""
+    stream, on_hull = _start_stream(kernel)
     n, k = len(selected), values.num_values
     staying = np.zeros(_LARGEST_SHARE * _SHARES + 2, "int64")
     index, begin, largest = np.empty(n, "int64"), np.zeros(n, "float32"), 0.0
@@ -296,33 +275,34 @@ def find(kernel: SlotKernel, values: Values, selected: Array) -> KernelChoices |
         if not same.any(axis=1).all():
             return None
         largest = max(largest, float(np.abs(rows).max(initial=0)))
-        if stream and hull:
+        if stream and on_hull:
             scores = stream.draw((high - low) * k, low * k).reshape(-1, k).argmax(axis=1)
-            begin[low:high] = np.take_along_axis(rows, scores[:, None], axis=1)[:, 0]
+            begin[low:high] = take(rows, scores)
         elif stream:
             begin[low:high] = stream.draw(high - low, low)
             staying += _staying(rows, selected[low:high], begin[low:high])
     exponent = 24 - math.frexp(largest)[1] if largest else 0
     exponent = min(max(exponent, -200), 200)
     if stream is None:
-        return KernelChoices(index, selected, Start(exponent, Stream("uniform", 0, 0, 1.0)), False)
-    if hull:
-        return KernelChoices(index, selected - begin, Start(exponent, stream), True)
-    found = None
+        unknown = Start(exponent, Stream("uniform", 0, 0, 1.0))
+        return KernelChoices(index, False, [(unknown, selected)])
+    if on_hull:
+        return KernelChoices(index, True, [(Start(exponent, stream), selected - begin)])
     shares = _fractions_of_start(begin.astype("float64"), selected, np.cumsum(staying))
-    for share in shares if n <= _MOST_TRIED else shares[-1:]:
+    starts = []
+    for share in shares if n <= _MOST_TRIED else shares[:1]:
         start = Start(exponent, stream, float(np.float32(share * 2.0**exponent)))
-        found = KernelChoices(index, selected - np.float32(share) * begin, start, False, found)
-    return found
+        starts.append((start, selected - np.float32(share) * begin))
+    return KernelChoices(index, False, starts)
 
 
 def _fractions_of_start(w0: Array, selected: Array, stay: Array) -> list[float]:
-    """Candidates for the fraction of w0 near which weights ended, if decay or rounding has changed it from 1.
+    """Fractions of w0 near which weights may have ended, the likeliest first: decay or rounding changes it from 1.
 
-    Returns the least-squares fraction and the one at which most connections stay; the last is the better guess.
+    One is that at which most connections stay, the other the least-squares fit.
     """
     most = int(stay.argmax())
-    shares = [float(w0 @ selected) / max(float(w0 @ w0), 1e-300), most / _SHARES]
+    shares = [most / _SHARES, float(w0 @ selected) / max(float(w0 @ w0), 1e-300)]
     if 2 * stay[most] < len(w0):
         shares.reverse()
     return [min(max(share, 0.0), float(_LARGEST_SHARE)) for share in shares]
@@ -367,38 +347,38 @@ def coding_of(found: KernelChoices, values: Values, shape: tuple[int, ...]) -> C
         if width >= 16 and axis:
             break
         width *= size
-    if k > MOST_CODED or width * k > 2**24:
+    if k > MOST_CODED or width * k > _MOST_ROW_VALUES:
         return None
     rows = n // width
-    stairs = "hull" if found.hull else "nearest"
-    coding = Coding(stairs, found.start, rows, width, 1, 1, ())
-    if found.hull and not _is_mostly_on_envelope(found, values, coding):
-        coding = replace(coding, stairs="nearest")  # from zero: the start has a gain of 0
-    choices = _most_similar_distances(found.shift.reshape(rows, width), _distances(shape, rows, width))
-    ways = [_grouped(coding, offsets, k) for offsets in choices]
-    if found.other and (way := coding_of(found.other, values, shape)):
-        ways.append(way)
-    if len(ways) == 1 or n > _MOST_TRIED:
-        return ways[0]
-    return min(ways, key=lambda way: cost(found.index, values, way))
+    # Without the envelope, the values nearest to zero: the gain of the start is 0.
+    stairs = "hull" if found.on_hull and _is_mostly_on_envelope(found, values, rows, width) else "nearest"
+    codings = []
+    for start, shift in found.starts:
+        for offsets in _most_similar_distances(shift.reshape(rows, width), _distances(shape, rows, width)):
+            coding = Coding(stairs, start, rows, width, 1, 1, offsets)
+            codings.append(_grouped(coding, k))
+    if len(codings) == 1 or n > _MOST_TRIED:
+        return codings[0]
+    return min(codings, key=lambda coding: cost(found.index, values, coding))
 
 
-def _grouped(coding: Coding, offsets: tuple[int, ...], num_values: int) -> Coding:
-    """The coding with these offsets, about 128 groups of rows, and few lanes, because each takes four bytes."""
+def _grouped(coding: Coding, num_values: int) -> Coding:
+    """The coding with about 128 groups of rows, and few lanes, because each takes four bytes."""
     n, width = coding.rows * coding.width, coding.width
     most = max(1, BLOCK_VALUES // (width * num_values))
-    group = min(max(1, n // (128 * width)), most, *offsets, 2**16 - 1)
-    lanes = 1 << min(9, (n // 8192).bit_length())
+    group = min(max(1, n // (128 * width)), most, *coding.offsets, 2**16 - 1)
+    lanes = 1 << min(_MOST_LANES, (n // 8192).bit_length())
     while lanes > group * width:
         lanes //= 2
-    return replace(coding, offsets=offsets, group=group, lanes=lanes)
+    return replace(coding, group=group, lanes=lanes)
 
 
-def _is_mostly_on_envelope(found: KernelChoices, values: Values, coding: Coding) -> bool:
+def _is_mostly_on_envelope(found: KernelChoices, values: Values, rows: int, width: int) -> bool:
     """Whether nearly all choices of the first connections are on the envelope."""
-    rows = min(coding.rows, max(1, 2**15 // coding.width))
-    count = missed(found.index, values, coding, rows)
-    return count * _PREDICTABLE <= rows * coding.width
+    last = width * min(rows, max(1, 2**15 // width))
+    stairs = hull(values, found.starts[0][0], 0, last)
+    _, missed = moves_to_choices(stairs, found.index[:last])
+    return len(missed) * _PREDICTABLE <= last
 
 
 def _distances(shape: tuple[int, ...], rows: int, width: int) -> list[int]:

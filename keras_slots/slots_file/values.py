@@ -1,7 +1,7 @@
 """The values of a kernel as a `.slots` file describes them, by a few numbers.
 
-`reader/slots.c` computes the same values in C. Everything here is integer arithmetic and single correctly rounded
-float operations, so that a file always means the same numbers.
+Everything here is integer arithmetic and single correctly rounded float operations, so that a file always means
+the same numbers, also to `reader/slots.c`.
 """
 
 from __future__ import annotations
@@ -84,8 +84,12 @@ class Values:
 
     def take(self, index: Array, start: int) -> Array:
         """The values at `index` of the connections from `start` on."""
-        rows = self.rows(start, start + len(index))
-        return np.take_along_axis(rows, index[:, None].astype("int64"), axis=1)[:, 0]
+        return take(self.rows(start, start + len(index)), index)
+
+
+def take(rows: Array, index: Array) -> Array:
+    """The element of each row at its index."""
+    return rows[np.arange(len(rows)), index]
 
 
 def to_integers(values: Array, exponent: int) -> Array:
