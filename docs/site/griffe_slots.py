@@ -3,8 +3,8 @@
 mkdocstrings reads the source, in which the arguments of slot layers are missing: they come from Keras when the
 package is imported. So signatures and docstrings of these classes are asked of the package itself.
 
-Sections in the style of Keras (`Example:` above a flush `>>>`) get headings and fences, and public names in
-backticks become links.
+The arguments of a slot layer are listed in three groups. Sections in the style of Keras (`Example:` above a flush
+`>>>`) get headings and fences, and public names in backticks become links.
 """
 
 import inspect
@@ -13,7 +13,12 @@ import re
 import griffe
 
 import keras_slots
+from keras_slots.layers.base import SLOT_ARGUMENTS
 
+#: The slot arguments that most networks set.
+USUAL = ("num_values", "selection", "score_mode", "seed")
+ARGUMENTS = re.compile(r"^Args:\n((?:    .*\n?)+)", re.MULTILINE)
+OF_A_KERNEL = re.compile(r"(?!bias_|activity_)\w+_(initializer|regularizer|constraint)")
 EXAMPLE = re.compile(r"^Example:\n\n((?:[^\s].*\n)+)", re.MULTILINE)
 SECTION = re.compile(r"^(Input shape|Output shape|Reference):\n((?:    .*\n)+)", re.MULTILINE)
 
@@ -26,6 +31,24 @@ def restyle(text, public):
     return SECTION.sub(lambda m: f"**{m[1]}**\n\n{re.sub('^    ', '', m[2], flags=re.M)}", text)
 
 
+def grouped(text):
+    """A docstring whose arguments stand under the titles of three groups."""
+    section = ARGUMENTS.search(text)
+    if not section or any(f"    {name}: " not in section[1] for name in SLOT_ARGUMENTS):
+        return text
+    groups = {"Arguments as in Keras": [], "Slot arguments": [], "Advanced arguments": []}
+    for item in re.findall(r"^ {4}\w+: .*\n?(?: {5,}.*\n?)*", section[1], re.MULTILINE):
+        name = item.strip().partition(":")[0]
+        if name in USUAL:
+            groups["Slot arguments"].append(item)
+        elif name in SLOT_ARGUMENTS or OF_A_KERNEL.fullmatch(name):
+            groups["Advanced arguments"].append(item)
+        else:
+            groups["Arguments as in Keras"].append(item)
+    lists = [f"Args: {title}\n{''.join(items).rstrip()}\n" for title, items in groups.items() if items]
+    return ARGUMENTS.sub(lambda _: "\n".join(lists), text, count=1)
+
+
 class SlotLayersExtension(griffe.Extension):
     """Changes the whole package once it is loaded."""
 
@@ -36,7 +59,7 @@ class SlotLayersExtension(griffe.Extension):
                 continue
             if thing.is_class and "{shared}" in thing.docstring.value:
                 _complete(thing, getattr(keras_slots, thing.name))
-            thing.docstring.value = restyle(thing.docstring.value, public)
+            thing.docstring.value = restyle(grouped(thing.docstring.value), public)
 
 
 def _all(thing):

@@ -4,6 +4,8 @@ python -m pytest docs/site    # after pip install -e ".[docs,test]"
 """
 
 import ast
+import html
+import json
 import re
 import subprocess
 import sys
@@ -14,6 +16,8 @@ import pytest
 import keras_slots
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+LAYERS = {"dense.html": 2, "convolutions.html": 10, "attention.html": 2}
+GROUPS = ["Arguments as in Keras", "Slot arguments", "Advanced arguments"]
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +34,17 @@ def site(tmp_path_factory):
 def api(site):
     """All pages of the API as one text."""
     return "".join(page.read_text(encoding="utf-8") for page in (site / "api").glob("*.html"))
+
+
+def text_of(page):
+    """The text of a piece of HTML."""
+    return html.unescape(re.sub(r"<[^>]+>", "", page))
+
+
+def code_blocks(page):
+    """The text of every block of code of a page."""
+    blocks = re.findall(r"<pre>(.*?)</pre>", page.read_text(encoding="utf-8"), re.DOTALL)
+    return [text_of(block) for block in blocks]
 
 
 def assignment(file, name):
@@ -71,10 +86,34 @@ def test_site_api_shows_the_slot_arguments_of_every_layer(site):
 
     arguments = keras_slots.layers.base.SLOT_ARGUMENTS
     assert len(arguments) == 8
-    for page, layers in {"dense.html": 2, "convolutions.html": 10, "attention.html": 2}.items():
+    for page, layers in LAYERS.items():
         counts = {name: listed(page).count(name) for name in arguments}
         assert counts == dict.fromkeys(arguments, layers), page
     assert [name for name in arguments if listed("index.html").count(name) != 1] == []
+
+
+def test_site_api_groups_the_arguments_of_every_layer(site):
+    title = re.compile(f">({'|'.join(GROUPS)}):?</")
+    for page, layers in LAYERS.items():
+        text = (site / "api" / page).read_text(encoding="utf-8")
+        assert title.findall(text) == GROUPS * layers, page
+    dense = (site / "api" / "dense.html").read_text(encoding="utf-8")
+    keras, slots, advanced = title.split(dense)[2:7:2]
+    advanced = advanced.partition("Raises:")[0]
+    for name, group in {
+        "units": keras,
+        "use_bias": keras,
+        "num_values": slots,
+        "kernel_constraint": advanced,
+    }.items():
+        assert [f"<code>{name}</code></b>" in part for part in (keras, slots, advanced)] == [
+            part is group for part in (keras, slots, advanced)
+        ], name
+
+
+def test_site_api_folds_nothing_but_arguments(api):
+    # A line of a docstring such as "Forward: ..." above an indented one would become a box that folds.
+    assert set(re.findall(r"<details[^>]*>", api)) == {'<details class="arguments">'}
 
 
 def test_site_api_examples_are_code(api):
@@ -82,8 +121,49 @@ def test_site_api_examples_are_code(api):
     assert "<blockquote>" not in api and "Example:" not in api
 
 
-@pytest.mark.parametrize("page", ["index", "examples", "paper", "benchmarks", "changelog", "security"])
+@pytest.mark.parametrize("page", ["index", "examples/index", "paper", "benchmarks", "changelog", "security"])
 def test_site_has_the_pages_that_stand_elsewhere(site, page):
     text = (site / f"{page}.html").read_text(encoding="utf-8")
     assert len(re.findall(r"<h1", text)) == 1
     assert '.md"' not in text and ".md#" not in text
+
+
+def test_site_home_begins_with_picture_motive_and_code(site):
+    text = (site / "index.html").read_text(encoding="utf-8")
+    text = text[text.index("<article") :]
+    places = [text.index(x) for x in ("first_layer.png", "Why?", "<pre>", 'id="install-and-try"')]
+    assert places == sorted(places)
+    assert code_blocks(site / "index.html")[0].count("\n") >= 10
+
+
+def test_site_shows_the_source_of_every_example(site):
+    scripts = [*(ROOT / "examples").glob("*.py"), *(ROOT / "reader").glob("*.c")]
+    assert len(scripts) > 12
+    for script in scripts:
+        page = site / script.relative_to(ROOT).with_suffix(".html")
+        assert code_blocks(page)[-1].strip() == script.read_text(encoding="utf-8").strip(), script
+    cells = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
+    blocks = [block.strip() for block in code_blocks(site / "examples" / "quickstart_notebook.html")]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert [source for source in sources if source not in blocks] == []
+
+
+def test_site_guides_come_in_the_order_of_need(site):
+    text = (site / "index.html").read_text(encoding="utf-8")
+    guides = ["quickstart", "monitoring", "saving", "reader/slots", "extending", "api/index", "results/index"]
+    places = [text.rindex(f'href="{page}.html" class="md-nav__link') for page in guides]
+    assert places == sorted(places)
+
+
+def test_site_commands_wrap_and_lose_nothing(site):
+    text = (site / "index.html").read_text(encoding="utf-8")
+    commands = [text_of(x) for x in re.findall(r'<div class="highlight command">(.*?)</div>', text, re.DOTALL)]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert commands == re.findall(r"^```\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+
+
+def test_site_has_no_markdown_left(site):
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        text = re.sub(r"<(pre|code|script|style)\b.*?</\1>", "", text, flags=re.DOTALL)
+        assert re.findall(r".*(?:\*\*|`).*", text_of(text)) == [], page

@@ -33,10 +33,15 @@ def selected_values(model: keras.Model, label: str = "selected", color: Any = No
     Example:
 
     >>> import keras
+    >>> from sklearn.datasets import load_digits
     >>> from keras_slots import SlotDense
     >>> from keras_slots.inspect import plots
+    >>> x, y = load_digits(return_X_y=True)
     >>> model = keras.Sequential([keras.Input((64,)), SlotDense(100, name="hidden"), SlotDense(10)])
     >>> figure = plots.selected_values(model, "before training")
+    >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    >>> model.compile(keras.optimizers.SGD(0.3, momentum=0.9), loss)
+    >>> history = model.fit(x / 16, y, verbose=0)
     >>> figure = plots.selected_values(model, "after training", figure=figure)
     >>> figure.axes[0].get_title()
     'hidden: 64 × 100'

@@ -95,11 +95,18 @@ class SlotConv2D(SlotConvolution, keras.layers.Conv2D):
 
     Example:
 
-    >>> import numpy as np
+    >>> import keras
+    >>> from sklearn.datasets import load_digits
     >>> from keras_slots import SlotConv2D
-    >>> layer = SlotConv2D(8, 3, padding="same", num_values=2)
-    >>> tuple(layer(np.ones((2, 6, 6, 3), dtype="float32")).shape), tuple(layer.bank.shape)
-    ((2, 6, 6, 8), (3, 3, 3, 8, 2))
+    >>> x, y = load_digits(return_X_y=True)
+    >>> conv = SlotConv2D(10, 3, strides=2, score_mode="nearest", seed=1)
+    >>> model = keras.Sequential([keras.Input((8, 8, 1)), conv, keras.layers.GlobalMaxPooling2D()])
+    >>> tuple(conv.bank.shape), tuple(conv.kernel.shape)
+    ((3, 3, 1, 10, 8), (3, 3, 1, 10))
+    >>> model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    >>> losses = model.fit(x.reshape(-1, 8, 8, 1) / 16, y, epochs=5, verbose=0).history["loss"]
+    >>> losses[-1] < losses[0]
+    True
     """
 
 

@@ -16,9 +16,10 @@ from keras_slots.layers.base import Shape, SlotLayer, Tensor
 class SlotDense(SlotLayer, keras.layers.Dense):
     """Fully connected layer that selects each weight from K fixed random values.
 
-    Forward: `y = activation(x @ W + b)` with `W[i, j] = bank[i, j, k*]`, where k* is the selected index; for
-    greedy selection it is `argmax_k scores[i, j, k]`. Backward `d W[i, j] = sum_n x[n, i] * d y[n, j]`. Inputs of
-    shape `(batch, ..., input_dim)` give outputs of shape `(batch, ..., units)`.
+    The output is `y = activation(x @ W + b)` with `W[i, j] = bank[i, j, k*]`, where k* is the selected index; for
+    greedy selection it is `argmax_k scores[i, j, k]`. The gradient passes straight through the selection:
+    `d W[i, j] = sum_n x[n, i] * d y[n, j]`. Inputs of shape `(batch, ..., input_dim)` give outputs of shape
+    `(batch, ..., units)`.
 
     In the paper these are equations 1 to 3. It has no bias; pass `use_bias=False` for its networks. The scale of
     the scores is that of the author's code, not of the text.
@@ -27,11 +28,19 @@ class SlotDense(SlotLayer, keras.layers.Dense):
 
     Example:
 
-    >>> import numpy as np
+    >>> import keras
+    >>> from sklearn.datasets import load_digits
     >>> from keras_slots import SlotDense
-    >>> layer = SlotDense(3, num_values=4, seed=1)
-    >>> tuple(layer(np.ones((2, 5), dtype="float32")).shape), tuple(layer.bank.shape), tuple(layer.kernel.shape)
-    ((2, 3), (5, 3, 4), (5, 3))
+    >>> x, y = load_digits(return_X_y=True)
+    >>> layer = SlotDense(10, score_mode="nearest", num_values=8, seed=1)
+    >>> model = keras.Sequential([keras.Input((64,)), layer])
+    >>> tuple(layer.bank.shape), tuple(layer.kernel.shape)
+    ((64, 10, 8), (64, 10))
+    >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    >>> model.compile("adam", loss, metrics=["accuracy"])
+    >>> history = model.fit(x / 16, y, epochs=10, verbose=0).history
+    >>> history["accuracy"][-1] > 0.8
+    True
     """
 
     def build(self, input_shape: Shape) -> None:
