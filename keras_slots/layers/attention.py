@@ -32,7 +32,7 @@ class SlotMultiHeadAttention(SlotAttention, keras.layers.MultiHeadAttention):
 
     Forward as the Keras layer, each projection with `W[...] = bank[..., k*]`. `layer.slot_kernels` holds the
     kernels of the projections by name, such as `"query/kernel"`. `seed` also seeds the dropout, so it must be
-    below 2**31. Not in the paper, which has no attention.
+    below `2**31`. Not in the paper, which has no attention.
 
     {shared}
 
@@ -52,7 +52,7 @@ class SlotGroupQueryAttention(SlotAttention, keras.layers.GroupQueryAttention):
 
     Forward as the Keras layer, each projection with `W[...] = bank[..., k*]`. `layer.slot_kernels` holds the
     kernels of the projections by name, such as `"query/kernel"`. `seed` also seeds the dropout, so it must be
-    below 2**31. Not in the paper, which has no attention.
+    below `2**31`. Not in the paper, which has no attention.
 
     {shared}
 
