@@ -97,6 +97,8 @@ static double polynomial(double x, const double *c) {
     for (int i = 4; i > 0; i--) { r = r + c[i]; r = r * x; }
     return r + c[0];
 }
+/* Whether a kind is drawn from a stream: the values of a bank, or the starts that predict the choices. */
+static int is_drawn(unsigned kind) { return kind <= 3; }
 static float drawn(Stream *s, uint64_t i) {
     static const double P[6] = {1.1962880337002204, -3.3922830094802627, 3.5608779313962153,
                                 -1.6615431721671727, 0.31450800748164864, -0.01377182059877555};
@@ -369,7 +371,7 @@ static Status decode_coded(Bytes *b, Values *v, Weight *w, float *out) {
     g.start.factor = take_float(b);
     g.gain = take_float(b);
     g.start.seed = take_number(b, 8);
-    if (g.start.kind > 3 || exponent > 200 || exponent < -200) goto done;
+    if (!is_drawn(g.start.kind) || exponent > 200 || exponent < -200) goto done;
     if (!is_factor(g.start.factor) || (g.gain != 0 && !is_factor((float)g.gain))) goto done;
     if (g.form == 2 && (g.start.factor != 1 || g.gain != 0)) goto done;
     for (g.scale = 1; exponent > 0; exponent--) g.scale *= 2;

@@ -46,6 +46,7 @@ def _value(values, connection, k):
         word = philox_word(values.seed, 0, c * values.num_values + k)
         x = {
             "uniform": np.float32((word >> 8) / 2**23 - 1),
+            "truncated_normal": _truncated_normal(word),
             "positive_uniform": np.float32((word >> 8) / 2**24),
             "signed_constant": np.float32(1 if word >> 31 else -1),
         }[values.kind] * f
@@ -53,6 +54,22 @@ def _value(values, connection, k):
         bits = int(x.view("uint32"))
         x = np.uint32((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view("float32")
     return np.float32(x)
+
+
+def _truncated_normal(word):
+    t = ((word >> 8) - 2**23 + 0.5) / 2**23
+    p = (1.1962880337002204, -3.3922830094802627, 3.5608779313962153, -1.6615431721671727)
+    p = (*p, 0.31450800748164864, -0.01377182059877555)
+    q = (
+        1.0,
+        -3.0741910682352245,
+        3.590377483968184,
+        -1.9518323382480098,
+        0.47596295891769586,
+        -0.03827905123521575,
+    )
+    above, below = (functools.reduce(lambda sum_, c: sum_ * (t * t) + c, reversed(x)) for x in (p, q))
+    return np.float32(t * (above / below))
 
 
 def _mix(x):

@@ -27,6 +27,8 @@ KERNELS = {
     "nearest_layer": ({**NEAREST, "sharing": "layer"}, "nearest"),
     "nearest_bank": ({"score_mode": "nearest", "sharing": keras_slots.ValueBank(8, bound=0.5, seed=5)}, "nearest"),
     "bank": ({"sharing": keras_slots.ValueBank(8, bound=0.2, seed=5)}, "hull"),
+    "layer_bfloat16": ({"sharing": "layer", "dtype": "bfloat16"}, "hull"),
+    "bank_bfloat16": ({"sharing": keras_slots.ValueBank(8, bound=0.2, seed=5), "dtype": "bfloat16"}, "hull"),
     "many": ({**NEAREST, "num_values": 300}, "packed"),
     "keras": ({"bank_initializer": keras.initializers.RandomNormal(seed=1)}, "stored"),
     "one": ({"num_values": 1}, "stored"),

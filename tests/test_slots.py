@@ -56,9 +56,6 @@ def assert_same_weights(a, b):
         assert x.dtype == y.dtype and x.tobytes() == y.tobytes()
 
 
-@pytest.mark.quick(
-    "scores", "odd", "normal", "constant", "strata", "nearest_layer", "bank", "many", "keras", "one"
-)
 @pytest.mark.parametrize("name", KERNELS)
 def test_load_slots_is_bitwise_what_materialize_gives(tmp_path, name):
     content, weights, config = saved(name)
@@ -831,7 +828,7 @@ def test_load_slots_runs_no_code_of_a_file(tmp_path, content):
 # The pieces.
 
 
-@pytest.mark.parametrize("name", ["lever", "strata_16", "odd", "constant", "layer", "bank"])
+@pytest.mark.parametrize("name", [name for name, (_, form) in KERNELS.items() if form != "stored"])
 def test_values_rows_are_those_of_the_specification_in_plain_python(name):
     from keras_slots.slots_file.records import values_of
 

@@ -61,7 +61,6 @@ def assert_same_weights(program, content, folder, weights):
         assert (folder / f"{number}.bin").read_bytes() == expected.tobytes(), name
 
 
-@pytest.mark.quick("odd", "normal", "strata_16", "nearest_bank", "many", "conv")
 @pytest.mark.parametrize("name", [*KERNELS, "conv"])
 def test_reader_writes_every_weight_bit_for_bit(tmp_path, reader, checked_reader, name):
     content, weights, _ = saved(name)

@@ -223,7 +223,9 @@ def _kernel_record(kernel: SlotKernel, name: str, array: Array) -> Record:
         values = values_of(kernel)
         found = find_choices(kernel, values, array.reshape(-1).astype("float32"))
         if found is None:
-            raise ValueError("its values are not those of its seed, so something has overwritten them")
+            raise ValueError(
+                "its values are not those that its seed and dtype describe, so something has overwritten them"
+            )
     except ValueError as error:
         warnings.warn(
             f"The file stores the selected values of kernel '{name}', {array.dtype.itemsize} bytes per "

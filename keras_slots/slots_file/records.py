@@ -142,7 +142,9 @@ def _values_to_bytes(values: Values) -> bytes:
 def _values_from_bytes(body: ByteReader) -> Values:
     kind, flags, k, factor, seed = body.unpack("BBHfQ")
     k += 1
-    if kind >= len(KINDS) or flags >= 4 or not 0 < factor < np.inf:
+    if kind >= len(KINDS):
+        raise ValueError(f"values of kind {kind}, which this version of keras_slots does not know")
+    if flags >= 4 or not 0 < factor < np.inf:
         raise ValueError(f"values of kind {kind} with flags {flags} and factor {factor}")
     given = None
     if KINDS[kind] == "given":

@@ -170,7 +170,8 @@ class Kind(NamedTuple):
 
     fill: Callable[[Words, Float32Array], None]  # fills an array from words, which it may overwrite
     rms_factor: float  # makes the root mean square 1
-    spread: str  # see `ValueSource`
+    #: See `ValueSource`. `"independent"` also says that the kind passes `test_levels_hold_for_simulated_kernels`.
+    spread: str | None = None
 
 
 KINDS = {
