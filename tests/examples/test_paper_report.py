@@ -48,9 +48,9 @@ def test_limited_runs_are_marked_in_a_row_of_their_own(results, capsys):
     rows.to_csv(results, index=False)
     run("report", results)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.endswith("| – |") for line in lines[2:6]] == [True, False, True, True]
-    assert lines[3].startswith("| ours, epochs 5, limited |")
-    assert lines[3].endswith("| 5 of 25 epochs, 1,990 of 9,950 steps |")
+    assert [line.endswith("| – |") for line in lines[2:6]] == [True, True, False, True]
+    assert lines[4].startswith("| ours, epochs 5, limited |")
+    assert lines[4].endswith("| 5 of 25 epochs, 1,990 of 9,950 steps |")
     assert lines[-1] == report.LIMITED
 
 
