@@ -59,7 +59,8 @@ def selected_values(model: keras.Model, label: str = "selected", color: Any = No
         earlier = len(ax.patches) - (_BINS - 1)
         edges = np.linspace(first, -first, _BINS)
         density, _ = np.histogram(choices.selected_values(kernel), edges, density=True)
-        ax.stairs(density, edges, color=color or _COLORS[earlier % len(_COLORS)], lw=1.4, label=label)
+        drawn_in = _COLORS[earlier % len(_COLORS)] if color is None else color
+        ax.stairs(density, edges, color=drawn_in, lw=1.4, label=label)
     for legend in list(figure.legends):
         legend.remove()
     handles, labels = figure.axes[0].get_legend_handles_labels()
