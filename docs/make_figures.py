@@ -19,6 +19,8 @@ from keras_slots import SelectionMonitor, SlotDense
 from keras_slots.inspect import plots
 from keras_slots.kernels.envelope import envelope
 
+# Colours that colour-blind people tell apart.
+BLUE, RED, GREEN = "#0072B2", "#D55E00", "#009E73"
 HERE = Path(__file__).parent
 
 
@@ -34,16 +36,18 @@ def draw_staircase():
 
     figure, (above, below) = plt.subplots(2, 1, sharex=True, figsize=(7, 5), layout="constrained")
     above.plot(levers, lines.T, color="0.75", linewidth=1)
-    above.plot(levers, lines.max(0), color="tab:blue", linewidth=2.5, label="highest score")
-    above.set_ylabel("scores  s(0) + w·u")
+    above.plot(levers, lines.max(0), color=BLUE, linewidth=2.5, label="highest score")
+    above.set_ylabel("score s(0) + w·u")
     above.legend(loc="lower right")
-    below.step(levers, selected, color="tab:blue", linewidth=2.5, label="selected value")
-    for value in bank[:, 0]:
-        chosen = np.isin(value, steps[:, 0])
-        below.axhline(value, color="0.4" if chosen else "tab:red", linewidth=0.6, linestyle=":")
-    below.set_ylabel("values w (red: never selected)")
+    below.step(levers, selected, color=BLUE, linewidth=2.5, label="selected value")
+    chosen = np.isin(bank[:, 0], steps[:, 0])
+    for ever, style in ((True, ("0.4", ":", "selected somewhere")), (False, (RED, "--", "never selected"))):
+        color, line, label = style
+        for number, value in enumerate(bank[chosen == ever, 0]):
+            below.axhline(value, color=color, linewidth=1, linestyle=line, label=label if not number else None)
+    below.set_ylabel("value w")
     below.set_xlabel("lever u")
-    below.legend(loc="lower right")
+    below.legend(loc="lower right", fontsize="small")
     figure.suptitle("One connection with K = 8 values")
     figure.savefig(HERE / "staircase.png", dpi=110)
 
@@ -59,15 +63,17 @@ def draw_changes():
     rate = keras.optimizers.schedules.CosineDecay(0.3, epochs * steps)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(rate, momentum=0.9), loss)
-    values = plots.selected_values(model, "selected, before training", "tab:gray")
+    values = plots.selected_values(model, "selected, before training", RED)
     history = model.fit((x / 16).astype("float32"), y, epochs=epochs, verbose=2, callbacks=[SelectionMonitor()])
-    plots.selected_values(model, "selected, after 20 epochs", "tab:blue", values)
+    plots.selected_values(model, "selected, after 20 epochs", BLUE, values)
     values.savefig(HERE / "selected_values.png", dpi=90)
     axes = Figure(figsize=(7, 4.5), layout="constrained").subplots()
-    for name in ("hidden/", "logits/", ""):
-        shares = history.history[f"slots/{name}changed"]
-        axes.plot(range(1, epochs + 1), shares, label=name.strip("/") or "network")
-    axes.set(xlabel="epoch", ylabel="share of selections that changed", ylim=(0, None))
+    for name, style in (("hidden/", (BLUE, "o")), ("logits/", (RED, "^")), ("", (GREEN, "s"))):
+        shares = 100 * np.array(history.history[f"slots/{name}changed"])
+        label = f"layer {name[:-1]}" if name else "network"
+        axes.plot(range(1, epochs + 1), shares, label=label, color=style[0], marker=style[1], markersize=4)
+    axes.set(xlabel="epoch", ylabel="selections that changed, %", ylim=(0, None))
+    axes.grid(alpha=0.3)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(fontsize="small")
     axes.figure.savefig(HERE / "changes.png", dpi=80)

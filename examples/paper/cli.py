@@ -60,6 +60,20 @@ def flags(owner, without=()):
     return Annotated[taken, Parameter(name="*")]
 
 
+def words_of(changed):
+    """The flags that give fields the values in `changed`, as words of a command."""
+    for name, value in changed.items():
+        yield f"--{name.replace('_', '-')}"
+        if value is not True:
+            yield ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def changes(new, old):
+    """The fields of a dataclass that differ."""
+    old = dataclasses.asdict(old)
+    return {name: value for name, value in dataclasses.asdict(new).items() if value != old[name]}
+
+
 def command_line():
     """The command that repeats this run, without the places of this machine."""
     script, *words = (Path(word).name if Path(word).is_absolute() else word for word in sys.argv)

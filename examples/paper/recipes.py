@@ -14,11 +14,15 @@ Scales are in units of b, the bound of Glorot uniform: sqrt(6 / (fan_in + fan_ou
 """
 
 import dataclasses
+import itertools
 import math
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from cyclopts import Parameter, types, validators
+
+from cli import changes
+from paper_numbers import VALUES
 
 Share = Annotated[float, Parameter(validator=validators.Number(gte=0, lt=1))]
 Kind = Literal["ours", "paper"]
@@ -66,9 +70,8 @@ class Recipe:
     @property
     def folder(self):
         """The name of the run's folder: the recipe, what differs from it, and the seed."""
-        plain = dataclasses.replace(make_recipe(self.name), seed=self.seed)
-        changed = dataclasses.asdict(self).items() - dataclasses.asdict(plain).items()
-        parts = [f"{name}={value}" for name, value in sorted(changed)]
+        changed = changes(self, dataclasses.replace(make_recipe(self.name), seed=self.seed))
+        parts = [f"{name}={value}" for name, value in sorted(changed.items())]
         return "-".join([self.name, *parts, f"s{self.seed}"])
 
 
@@ -157,15 +160,15 @@ def _paper(network, method, k):
 NAME = re.compile(r"(ours|paper)-(\w+)-(gs|ps|ns|learned)(?:-k([1-9]\d*))?(?:-(layer|network))?")
 
 
+def _exists(kind, network, method):
+    return network in NETWORKS and (kind == "ours" or (network != "conv6bn" and method != "ns"))
+
+
 def make_recipe(name):
     """The recipe of that name."""
     match = NAME.fullmatch(name)
-    if (
-        not match
-        or match[2] not in NETWORKS
-        or (match[1] == "paper" and (match[2] == "conv6bn" or match[3] == "ns"))
-    ):
-        raise SystemExit(f"No recipe is called {name}: see the top of examples/paper/recipes.py")
+    if not match or not _exists(*match.groups()[:3]):
+        raise SystemExit(f"No recipe is called {name}: `train.py recipes` lists all")
     kind, network, method, k, sharing = match.groups()
     cell = {"num_values": int(k or 8), "sharing": sharing or "connection"}
     if kind == "paper":
@@ -180,6 +183,14 @@ def recipe_name(network, method, num_values=8, sharing="connection", kind="ours"
     values = "" if num_values == 8 or method == "learned" else f"-k{num_values}"
     shared = "" if sharing == "connection" or method == "learned" else f"-{sharing}"
     return f"{kind}-{network}-{method}{values}{shared}"
+
+
+def list_recipes():
+    """The recipes of all names, at the K of the paper."""
+    methods = [("learned",), *itertools.product(("gs", "ps", "ns"), VALUES, get_args(Sharing))]
+    for kind, network, method in itertools.product(get_args(Kind), NETWORKS, methods):
+        if _exists(kind, network, method[0]):
+            yield make_recipe(recipe_name(network, *method, kind=kind))
 
 
 def choose_recipe(name, fields):

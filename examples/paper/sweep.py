@@ -3,7 +3,8 @@
     python examples/paper/sweep.py --data-dir DIR --num-values 2,4,8 --seeds 5 --learned
 
 Each cell is the recipe of its name (recipes.py), with the fields given here in the place of its own. The
-same command continues a sweep that was stopped, and a longer list of values or seeds adds to it.
+same command continues a sweep that was stopped, and a longer list of values or seeds adds to it. The table
+at the end marks the runs that were limited.
 """
 
 import dataclasses
@@ -50,9 +51,9 @@ def main(
 ):
     """Lists are separated by commas; --seeds N trains the seeds 0 to N - 1."""
     cells = kind, network, selection, sharing, scores, num_values
-    ids = []
-    for recipe in plan(*cells, seeds, learned, only_learned, fields):
-        print(recipe.folder, flush=True)
+    ids, recipes = [], plan(*cells, seeds, learned, only_learned, fields)
+    for number, recipe in enumerate(recipes, 1):
+        print(f"{number} of {len(recipes)}: {recipe.folder}", flush=True)
         ids.append(training.train(recipe, Path(runs_dir, recipe.folder), options)["run_id"])
     print(report.of_runs(options.results, ids, "cells"))
 

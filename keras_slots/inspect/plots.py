@@ -13,6 +13,7 @@ from keras_slots.inspect import choices
 from keras_slots.kernels.base import SlotKernel
 
 _BINS = 41
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # safe for the colour-blind
 
 
 def selected_values(model: keras.Model, label: str = "selected", color: Any = None, figure: Any = None) -> Any:
@@ -21,7 +22,7 @@ def selected_values(model: keras.Model, label: str = "selected", color: Any = No
     Args:
         model: Built model with slot layers.
         label: Name of the curve in the legend.
-        color: Colour of the curve; None: the next colour.
+        color: Colour of the curve; None: the next of six that colour-blind people tell apart.
         figure: Figure of an earlier call, to which to add a curve; None makes a new one.
 
     Returns:
@@ -55,9 +56,11 @@ def selected_values(model: keras.Model, label: str = "selected", color: Any = No
         )
     for ax, kernel in zip(figure.axes, kernels.values(), strict=True):
         first = ax.patches[0].get_x()  # the bins of the available values, which were drawn first
+        earlier = len(ax.patches) - (_BINS - 1)
         edges = np.linspace(first, -first, _BINS)
         density, _ = np.histogram(choices.selected_values(kernel), edges, density=True)
-        ax.stairs(density, edges, color=color, lw=1.4, label=label)
+        drawn_in = _COLORS[earlier % len(_COLORS)] if color is None else color
+        ax.stairs(density, edges, color=drawn_in, lw=1.4, label=label)
     for legend in list(figure.legends):
         legend.remove()
     handles, labels = figure.axes[0].get_legend_handles_labels()

@@ -7,21 +7,24 @@ import pandas as pd
 import pytest
 from example_scripts import run
 
+import report
+from recipes import make_recipe
+
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = """\
-run_id,network,dataset,sharing,selection,method,num_values,test_best,seconds_total
-0,lenet300100,mnist,connection,greedy,slot,16,0.98,20
-1,lenet300100,mnist,connection,greedy,learned,8,0.989,20
-2,lenet300100,mnist,connection,greedy,slot,2,0.97,10
-3,lenet300100,mnist,connection,greedy,slot,2,0.972,14
+run_id,name,network,dataset,sharing,selection,method,num_values,seed,test_best,seconds_total
+0,ours-lenet300100-gs-k16,lenet300100,mnist,connection,greedy,slot,16,0,0.98,20
+1,ours-lenet300100-learned,lenet300100,mnist,connection,greedy,learned,8,0,0.989,20
+2,ours-lenet300100-gs-k2,lenet300100,mnist,connection,greedy,slot,2,0,0.97,10
+3,ours-lenet300100-gs-k2,lenet300100,mnist,connection,greedy,slot,2,1,0.972,14
 """
 # The paper: 97.15 at K = 2, 98.17 at K = 16, 97.95 learned.
 TABLE = """\
-| K | seeds | test %, mean | standard error | lowest to highest | paper % | s per run |
-| --- | --- | --- | --- | --- | --- | --- |
-| 2 | 2 | 97.10 | 0.10 | 97.00 to 97.20 | 97.15 | 12 |
-| 16 | 1 | 98.00 | – | – | 98.17 | 20 |
-| learned | 1 | 98.90 | – | – | 97.95 | 20 |
+| recipe | weights | K | seeds | test %, mean | standard error | lowest to highest | paper % | s per run |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| ours | the paper's scores, greedy | 2 | 2 | 97.10 | 0.10 | 97.00 to 97.20 | 97.15 | 12 |
+| ours | the paper's scores, greedy | 16 | 1 | 98.00 | – | – | 98.17 | 20 |
+| ours | learned | – | 1 | 98.90 | – | – | 97.95 | 20 |
 
 Python 3.11, Keras 3.15, TensorFlow 2.21, NumPy 2.4; 1 x CPU.
 """
@@ -38,6 +41,34 @@ def results(tmp_path):
 def test_a_cell_shows_mean_error_range_and_the_papers_number(results, capsys):
     run("report", results)
     assert capsys.readouterr().out == TABLE
+
+
+def test_limited_runs_are_marked_in_a_row_of_their_own(results, capsys):
+    rows = pd.read_csv(results, dtype=str).assign(epochs=["25", "25", "25", "5"])
+    rows.to_csv(results, index=False)
+    run("report", results)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.endswith("| – |") for line in lines[2:6]] == [True, True, False, True]
+    assert lines[4].startswith("| ours, epochs 5, limited |")
+    assert lines[4].endswith("| 5 of 25 epochs, 1,990 of 9,950 steps |")
+    assert lines[-1] == report.LIMITED
+
+
+FEWER = {
+    "epochs": (50, "50 of 200 epochs, 19,900 of 79,600 steps"),
+    "train_images": (25_500, "25,500 of 51,000 images, 39,800 of 79,600 steps"),
+    "batch_size": (512, "19,800 of 79,600 steps"),
+}
+
+
+@pytest.mark.parametrize("field", FEWER)
+def test_a_recipe_of_the_paper_is_called_the_papers_only_as_it_is(field):
+    row = vars(make_recipe("paper-lenet300100-gs-k16")) | {"train_images": 51_000}
+    assert (report.recipe_text(row), report.limits(row)) == ("paper's", "")
+    value, limits = FEWER[field]
+    row[field] = value
+    assert report.limits(row) == limits
+    assert report.recipe_text(row).startswith("paper's, ") and report.recipe_text(row).endswith("limited")
 
 
 def test_the_blocks_of_a_page_are_filled_and_checked(results):

@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from example_scripts import DIGITS, run
+from test_paper_recipes import difference, recipes_of
 from test_paper_train import rows_of
 
 import keras_slots
 import learning_rates
+import plots
+import report
 import runs
 import sweep
 import training
@@ -99,10 +102,12 @@ def test_a_sweep_trains_the_grid_once_and_goes_on_where_it_stopped(tmp_path, cap
     run(*grid, "--num-values", "2")
     rows = rows_of(tmp_path / "results.csv")
     assert len(rows) == 4 and len({row["run_id"] for row in rows}) == 4
-    cells = cells_of(printed(capsys, *grid, "--num-values", "2,3"))
-    assert [cell[:2] for cell in cells] == [["2", "2"], ["3", "2"], ["learned", "2"]]
+    lines = printed(capsys, *grid, "--num-values", "2,3")
+    cells = cells_of(lines)
+    assert [cell[2:4] for cell in cells] == [["2", "2"], ["3", "2"], ["–", "2"]]
+    assert all("1 of 25 epochs" in cell[-1] for cell in cells) and report.LIMITED in lines
     mean = np.mean([100 * float(row["test_best"]) for row in rows if row["num_values"] == "2"])
-    assert float(cells[0][2]) == pytest.approx(mean, abs=0.01)
+    assert float(cells[0][4]) == pytest.approx(mean, abs=0.01)
     assert rows_of(tmp_path / "results.csv")[:4] == rows
     for figure in ("accuracy", "selections"):
         source = [tmp_path / "results.csv"] * 2
@@ -120,25 +125,35 @@ def test_a_sweep_goes_over_selection_sharing_and_scores():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # keras-tuner's own
-def test_a_search_tries_its_trials_and_goes_on_where_it_stopped(tmp_path):
+def test_a_search_tries_its_trials_and_goes_on_where_it_stopped(tmp_path, capsys):
     places = ["--out", tmp_path / "tuning", "--results", tmp_path / "results.csv"]
     tune = ["tune", *DIGITS, "--epochs", 1, *places]
     run(*tune, "--trials", 2)
     first = (tmp_path / "tuning" / "trials.csv").read_text().splitlines()
-    run(*tune, "--trials", 3)
+    lines = printed(capsys, *tune, "--trials", 3)
     assert set(first) < set((tmp_path / "tuning" / "trials.csv").read_text().splitlines())
     trials, rows = rows_of(tmp_path / "tuning" / "trials.csv"), rows_of(tmp_path / "results.csv")
     scores = [float(trial["validation_accuracy"]) for trial in trials]
     assert len(trials) == 3 and scores == sorted(scores, reverse=True)
     best = max(rows, key=lambda row: float(row["val_best"]))
     assert float(best["val_best"]) == scores[0] and best["num_values"] == trials[0]["num_values"]
+    (third,) = (line for line in lines if line.startswith("trial 2: "))
+    assert "learning_rate " in third and third.endswith("%")
+    (command,) = (line for line in lines if "train.py" in line)
+    (recipe,) = recipes_of(command[command.index("python") :])
+    assert difference(recipe, best) == {"name"}
+    assert any(best["run_id"] in line and "results.csv" in line for line in lines)
+    assert lines[-1].startswith("Trials were limited to ")
 
 
 @pytest.mark.slow
 def test_size_tells_what_the_unpacked_file_of_a_run_reaches(selected, tmp_path, capsys):
     out = tmp_path / "sizes.csv"
     flags = ["size", selected, "--state", "last", "--out", out]
-    cells = cells_of(printed(capsys, *flags))
+    run(*flags)
+    shown = capsys.readouterr()
+    cells = cells_of(shown.out.splitlines())
+    assert f"1 of 1: {selected}\n  build the network\n  pack it\n" in shown.err
     (row,), (trained,) = rows_of(out), rows_of(selected.parent / "results.csv")
     assert float(row["test"]) == pytest.approx(float(trained["test_last"]), abs=1e-6)
     assert float(row["validation"]) == pytest.approx(float(trained["val_last"]), abs=1e-6)
@@ -181,6 +196,31 @@ def test_figures_of_a_run_are_drawn(selected, tmp_path, figure):
     assert (tmp_path / "f.png").stat().st_size > 5000
 
 
+def test_curves_are_named_by_their_runs_and_drawn_in_panels(tmp_path):
+    histories = Path(report.__file__).parents[2] / "docs/results/cifar10_histories"
+    sources = [histories / f"{name}.csv" for name in ("conv6-gs", "conv6-learned", "vgg19-ns-100-epochs")]
+    run("plots", "curves", *sources, "--out", tmp_path / "c.svg")
+    drawn = plots.drawn_run(sources[2])
+    assert (drawn["network"], drawn["weights"], drawn["epochs"]) == ("vgg19", "nearest scores", 100)
+    with pytest.raises(SystemExit, match="has no run.json beside it, nor a name such as"):
+        plots.drawn_run(tmp_path / "history.csv")
+
+
+def test_the_committed_results_can_be_drawn(tmp_path):
+    results = Path(report.__file__).parents[2] / "docs/results"
+    for figure, file in (("accuracy", "lenet300100_mnist"), ("sizes", "lenet300100_mnist_sizes")):
+        run("plots", figure, results / f"{file}.csv", "--out", tmp_path / "f.svg")
+        assert (tmp_path / "f.svg").stat().st_size > 5000
+
+
+def test_recipes_are_listed_by_words_of_their_names(capsys):
+    lines = printed(capsys, "train", "recipes", "paper", "lenet", "gs", "k16")
+    names = [line.split()[0] for line in lines[1:-1]]
+    assert names == [f"paper-lenet300100-gs-k16{sharing}" for sharing in ("", "-layer", "-network")]
+    with pytest.raises(SystemExit, match="No name of a recipe contains conv9"):
+        run("train", "recipes", "conv9")
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_says_what_a_script_does(script, capsys):
     run(script, "--help")
@@ -197,5 +237,5 @@ def test_learning_rates_trains_each_setting(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(learning_rates, name, value)
     flags = ["learning_rates", "--data-dir", tmp_path, "--results", tmp_path / "r.csv"]
     cells = cells_of(printed(capsys, *flags))
-    assert [row[:2] for row in cells] == [["mlp", kind] for kind in ("plain", "nearest", "paper")]
+    assert [row[:2] for row in cells] == [["mlp", weights] for weights in report.WEIGHTS.values()]
     assert len(rows_of(tmp_path / "r.csv")) == 6
