@@ -90,6 +90,7 @@ def test_gpu_sh_without_a_folder_says_how_to_call_it(tmp_path):
     assert done.returncode != 0 and "bash benchmarks/gpu.sh FOLDER" in done.stderr
 
 
+@pytest.mark.slow
 def test_gpu_sh_gives_only_flags_that_the_scripts_take(gpu):
     done, calls = gpu(
         DATA="cifar10.npz", STEP_FLAGS="--steps 2", TRAIN_FLAGS="--epochs 60 --dtype-policy mixed_bfloat16"

@@ -42,6 +42,7 @@ def test_page_is_short_stands_alone_and_says_what_it_needs(page):
         assert text.index("TF_CPP_MIN_LOG_LEVEL") < text.index("import keras")
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_lenet_mnist_page_trains_both_kinds_of_layer(monkeypatch):
     names = run_page(monkeypatch, "lenet_mnist", "--small")
@@ -178,6 +179,7 @@ def test_table_page_reads_a_file_and_leaves_out_rows_with_gaps(monkeypatch, tmp_
     assert "must be one of ['size', 'price', 'age']. Received: colour" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_image_folder_page_learns_the_classes_of_the_folders(monkeypatch, tmp_path, capsys):
     names = run_page(monkeypatch, "image_folder", "--epochs", 5, "--out", tmp_path / "digits.slots")
@@ -190,6 +192,7 @@ def test_image_folder_page_learns_the_classes_of_the_folders(monkeypatch, tmp_pa
     assert "a folder of images for each class" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_export_page_writes_files_that_predict_without_keras_slots(monkeypatch, tmp_path, capfd):
     names = run_page(monkeypatch, "export", "--out", tmp_path)

@@ -177,6 +177,7 @@ def test_size_tells_what_the_unpacked_file_of_a_run_reaches(selected, tmp_path, 
     assert (tmp_path / "s.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_the_weights_figure_shows_every_kept_epoch(selected, tmp_path, capsys):
     lines = printed(capsys, "plots", "weights", selected, "--out", tmp_path / "w.png")
     assert [line.split(",")[0] for line in lines[::3]] == ["epoch 0", "epoch 1", "epoch 3"]
@@ -227,6 +228,7 @@ def test_help_says_what_a_script_does(script, capsys):
     assert f"python examples/paper/{script}.py" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_learning_rates_trains_each_setting(tmp_path, monkeypatch, capsys):
     x, y = np.random.default_rng(0).integers(0, 256, (60, 28, 28, 1), "uint8"), np.arange(60) % 10
     np.savez(tmp_path / "mnist.npz", x_train=x, y_train=y, x_test=x[:9], y_test=y[:9])

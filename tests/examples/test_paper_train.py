@@ -67,7 +67,7 @@ VARIANTS = {
 }
 
 
-@pytest.mark.quick("probabilistic")
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, variant, monkeypatch):
     recipe, rows = recipe_of(**VARIANTS[variant]), []
@@ -152,10 +152,8 @@ def test_a_finished_run_is_reported_again_and_its_row_stays_alone_or_comes_back(
         assert len(rows_of(tmp_path / "results.csv")) == 1
 
 
-CIFAR10 = [*("conv2", "conv4", "conv6", "conv6bn"), pytest.param("vgg19", marks=pytest.mark.slow)]
-
-
-@pytest.mark.parametrize("network", CIFAR10)
+@pytest.mark.quick("conv6bn")
+@pytest.mark.parametrize("network", ["conv2", "conv4", "conv6", "conv6bn", "vgg19"])
 def test_every_network_trains_a_step_on_a_local_file(tmp_path, network):
     x, y = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), "uint8"), np.arange(24) % 3
     np.savez(tmp_path / "cifar10.npz", x_train=x, y_train=y, x_test=x[:6], y_test=y[:6])
@@ -167,6 +165,7 @@ def test_every_network_trains_a_step_on_a_local_file(tmp_path, network):
     assert (row["test_averaged"] is None) == (network == "conv6bn")
 
 
+@pytest.mark.slow
 def test_two_devices_train_like_one(tmp_path):
     """Runs on as many logical CPUs as the test session has; one is the control."""
     for strategy, devices in (("none", 1), ("auto", 1), ("mirrored", 2)):

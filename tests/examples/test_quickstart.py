@@ -64,6 +64,7 @@ def test_quickstart_prints_the_accuracies_of_the_networks(monkeypatch, tmp_path,
     assert printed == [f"{100 * value:.1f}" for value in expected]
 
 
+@pytest.mark.slow
 def test_notebook_prints_what_it_holds(tmp_path, monkeypatch, capsys):
     book = json.loads((ROOT / "examples" / "quickstart.ipynb").read_text(encoding="utf-8"))
     monkeypatch.chdir(tmp_path)

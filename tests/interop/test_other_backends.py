@@ -27,6 +27,7 @@ def here(folder):
     return files_process.read(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [*(name for name in BACKENDS if name != NAME), "numpy"])
 def test_files_of_this_backend_hold_the_same_numbers_on_another(folder, here, other, tmp_path):
     if find_spec(other) is None:

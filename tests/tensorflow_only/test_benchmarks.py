@@ -93,6 +93,7 @@ def test_size_says_when_a_network_does_not_fit(rows):
     assert rows("size.py", *flags)["per_value K=64"]["failed"] != 0
 
 
+@pytest.mark.slow
 def test_monitor_times_epochs_with_and_without_the_callback(rows):
     flags = ("--variants", "nearest", "--num-values", "2", "--images", "256", "--rounds", "1")
     (row,) = rows("monitor.py", *flags).values()
