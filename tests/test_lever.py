@@ -126,6 +126,22 @@ def test_per_connection_trains_one_number_a_connection():
     assert not any(tuple(v.shape)[-1:] == (64,) for v in layer.variables)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        ({}, False),
+        ({"selection": "probabilistic"}, True),
+        ({"bank_initializer": keras.initializers.RandomNormal(seed=1)}, True),
+        ({"score_initializer": keras.initializers.RandomNormal(seed=1)}, True),
+    ],
+    ids=["paper", "rule", "bank", "scores"],
+)
+def test_per_connection_keeps_bank_and_scores_only_where_it_must(arguments, kept):
+    layer = SlotDense(7, num_values=5, score_mode="per_connection", use_bias=False, **arguments)
+    layer.build((None, 11))
+    assert [tuple(v.shape) for v in layer.variables].count((11, 7, 5)) == 2 * kept
+
+
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 @pytest.mark.parametrize("bank", [None, keras.initializers.RandomNormal(stddev=0.2)])
 def test_load_weights_brings_everything_back_into_a_lever_model_of_another_seed(tmp_path, selection, bank):

@@ -229,7 +229,9 @@ def test_move_regularizer_of_a_clone_counts_from_the_start_of_its_original(argum
 
 @pytest.mark.parametrize("penalties", [(None, "l1"), ("l1", None), ("l1", "l1")], ids=str)
 @pytest.mark.parametrize("arguments", [{}, STRATA], ids=["paper", "nearest"])
-def test_weights_files_fill_a_layer_with_or_without_a_move_regularizer(arguments, penalties, tmp_path):
+def test_weights_files_hold_no_w0_and_fill_a_layer_with_or_without_a_move_regularizer(
+    arguments, penalties, tmp_path
+):
     def model(seed, penalty):
         slots = {"score_mode": "per_connection", "move_regularizer": penalty, **arguments}
         return built(SlotDense(4, num_values=4, seed=seed, **slots))
@@ -238,6 +240,7 @@ def test_weights_files_fill_a_layer_with_or_without_a_move_regularizer(arguments
     lever = saved.layers[0].lever
     lever.assign(lever + 0.25)
     saved.save_weights(tmp_path / "w.weights.h5")
+    assert "start" not in saved.layers[0].slot_kernel.saved_state()
     loaded.load_weights(tmp_path / "w.weights.h5")
     np.testing.assert_array_equal(numpy_of(loaded.layers[0].kernel), numpy_of(saved.layers[0].kernel))
     if penalties[1]:

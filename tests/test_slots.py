@@ -454,9 +454,10 @@ DAMAGE = {
 
 def fields(content):
     """Where the parts of the first kernel begin: its values, its coding, the start of its connections."""
-    values = in_record(content) + 25
+    record = in_record(content)
+    values = record + 4 + content[record + 3] + 4 * content[record + 2]
     coding = values + 20
-    return {"": 0, "record": in_record(content), "values": values, "coding": coding} | {
+    return {"": 0, "record": record, "values": values, "coding": coding} | {
         "start": coding + 8 + 4 * content[coding + 7]
     }
 
@@ -1028,12 +1029,14 @@ def test_main_exports_a_saved_model(tmp_path):
     assert main(["export", str(path), str(tmp_path / "served")]) == 1
 
 
-def test_load_slots_reads_the_file_of_format_version_1():
-    path = FIXTURES / "v1.slots"
+@pytest.mark.parametrize("version", container.READERS)
+def test_load_slots_reads_the_stored_file_of_each_version(version):
+    path = FIXTURES / f"v{version}.slots"
+    assert split(path.read_bytes()).version == version
     model = load_slots(path)
     arrays = [numpy_of(v) for v in model.variables]
     checksum = zlib.crc32(b"".join(a.astype("<f4").tobytes() for a in arrays))
-    expected = json.loads((FIXTURES / "v1.json").read_text())
+    expected = json.loads((FIXTURES / f"v{version}.json").read_text())
     assert [list(a.shape) for a in arrays] == expected["shapes"]
     assert [r.form for r in split(path.read_bytes())[1]] == expected["forms"]
     assert {"stored", "packed", "hull", "nearest"} <= set(expected["forms"])

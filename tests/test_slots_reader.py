@@ -10,6 +10,7 @@ import pytest
 
 from comparisons import numpy_of
 from keras_slots import materialize, save_slots
+from keras_slots.slots_file.container import READERS
 from slots_reference import READER, SANITIZERS, compile_program, run_program
 from small_models import KERNELS, dense_model, moved, saved
 from test_slots import DAMAGE, FIXTURES
@@ -170,10 +171,11 @@ def test_lenet_program_classifies_as_the_model(tmp_path, lenet, form):
     assert run_program(lenet, tmp_path / "conv.slots", tmp_path / "images").returncode == 1
 
 
-def test_reader_reads_the_file_of_format_version_1(tmp_path, checked_reader):
+@pytest.mark.parametrize("version", READERS)
+def test_reader_reads_the_stored_file_of_each_version(tmp_path, checked_reader, version):
     (tmp_path / "out").mkdir()
-    done = run_program(checked_reader, FIXTURES / "v1.slots", tmp_path / "out")
+    done = run_program(checked_reader, FIXTURES / f"v{version}.slots", tmp_path / "out")
     assert (done.returncode, done.stderr) == (0, "")
-    expected = json.loads((FIXTURES / "v1.json").read_text())
+    expected = json.loads((FIXTURES / f"v{version}.json").read_text())
     files = [(tmp_path / "out" / f"{i}.bin").read_bytes() for i in range(len(expected["forms"]))]
     assert zlib.crc32(b"".join(files)) == expected["crc32"]

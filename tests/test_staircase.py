@@ -237,7 +237,7 @@ def test_build_does_not_depend_on_chunks_and_threads(monkeypatch, threads, chunk
         np.testing.assert_array_equal(one, other)
 
 
-def test_build_starts_few_threads_on_a_machine_of_many_cores(monkeypatch):
+def test_build_uses_up_to_eight_cores(monkeypatch):
     counts = []
 
     class Pool(module.ThreadPoolExecutor):
@@ -264,7 +264,7 @@ def test_build_draws_each_connection_once_and_in_pieces(monkeypatch):
     assert sorted(windows) == [(0, 100), (100, 100), (200, 100), (300, 100), (400, 40)]
 
 
-def test_build_shows_a_bar_when_it_is_long_and_on_a_terminal_only(monkeypatch, capsys):
+def test_build_shows_a_progress_bar_when_it_is_long_and_on_a_terminal_only(monkeypatch, capsys):
     bank, scores = paper_like(4, 100)
     monkeypatch.setattr(module, "_CHUNK_VALUES", 40)
 

@@ -42,6 +42,7 @@ class PerConnectionKernel(LeverKernel):
             self.add_values(name, array.shape, partial(arrays.__getitem__, name), str(array.dtype))
             for name, array in arrays.items()
         )
+        # Kept in memory only where a rule draws from them, or they cannot be drawn again from the seed.
         self._lines: tuple[keras.Variable, ...] = ()
         if not (self.initial.rebuildable and isinstance(self.rule, Greedy)):
             self._lines = (

@@ -144,6 +144,10 @@ def split(content: bytes) -> Contents:
 
 
 def _read_version_1(content: bytes) -> Contents:
+    return _read(content, _record)
+
+
+def _read(content: bytes, read_record: Callable[[ByteReader], Record]) -> Contents:
     _, version, count, size, compressed, uncompressed = HEADER.unpack_from(content)
     if size != len(content):
         raise ValueError(
@@ -165,7 +169,7 @@ def _read_version_1(content: bytes) -> Contents:
         for number in range(count):
             body.what = f"weight {number}"
             (length,) = body.unpack("Q")
-            records.append(_record(ByteReader(body.take(length), body.what)))
+            records.append(read_record(ByteReader(body.take(length), body.what)))
         if body.left:
             raise ValueError(f"it has {body.left} trailing bytes")
     except ValueError as error:

@@ -54,7 +54,7 @@ def test_export_selected_is_small_and_holds_no_slot_variables(tmp_path):
 
 
 @pytest.mark.slow
-def test_export_selected_loads_where_keras_slots_cannot_be_imported(tmp_path):
+def test_export_selected_needs_no_keras_slots(tmp_path):
     model = small_model()
     export_selected(model, tmp_path / "out")
     x, _ = small_data(2)
