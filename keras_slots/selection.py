@@ -50,14 +50,14 @@ class SelectionRule(EqualByConfig, Registrable, metaclass=_Immutable):
 
     >>> from keras import ops
     >>> from keras_slots import SelectionRule, SlotDense, register
-    >>> @register("gumbel")
-    ... class Gumbel(SelectionRule):
+    >>> @register("noisy")
+    ... class Noisy(SelectionRule):
     ...     def random_shape(self, kernel_shape, num_values):
     ...         return (*kernel_shape, num_values)
     ...     def index(self, scores, uniform):
-    ...         return ops.cast(ops.argmax(scores - ops.log(-ops.log(uniform)), axis=-1), "int32")
-    >>> SlotDense(3, selection="gumbel").selection
-    'gumbel'
+    ...         return ops.cast(ops.argmax(scores + 0.1 * uniform, axis=-1), "int32")
+    >>> SlotDense(3, selection="noisy").selection
+    'noisy'
     """
 
     registry: ClassVar[dict[str, type[SelectionRule]]] = {}

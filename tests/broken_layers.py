@@ -302,7 +302,7 @@ BROKEN = {
         "selection_in_calls",
         "a call takes the arg-max of the scores as stored",
     ),
-    half_precision_output_ignored: (Row(policy="mixed_float16"), "call", "has the compute dtype"),
+    half_precision_output_ignored: (Row(policy="mixed_float16"), "call", "has the dtype of that"),
     nan_accepted: (FLOAT, "bad_numbers", "NaN and infinity are refused"),
     nan_in_the_bank_accepted: (FLOAT, "bad_numbers", "NaN and infinity are refused"),
     sampler_state_lost: (DRAWN, "saving", "what the next training calls draw"),

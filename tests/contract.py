@@ -9,7 +9,7 @@ import itertools
 import json
 import re
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
@@ -19,17 +19,17 @@ from backends import BACKEND
 from comparisons import numpy_of
 from keras_slots import SelectionRule, load_slots, materialize, save_slots
 from layer_table import LAYERS, call, gradients, model_of, plain_layer, slot_layer
+from mode_table import MODE_ARGUMENTS, SCORE_MODES
 from slots_reference import philox_word
 
 #: What the scores of a layer are, by a name.
 SCORES = {
-    "per_value": {},
-    "per_connection": {"score_mode": "per_connection"},
-    "nearest": {"score_mode": "nearest", "bank_initializer": "stratified_uniform"},
+    **MODE_ARGUMENTS,
+    "nearest": {"score_mode": "nearest", "bank_initializer": "stratified_uniform"},  # of scale 1
     "nearest_per_value": {"score_initializer": "nearest", "bank_initializer": "glorot_uniform"},
 }
-#: The scores that the paper's algorithm starts from where a mode has only levers.
-PAPER_SCORES = {"nearest": "nearest", "nearest_per_value": "nearest"}
+#: The row of the table of score modes for each.
+SCORE_ROWS = SCORE_MODES | {"nearest_per_value": replace(SCORE_MODES["per_value"], paper_scores="nearest")}
 FACTORS = {
     "layer": tuple(LAYERS),
     "selection": tuple(SelectionRule.registry),
@@ -58,8 +58,7 @@ class Row:
 
 def every_row():
     rows = (Row(*values) for values in itertools.product(*FACTORS.values()))
-    # Nearest scores of a lever have no scores to draw from: that is refused.
-    return [row for row in rows if row.scores != "nearest" or row.selection == "greedy"]
+    return [row for row in rows if row.selection == "greedy" or SCORE_ROWS[row.scores].draws]
 
 
 def rows_of_all_pairs(wanted=None):
@@ -90,7 +89,7 @@ def _turns():
     yield [scores[turn % 3] for turn in turns]
     yield [FACTORS["policy"][turn * 3 // 2 % 4] for turn in turns]
     # Four kernels and the attention itself compile for many seconds.
-    yield [FACTORS["run"][turn % 2 and turn // 2 < len(layers) - 2] for turn in turns]
+    yield [FACTORS["run"][turn % 2 and "attention" not in layers[turn // 2]] for turn in turns]
 
 
 def _pairs(row):
@@ -208,7 +207,7 @@ def moved(layer, seed=0):
 def expected_scores(make, layer):
     """All scores, in float64: as stored, or the line of each value from where the paper's scores start."""
     start, scores = make.built(), []
-    paper = make.built(score_mode="per_value", score_initializer=PAPER_SCORES.get(make.row.scores))
+    paper = make.built(score_mode="per_value", score_initializer=SCORE_ROWS[make.row.scores].paper_scores)
     for kernel, first, own in zip(*map(kernels_of, (layer, start, paper)), strict=True):
         trained, begun = ({v.name: v for v in k.trained_variables()} for k in (kernel, first))
         if "scores" in trained:
@@ -328,8 +327,8 @@ def check_call(make, folder):
     assert np.ptp(expected) > 0
     rounding = make.rounding if make.row.run == "compiled" else make.rounding / 8
     close(y, expected, rounding, "a call computes what the plain layer does with the kernel")
-    dtype = keras.backend.standardize_dtype(call(layer, make.x).dtype)
-    assert dtype == make.compute_dtype, "the output has the compute dtype"
+    dtypes = [keras.backend.standardize_dtype(call(x, make.x).dtype) for x in (layer, plain)]
+    assert dtypes[0] == dtypes[1], "the output has the dtype of that of the plain layer"
 
 
 def check_selection_in_calls(make, folder):
@@ -384,8 +383,14 @@ def check_gradient(make, folder):
 def check_programs(make, folder):
     first, again = make.built(), make.built(seed=4)
     for one, two in zip(*map(kernels_of, (first, again)), strict=True):
-        promise = "layers of one shape share what is compiled"
-        assert one._greedy is two._greedy, promise
+        programs = [programs_of(kernel) for kernel in (one, two)]
+        assert programs[0] and programs[0] == programs[1], "layers of one shape share what is compiled"
+
+
+def programs_of(kernel):
+    """The functions that a kernel keeps in private attributes."""
+    own = {name: x for name, x in vars(kernel).items() if name.startswith("_") and callable(x)}
+    return {name: x for name, x in own.items() if not isinstance(x, keras.Variable)}
 
 
 def check_bank_never_changes(make, folder):
@@ -397,8 +402,7 @@ def check_bank_never_changes(make, folder):
         assert not fixed & {id(v) for v in layer.trainable_variables}, "the bank is never trained"
         assert bool(layer.trainable_variables) == trainable
     names = {v.name for v in layer.trainable_variables if "bias" not in v.name}
-    own = {"scores"} if "per_value" in make.row.scores else {"lever"}
-    assert names == own, "training moves scores, or levers, and nothing else"
+    assert names == {SCORE_ROWS[make.row.scores].trained}, "training moves scores, or levers, and nothing else"
 
 
 def check_training(make, folder):

@@ -10,16 +10,14 @@ import pytest
 import keras_slots
 from comparisons import assert_same_weights, numpy_of
 from keras_slots import SelectionMonitor, SlotDense
+from mode_table import MODE_ARGUMENTS
 from small_models import compiled_model, small_data, small_model
 
-STRATIFIED = {"score_mode": "nearest", "bank_initializer": "stratified_uniform"}
 MODES = {
-    "per_value": {"score_mode": "per_value"},
+    **MODE_ARGUMENTS,
     "per_value_shared": {"score_mode": "per_value", "sharing": "layer"},
-    "lever": {"score_mode": "per_connection"},
     "lever_drawn": {"score_mode": "per_connection", "selection": "probabilistic"},
     "lever_keras": {"score_mode": "per_connection", "bank_initializer": keras.initializers.RandomNormal(0, 0.5)},
-    "nearest": STRATIFIED,
 }
 
 
@@ -165,7 +163,7 @@ def test_selection_monitor_counts_from_the_weights_of_another_seed(mode, tmp_pat
 
 
 def test_selection_monitor_knows_65536_values_without_drawing_them():
-    layer = SlotDense(8, num_values=2**16, **STRATIFIED, seed=0)
+    layer = SlotDense(8, num_values=2**16, score_mode="nearest", seed=0)
     model = keras.Sequential([keras.Input((8,)), layer])
     model.compile(keras.optimizers.SGD(0.05), "mse")
     x = np.random.default_rng(0).normal(size=(32, 8))
@@ -214,7 +212,7 @@ class Unreached(keras.Model):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("mode", ["per_value", "lever", "nearest"])
+@pytest.mark.parametrize("mode", ["per_value", "per_connection", "nearest"])
 @pytest.mark.parametrize("kind", ["sequential", "subclassed", "in_build"])
 def test_selection_monitor_counts_a_model_that_fit_builds_as_one_that_was_built(mode, kind):
     class InBuild(keras.Model):
@@ -265,7 +263,7 @@ def test_selection_monitor_refuses_a_model_without_slot_layers_that_fit_builds()
 
 @pytest.mark.slow
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("mode", ["per_value", "lever"])
+@pytest.mark.parametrize("mode", ["per_value", "per_connection"])
 def test_selection_monitor_counts_under_a_strategy_and_xla(mode):
     from backends import two_replicas
 

@@ -9,7 +9,7 @@ import keras_slots
 from comparisons import numpy_of
 from keras_slots import SlotDense, materialize, slotify, summary, summary_dict
 from keras_slots.kernels.regularizers import get_move_regularizer, regularizer_text
-from layer_table import ONE_INPUT, SLOT_CLASSES, built_layer
+from layer_table import LAYERS, ONE_INPUT, built_layer, slot_layer
 from small_models import compiled_model, small_data, small_model
 
 L1, L2 = keras.regularizers.L1, keras.regularizers.L2
@@ -162,23 +162,15 @@ def test_move_regularizer_acts_on_each_projection_of_attention(tmp_path):
     assert not materialize(loaded).losses
 
 
-@pytest.mark.parametrize("cls", SLOT_CLASSES.values(), ids=lambda cls: cls.__name__)
-def test_move_regularizer_is_refused_for_k_scores_when_the_layer_is_made(cls):
-    required = {"output_shape": 3, "equation": "ab,bc->ac", "units": 3, "filters": 3}
-    required |= {"kernel_size": 2, "num_heads": 2, "key_dim": 2, "head_dim": 2}
-    required |= {"num_query_heads": 2, "num_key_value_heads": 2}
-    plain = {slot: plain for plain, slot in SLOT_CLASSES.items()}[cls]
-    names = plain.__init__.__code__.co_varnames
-    arguments = {k: v for k, v in required.items() if k in names}
-    if "num_heads" in arguments:
-        del arguments["output_shape"]
+@pytest.mark.parametrize("name", LAYERS)
+def test_move_regularizer_is_refused_for_k_scores_when_the_layer_is_made(name):
     with pytest.raises(
         ValueError,
         match=r'`move_regularizer` must be None for score_mode="per_value".*Received: '
         r'move_regularizer=L1\(l1=0.5\). Pass score_mode="per_connection"',
     ):
-        cls(**arguments, move_regularizer=L1(0.5))
-    layer = cls(**arguments, score_mode="per_connection", move_regularizer="l2")
+        slot_layer(name, move_regularizer=L1(0.5))
+    layer = slot_layer(name, score_mode="per_connection", move_regularizer="l2")
     assert layer.get_config()["move_regularizer"]["class_name"] == "L2"
 
 

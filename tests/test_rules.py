@@ -9,7 +9,7 @@ from keras import ops
 
 from comparisons import numpy_of
 from keras_slots import GlorotUniform, NearestScores, SelectionRule, SlotConv2D, SlotDense, slotify
-from keras_slots.selection import Greedy, Probabilistic, get_rule, serialize_rule
+from keras_slots.selection import Greedy, get_rule, serialize_rule
 from keras_slots.values.source import sources_with_role
 from small_models import compiled_model, small_data, small_model
 
@@ -34,7 +34,7 @@ def test_get_rule_knows_every_name_and_keeps_objects():
     assert get_rule(rule) is rule
 
 
-@pytest.mark.parametrize("rule", [Greedy(), Probabilistic(), Worst(), Worst(3)])
+@pytest.mark.parametrize("rule", [*(cls() for cls in SelectionRule.registry.values()), Worst(), Worst(3)])
 def test_serialize_rule_and_back_gives_an_equal_rule(rule):
     again = get_rule(serialize_rule(rule))
     assert again == rule and hash(again) == hash(rule) and repr(again) == repr(rule)

@@ -10,6 +10,7 @@ import pytest
 from comparisons import assert_same_weights, numpy_of
 from keras_slots import SlotDense, SlotMultiHeadAttention, SlotSeparableConv1D, ValueBank
 from layer_table import LAYERS, built_layer, slot_layer
+from mode_table import MODE_ARGUMENTS
 from small_models import compiled_model, small_data, small_model
 
 SELECTIONS = ("greedy", "probabilistic")
@@ -135,16 +136,7 @@ def test_load_weights_that_do_not_fit_is_refused_and_changes_nothing(tmp_path, w
 
 # Layers that are not built: as the Keras layer does in the same place.
 
-MODES = {
-    "per_value": {},
-    "per_connection": {"score_mode": "per_connection"},
-    "nearest": {
-        "score_mode": "per_connection",
-        "score_initializer": "nearest",
-        "bank_initializer": "stratified_uniform",
-    },
-}
-every_mode = pytest.mark.parametrize("mode", MODES)
+every_mode = pytest.mark.parametrize("mode", MODE_ARGUMENTS)
 
 
 @keras.saving.register_keras_serializable("saving")
@@ -170,7 +162,7 @@ class NeverCalled(keras.Model):
 
 
 def spare_of(name, mode):
-    return slot_layer(name, {"name": "spare"}, **MODES[mode])
+    return slot_layer(name, {"name": "spare"}, **MODE_ARGUMENTS[mode])
 
 
 @pytest.mark.quick
@@ -215,7 +207,7 @@ def test_load_weights_of_an_unbuilt_layer_fails_where_that_of_dense_does(tmp_pat
         return False
 
     plain = fails(lambda: keras.layers.Dense(3, use_bias=use_bias, name="spare"))
-    slots = fails(lambda: SlotDense(3, use_bias=use_bias, name="spare", **MODES[mode]))
+    slots = fails(lambda: SlotDense(3, use_bias=use_bias, name="spare", **MODE_ARGUMENTS[mode]))
     assert plain == slots
 
 
@@ -233,18 +225,7 @@ def test_kernel_of_an_unbuilt_layer_is_an_error_that_says_so():
             getattr(dense(), attribute)
 
 
-SCORES = {
-    "per_value": {},
-    "per_connection": {"score_mode": "per_connection"},
-    "nearest": {
-        "score_mode": "per_connection",
-        "score_initializer": "nearest",
-        "bank_initializer": "stratified_uniform",
-    },
-}
-
-
-@pytest.mark.parametrize("scores", SCORES.values(), ids=SCORES)
+@pytest.mark.parametrize("scores", MODE_ARGUMENTS.values(), ids=MODE_ARGUMENTS)
 def test_dir_shows_what_users_look_for_and_saving_computes_none_of_it(tmp_path, scores, monkeypatch):
     inputs = keras.Input((4, 4))
     x = SlotDense(4, name="dense", **scores)(inputs)

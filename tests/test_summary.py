@@ -7,14 +7,12 @@ import pytest
 from comparisons import numpy_of
 from keras_slots import SlotConv2D, SlotDense, ValueBank, materialize, save_slots, summary, summary_dict
 from keras_slots.slots_file.container import split
+from mode_table import MODE_ARGUMENTS
 from small_models import compiled_model, small_data, small_model
 
-STRATIFIED = {"score_mode": "nearest", "bank_initializer": "stratified_uniform"}
 MODES = {
-    "per_value": {"score_mode": "per_value"},
-    "lever": {"score_mode": "per_connection"},
+    **MODE_ARGUMENTS,
     "lever_drawn": {"score_mode": "per_connection", "selection": "probabilistic"},
-    "nearest": STRATIFIED,
     "bfloat16": {"score_mode": "per_value", "dtype": "bfloat16"},
 }
 
@@ -51,7 +49,7 @@ def test_summary_tells_settings_reach_and_choices():
         SlotConv2D(8, 3, seed=0, name="conv", score_mode="per_connection", use_bias=False),
         keras.layers.Flatten(),
         SlotDense(40, num_values=4, seed=0, selection="probabilistic", sharing=shared, name="a"),
-        SlotDense(3, num_values=64, **STRATIFIED, name="b"),
+        SlotDense(3, num_values=64, score_mode="nearest", name="b"),
     ]
     model = keras.Sequential([keras.Input((8, 8, 4)), *layers])
     rows = {row["name"]: row for row in summary_dict(model)["kernels"]}
@@ -129,7 +127,7 @@ def test_summary_refuses_a_model_that_is_not_built():
             function(model)
 
 
-@pytest.mark.parametrize("mode", ["lever", "nearest"])
+@pytest.mark.parametrize("mode", ["per_connection", "nearest"])
 def test_summary_tells_the_bytes_of_the_slots_file(mode, tmp_path):
     model = small_model(num_values=8, **MODES[mode])
     path = save_slots(model, tmp_path / "model.slots")

@@ -11,9 +11,9 @@ from backends import BACKEND
 from comparisons import numpy_of
 from keras_slots import SlotConv2D, SlotDense, ValueBank, load_slots, materialize, save_slots, slotify
 from keras_slots.kernels.seed import decode_integer, decode_seed, encode_seed
+from mode_table import SCORE_MODES, SEEDED_MODES
 
-MODES = ("per_value", "per_connection", "nearest")
-LEVERS = ("per_connection", "nearest")
+MODES = tuple(SCORE_MODES)
 
 
 def network(mode, seed=1, **arguments):
@@ -139,7 +139,7 @@ def network_weights(count):
 
 
 @pytest.mark.parametrize("how", LOST)
-@pytest.mark.parametrize("mode", LEVERS)
+@pytest.mark.parametrize("mode", SEEDED_MODES)
 def test_a_lost_seed_of_levers_is_refused_by_name_when_saved_or_materialized(tmp_path, mode, how):
     model = network(mode)
     if how == "mean of two seeds":
@@ -323,11 +323,11 @@ def test_zero_input_features_give_an_empty_kernel(mode):
 def test_every_trained_variable_of_a_slot_layer_moves_the_loss(mode):
     model = network(mode)
     names = {v.path.rsplit("/", 1)[1] for v in model.trainable_variables}
-    assert names == {"bias", "scores" if mode == "per_value" else "lever"}
+    assert names == {"bias", SCORE_MODES[mode].trained}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", LEVERS)
+@pytest.mark.parametrize("mode", [mode for mode, row in SCORE_MODES.items() if row.trained == "lever"])
 def test_a_penalty_on_all_trainable_variables_under_adam_does_not_stop_training(mode):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(64, 6, 6, 2)).astype("float32")
@@ -357,7 +357,7 @@ def test_bank_is_a_tensor_that_nobody_assigns(mode):
         layer.bank.assign(np.zeros((5, 3, 8)))
 
 
-@pytest.mark.parametrize("mode", ["per_value", "per_connection"])
+@pytest.mark.parametrize("mode", [mode for mode, row in SCORE_MODES.items() if row.takes_initializers])
 def test_build_keeps_nothing_of_what_a_keras_initializer_drew(mode):
     layer = SlotDense(3, score_mode=mode, bank_initializer=NORMAL, score_initializer=NORMAL, seed=1)
     layer.build((None, 5))
@@ -368,7 +368,7 @@ def test_build_keeps_nothing_of_what_a_keras_initializer_drew(mode):
 @pytest.mark.parametrize("mode", MODES)
 def test_fit_builds_layers_whose_numbers_come_from_keras_initializers(mode):
     given = {"kernel_initializer": NORMAL}
-    if mode != "nearest":
+    if SCORE_MODES[mode].takes_initializers:
         given = {"bank_initializer": NORMAL, "score_initializer": NORMAL}
     model = keras.Sequential([SlotDense(3, score_mode=mode, seed=1, **given)])
     model.compile("sgd", "mse")
@@ -378,7 +378,7 @@ def test_fit_builds_layers_whose_numbers_come_from_keras_initializers(mode):
     np.testing.assert_array_equal(numpy_of(model.layers[0].bank), numpy_of(twin.bank))
 
 
-@pytest.mark.parametrize("mode", LEVERS)
+@pytest.mark.parametrize("mode", SEEDED_MODES)
 @pytest.mark.parametrize("part", ["bank", "scores"])
 def test_bank_and_scores_in_compiled_code_are_right_or_an_error_after_another_seed_is_loaded(mode, part):
     layer, other = (SlotDense(3, score_mode=mode, seed=seed) for seed in (1, 2))

@@ -16,7 +16,12 @@ import pytest
 import keras_slots
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-LAYERS = {"dense.html": 2, "convolutions.html": 10, "attention.html": 2}
+#: Page -> number of slot layers on it.
+LAYERS = {
+    f"{path.stem}.html": count
+    for path in sorted((ROOT / "docs" / "api").glob("*.md"))
+    if (count := len(re.findall(r"::: keras_slots\.Slot(?!Layer)", path.read_text(encoding="utf-8"))))
+}
 GROUPS = ["Arguments as in Keras", "Slot arguments", "Advanced arguments"]
 
 
@@ -85,7 +90,7 @@ def test_site_api_shows_the_slot_arguments_of_every_layer(site):
         return re.findall(r"<li[^>]*class=\"doc-section-item[^>]*>\s*<b><code>(\w+)</code>", text)
 
     arguments = keras_slots.layers.base.SLOT_ARGUMENTS
-    assert len(arguments) == 8
+    assert len(arguments) == 8 and sum(LAYERS.values()) == len(keras_slots.SlotLayer.registry)
     for page, layers in LAYERS.items():
         counts = {name: listed(page).count(name) for name in arguments}
         assert counts == dict.fromkeys(arguments, layers), page

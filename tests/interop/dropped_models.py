@@ -14,17 +14,14 @@ import keras
 import numpy as np
 
 import keras_slots
+from keras_slots.kernels import SlotKernel
 
 WARM_UP, COUNT = 3, 10
 KINDS = {
     "plain": (keras.layers.Conv2D, keras.layers.Dense, {}),
-    "per_value": (keras_slots.SlotConv2D, keras_slots.SlotDense, {"score_mode": "per_value"}),
-    "per_connection": (keras_slots.SlotConv2D, keras_slots.SlotDense, {"score_mode": "per_connection"}),
-    "nearest": (
-        keras_slots.SlotConv2D,
-        keras_slots.SlotDense,
-        {"score_mode": "nearest", "bank_initializer": "stratified_uniform"},
-    ),
+    **{
+        mode: (keras_slots.SlotConv2D, keras_slots.SlotDense, {"score_mode": mode}) for mode in SlotKernel.registry
+    },
 }
 
 

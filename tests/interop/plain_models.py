@@ -33,7 +33,7 @@ def _kernels(layer):
 def give_kernels(slot, plain):
     """The plain model with the kernels that the slot model has selected: the truth to compare with."""
     for ours, theirs in zip(kernel_layers(slot), kernel_layers(plain), strict=True):
-        assert ours.name == theirs.name
+        assert ours.name == theirs.name, "does `_KERNELS` name the kernels of this layer?"
         for name, kernel in kernels(ours).items():
             getattr(theirs, name).assign(kernel)
     return plain

@@ -10,22 +10,14 @@ import numpy as np
 import pytest
 
 import agreement_process
+from mode_table import MODE_AND_RULE
 
 ROOT = str(Path(__file__).parents[2])
 
 
 @pytest.mark.jax
 @pytest.mark.torch
-@pytest.mark.parametrize(
-    ("mode", "selection"),
-    [
-        ("per_value", "greedy"),
-        ("per_connection", "greedy"),
-        ("nearest", "greedy"),
-        ("per_value", "probabilistic"),
-        ("per_connection", "probabilistic"),
-    ],
-)
+@pytest.mark.parametrize(("mode", "selection"), MODE_AND_RULE)
 def test_fit_selects_what_tensorflow_selects_after_470_steps(mode, selection, tmp_path, x64):
     keras.config.set_dtype_policy("float64")
     paths = os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")])

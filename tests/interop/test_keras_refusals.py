@@ -5,6 +5,7 @@ import itertools
 import keras
 import pytest
 
+from keras_slots.layers.arguments import parameters_of
 from layer_table import LAYERS, MINOR, PREFIXES, SLOT_CLASSES, L, call, layer_input, plain_layer, slot_layer
 
 
@@ -87,8 +88,8 @@ def test_dense_refuses_another_number_of_channels_than_it_was_built_with():
 # What a slot layer refuses, because its kernel is selected and not trained.
 
 #: The layers that can be quantized or given LoRA weights in Keras itself.
-CAN_QUANTIZE = ("dense", "einsum")
-CAN_HAVE_LORA = ("dense", "einsum", "conv1d", "conv2d", "conv3d")
+CAN_QUANTIZE = [name for name, (cls, *_) in LAYERS.items() if "quantization_config" in parameters_of(cls)]
+CAN_HAVE_LORA = [name for name, (cls, *_) in LAYERS.items() if "lora_rank" in parameters_of(cls)]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,8 @@ CAN_HAVE_LORA = ("dense", "einsum", "conv1d", "conv2d", "conv3d")
 def test_kernel_constraint_is_refused_and_bias_constraint_taken(name, prefix):
     with pytest.raises(ValueError, match=rf"`{prefix}_constraint` must be None"):
         slot_layer(name, {f"{prefix}_constraint": "non_neg"})
+    if "bias_constraint" not in parameters_of(LAYERS[name][0]):
+        return
     layer = slot_layer(name, {"bias_constraint": "non_neg"}, seed=1)
     call(layer, layer_input(name))
     biases = [v for v in layer.trainable_variables if v.name == "bias"]

@@ -13,7 +13,7 @@ import pytest
 
 from comparisons import numpy_of
 from keras_slots import SlotDense
-from layer_table import MODES
+from mode_table import SCORE_MODES
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -31,9 +31,8 @@ def test_dropped_models_leave_no_more_memory_than_plain_ones():
     )
     lines = [json.loads(line) for line in script.stdout.splitlines()]
     growth = {line["kind"]: line["growth"] for line in lines}
-    kinds = {*MODES, "nearest"}
-    assert set(growth) == {"plain", *kinds}
-    for mode in kinds:
+    assert set(growth) == {"plain", *SCORE_MODES}
+    for mode in SCORE_MODES:
         assert growth[mode] <= growth["plain"] + 6 * MEGABYTE, growth
 
 

@@ -9,8 +9,9 @@ import torch._inductor
 from comparisons import numpy_of
 from keras_slots import SlotDense
 from keras_slots._backend import torch as backend
+from mode_table import SCORE_MODES
 
-MODES = ("per_value", "per_connection", "nearest")
+MODES = tuple(SCORE_MODES)
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,9 @@ import torch
 
 from comparisons import numpy_of
 from keras_slots import SlotConv2D, SlotDense, load_slots, materialize, save_slots
+from mode_table import SCORE_MODES
 
-MODES = ("per_value", "per_connection", "nearest")
+MODES = tuple(SCORE_MODES)
 
 
 def layer_of(mode):
