@@ -1,110 +1,91 @@
-"""`python -m keras_slots`: inspects `.slots` files and converts models to and from them.
+"""The command `keras-slots`, also `python -m keras_slots`, which `docs/saving.md` describes."""
 
-    python -m keras_slots info FILE.slots
-    python -m keras_slots pack MODEL.keras FILE.slots
-    python -m keras_slots unpack FILE.slots PLAIN.keras
-    python -m keras_slots export FILE.slots FOLDER
-
-`info` lists the contents of a file. `pack` writes the selected network of a saved slot model. `unpack` writes a
-plain Keras model with the selected values, and `export` a TensorFlow SavedModel of it. The exit status is 0 on
-success, 1 after an error and 2 for a wrong command line.
-"""
-
-import argparse
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import keras
 
+from keras_slots._command import PROGRAM, parse
 from keras_slots._files import atomic_replace, check_path
 from keras_slots.export import check_backend, write_export
 from keras_slots.slots_file import load_slots, save_slots
 from keras_slots.slots_file.container import split
 from keras_slots.slots_file.records import summary
 
+#: What `info` calls the forms of `slots_file.container.FORMS`.
+_CODINGS = {"stored": "none", "packed": "fixed length", "hull": "lever steps", "nearest": "value steps"}
 
-def info(path: Path) -> None:
-    """Prints the contents of a file, without decoding it."""
-    content = path.read_bytes()
-    file = split(content)
-    config = file.architecture.get("config")
-    name = config.get("name", "") if isinstance(config, dict) else ""
-    rows = [("weight", "shape", "values", "choices", "bytes", "bits a weight")]
-    for record in file.records:
-        values, choices = summary(record)
-        bits = 8 * len(record.payload) / max(record.size, 1)
+
+def info(file: Path) -> str:
+    """Says what a file holds, without decoding it."""
+    content = file.read_bytes()
+    found = split(content)
+    rows = [("weight", "shape", "values", "coding", "bytes", "bits per weight")]
+    for record in found.records:
+        name, size = _printable(record.name), len(record.payload)
         shape = " x ".join(map(str, record.shape)) or "one number"
-        title = record.name if record.name.isprintable() else ascii(record.name)
-        rows.append((title, shape, values, choices, f"{len(record.payload):,}", f"{bits:.2f}"))
+        bits = f"{8 * size / max(record.size, 1):.2f}"
+        rows.append((name, shape, summary(record), _CODINGS[record.form], f"{size:,}", bits))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = "<<<<>>"
+    lines = []
     for row in rows:
-        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        _say("  ".join(cells).rstrip())
-    plain, total = sum(record.nbytes for record in file.records), len(content)
-    _say(
-        f"{file.architecture['class_name']} '{name}', format version {file.version}: {total:,} bytes, weights "
-        f"{plain:,} in memory, {plain / total:.1f} times as much"
-    )
+        lines.append("  ".join(f"{x:{side}{width}}" for x, side, width in zip(row, sides, widths, strict=True)))
+    plain, total = sum(record.nbytes for record in found.records), len(content)
+    smaller = f"{plain / total:.1f} times smaller than" if total < plain else "not smaller than"
+    config = found.architecture.get("config")
+    name = config.get("name", "") if isinstance(config, dict) else ""
+    model = _printable(f"{found.architecture['class_name']} '{name}'")
+    lines += ["", f"{model}, .slots format version {found.version}"]
+    lines += [f"{total:,} bytes, {smaller} its weights as plain arrays ({plain:,} bytes)"]
+    return "\n".join(lines)
 
 
-def pack(source: Path, path: Path, overwrite: bool) -> None:
+def pack(file: Path, out: Path, overwrite: bool) -> str:
     """Writes the selected network of a `.keras` file."""
-    check_path(path, overwrite, suffix=".slots")  # before the model is loaded
-    path = save_slots(keras.models.load_model(source, compile=False), path, overwrite=overwrite)
-    _say(f"{path}: {path.stat().st_size:,} bytes")
+    return _size(save_slots(keras.models.load_model(file, compile=False), out, overwrite=overwrite))
 
 
-def unpack(source: Path, path: Path, overwrite: bool) -> None:
+def unpack(file: Path, out: Path, overwrite: bool) -> str:
     """Writes a plain `.keras` file."""
-    path = check_path(path, overwrite, suffix=".keras")
-    model = load_slots(source)
-    with atomic_replace(path) as temporary:
+    model = load_slots(file)
+    with atomic_replace(check_path(out, overwrite, suffix=".keras")) as temporary:
         model.save(temporary)
-    _say(f"{path}: {path.stat().st_size:,} bytes")
+    return _size(out)
 
 
-def export(source: Path, path: Path, overwrite: bool) -> None:
+def export(file: Path, out: Path, overwrite: bool) -> str:
     """Writes a SavedModel."""
     check_backend()
-    path = check_path(path, overwrite, folder=True)
-    write_export(load_slots(source), path, overwrite=overwrite)
-    _say(f"{path}")
+    write_export(load_slots(file), out, overwrite=overwrite)
+    return str(out)
 
 
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
+def _size(path: Path) -> str:
+    return f"{path}: {path.stat().st_size:,} bytes"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs a command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m keras_slots", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    one = commands.add_parser("info", help=info.__doc__)
-    one.add_argument("file", type=Path, metavar="FILE.slots")
-    actions: dict[str, tuple[Callable[..., None], str, str]] = {
-        "pack": (pack, "MODEL.keras", "FILE.slots"),
-        "unpack": (unpack, "FILE.slots", "PLAIN.keras"),
-        "export": (export, "FILE.slots", "FOLDER"),
-    }
-    for name, (action, source, target) in actions.items():
-        one = commands.add_parser(name, help=action.__doc__)
-        one.add_argument("file", type=Path, metavar=source)
-        one.add_argument("out", type=Path, metavar=target)
-        one.add_argument("--overwrite", action="store_true", help="replace an existing target")
-    args = parser.parse_args(argv)
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs a command; exits with a message and status 1 if it fails, with status 2 if the command line is wrong."""
+    args = vars(parse(argv))
+    command = args.pop("command")
+    actions: dict[str, Callable[..., str]] = {"info": info, "pack": pack, "unpack": unpack, "export": export}
     try:
-        if args.command == "info":
-            info(args.file)
-        else:
-            actions[args.command][0](args.file, args.out, args.overwrite)
-    except (OSError, ValueError) as error:
-        sys.stderr.write(f"python -m keras_slots {args.command}: {error}\n")
-        return 1
-    return 0
+        with warnings.catch_warnings(record=True) as caught:
+            answer = actions[command](**args)
+    except Exception as error:  # Keras raises errors of many kinds for a file that it cannot read
+        text = str(error) if isinstance(error, (OSError, ValueError)) else repr(error)
+        sys.exit(f"{PROGRAM} {command}: {' '.join(text.split())}")
+    for warning in caught:
+        sys.stderr.write(f"{PROGRAM} {command}: {warning.message}\n")
+    sys.stdout.write(f"{answer}\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

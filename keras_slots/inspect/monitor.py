@@ -20,7 +20,7 @@ from keras_slots.inspect.choices import (
 from keras_slots.kernels.base import SlotKernel
 
 
-class SelectionMonitor(keras.callbacks.ProgbarLogger):
+class SelectionMonitor(keras.callbacks.Callback):
     """Adds numbers about what the slot layers of a model have selected to the logs of every epoch.
 
     There are four numbers for each kernel and for the network, with n its connections and d the distance of a
@@ -36,10 +36,10 @@ class SelectionMonitor(keras.callbacks.ProgbarLogger):
 
     Callbacks share one `logs` and are called in order, so list this one before those that should see its numbers:
     `EarlyStopping(monitor="slots/changed", mode="min")`, `CSVLogger`, `TensorBoard`. `History` always sees them.
-    It takes the place of the progress bar of `fit`, which does not show the numbers of single layers then.
 
     Args:
-        per_layer: Whether the logs also contain the numbers of each layer.
+        per_layer: Whether the logs, and so the progress line, also contain the numbers of each layer. If False,
+            only `History` does.
 
     If `fit` builds the model, changes are counted from before its first batch if the initial choices can be drawn
     from a seed, and otherwise from that batch on. Layers that are never called, and so never built, are left out.
@@ -61,15 +61,13 @@ class SelectionMonitor(keras.callbacks.ProgbarLogger):
     The paper compares the magnitudes of selected and of available weights; the other numbers are not in it.
     """
 
-    def __init__(self, per_layer: bool = True):
+    def __init__(self, per_layer: bool = False):
         super().__init__()
         self.per_layer = per_layer
         self._watched: dict[str, _Watched] = {}
         self._waits_for_build = False
-        self._unfinished: tuple[int, dict[str, Any]] | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        super().on_train_begin(logs)
         # Accessing `self.model` writes the state of JAX into the variables.
         model = self.model
         self._watched = {}
@@ -79,23 +77,7 @@ class SelectionMonitor(keras.callbacks.ProgbarLogger):
         if not self._waits_for_build:
             self._check_found()
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._finish_progress_line()
-        super().on_epoch_begin(epoch, logs)
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._finish_progress_line()
-
-    def _finish_progress_line(self) -> None:
-        """Draws the line of the last epoch, with what the callbacks after this one have added to its logs."""
-        if self._unfinished is not None:
-            epoch, logs = self._unfinished
-            shown = {key: x for key, x in logs.items() if not (key.startswith("slots/") and key.count("/") > 1)}
-            super().on_epoch_end(epoch, shown)
-            self._unfinished = None
-
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        super().on_train_batch_end(batch, logs)
         if self._waits_for_build:
             self._waits_for_build = False
             self._observe(is_trained=True)
@@ -116,7 +98,7 @@ class SelectionMonitor(keras.callbacks.ProgbarLogger):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = {} if logs is None else logs
-        _ = self.model  # see above
+        model = self.model  # see above
         found = {name: watched.measure() for name, watched in self._watched.items()}
         kernels = [watched.kernel for watched in self._watched.values()]
         connections = [kernel.initial.num_connections for kernel in kernels]
@@ -125,10 +107,14 @@ class SelectionMonitor(keras.callbacks.ProgbarLogger):
             weights = values if key == "reach" else connections
             numbers = [of_kernel[key] for of_kernel in found.values()]
             logs[f"slots/{key}"] = float(np.average(numbers, weights=weights))
+        by_layer = {f"slots/{name}/{key}": x for name, numbers in found.items() for key, x in numbers.items()}
+        history = getattr(model, "history", None)
         if self.per_layer:
-            for name, of_kernel in found.items():
-                logs.update({f"slots/{name}/{key}": x for key, x in of_kernel.items()})
-        self._unfinished = epoch, logs
+            logs.update(by_layer)
+        elif isinstance(history, keras.callbacks.History):
+            # The progress bar prints whatever is in `logs`: four numbers for each layer would fill the screen.
+            for name, number in by_layer.items():
+                history.history.setdefault(name, []).append(number)
 
 
 class _Watched:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -120,14 +121,13 @@ def summary(model: keras.Model, print_fn: Callable[[str], Any] | None = None, sl
     """
     from rich.console import Console
 
-    console = Console(width=None if print_fn is None else 100)
+    # Names are not markup.
+    console = Console(width=None if print_fn is None else 100, markup=False, emoji=False, highlight=False)
     parts = _tables(model.name, summary_dict(model, slots_file), console.width)
-    if print_fn is None:
+    with contextlib.nullcontext() if print_fn is None else console.capture() as capture:
         console.print(*parts, sep="\n")
-        return
-    with console.capture() as capture:
-        console.print(*parts, sep="\n")
-    print_fn(capture.get())
+    if print_fn is not None:
+        print_fn(capture.get())
 
 
 def _kernel_row(name: str, layer: SlotLayer, kernel: SlotKernel) -> dict[str, Any]:
@@ -216,10 +216,11 @@ def _table(columns: dict[str, list[str]], width: int) -> tuple[Any, list[str]]:
     Where names are too long even so, they are cut; numbers never are.
     """
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
 
     columns = {heading: cells for heading, cells in columns.items() if any(cells)}
-    widths = {heading: max(map(len, (heading, *cells))) for heading, cells in columns.items()}
+    widths = {heading: max(map(cell_len, (heading, *cells))) for heading, cells in columns.items()}
     dropped = []
     for heading in _DISPENSABLE:
         if heading in columns and sum(widths[kept] + 2 for kept in columns) - 2 > width:

@@ -1,0 +1,80 @@
+"""The command line up to where it needs Keras, whose import takes seconds.
+
+`keras_slots` imports this module before Keras. In the process of the command, and in no other, `--help` and wrong
+arguments are answered then, and what TensorFlow logs as it starts is hidden.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from keras_slots._files import check_path
+from keras_slots.version import __version__
+
+PROGRAM = "keras-slots"
+_DESCRIPTION = """\
+Looks into .slots files, and converts models to and from them. A .slots file
+holds the network that a slot model has selected, as seeds and choices."""
+_COMMANDS = {
+    "info": ("show what a file holds", "FILE.slots", None),
+    "pack": ("write the selected network of a saved slot model", "MODEL.keras", "FILE.slots"),
+    "unpack": ("write a plain Keras model with the selected values", "FILE.slots", "PLAIN.keras"),
+    "export": ("write a TensorFlow SavedModel with the selected values", "FILE.slots", "FOLDER"),
+}
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Returns the arguments; exits with status 2 for a wrong command line, and 1 for a path that does not fit."""
+    raw = argparse.RawDescriptionHelpFormatter
+    status = "Exit status: 0 after success, 1 after an error, 2 for a wrong command line."
+    parser = argparse.ArgumentParser(PROGRAM, description=_DESCRIPTION, epilog=status, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (what, source, target) in _COMMANDS.items():
+        one = commands.add_parser(name, help=what, description=f"{what.capitalize()}.")
+        one.add_argument("file", type=Path, metavar=source)
+        if target is not None:
+            one.add_argument("out", type=Path, metavar=target)
+            one.add_argument("--overwrite", action="store_true", help=f"replace an existing {target}")
+    args = parser.parse_args(argv)
+    try:
+        _check_paths(args)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{PROGRAM} {args.command}: {error}")
+    return args
+
+
+def _check_paths(args: argparse.Namespace) -> None:
+    if args.file.is_dir() or not args.file.exists():
+        raise FileNotFoundError(f"{'not a file' if args.file.exists() else 'no such file'}: '{args.file}'")
+    target = _COMMANDS[args.command][2]
+    if target is not None:
+        if os.path.lexists(args.out) and not args.overwrite:
+            raise FileExistsError(f"'{args.out}' exists. Pass --overwrite to replace it, or choose another name.")
+        check_path(args.out, args.overwrite, suffix=Path(target).suffix or None, folder=target == "FOLDER")
+
+
+def _is_own_process() -> bool:
+    argv = getattr(sys, "argv", None) or [""]
+    if argv[0] == "-m":  # so Python calls it until it has found the module, and for that imported its package
+        return sys.orig_argv[-len(argv) :][0] in ("keras_slots", "-mkeras_slots")
+    return os.path.basename(argv[0]).removesuffix(".exe") == PROGRAM
+
+
+def _start_keras() -> None:
+    # The first lines of TensorFlow's log ignore every setting: they are written before it reads them.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        import keras  # noqa: F401
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+if _is_own_process():
+    parse()
+    _start_keras()
