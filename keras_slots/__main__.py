@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from keras_slots._command import PROGRAM, parse
+from keras_slots._command import PROGRAM, fail, parse
 from keras_slots._files import atomic_replace, check_path
 from keras_slots.export import check_backend, write_export
 from keras_slots.slots_file import load_slots, save_slots
@@ -21,26 +21,22 @@ _CODINGS = {"stored": "none", "packed": "fixed length", "hull": "lever steps", "
 def info(file: Path) -> str:
     """Says what a file holds, without decoding it."""
     content = file.read_bytes()
-    found = split(content)
+    architecture, records, version = split(content)
     rows = [("weight", "shape", "values", "coding", "bytes", "bits per weight")]
-    for record in found.records:
+    for record in records:
         name, size = _printable(record.name), len(record.payload)
         shape = " x ".join(map(str, record.shape)) or "one number"
         bits = f"{8 * size / max(record.size, 1):.2f}"
         rows.append((name, shape, summary(record), _CODINGS[record.form], f"{size:,}", bits))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    sides = "<<<<>>"
-    lines = []
-    for row in rows:
-        lines.append("  ".join(f"{x:{side}{width}}" for x, side, width in zip(row, sides, widths, strict=True)))
-    plain, total = sum(record.nbytes for record in found.records), len(content)
+    line = "  ".join(f"{{:{side}{width}}}" for side, width in zip("<<<<>>", widths, strict=True))
+    config = architecture.get("config")
+    model = f"{architecture['class_name']} '{config.get('name', '') if isinstance(config, dict) else ''}'"
+    plain, total = sum(record.nbytes for record in records), len(content)
     smaller = f"{plain / total:.1f} times smaller than" if total < plain else "not smaller than"
-    config = found.architecture.get("config")
-    name = config.get("name", "") if isinstance(config, dict) else ""
-    model = _printable(f"{found.architecture['class_name']} '{name}'")
-    lines += ["", f"{model}, .slots format version {found.version}"]
-    lines += [f"{total:,} bytes, {smaller} its weights as plain arrays ({plain:,} bytes)"]
-    return "\n".join(lines)
+    sizes = f"{total:,} bytes, {smaller} its weights in memory ({plain:,} bytes)"
+    lines = [line.format(*row) for row in rows]
+    return "\n".join([*lines, "", f"{_printable(model)}, .slots format version {version}", sizes])
 
 
 def pack(file: Path, out: Path, overwrite: bool) -> str:
@@ -72,7 +68,7 @@ def _printable(text: str) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs a command; exits with a message and status 1 if it fails, with status 2 if the command line is wrong."""
+    """Runs a command; exits with status 1 after an error and 2 for a wrong command line, and says why."""
     args = vars(parse(argv))
     command = args.pop("command")
     actions: dict[str, Callable[..., str]] = {"info": info, "pack": pack, "unpack": unpack, "export": export}
@@ -80,8 +76,7 @@ def main(argv: list[str] | None = None) -> None:
         with warnings.catch_warnings(record=True) as caught:
             answer = actions[command](**args)
     except Exception as error:  # Keras raises errors of many kinds for a file that it cannot read
-        text = str(error) if isinstance(error, (OSError, ValueError)) else repr(error)
-        sys.exit(f"{PROGRAM} {command}: {' '.join(text.split())}")
+        fail(command, error)
     for warning in caught:
         sys.stderr.write(f"{PROGRAM} {command}: {warning.message}\n")
     sys.stdout.write(f"{answer}\n")

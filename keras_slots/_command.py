@@ -8,14 +8,13 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from keras_slots._files import check_path
 from keras_slots.version import __version__
 
 PROGRAM = "keras-slots"
-_DESCRIPTION = """\
-Looks into .slots files, and converts models to and from them. A .slots file
-holds the network that a slot model has selected, as seeds and choices."""
+#: What each command does, reads and writes.
 _COMMANDS = {
     "info": ("show what a file holds", "FILE.slots", None),
     "pack": ("write the selected network of a saved slot model", "MODEL.keras", "FILE.slots"),
@@ -25,10 +24,10 @@ _COMMANDS = {
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Returns the arguments; exits with status 2 for a wrong command line, and 1 for a path that does not fit."""
-    raw = argparse.RawDescriptionHelpFormatter
+    """Returns the arguments; exits with status 2 if they are wrong, with 1 if a path does not fit."""
+    what = "Looks into .slots files, and converts models to and from them."
     status = "Exit status: 0 after success, 1 after an error, 2 for a wrong command line."
-    parser = argparse.ArgumentParser(PROGRAM, description=_DESCRIPTION, epilog=status, formatter_class=raw)
+    parser = argparse.ArgumentParser(PROGRAM, description=what, epilog=status)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (what, source, target) in _COMMANDS.items():
@@ -38,21 +37,23 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
             one.add_argument("out", type=Path, metavar=target)
             one.add_argument("--overwrite", action="store_true", help=f"replace an existing {target}")
     args = parser.parse_args(argv)
+    target = _COMMANDS[args.command][2]
     try:
-        _check_paths(args)
+        if args.file.is_dir() or not args.file.exists():
+            raise FileNotFoundError(f"{'not a file' if args.file.exists() else 'no such file'}: '{args.file}'")
+        if target is not None:
+            if os.path.lexists(args.out) and not args.overwrite:
+                raise FileExistsError(f"'{args.out}' exists. Pass --overwrite, or choose another name.")
+            check_path(args.out, args.overwrite, suffix=Path(target).suffix or None, folder=target == "FOLDER")
     except (OSError, ValueError) as error:
-        sys.exit(f"{PROGRAM} {args.command}: {error}")
+        fail(args.command, error)
     return args
 
 
-def _check_paths(args: argparse.Namespace) -> None:
-    if args.file.is_dir() or not args.file.exists():
-        raise FileNotFoundError(f"{'not a file' if args.file.exists() else 'no such file'}: '{args.file}'")
-    target = _COMMANDS[args.command][2]
-    if target is not None:
-        if os.path.lexists(args.out) and not args.overwrite:
-            raise FileExistsError(f"'{args.out}' exists. Pass --overwrite to replace it, or choose another name.")
-        check_path(args.out, args.overwrite, suffix=Path(target).suffix or None, folder=target == "FOLDER")
+def fail(command: str, error: Exception) -> NoReturn:
+    """Exits with a line that says why."""
+    text = str(error) if isinstance(error, (OSError, ValueError)) else repr(error)
+    sys.exit(f"{PROGRAM} {command}: {' '.join(text.split())}")
 
 
 def _is_own_process() -> bool:
@@ -62,19 +63,13 @@ def _is_own_process() -> bool:
     return os.path.basename(argv[0]).removesuffix(".exe") == PROGRAM
 
 
-def _start_keras() -> None:
-    # The first lines of TensorFlow's log ignore every setting: they are written before it reads them.
+if _is_own_process():
+    parse()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # TensorFlow logs its first lines before it reads that.
     stderr = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     try:
         import keras  # noqa: F401
     finally:
         os.dup2(stderr, 2)
-        os.close(stderr)
-
-
-if _is_own_process():
-    parse()
-    _start_keras()

@@ -43,9 +43,7 @@ def named_kernels(model: keras.layers.Layer) -> dict[str, tuple[SlotLayer, SlotK
     names = [x if short.count(x) == 1 else y for x, y in zip(short, long, strict=True)]
     kernels: list[tuple[str, tuple[SlotLayer, SlotKernel]]] = []
     for name, (_, layer) in zip(unique_names(names), found, strict=True):
-        if not layer.built:
-            continue
-        parts = layer.slot_kernels
+        parts = layer.slot_kernels if layer.built else {}
         for part, kernel in parts.items():
             kernels.append((name if len(parts) == 1 else f"{name}/{part}", (layer, kernel)))
     unique = unique_names(name for name, _ in kernels)

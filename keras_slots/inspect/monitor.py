@@ -7,16 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_slots.inspect.choices import (
-    available_values,
-    bits_per_choice,
-    mean_magnitude,
-    named_kernels,
-    positions,
-    selected_values,
-    start_positions,
-    unbuilt_layers,
-)
+from keras_slots.inspect import choices
 from keras_slots.kernels.base import SlotKernel
 
 
@@ -73,7 +64,7 @@ class SelectionMonitor(keras.callbacks.Callback):
         self._watched = {}
         self._observe(is_trained=False)
         # On TensorFlow `fit` builds a model in its first step.
-        self._waits_for_build = not model.built or bool(unbuilt_layers(model))
+        self._waits_for_build = not model.built or bool(choices.unbuilt_layers(model))
         if not self._waits_for_build:
             self._check_found()
 
@@ -85,7 +76,7 @@ class SelectionMonitor(keras.callbacks.Callback):
 
     def _observe(self, is_trained: bool) -> None:
         """Starts observing new kernels; `is_trained` says whether they have made a step since they were built."""
-        for name, (_, kernel) in named_kernels(self.model).items():
+        for name, (_, kernel) in choices.named_kernels(self.model).items():
             if name not in self._watched:
                 self._watched[name] = _Watched(kernel, is_trained)
 
@@ -101,10 +92,8 @@ class SelectionMonitor(keras.callbacks.Callback):
         model = self.model  # see above
         found = {name: watched.measure() for name, watched in self._watched.items()}
         kernels = [watched.kernel for watched in self._watched.values()]
-        connections = [kernel.initial.num_connections for kernel in kernels]
-        values = [n * kernel.num_values for n, kernel in zip(connections, kernels, strict=True)]
         for key in ("changed", "magnitude", "reach", "bits"):
-            weights = values if key == "reach" else connections
+            weights = [k.initial.num_connections * (k.num_values if key == "reach" else 1) for k in kernels]
             numbers = [of_kernel[key] for of_kernel in found.values()]
             logs[f"slots/{key}"] = float(np.average(numbers, weights=weights))
         by_layer = {f"slots/{name}/{key}": x for name, numbers in found.items() for key, x in numbers.items()}
@@ -121,18 +110,18 @@ class _Watched:
     """A kernel, and the earlier choices with which its choices are compared."""
 
     def __init__(self, kernel: SlotKernel, is_trained: bool):
-        start = start_positions(kernel)
+        start = choices.start_positions(kernel)
         self.kernel = kernel
-        self.last = start if is_trained and start is not None else positions(kernel)
+        self.last = start if is_trained and start is not None else choices.positions(kernel)
         self.start = self.last if start is None else start
-        self._available = mean_magnitude(available_values(kernel))
+        self._available = choices.mean_magnitude(choices.available_values(kernel))
 
     def measure(self) -> dict[str, float]:
         """Returns the four numbers of an epoch."""
-        last, self.last = self.last, positions(self.kernel)
+        last, self.last = self.last, choices.positions(self.kernel)
         return {
             "changed": float(np.mean(self.last != last)),
-            "magnitude": mean_magnitude(selected_values(self.kernel)) / self._available,
+            "magnitude": choices.mean_magnitude(choices.selected_values(self.kernel)) / self._available,
             "reach": self.kernel.reach(),
-            "bits": bits_per_choice(self.last, self.start, self.kernel.num_values),
+            "bits": choices.bits_per_choice(self.last, self.start, self.kernel.num_values),
         }

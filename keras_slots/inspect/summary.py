@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
 
 from keras_slots.inspect.choices import bits_per_choice, named_kernels, positions, start_positions, unbuilt_layers
 from keras_slots.kernels.base import SlotKernel
@@ -77,9 +81,9 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
             f"with {unbuilt} not built. Call it on an input first, or `model.build(input_shape)`."
         )
     content, in_file = file_of(model) if slots_file else (None, {})
-    rows = []
-    for name, (layer, kernel) in kernels.items():
-        rows.append(_kernel_row(name, layer, kernel) | {"slots_bytes": in_file.get(id(kernel))})
+    rows = [_kernel_row(name, *pair) for name, pair in kernels.items()]
+    for row, (_, kernel) in zip(rows, kernels.values(), strict=True):
+        row["slots_bytes"] = in_file.get(id(kernel))
     ours = {id(v) for _, kernel in kernels.values() for v in kernel.variables}
     plain = _plain_row([v for v in model.weights if id(v) not in ours])
     total: dict[str, Any] = {"connections": sum(row["connections"] for row in rows)}
@@ -119,23 +123,22 @@ def summary(model: keras.Model, print_fn: Callable[[str], Any] | None = None, sl
     >>> "235,200" in lines[0]
     True
     """
-    from rich.console import Console
-
-    # Names are not markup.
+    # Names of layers are not markup.
     console = Console(width=None if print_fn is None else 100, markup=False, emoji=False, highlight=False)
     parts = _tables(model.name, summary_dict(model, slots_file), console.width)
-    with contextlib.nullcontext() if print_fn is None else console.capture() as capture:
+    if print_fn is None:
         console.print(*parts, sep="\n")
-    if print_fn is not None:
-        print_fn(capture.get())
+        return
+    with console.capture() as capture:
+        console.print(*parts, sep="\n")
+    print_fn(capture.get())
 
 
 def _kernel_row(name: str, layer: SlotLayer, kernel: SlotKernel) -> dict[str, Any]:
     initial, trained = kernel.initial, kernel.trained_variables()
     held = [v for v in kernel.variables if id(v) not in {id(t) for t in trained}]
-    start, bits = start_positions(kernel), None
-    if start is not None:
-        bits = bits_per_choice(positions(kernel), start, kernel.num_values)
+    start = start_positions(kernel)
+    bits = None if start is None else bits_per_choice(positions(kernel), start, kernel.num_values)
     itemsize = np.dtype(kernel.variable_dtype).itemsize
     sharing, rule = kernel.sharing, serialize_rule(kernel.rule)
     return {
@@ -215,10 +218,6 @@ def _table(columns: dict[str, list[str]], width: int) -> tuple[Any, list[str]]:
 
     Where names are too long even so, they are cut; numbers never are.
     """
-    from rich import box
-    from rich.cells import cell_len
-    from rich.table import Table
-
     columns = {heading: cells for heading, cells in columns.items() if any(cells)}
     widths = {heading: max(map(cell_len, (heading, *cells))) for heading, cells in columns.items()}
     dropped = []
@@ -229,23 +228,15 @@ def _table(columns: dict[str, list[str]], width: int) -> tuple[Any, list[str]]:
     room = width - sum(widths[kept] + 2 for kept in columns if kept != "kernel")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in columns:
-        table.add_column(
-            heading,
-            justify="left" if heading in _WORDS else "right",
-            no_wrap=True,
-            max_width=room if heading == "kernel" else None,
-        )
+        side: Any = "left" if heading in _WORDS else "right"
+        table.add_column(heading, justify=side, no_wrap=True, max_width=room if heading == "kernel" else None)
     for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
     return table, dropped
 
 
 def _size(number: int | None) -> str:
-    from rich.filesize import decimal
-
-    if number is None:
-        return "–"
-    return f"{number} B" if number < 1000 else decimal(number)
+    return "–" if number is None else decimal(number).replace("bytes", "B")
 
 
 _NOTE = """\
