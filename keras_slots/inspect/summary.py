@@ -123,8 +123,8 @@ def summary(model: keras.Model, print_fn: Callable[[str], Any] | None = None, sl
     >>> "235,200" in lines[0]
     True
     """
-    # Names of layers are not markup.
-    console = Console(width=None if print_fn is None else 100, markup=False, emoji=False, highlight=False)
+    own: dict[str, Any] = {} if print_fn is None else {"width": 100, "color_system": None}
+    console = Console(markup=False, emoji=False, highlight=False, **own)  # names of layers are not markup
     parts = _tables(model.name, summary_dict(model, slots_file), console.width)
     if print_fn is None:
         console.print(*parts, sep="\n")
