@@ -158,12 +158,13 @@ def test_selection_monitor_shows_the_numbers_of_layers_to_other_callbacks_if_ask
 
 
 def progress(capsys, callbacks, **arguments):
-    """The last state of each line that `fit` prints, and its history."""
+    """What `fit` prints at the end of each epoch, and its history."""
     model = compiled_model(small_model(score_mode="per_connection"))
     capsys.readouterr()
     history = model.fit(*small_data(), epochs=2, validation_data=small_data(16), callbacks=callbacks, **arguments)
     lines = [line.rpartition("\r")[2] for line in capsys.readouterr().out.splitlines()]
-    return [re.sub(r"\x1b\[\d*m|\x08", "", line) for line in lines], history.history
+    assert not any("slots/conv" in line for line in lines)
+    return [line for line in lines if "val_loss" in line], history.history
 
 
 @pytest.mark.parametrize("verbose", ["auto", 1, 2])
@@ -173,8 +174,8 @@ def test_selection_monitor_adds_four_numbers_to_the_one_progress_line_of_an_epoc
     rate = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1)
     callbacks = [SelectionMonitor(), rate] if first else [rate, SelectionMonitor()]
     lines, history = progress(capsys, callbacks, verbose=verbose)
-    assert lines[::2] == ["Epoch 1/2", "Epoch 2/2"] and len(lines) == 4
-    for epoch, line in enumerate(lines[1::2]):
+    assert len(lines) == 2
+    for epoch, line in enumerate(lines):
         shown = dict(re.findall(r" - ([\w/]+): ([\d.e-]+)", line))
         numbers = {f"slots/{key}" for key in NUMBERS}
         assert shown.keys() == {"accuracy", "loss", "val_accuracy", "val_loss", "learning_rate", *numbers}
@@ -187,7 +188,7 @@ def test_selection_monitor_prints_nothing_itself(capsys):
     lines, history = progress(capsys, [SelectionMonitor()], verbose=0)
     assert lines == [] and len(history["slots/logits/bits"]) == 2
     lines, _ = progress(capsys, [SelectionMonitor(), keras.callbacks.ProgbarLogger()], verbose=2)
-    assert len(lines) == 4
+    assert len(lines) == 2
     own = keras.callbacks.History()
     progress(capsys, [own, SelectionMonitor()], verbose=0)
     assert len(own.history["slots/logits/bits"]) == 2
