@@ -2,7 +2,6 @@
 
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -39,28 +38,19 @@ def info(file: Path) -> str:
     return "\n".join([*lines, "", f"{_printable(model)}, .slots format version {version}", sizes])
 
 
-def pack(file: Path, out: Path, overwrite: bool) -> str:
-    """Writes the selected network of a `.keras` file."""
-    return _size(save_slots(keras.models.load_model(file, compile=False), out, overwrite=overwrite))
-
-
-def unpack(file: Path, out: Path, overwrite: bool) -> str:
-    """Writes a plain `.keras` file."""
-    model = load_slots(file)
-    with atomic_replace(check_path(out, overwrite, suffix=".keras")) as temporary:
-        model.save(temporary)
-    return _size(out)
-
-
-def export(file: Path, out: Path, overwrite: bool) -> str:
-    """Writes a SavedModel."""
-    check_backend()
-    write_export(load_slots(file), out, overwrite=overwrite)
-    return str(out)
-
-
-def _size(path: Path) -> str:
-    return f"{path}: {path.stat().st_size:,} bytes"
+def convert(command: str, file: Path, out: Path, overwrite: bool) -> str:
+    """Writes what `pack`, `unpack` or `export` makes of a file; says what was written."""
+    if command == "export":
+        check_backend()
+        write_export(load_slots(file), out, overwrite=overwrite)
+        return str(out)
+    if command == "pack":
+        save_slots(keras.models.load_model(file, compile=False), out, overwrite=overwrite)
+    else:
+        model = load_slots(file)
+        with atomic_replace(check_path(out, overwrite, suffix=".keras")) as temporary:
+            model.save(temporary)
+    return f"{out}: {out.stat().st_size:,} bytes"
 
 
 def _printable(text: str) -> str:
@@ -69,16 +59,14 @@ def _printable(text: str) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Runs a command; exits with status 1 after an error and 2 for a wrong command line, and says why."""
-    args = vars(parse(argv))
-    command = args.pop("command")
-    actions: dict[str, Callable[..., str]] = {"info": info, "pack": pack, "unpack": unpack, "export": export}
+    args = parse(argv)
     try:
         with warnings.catch_warnings(record=True) as caught:
-            answer = actions[command](**args)
+            answer = info(args.file) if args.command == "info" else convert(**vars(args))
     except Exception as error:  # Keras raises errors of many kinds for a file that it cannot read
-        fail(command, error)
+        fail(args.command, error)
     for warning in caught:
-        sys.stderr.write(f"{PROGRAM} {command}: {warning.message}\n")
+        sys.stderr.write(f"{PROGRAM} {args.command}: {warning.message}\n")
     sys.stdout.write(f"{answer}\n")
 
 

@@ -59,32 +59,25 @@ class SelectionMonitor(keras.callbacks.Callback):
         self._waits_for_build = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        # Accessing `self.model` writes the state of JAX into the variables.
-        model = self.model
         self._watched = {}
         self._observe(is_trained=False)
-        # On TensorFlow `fit` builds a model in its first step.
-        self._waits_for_build = not model.built or bool(choices.unbuilt_layers(model))
-        if not self._waits_for_build:
-            self._check_found()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if self._waits_for_build:
-            self._waits_for_build = False
             self._observe(is_trained=True)
-            self._check_found()
 
     def _observe(self, is_trained: bool) -> None:
         """Starts observing new kernels; `is_trained` says whether they have made a step since they were built."""
-        for name, (_, kernel) in choices.named_kernels(self.model).items():
+        model = self.model  # accessing it writes the state of JAX into the variables
+        for name, (_, kernel) in choices.named_kernels(model).items():
             if name not in self._watched:
                 self._watched[name] = _Watched(kernel, is_trained)
-
-    def _check_found(self) -> None:
-        if not self._watched:
+        # On TensorFlow `fit` builds a model in its first step.
+        self._waits_for_build = not is_trained and (not model.built or bool(choices.unbuilt_layers(model)))
+        if not self._watched and not self._waits_for_build:
             raise ValueError(
-                f"`SelectionMonitor` needs a model with slot layers. Received: model '{self.model.name}' with the "
-                f"layers {[layer.name for layer in self.model.layers]}. Leave the callback out."
+                f"`SelectionMonitor` needs a model with slot layers. Received: model '{model.name}' with the "
+                f"layers {[layer.name for layer in model.layers]}. Leave the callback out."
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

@@ -81,9 +81,7 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
             f"with {unbuilt} not built. Call it on an input first, or `model.build(input_shape)`."
         )
     content, in_file = file_of(model) if slots_file else (None, {})
-    rows = [_kernel_row(name, *pair) for name, pair in kernels.items()]
-    for row, (_, kernel) in zip(rows, kernels.values(), strict=True):
-        row["slots_bytes"] = in_file.get(id(kernel))
+    rows = [_kernel_row(name, *pair, in_file) for name, pair in kernels.items()]
     ours = {id(v) for _, kernel in kernels.values() for v in kernel.variables}
     plain = _plain_row([v for v in model.weights if id(v) not in ours])
     total: dict[str, Any] = {"connections": sum(row["connections"] for row in rows)}
@@ -91,9 +89,8 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
         sizes = [row.get(key, 0) for row in (*rows, plain)]
         total[key] = None if None in sizes else sum(sizes)
     # Keras creates the variables of an optimizer in the first training step.
-    optimizer = getattr(model, "optimizer", None)
-    state = None if optimizer is None or not optimizer.built else optimizer.variables
-    total["optimizer_bytes"] = None if state is None else sum(_bytes(v) for v in state)
+    started = getattr(getattr(model, "optimizer", None), "built", False)
+    total["optimizer_bytes"] = sum(map(_bytes, model.optimizer.variables)) if started else None
     total["slots_bytes"] = None if content is None else len(content)
     return {"kernels": rows, "plain": plain, "total": total, "unbuilt": unbuilt}
 
@@ -134,7 +131,7 @@ def summary(model: keras.Model, print_fn: Callable[[str], Any] | None = None, sl
     print_fn(capture.get())
 
 
-def _kernel_row(name: str, layer: SlotLayer, kernel: SlotKernel) -> dict[str, Any]:
+def _kernel_row(name: str, layer: SlotLayer, kernel: SlotKernel, in_file: dict[int, int]) -> dict[str, Any]:
     initial, trained = kernel.initial, kernel.trained_variables()
     held = [v for v in kernel.variables if id(v) not in {id(t) for t in trained}]
     start = start_positions(kernel)
@@ -159,6 +156,7 @@ def _kernel_row(name: str, layer: SlotLayer, kernel: SlotKernel) -> dict[str, An
         "trained_bytes": sum(map(_bytes, trained)),
         "materialized_bytes": initial.num_connections * itemsize,
         "choice_bytes": None if bits is None else math.ceil(bits * initial.num_connections / 8),
+        "slots_bytes": in_file.get(id(kernel)),
     }
 
 

@@ -207,8 +207,7 @@ def summary(record: Record) -> str:
     with _damage_named(record):
         values = _values_from_bytes(ByteReader(record.payload, f"'{record.name}'"))
     kind = {"strata": "stratified", "given": "listed"}.get(values.kind, values.kind.replace("_", " "))
-    shared = ", shared" if values.shared else ""
-    return f"K = {values.num_values}, {kind}{shared}{', bfloat16' if values.rounded else ''}"
+    return f"K = {values.num_values}, {kind}{', shared' * values.shared}{', bfloat16' * values.rounded}"
 
 
 _MOST_OFFSETS = 64  # maximum number of offsets to try
