@@ -66,7 +66,7 @@ def _slot_layers(layer: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[
 
 
 def positions(kernel: SlotKernel, trained: Any = None) -> Array:
-    """The positions of what `trained`, or the kernel now, selects: unsigned integers, per connection in C order."""
+    """The positions selected by `trained`, or now: unsigned integers, one per connection in C order."""
     dtype = "uint8" if kernel.num_values <= 2**8 else "uint16"
     return keras.ops.convert_to_numpy(kernel.positions(trained)).reshape(-1).astype(dtype)
 

@@ -8,11 +8,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from rich import box
-from rich.cells import cell_len
-from rich.console import Console
-from rich.filesize import decimal
-from rich.table import Table
 
 from keras_slots.inspect.choices import bits_per_choice, named_kernels, positions, start_positions, unbuilt_layers
 from keras_slots.kernels.base import SlotKernel
@@ -120,15 +115,16 @@ def summary(model: keras.Model, print_fn: Callable[[str], Any] | None = None, sl
     >>> "235,200" in lines[0]
     True
     """
+    from rich.console import Console
+
     own: dict[str, Any] = {} if print_fn is None else {"width": 100, "color_system": None}
     console = Console(markup=False, emoji=False, highlight=False, **own)  # names of layers are not markup
     parts = _tables(model.name, summary_dict(model, slots_file), console.width)
-    if print_fn is None:
-        console.print(*parts, sep="\n")
-        return
-    with console.capture() as capture:
-        console.print(*parts, sep="\n")
-    print_fn(capture.get())
+    if print_fn is not None:
+        console.begin_capture()
+    console.print(*parts, sep="\n")
+    if print_fn is not None:
+        print_fn(console.end_capture())
 
 
 def _kernel_row(name: str, layer: SlotLayer, kernel: SlotKernel, in_file: dict[int, int]) -> dict[str, Any]:
@@ -201,7 +197,11 @@ def _tables(name: str, found: dict[str, Any], width: int) -> list[Any]:
         del memory["in .slots"]
     (choices_table, dropped), (memory_table, more) = _table(choices, width), _table(memory, width)
     memory_table.rows[len(names) - 1].end_section = True
-    lines = [_NOTE]
+    lines = [
+        "in reach: mean number of values of a connection that can ever be selected.",
+        "held: memory that holds the bank, or a staircase or seed in its place.",
+        "bits, choices: entropy of the choices, in steps from the initial ones.",
+    ]
     if plain["weights"]:
         lines.append(f"plain weights: {plain['weights']:,} others, such as biases, {plain['trained']:,} trained.")
     if found["unbuilt"]:
@@ -216,6 +216,10 @@ def _table(columns: dict[str, list[str]], width: int) -> tuple[Any, list[str]]:
 
     Where names are too long even so, they are cut; numbers never are.
     """
+    from rich import box
+    from rich.cells import cell_len
+    from rich.table import Table
+
     columns = {heading: cells for heading, cells in columns.items() if any(cells)}
     widths = {heading: max(map(cell_len, (heading, *cells))) for heading, cells in columns.items()}
     dropped = []
@@ -234,10 +238,6 @@ def _table(columns: dict[str, list[str]], width: int) -> tuple[Any, list[str]]:
 
 
 def _size(number: int | None) -> str:
+    from rich.filesize import decimal
+
     return "–" if number is None else decimal(number).replace("bytes", "B")
-
-
-_NOTE = """\
-in reach: mean number of values of a connection that can ever be selected.
-held: memory that holds the bank, or a staircase or seed in its place.
-bits, choices: entropy of the choices, in steps from the initial ones."""
