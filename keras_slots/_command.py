@@ -1,7 +1,7 @@
 """The command line up to where it needs Keras, whose import takes seconds.
 
 `keras_slots` imports this module before Keras. In the process of the command, and in no other, `--help` and wrong
-arguments are answered then, and what TensorFlow logs as it starts is hidden.
+arguments are answered then, and what TensorFlow logs is hidden.
 """
 
 import argparse
@@ -65,11 +65,7 @@ def _is_own_process() -> bool:
 
 if _is_own_process():
     parse()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # TensorFlow logs its first lines before it reads that.
-    stderr = os.dup(2)
+    # TensorFlow logs its first lines whatever is set; on other backends Keras imports it to read a file. So only
+    # Python still writes to standard error.
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    try:
-        import keras  # noqa: F401
-    finally:
-        os.dup2(stderr, 2)
