@@ -112,6 +112,7 @@ setup(
         "torch": TORCH,
         "tuner": TUNER,
     },
+    entry_points={"console_scripts": ["keras-slots = keras_slots.__main__:main"]},
     # A path, not an import hook: type checkers find the package after `pip install -e`.
     options={"editable_wheel": {"mode": "compat"}},
     zip_safe=False,

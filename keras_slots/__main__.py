@@ -1,110 +1,74 @@
-"""`python -m keras_slots`: inspects `.slots` files and converts models to and from them.
+"""The command `keras-slots`, also `python -m keras_slots`, which `docs/saving.md` describes."""
 
-    python -m keras_slots info FILE.slots
-    python -m keras_slots pack MODEL.keras FILE.slots
-    python -m keras_slots unpack FILE.slots PLAIN.keras
-    python -m keras_slots export FILE.slots FOLDER
-
-`info` lists the contents of a file. `pack` writes the selected network of a saved slot model. `unpack` writes a
-plain Keras model with the selected values, and `export` a TensorFlow SavedModel of it. The exit status is 0 on
-success, 1 after an error and 2 for a wrong command line.
-"""
-
-import argparse
 import sys
-from collections.abc import Callable
+import warnings
 from pathlib import Path
 
 import keras
 
+from keras_slots._command import PROGRAM, fail, parse
 from keras_slots._files import atomic_replace, check_path
 from keras_slots.export import check_backend, write_export
 from keras_slots.slots_file import load_slots, save_slots
 from keras_slots.slots_file.container import split
 from keras_slots.slots_file.records import summary
 
+#: What `info` calls the forms of `slots_file.container.FORMS`.
+_CODINGS = {"stored": "none", "packed": "fixed length", "hull": "lever steps", "nearest": "value steps"}
 
-def info(path: Path) -> None:
-    """Prints the contents of a file, without decoding it."""
-    content = path.read_bytes()
-    file = split(content)
-    config = file.architecture.get("config")
-    name = config.get("name", "") if isinstance(config, dict) else ""
-    rows = [("weight", "shape", "values", "choices", "bytes", "bits a weight")]
-    for record in file.records:
-        values, choices = summary(record)
-        bits = 8 * len(record.payload) / max(record.size, 1)
+
+def info(file: Path) -> str:
+    """Says what a file holds, without decoding it."""
+    content = file.read_bytes()
+    architecture, records, version = split(content)
+    rows = [("weight", "shape", "values", "coding", "bytes", "bits per weight")]
+    for record in records:
+        name, size = _printable(record.name), len(record.payload)
         shape = " x ".join(map(str, record.shape)) or "one number"
-        title = record.name if record.name.isprintable() else ascii(record.name)
-        rows.append((title, shape, values, choices, f"{len(record.payload):,}", f"{bits:.2f}"))
+        bits = f"{8 * size / max(record.size, 1):.2f}"
+        rows.append((name, shape, summary(record), _CODINGS[record.form], f"{size:,}", bits))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        _say("  ".join(cells).rstrip())
-    plain, total = sum(record.nbytes for record in file.records), len(content)
-    _say(
-        f"{file.architecture['class_name']} '{name}', format version {file.version}: {total:,} bytes, weights "
-        f"{plain:,} in memory, {plain / total:.1f} times as much"
-    )
+    line = "  ".join(f"{{:{side}{width}}}" for side, width in zip("<<<<>>", widths, strict=True))
+    config = architecture.get("config")
+    model = f"{architecture['class_name']} '{config.get('name', '') if isinstance(config, dict) else ''}'"
+    plain, total = sum(record.nbytes for record in records), len(content)
+    smaller = f"{plain / total:.1f} times smaller than" if total < plain else "not smaller than"
+    sizes = f"{total:,} bytes, {smaller} its weights in memory ({plain:,} bytes)"
+    lines = [line.format(*row) for row in rows]
+    return "\n".join([*lines, "", f"{_printable(model)}, .slots format version {version}", sizes])
 
 
-def pack(source: Path, path: Path, overwrite: bool) -> None:
-    """Writes the selected network of a `.keras` file."""
-    check_path(path, overwrite, suffix=".slots")  # before the model is loaded
-    path = save_slots(keras.models.load_model(source, compile=False), path, overwrite=overwrite)
-    _say(f"{path}: {path.stat().st_size:,} bytes")
+def convert(command: str, file: Path, out: Path, overwrite: bool) -> str:
+    """Writes what `pack`, `unpack` or `export` makes of a file; says what was written."""
+    if command == "export":
+        check_backend()
+        write_export(load_slots(file), out, overwrite=overwrite)
+        return str(out)
+    if command == "pack":
+        save_slots(keras.models.load_model(file, compile=False), out, overwrite=overwrite)
+    else:
+        model = load_slots(file)
+        with atomic_replace(check_path(out, overwrite, suffix=".keras")) as temporary:
+            model.save(temporary)
+    return f"{out}: {out.stat().st_size:,} bytes"
 
 
-def unpack(source: Path, path: Path, overwrite: bool) -> None:
-    """Writes a plain `.keras` file."""
-    path = check_path(path, overwrite, suffix=".keras")
-    model = load_slots(source)
-    with atomic_replace(path) as temporary:
-        model.save(temporary)
-    _say(f"{path}: {path.stat().st_size:,} bytes")
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)
 
 
-def export(source: Path, path: Path, overwrite: bool) -> None:
-    """Writes a SavedModel."""
-    check_backend()
-    path = check_path(path, overwrite, folder=True)
-    write_export(load_slots(source), path, overwrite=overwrite)
-    _say(f"{path}")
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs a command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m keras_slots", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    one = commands.add_parser("info", help=info.__doc__)
-    one.add_argument("file", type=Path, metavar="FILE.slots")
-    actions: dict[str, tuple[Callable[..., None], str, str]] = {
-        "pack": (pack, "MODEL.keras", "FILE.slots"),
-        "unpack": (unpack, "FILE.slots", "PLAIN.keras"),
-        "export": (export, "FILE.slots", "FOLDER"),
-    }
-    for name, (action, source, target) in actions.items():
-        one = commands.add_parser(name, help=action.__doc__)
-        one.add_argument("file", type=Path, metavar=source)
-        one.add_argument("out", type=Path, metavar=target)
-        one.add_argument("--overwrite", action="store_true", help="replace an existing target")
-    args = parser.parse_args(argv)
+def main(argv: list[str] | None = None) -> None:
+    """Runs a command; exits with status 1 after an error and 2 for a wrong command line, and says why."""
+    args = parse(argv)
     try:
-        if args.command == "info":
-            info(args.file)
-        else:
-            actions[args.command][0](args.file, args.out, args.overwrite)
-    except (OSError, ValueError) as error:
-        sys.stderr.write(f"python -m keras_slots {args.command}: {error}\n")
-        return 1
-    return 0
+        with warnings.catch_warnings(record=True) as caught:
+            answer = info(args.file) if args.command == "info" else convert(**vars(args))
+    except Exception as error:  # Keras raises errors of many kinds for a file that it cannot read
+        fail(args.command, error)
+    for warning in caught:
+        sys.stderr.write(f"{PROGRAM} {args.command}: {warning.message}\n")
+    sys.stdout.write(f"{answer}\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -308,9 +308,14 @@ def test_files_that_cannot_be_written_or_read_are_named_and_nothing_is_lost(tmp_
     [
         ([], 2, "required: COMMAND"),
         (["info"], 2, "required: FILE.slots"),
-        (["info", "none.slots"], 1, "info: .*No such file"),
-        (["unpack", "none.slots", "x.h5"], 1, "unpack: "),
-        (["pack", "none.keras", "x.slots"], 1, "pack: "),
+        (["info", "none.slots"], 1, "^keras-slots info: no such file: 'none.slots'\n$"),
+        (["info", "."], 1, "^keras-slots info: not a file: '.'\n$"),
+        (["info", "other"], 1, "^keras-slots info: `path` must be a .slots file.*\n$"),
+        (["unpack", "other", "x.h5"], 1, "^keras-slots unpack: `path` must end in .keras.*\n$"),
+        (["pack", "other", "x.slots"], 1, "^keras-slots pack: .*\n$"),
+        (["pack", "other", "old.slots"], 1, "^keras-slots pack: 'old.slots' exists. Pass --overwrite.*\n$"),
+        (["pack", "other", "folder.slots", "--overwrite"], 1, "^keras-slots pack: .*folder.slots.*\n$"),
+        (["export", "other", "full", "--overwrite"], 1, "^keras-slots export: .*also holds 'x'.*\n$"),
         (["shrink", "x"], 2, "invalid choice: 'shrink'"),
     ],
 )
@@ -318,12 +323,15 @@ def test_main_exits_with_2_for_usage_and_1_for_failure_without_a_trace(
     tmp_path, monkeypatch, capsys, words, status, text
 ):
     monkeypatch.chdir(tmp_path)
-    try:
-        found = main(words)
-    except SystemExit as leave:
-        found = leave.code
-    errors = capsys.readouterr().err
-    assert found == status and "Traceback" not in errors
+    for name in ("other", "old.slots", "full/x", "folder.slots/x"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("neither a model nor a .slots file")
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    code, errors = left.value.code, capsys.readouterr().err
+    if isinstance(code, str):  # Python prints it as it ends, and exits with 1
+        code, errors = 1, f"{errors}{code}\n"
+    assert code == status and "Traceback" not in errors
     assert re.search(text, errors)
 
 

@@ -1,6 +1,7 @@
 """SelectionMonitor against counts by brute force, and what it leaves alone."""
 
 import csv
+import re
 from itertools import pairwise
 
 import keras
@@ -13,6 +14,7 @@ from keras_slots import SelectionMonitor, SlotDense
 from mode_table import MODE_ARGUMENTS
 from small_models import compiled_model, small_data, small_model
 
+NUMBERS = ("changed", "magnitude", "reach", "bits")
 MODES = {
     **MODE_ARGUMENTS,
     "per_value_shared": {"score_mode": "per_value", "sharing": "layer"},
@@ -129,18 +131,75 @@ def test_selection_monitor_leaves_training_as_it_is():
 def test_selection_monitor_feeds_the_callbacks_after_it(tmp_path):
     model = compiled_model(small_model(), keras.optimizers.SGD(0.0))
     callbacks = [
-        SelectionMonitor(per_layer=False),
+        SelectionMonitor(),
         keras.callbacks.CSVLogger(tmp_path / "log.csv"),
         keras.callbacks.EarlyStopping("slots/changed", mode="min", patience=2),
     ]
     history = model.fit(*small_data(), epochs=9, verbose=0, callbacks=callbacks).history
     assert history["slots/changed"] == [0.0] * 3 and history["slots/bits"] == [0.0] * 3
-    assert {key for key in history if key.startswith("slots/")} == {
-        f"slots/{key}" for key in ("changed", "magnitude", "reach", "bits")
-    }
+    names = {f"slots/{part}{key}" for part in ("", "conv/", "logits/") for key in NUMBERS}
+    assert {key for key in history if key.startswith("slots/")} == names
     with open(tmp_path / "log.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["slots/magnitude"]) for row in rows] == history["slots/magnitude"]
+    assert "slots/conv/bits" not in rows[0]
+
+
+def test_selection_monitor_shows_the_numbers_of_layers_to_other_callbacks_if_asked(tmp_path):
+    model = compiled_model(small_model())
+    callbacks = [SelectionMonitor(per_layer=True), keras.callbacks.CSVLogger(tmp_path / "log.csv")]
+    history = model.fit(*small_data(), epochs=2, verbose=0, callbacks=callbacks).history
+    with open(tmp_path / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for name in ("conv", "logits"):
+        assert [float(row[f"slots/{name}/bits"]) for row in rows] == history[f"slots/{name}/bits"]
+
+
+def progress(capsys, callbacks, **arguments):
+    """What `fit` prints at the end of each epoch, and its history."""
+    model = compiled_model(small_model(score_mode="per_connection"))
+    capsys.readouterr()
+    history = model.fit(*small_data(), epochs=2, validation_data=small_data(16), callbacks=callbacks, **arguments)
+    lines = [line.rpartition("\r")[2] for line in capsys.readouterr().out.splitlines()]
+    assert not any("slots/conv" in line for line in lines)
+    return [line for line in lines if "val_loss" in line], history.history
+
+
+@pytest.mark.parametrize("verbose", ["auto", 1, 2])
+@pytest.mark.parametrize("first", [True, False])
+def test_selection_monitor_adds_four_numbers_to_the_one_progress_line_of_an_epoch(capsys, verbose, first):
+    # It adds a number to the logs, as schedules do.
+    rate = keras.callbacks.LearningRateScheduler(lambda epoch: 0.1)
+    callbacks = [SelectionMonitor(), rate] if first else [rate, SelectionMonitor()]
+    lines, history = progress(capsys, callbacks, verbose=verbose)
+    assert len(lines) == 2
+    for epoch, line in enumerate(lines):
+        shown = dict(re.findall(r" - ([\w/]+): ([\d.e-]+)", line))
+        numbers = {f"slots/{key}" for key in NUMBERS}
+        assert shown.keys() == {"accuracy", "loss", "val_accuracy", "val_loss", "learning_rate", *numbers}
+        for key in numbers:
+            assert float(shown[key]) == pytest.approx(history[key][epoch], rel=1e-3, abs=1e-4)
+    assert [len(history[f"slots/{name}/bits"]) for name in ("conv", "logits")] == [2, 2]
+
+
+def test_selection_monitor_prints_nothing_itself(capsys):
+    lines, history = progress(capsys, [SelectionMonitor()], verbose=0)
+    assert lines == [] and len(history["slots/logits/bits"]) == 2
+    lines, _ = progress(capsys, [SelectionMonitor(), keras.callbacks.ProgbarLogger()], verbose=2)
+    assert len(lines) == 2
+    own = keras.callbacks.History()
+    progress(capsys, [own, SelectionMonitor()], verbose=0)
+    assert len(own.history["slots/logits/bits"]) == 2
+
+
+def test_selection_monitor_works_in_a_loop_of_ones_own():
+    model, x, logs = tiny_model(), tiny_data()[0], {}
+    model.compile("sgd", "mse")
+    callbacks = keras.callbacks.CallbackList([SelectionMonitor()], model=model)
+    callbacks.on_train_begin()
+    model(x)
+    callbacks.callbacks[0].on_epoch_end(0, logs)
+    assert set(logs) == {f"slots/{key}" for key in NUMBERS}
 
 
 def test_selection_monitor_goes_on_from_where_the_seed_begins():

@@ -1,8 +1,11 @@
 """`summary` against what NumPy, Keras and the materialized model say of the same network."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
+from rich.cells import cell_len
 
 from comparisons import numpy_of
 from keras_slots import SlotConv2D, SlotDense, ValueBank, materialize, save_slots, summary, summary_dict
@@ -93,11 +96,12 @@ def test_summary_prints_each_kernel_and_the_totals(capsys, monkeypatch):
     found = summary_dict(model)
     row = found["kernels"][1]
     reach = f"{row['values_within_reach']:.1f}"
-    assert f"logits 64×3 192 4 {reach} 0.00 greedy, per_connection, UniformScores" in lines
+    assert f"logits 64×3 192 4 {reach} 0.00 per_connection greedy UniformScores" in lines
     # 264 values and 8 + 4 + 3 + 8 plain weights; no optimizer yet.
     assert "total 4.2 kB 7.5 kB 1.1 kB – 1.1 kB 0 B" in lines
     assert found["total"]["bank_bytes"] == 4 * 4 * 264
-    assert "23 plain weights, 15 trained 60 B 92 B" in lines
+    assert "plain weights 60 B 92 B" in lines
+    assert "plain weights: 23 others, such as biases, 15 trained." in lines
     summary(model)
     printed = capsys.readouterr().out
     assert [line.split() for line in printed.splitlines()[:4]] == [line.split() for line in text.splitlines()[:4]]
@@ -108,8 +112,49 @@ def test_summary_names_the_settings_of_each_kernel():
     text = []
     summary(keras.Sequential([keras.Input((4,)), *layers]), print_fn=text.append)
     words = " ".join(text[0].split())
-    assert "0.00 greedy, per_value, UniformScores b 3×2" in words
-    assert "0.00 greedy, per_connection, UniformScores, shared: layer kernel" in words
+    assert "score mode selection scores sharing" in words
+    assert "0.00 per_value greedy UniformScores b 3×2" in words
+    assert "0.00 per_connection greedy UniformScores layer kernel" in words
+
+
+NAMES = ["hidden", "密集層の名前", "[red]x[bold]:smile:", "name_" * 30, "a\nb"]
+NUMBER = r"–|\d+(×\d+)+|\d{1,3}(,\d{3})*(\.\d+)?( ([kMG]B|B))?"
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+@pytest.mark.parametrize("names", [NAMES[:1], NAMES[:3], NAMES])
+def test_summary_fits_the_terminal_by_leaving_out_columns(capsys, monkeypatch, names, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    slots = {"score_mode": "per_connection", "move_regularizer": keras.regularizers.L1(1e-5)}
+    layers = [SlotDense(300, name=name, sharing="layer", **slots) for name in names]
+    summary(keras.Sequential([keras.Input((784,)), *layers], name="[bold]model"), slots_file=len(names) == 1)
+    text = capsys.readouterr().out
+    assert max(map(cell_len, text.splitlines())) <= width
+    assert "Model '[bold]model'" in text and "\x1b" not in text
+    assert all(name in text for name in names[:3])  # whole, and not interpreted
+    choices, sizes, notes = re.fullmatch(r"Model.*\n\n((?:.+\n)+)\n((?:.+\n)+)\n((?:.+\n)+)", text).groups()
+    headings = []
+    for table in (choices, sizes):
+        first, _, *rows = table.splitlines()
+        headings += re.split(r"  +", first.strip())
+        for row in rows:
+            # What follows the name of a kernel is a whole number, a setting or nothing.
+            for cell in re.split(r"  +", row.strip())[1:]:
+                assert re.fullmatch(f"{NUMBER}|per_connection|greedy|UniformScores|layer|L1\\(.*\\)", cell), cell
+    left_out = re.search(r"Left out for lack of room: ([^.]*)\.", " ".join(notes.split()))
+    dropped = left_out[1].split(", ") if left_out else []
+    columns = ["kernel", "shape", "connections", "K", "in reach", "bits", "score mode", "selection", "scores"]
+    columns += ["sharing", "moves", "kernel", "bank", "held", "trained", "optimizer", "materialized", "choices"]
+    columns += ["in .slots"] if len(names) == 1 else []
+    assert sorted(headings + dropped) == sorted(columns)
+    assert {"connections", "K", "choices"} <= set(headings)
+
+
+def test_summary_gives_print_fn_plain_text_on_a_terminal(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    text = []
+    summary(small_model(), print_fn=text.append)
+    assert "\x1b" not in text[0]
 
 
 def test_summary_of_a_plain_model_says_so():

@@ -43,11 +43,8 @@ def named_kernels(model: keras.layers.Layer) -> dict[str, tuple[SlotLayer, SlotK
     names = [x if short.count(x) == 1 else y for x, y in zip(short, long, strict=True)]
     kernels: list[tuple[str, tuple[SlotLayer, SlotKernel]]] = []
     for name, (_, layer) in zip(unique_names(names), found, strict=True):
-        if not layer.built:
-            continue
-        parts = layer.slot_kernels
-        for part, kernel in parts.items():
-            kernels.append((name if len(parts) == 1 else f"{name}/{part}", (layer, kernel)))
+        parts = layer.slot_kernels if layer.built else {}
+        kernels += [(name if len(parts) == 1 else f"{name}/{part}", (layer, x)) for part, x in parts.items()]
     unique = unique_names(name for name, _ in kernels)
     return dict(zip(unique, (pair for _, pair in kernels), strict=True))
 
@@ -68,20 +65,16 @@ def _slot_layers(layer: Any, path: tuple[str, ...], seen: set[int]) -> Iterator[
             yield from _slot_layers(part, (*path, part.name), seen)
 
 
-def positions(kernel: SlotKernel) -> Array:
-    """The positions of the selected values: unsigned integers, one per connection in C order."""
-    return _flat(kernel, kernel.positions())
+def positions(kernel: SlotKernel, trained: Any = None) -> Array:
+    """The positions selected by `trained`, or now: unsigned integers, one per connection in C order."""
+    dtype = "uint8" if kernel.num_values <= 2**8 else "uint16"
+    return keras.ops.convert_to_numpy(kernel.positions(trained)).reshape(-1).astype(dtype)
 
 
 def start_positions(kernel: SlotKernel) -> Array | None:
     """The positions of the initial choices; None if they cannot be restored."""
     start = kernel.start_values()
-    return None if start is None else _flat(kernel, kernel.positions(start))
-
-
-def _flat(kernel: SlotKernel, tensor: Any) -> Array:
-    dtype = "uint8" if kernel.num_values <= 2**8 else "uint16"
-    return keras.ops.convert_to_numpy(tensor).reshape(-1).astype(dtype)
+    return None if start is None else positions(kernel, start)
 
 
 def selected_values(kernel: SlotKernel) -> Array:

@@ -7,20 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_slots.inspect.choices import (
-    available_values,
-    bits_per_choice,
-    mean_magnitude,
-    named_kernels,
-    positions,
-    selected_values,
-    start_positions,
-    unbuilt_layers,
-)
+from keras_slots.inspect import choices
 from keras_slots.kernels.base import SlotKernel
 
 
-class SelectionMonitor(keras.callbacks.ProgbarLogger):
+class SelectionMonitor(keras.callbacks.Callback):
     """Adds numbers about what the slot layers of a model have selected to the logs of every epoch.
 
     There are four numbers for each kernel and for the network, with n its connections and d the distance of a
@@ -36,10 +27,10 @@ class SelectionMonitor(keras.callbacks.ProgbarLogger):
 
     Callbacks share one `logs` and are called in order, so list this one before those that should see its numbers:
     `EarlyStopping(monitor="slots/changed", mode="min")`, `CSVLogger`, `TensorBoard`. `History` always sees them.
-    It takes the place of the progress bar of `fit`, which does not show the numbers of single layers then.
 
     Args:
-        per_layer: Whether the logs also contain the numbers of each layer.
+        per_layer: Whether the logs, and so the progress line, also contain the numbers of each layer. If False,
+            only `History` does.
 
     If `fit` builds the model, changes are counted from before its first batch if the initial choices can be drawn
     from a seed, and otherwise from that batch on. Layers that are never called, and so never built, are left out.
@@ -61,92 +52,69 @@ class SelectionMonitor(keras.callbacks.ProgbarLogger):
     The paper compares the magnitudes of selected and of available weights; the other numbers are not in it.
     """
 
-    def __init__(self, per_layer: bool = True):
+    def __init__(self, per_layer: bool = False):
         super().__init__()
         self.per_layer = per_layer
         self._watched: dict[str, _Watched] = {}
         self._waits_for_build = False
-        self._unfinished: tuple[int, dict[str, Any]] | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        super().on_train_begin(logs)
-        # Accessing `self.model` writes the state of JAX into the variables.
-        model = self.model
         self._watched = {}
         self._observe(is_trained=False)
-        # On TensorFlow `fit` builds a model in its first step.
-        self._waits_for_build = not model.built or bool(unbuilt_layers(model))
-        if not self._waits_for_build:
-            self._check_found()
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._finish_progress_line()
-        super().on_epoch_begin(epoch, logs)
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._finish_progress_line()
-
-    def _finish_progress_line(self) -> None:
-        """Draws the line of the last epoch, with what the callbacks after this one have added to its logs."""
-        if self._unfinished is not None:
-            epoch, logs = self._unfinished
-            shown = {key: x for key, x in logs.items() if not (key.startswith("slots/") and key.count("/") > 1)}
-            super().on_epoch_end(epoch, shown)
-            self._unfinished = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        super().on_train_batch_end(batch, logs)
         if self._waits_for_build:
-            self._waits_for_build = False
             self._observe(is_trained=True)
-            self._check_found()
 
     def _observe(self, is_trained: bool) -> None:
         """Starts observing new kernels; `is_trained` says whether they have made a step since they were built."""
-        for name, (_, kernel) in named_kernels(self.model).items():
+        model = self.model  # accessing it writes the state of JAX into the variables
+        for name, (_, kernel) in choices.named_kernels(model).items():
             if name not in self._watched:
                 self._watched[name] = _Watched(kernel, is_trained)
-
-    def _check_found(self) -> None:
-        if not self._watched:
+        # On TensorFlow `fit` builds a model in its first step.
+        self._waits_for_build = not is_trained and (not model.built or bool(choices.unbuilt_layers(model)))
+        if not self._watched and not self._waits_for_build:
             raise ValueError(
-                f"`SelectionMonitor` needs a model with slot layers. Received: model '{self.model.name}' with the "
-                f"layers {[layer.name for layer in self.model.layers]}. Leave the callback out."
+                f"`SelectionMonitor` needs a model with slot layers. Received: model '{model.name}' with the "
+                f"layers {[layer.name for layer in model.layers]}. Leave the callback out."
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = {} if logs is None else logs
-        _ = self.model  # see above
+        model = self.model  # see above
         found = {name: watched.measure() for name, watched in self._watched.items()}
         kernels = [watched.kernel for watched in self._watched.values()]
-        connections = [kernel.initial.num_connections for kernel in kernels]
-        values = [n * kernel.num_values for n, kernel in zip(connections, kernels, strict=True)]
         for key in ("changed", "magnitude", "reach", "bits"):
-            weights = values if key == "reach" else connections
+            weights = [k.initial.num_connections * (k.num_values if key == "reach" else 1) for k in kernels]
             numbers = [of_kernel[key] for of_kernel in found.values()]
             logs[f"slots/{key}"] = float(np.average(numbers, weights=weights))
+        by_layer = {f"slots/{name}/{key}": x for name, numbers in found.items() for key, x in numbers.items()}
+        history = getattr(model, "history", None)
         if self.per_layer:
-            for name, of_kernel in found.items():
-                logs.update({f"slots/{name}/{key}": x for key, x in of_kernel.items()})
-        self._unfinished = epoch, logs
+            logs.update(by_layer)
+        elif isinstance(history, keras.callbacks.History):
+            # The progress bar prints whatever is in `logs`: four numbers for each layer would fill the screen.
+            for name, number in by_layer.items():
+                history.history.setdefault(name, []).append(number)
 
 
 class _Watched:
     """A kernel, and the earlier choices with which its choices are compared."""
 
     def __init__(self, kernel: SlotKernel, is_trained: bool):
-        start = start_positions(kernel)
+        start = choices.start_positions(kernel)
         self.kernel = kernel
-        self.last = start if is_trained and start is not None else positions(kernel)
+        self.last = start if is_trained and start is not None else choices.positions(kernel)
         self.start = self.last if start is None else start
-        self._available = mean_magnitude(available_values(kernel))
+        self._available = choices.mean_magnitude(choices.available_values(kernel))
 
     def measure(self) -> dict[str, float]:
         """Returns the four numbers of an epoch."""
-        last, self.last = self.last, positions(self.kernel)
+        last, self.last = self.last, choices.positions(self.kernel)
         return {
             "changed": float(np.mean(self.last != last)),
-            "magnitude": mean_magnitude(selected_values(self.kernel)) / self._available,
+            "magnitude": choices.mean_magnitude(choices.selected_values(self.kernel)) / self._available,
             "reach": self.kernel.reach(),
-            "bits": bits_per_choice(self.last, self.start, self.kernel.num_values),
+            "bits": choices.bits_per_choice(self.last, self.start, self.kernel.num_values),
         }

@@ -76,9 +76,7 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
             f"with {unbuilt} not built. Call it on an input first, or `model.build(input_shape)`."
         )
     content, in_file = file_of(model) if slots_file else (None, {})
-    rows = []
-    for name, (layer, kernel) in kernels.items():
-        rows.append(_kernel_row(name, layer, kernel) | {"slots_bytes": in_file.get(id(kernel))})
+    rows = [_kernel_row(name, *pair, in_file) for name, pair in kernels.items()]
     ours = {id(v) for _, kernel in kernels.values() for v in kernel.variables}
     plain = _plain_row([v for v in model.weights if id(v) not in ours])
     total: dict[str, Any] = {"connections": sum(row["connections"] for row in rows)}
@@ -86,9 +84,8 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
         sizes = [row.get(key, 0) for row in (*rows, plain)]
         total[key] = None if None in sizes else sum(sizes)
     # Keras creates the variables of an optimizer in the first training step.
-    optimizer = getattr(model, "optimizer", None)
-    state = None if optimizer is None or not optimizer.built else optimizer.variables
-    total["optimizer_bytes"] = None if state is None else sum(_bytes(v) for v in state)
+    started = getattr(getattr(model, "optimizer", None), "built", False)
+    total["optimizer_bytes"] = sum(map(_bytes, model.optimizer.variables)) if started else None
     total["slots_bytes"] = None if content is None else len(content)
     return {"kernels": rows, "plain": plain, "total": total, "unbuilt": unbuilt}
 
@@ -120,22 +117,21 @@ def summary(model: keras.Model, print_fn: Callable[[str], Any] | None = None, sl
     """
     from rich.console import Console
 
-    console = Console(width=None if print_fn is None else 100)
+    own: dict[str, Any] = {} if print_fn is None else {"width": 100, "color_system": None}
+    console = Console(markup=False, emoji=False, highlight=False, **own)  # names of layers are not markup
     parts = _tables(model.name, summary_dict(model, slots_file), console.width)
-    if print_fn is None:
-        console.print(*parts, sep="\n")
-        return
-    with console.capture() as capture:
-        console.print(*parts, sep="\n")
-    print_fn(capture.get())
+    if print_fn is not None:
+        console.begin_capture()
+    console.print(*parts, sep="\n")
+    if print_fn is not None:
+        print_fn(console.end_capture())
 
 
-def _kernel_row(name: str, layer: SlotLayer, kernel: SlotKernel) -> dict[str, Any]:
+def _kernel_row(name: str, layer: SlotLayer, kernel: SlotKernel, in_file: dict[int, int]) -> dict[str, Any]:
     initial, trained = kernel.initial, kernel.trained_variables()
     held = [v for v in kernel.variables if id(v) not in {id(t) for t in trained}]
-    start, bits = start_positions(kernel), None
-    if start is not None:
-        bits = bits_per_choice(positions(kernel), start, kernel.num_values)
+    start = start_positions(kernel)
+    bits = None if start is None else bits_per_choice(positions(kernel), start, kernel.num_values)
     itemsize = np.dtype(kernel.variable_dtype).itemsize
     sharing, rule = kernel.sharing, serialize_rule(kernel.rule)
     return {
@@ -156,6 +152,7 @@ def _kernel_row(name: str, layer: SlotLayer, kernel: SlotKernel) -> dict[str, An
         "trained_bytes": sum(map(_bytes, trained)),
         "materialized_bytes": initial.num_connections * itemsize,
         "choice_bytes": None if bits is None else math.ceil(bits * initial.num_connections / 8),
+        "slots_bytes": in_file.get(id(kernel)),
     }
 
 
@@ -200,7 +197,11 @@ def _tables(name: str, found: dict[str, Any], width: int) -> list[Any]:
         del memory["in .slots"]
     (choices_table, dropped), (memory_table, more) = _table(choices, width), _table(memory, width)
     memory_table.rows[len(names) - 1].end_section = True
-    lines = [_NOTE]
+    lines = [
+        "in reach: mean number of values of a connection that can ever be selected.",
+        "held: memory that holds the bank, or a staircase or seed in its place.",
+        "bits, choices: entropy of the choices, in steps from the initial ones.",
+    ]
     if plain["weights"]:
         lines.append(f"plain weights: {plain['weights']:,} others, such as biases, {plain['trained']:,} trained.")
     if found["unbuilt"]:
@@ -216,10 +217,11 @@ def _table(columns: dict[str, list[str]], width: int) -> tuple[Any, list[str]]:
     Where names are too long even so, they are cut; numbers never are.
     """
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
 
     columns = {heading: cells for heading, cells in columns.items() if any(cells)}
-    widths = {heading: max(map(len, (heading, *cells))) for heading, cells in columns.items()}
+    widths = {heading: max(map(cell_len, (heading, *cells))) for heading, cells in columns.items()}
     dropped = []
     for heading in _DISPENSABLE:
         if heading in columns and sum(widths[kept] + 2 for kept in columns) - 2 > width:
@@ -228,12 +230,8 @@ def _table(columns: dict[str, list[str]], width: int) -> tuple[Any, list[str]]:
     room = width - sum(widths[kept] + 2 for kept in columns if kept != "kernel")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in columns:
-        table.add_column(
-            heading,
-            justify="left" if heading in _WORDS else "right",
-            no_wrap=True,
-            max_width=room if heading == "kernel" else None,
-        )
+        side: Any = "left" if heading in _WORDS else "right"
+        table.add_column(heading, justify=side, no_wrap=True, max_width=room if heading == "kernel" else None)
     for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
     return table, dropped
@@ -242,12 +240,4 @@ def _table(columns: dict[str, list[str]], width: int) -> tuple[Any, list[str]]:
 def _size(number: int | None) -> str:
     from rich.filesize import decimal
 
-    if number is None:
-        return "–"
-    return f"{number} B" if number < 1000 else decimal(number)
-
-
-_NOTE = """\
-in reach: mean number of values of a connection that can ever be selected.
-held: memory that holds the bank, or a staircase or seed in its place.
-bits, choices: entropy of the choices, in steps from the initial ones."""
+    return "–" if number is None else decimal(number).replace("bytes", "B")

@@ -238,10 +238,9 @@ def _kernel_record(kernel: SlotKernel, name: str, array: Array) -> Record:
 
 
 def _warn_of_unknown_classes(plain: keras.Model) -> None:
-    """Warns of layer classes that a reader of the file must register."""
-    strange = {
-        type(layer).__name__ for layer in inner_layers(plain) if not type(layer).__module__.startswith("keras.")
-    }
+    """Warns of layer classes that a reader of the file must register: neither those of Keras nor our own."""
+    classes = map(type, inner_layers(plain))
+    strange = {cls.__name__ for cls in classes if not cls.__module__.startswith(("keras.", "keras_slots."))}
     if strange:
         warnings.warn(
             f"The model has layer classes that Keras does not know: {sorted(strange)}. To load the file, register "

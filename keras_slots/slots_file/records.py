@@ -202,15 +202,14 @@ def _coding_from_bytes(body: ByteReader, record: Record, values: Values) -> tupl
     return coding, lost, choices, words
 
 
-def summary(record: Record) -> tuple[str, str]:
-    """Describes the values and the choices of a record in words, without decoding it."""
+def summary(record: Record) -> str:
+    """Describes the values of a record in words, without decoding its choices."""
     if record.form == "stored":
-        return record.dtype, "stored"
+        return record.dtype
     with _damage_named(record):
         values = _values_from_bytes(ByteReader(record.payload, f"'{record.name}'"))
-    shared = ", shared" if values.shared else ""
-    rounded = ", rounded" if values.rounded else ""
-    return f"K = {values.num_values}, {values.kind}{shared}{rounded}", record.form
+    kind = {"strata": "stratified", "given": "listed"}.get(values.kind, values.kind.replace("_", " "))
+    return f"K = {values.num_values}, {kind}{', shared' * values.shared}{', bfloat16' * values.rounded}"
 
 
 _MOST_OFFSETS = 64  # maximum number of offsets to try

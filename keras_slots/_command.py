@@ -1,0 +1,71 @@
+"""The command line up to where it needs Keras, whose import takes seconds.
+
+`keras_slots` imports this module before Keras. In the process of the command, and in no other, `--help` and wrong
+arguments are answered then, and what TensorFlow logs is hidden.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from keras_slots._files import check_path
+from keras_slots.version import __version__
+
+PROGRAM = "keras-slots"
+#: What each command does, reads and writes.
+_COMMANDS = {
+    "info": ("show what a file holds", "FILE.slots", None),
+    "pack": ("write the selected network of a saved slot model", "MODEL.keras", "FILE.slots"),
+    "unpack": ("write a plain Keras model with the selected values", "FILE.slots", "PLAIN.keras"),
+    "export": ("write a TensorFlow SavedModel with the selected values", "FILE.slots", "FOLDER"),
+}
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Returns the arguments; exits with status 2 if they are wrong, with 1 if a path does not fit."""
+    what = "Looks into .slots files, and converts models to and from them."
+    status = "Exit status: 0 after success, 1 after an error, 2 for a wrong command line."
+    parser = argparse.ArgumentParser(PROGRAM, description=what, epilog=status)
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (what, source, target) in _COMMANDS.items():
+        one = commands.add_parser(name, help=what, description=f"{what.capitalize()}.")
+        one.add_argument("file", type=Path, metavar=source)
+        if target is not None:
+            one.add_argument("out", type=Path, metavar=target)
+            one.add_argument("--overwrite", action="store_true", help=f"replace an existing {target}")
+    args = parser.parse_args(argv)
+    target = _COMMANDS[args.command][2]
+    try:
+        if args.file.is_dir() or not args.file.exists():
+            raise FileNotFoundError(f"{'not a file' if args.file.exists() else 'no such file'}: '{args.file}'")
+        if target is not None:
+            if os.path.lexists(args.out) and not args.overwrite:
+                raise FileExistsError(f"'{args.out}' exists. Pass --overwrite, or choose another name.")
+            check_path(args.out, args.overwrite, suffix=Path(target).suffix or None, folder=target == "FOLDER")
+    except (OSError, ValueError) as error:
+        fail(args.command, error)
+    return args
+
+
+def fail(command: str, error: Exception) -> NoReturn:
+    """Exits with a line that says why."""
+    text = str(error) if isinstance(error, (OSError, ValueError)) else repr(error)
+    sys.exit(f"{PROGRAM} {command}: {' '.join(text.split())}")
+
+
+def _is_own_process() -> bool:
+    argv = getattr(sys, "argv", None) or [""]
+    if argv[0] == "-m":  # so Python calls it until it has found the module, and for that imported its package
+        return sys.orig_argv[-len(argv) :][0] in ("keras_slots", "-mkeras_slots")
+    return os.path.basename(argv[0]).removesuffix(".exe") == PROGRAM
+
+
+if _is_own_process():
+    parse()
+    # TensorFlow logs its first lines whatever is set; on other backends Keras imports it to read a file. So only
+    # Python still writes to standard error.
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
