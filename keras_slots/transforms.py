@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import keras
 
 import keras_slots.layers  # noqa: F401 (registers the slot layers)
-from keras_slots._checks import check_seed
+from keras_slots._checks import check_choice, check_seed
 from keras_slots._keras import copy_operation, direct_layers, inner_layers
 from keras_slots._live_config import carried_in, from_live_config, live_config
 from keras_slots.kernels.base import SlotKernel
@@ -18,6 +18,7 @@ from keras_slots.layers.arguments import parameters_of
 from keras_slots.layers.base import SLOT_ARGUMENTS, SlotLayer, copied_array
 from keras_slots.layers.naming import named_weights
 from keras_slots.values.philox import derive_seed
+from keras_slots.values.stratified import StratifiedUniform
 
 Convert = Callable[[keras.layers.Layer], keras.layers.Layer]
 Pairs = list[tuple[keras.layers.Layer, keras.layers.Layer]]
@@ -27,14 +28,15 @@ def slotify(
     model: keras.Model,
     num_values: int = 8,
     filters: Callable[[keras.layers.Layer], bool] | Collection[str] | None = None,
+    start: str = "initializer",
     **layer_args: Any,
 ) -> keras.Model:
     """Returns a copy of a model whose dense, convolution and attention layers are slot layers.
 
-    The new model has the architecture, names and dtypes of the old one. Its kernels are new: each is selected
-    from a fresh bank. All other weights (biases, batch normalization) are copied. Slot layers that the model
-    already has are kept with what they have learned, whatever the arguments are. The given model is not changed;
-    the new one is not compiled.
+    The new model has the architecture, names and dtypes of the old one. Each kernel is selected from a fresh bank;
+    trained kernels are left behind, unless `start="weights"`. All other weights (biases, batch normalization) are
+    copied. Slot layers that the model already has are kept with what they have learned, whatever the arguments
+    are. The given model is not changed; the new one is not compiled.
 
     Nested and shared layers are replaced too, and layers inside `TimeDistributed`. Layers without a slot version
     stay plain: recurrent layers, `Embedding`, layers inside composite layers. A warning lists those that hold
@@ -45,6 +47,11 @@ def slotify(
         num_values: K, the number of fixed random values of each connection.
         filters: Which of the layers to replace: a function `layer -> bool`, or a collection of layer names. None
             replaces all. There is no warning about layers that `filters` leaves out.
+        start: `"initializer"` draws what training starts from, as in a new layer. `"weights"` starts from the
+            weights of the model, which must be built: each connection selects the value nearest to its weight, and
+            trains on from there with `score_mode="nearest"`, which is implied. Each layer gets a bank of the width
+            at which the selected values are closest to its weights in the mean square, unless you pass
+            `bank_initializer`.
         **layer_args: Further arguments of the slot layers, such as `selection` or `score_mode`. An integer
             `seed` gives each layer its own seed, derived from its name.
 
@@ -53,10 +60,12 @@ def slotify(
 
     Raises:
         ValueError: If `model` is a subclassed model, or of a class whose `call` would be lost; if no layer would
-            be replaced; or if a name in `filters` is not that of a layer with a slot version.
+            be replaced; if a name in `filters` is not that of a layer with a slot version; or if the model has no
+            weights to start from, or `layer_args` do not go with `start="weights"`.
 
     Warns:
-        UserWarning: If layers with kernels stay plain, or the class of the model cannot be kept.
+        UserWarning: If layers with kernels stay plain, if trained kernels are left behind (the optimizer of the
+            model has made a step, or a bias is no longer zero), or if the class of the model cannot be kept.
 
     Example:
 
@@ -77,6 +86,9 @@ def slotify(
     if seed is not None:
         check_seed(seed)
     wanted = _as_function(filters, model)
+    keeps_weights = check_choice(start, "start", ("initializer", "weights")) == "weights"
+    if keeps_weights:
+        layer_args = _check_start_arguments(model, layer_args)
 
     def convert(layer: keras.layers.Layer) -> keras.layers.Layer:
         slot_class = SlotLayer.registry.get(type(layer))
@@ -86,7 +98,10 @@ def slotify(
         if seed is not None:
             arguments["seed"] = derive_seed(seed, layer.name) % slot_class.seed_limit
         try:
-            return from_live_config(slot_class, {**live_config(layer), **arguments}, layer)
+            config = {**live_config(layer), **arguments}
+            if keeps_weights and not {"bank_initializer", "sharing"} & layer_args.keys():
+                config["bank_initializer"] = _bank_for_weights(slot_class, config, layer)
+            return from_live_config(slot_class, config, layer)
         except (TypeError, ValueError, NotImplementedError) as error:
             # Keras wraps the error of a layer in a TypeError that shows the whole configuration.
             cause = error.__context__ or error
@@ -112,7 +127,11 @@ def slotify(
             for weight, source in pair_weights(old, new, new.weight_sources()):
                 if isinstance(source, keras.Variable):
                     source.assign(copied_array(weight))
+                elif keeps_weights:
+                    source.lever.assign(copied_array(weight))
     _warn_of_plain_kernels(pairs, wanted)
+    if not keeps_weights:
+        _warn_of_trained_kernels(model, pairs)
     return new_model
 
 
@@ -254,6 +273,57 @@ def _as_function(filters: Any, model: keras.Model) -> Callable[[keras.layers.Lay
             f"{sorted(names - known)}"
         )
     return lambda layer: layer.name in names
+
+
+def _check_start_arguments(model: keras.Model, layer_args: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of slot layers that start from weights."""
+    mode = layer_args.get("score_mode", "nearest")
+    if mode != "nearest":
+        raise ValueError(
+            '`score_mode` must be "nearest" for `start="weights"`, because only its levers can start at given '
+            f"weights. Received: score_mode={mode!r}. Leave it out."
+        )
+    if layer_args.get("move_regularizer") is not None:
+        raise ValueError(
+            '`move_regularizer` must be None for `start="weights"`: it measures moves from the values of the '
+            f"initializer. Received: move_regularizer={layer_args['move_regularizer']!r}. Leave it out."
+        )
+    if not model.built:
+        raise ValueError(
+            '`model` must be built for `start="weights"`, because it has no weights before. Received: model '
+            f"'{model.name}', which is not built. Call it on an input first."
+        )
+    return {**layer_args, "score_mode": mode}
+
+
+def _bank_for_weights(slot_class: Any, config: dict[str, Any], layer: keras.layers.Layer) -> StratifiedUniform:
+    """The bank whose width suits the weights of a layer; a trial layer knows which are kernels, and their fans."""
+    trial = from_live_config(slot_class, config, layer)
+    trial.build_from_config(layer.get_build_config())
+    pairs = pair_weights(layer, trial, trial.weight_sources())
+    kernels = [(copied_array(w), kernel.initial.fans) for w, kernel in pairs if isinstance(kernel, SlotKernel)]
+    return StratifiedUniform.for_weights(kernels, trial.num_values)
+
+
+def _warn_of_trained_kernels(model: keras.Model, pairs: Pairs) -> None:
+    """Warns of trained kernels that are left behind."""
+    replaced = [old for old, new in pairs if type(old) is not type(new) and old.built]
+    optimizer = getattr(model, "optimizer", None)
+    steps = 0 if optimizer is None else int(keras.ops.convert_to_numpy(optimizer.iterations))
+    moved = [x.name for x in replaced if _has_moved_bias(x)]
+    if steps or moved:
+        why = f"its optimizer has made {steps} steps" if steps else f"the biases of {moved} are not zero"
+        warnings.warn(
+            f"The kernels of model '{model.name}' seem to be trained ({why}). `slotify` leaves them behind and "
+            'draws new ones. Pass `start="weights"` to start from them.',
+            stacklevel=3,
+        )
+
+
+def _has_moved_bias(layer: keras.layers.Layer) -> bool:
+    bias = getattr(layer, "bias", None)
+    starts_at_zero = isinstance(getattr(layer, "bias_initializer", None), keras.initializers.Zeros)
+    return bias is not None and starts_at_zero and bool(copied_array(bias).any())
 
 
 def _warn_of_plain_kernels(pairs: Pairs, wanted: Callable) -> None:

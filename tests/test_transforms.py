@@ -124,6 +124,7 @@ def test_slotify_and_materialize_give_the_configuration_of_the_plain_model(make)
     assert [v.path for v in back.weights] == [v.path for v in plain.weights]
 
 
+@pytest.mark.filterwarnings("ignore:The kernels of model")
 @pytest.mark.parametrize("make", MODELS)
 def test_slotify_leaves_its_input_alone_and_copies_all_but_kernels(make):
     plain = randomize(make())
@@ -159,6 +160,7 @@ def test_slotify_layer_args_reach_every_layer():
         assert (layer.num_values, layer.selection, layer.sharing) == (5, "probabilistic", "layer")
 
 
+@pytest.mark.filterwarnings("ignore:The kernels of model")
 @pytest.mark.parametrize(
     ("filters", "names"),
     [

@@ -147,6 +147,33 @@ class StratifiedUniform(Distribution):
             np.multiply(positions(words, connections, num_values), unit, out=part)
         return values
 
+    @classmethod
+    def for_weights(cls, kernels: list[tuple[np.ndarray, tuple[int, int]]], num_values: int) -> StratifiedUniform:
+        """Returns the bank whose values come closest to given weights, of 24 widths up to the widest that helps.
+
+        Closest is the smallest sum over kernels of `(0.1 (2 b / K)**2 + mean(max(|w| - b, 0)**2)) / mean(w**2)`,
+        an estimate of the mean squared distance between weights and their nearest values.
+
+        Args:
+            kernels: Pairs of weights and the `(fan_in, fan_out)` of their kernel.
+            num_values: K.
+        """
+        sizes = [
+            (np.abs(weights, dtype="float64"), cls().bound(fans)) for weights, fans in kernels if weights.any()
+        ]
+        widest = max((size.max() / bound for size, bound in sizes), default=np.inf)
+        if not widest < np.inf:
+            return cls(1.5)
+
+        def error(scale: float) -> float:
+            total = 0.0
+            for size, bound in sizes:
+                within, beyond = 2 * scale * bound / num_values, np.maximum(size - scale * bound, 0)
+                total += (0.1 * within**2 + np.square(beyond).mean()) / np.square(size).mean()
+            return float(total)
+
+        return cls(float(min(widest * 0.9 ** np.arange(24), key=error)))
+
     def describe(self, seed: int, num_values: int, fans: tuple[int, int]) -> Description | None:
         low, high = (int(x) for x in self.words(seed))
         return Description("strata", high << 32 | low, float(strata_unit(num_values, self.bound(fans))))

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from comparisons import assert_close, assert_same, numpy_of
-from keras_slots import SlotDense, materialize, slotify
+from keras_slots import SlotDense, StratifiedUniform, ValueBank, load_slots, materialize, save_slots, slotify
+from keras_slots.layers.naming import named_weights
 from layer_table import LAYER_AND_MODE, LAYERS, MODES, SLOT_CLASSES, L, layer_input, model_of, plain_layer
 from plain_models import give_kernels, random_input, slot_layers
 
@@ -132,6 +133,7 @@ def test_slotify_is_silent_about_layers_without_kernels():
 # What is there already.
 
 
+@pytest.mark.filterwarnings("ignore:The kernels of model")
 @pytest.mark.quick
 @modes
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
@@ -190,3 +192,120 @@ def test_transforms_never_touch_the_given_model(transform, cls, monkeypatch):
     new = transform(model)
     assert touched == []
     assert model.compiled and not new.compiled
+
+
+# Start from the weights of the model.
+
+
+def trained_weights(model, seed=0):
+    """The model with other weights in each layer, biases included."""
+    rng = np.random.default_rng(seed)
+    model.set_weights([rng.normal(size=w.shape, scale=0.2).astype(w.dtype) for w in model.get_weights()])
+    return model
+
+
+@pytest.mark.quick("conv1d", "separable2d", "attention", "einsum")
+@pytest.mark.parametrize("name", LAYERS)
+def test_slotify_start_weights_selects_the_values_nearest_to_the_weights(name):
+    plain = trained_weights(model_of(plain_layer(name, name="layer"), LAYERS[name][-1]))
+    slot = slotify(plain, num_values=5, start="weights", seed=1)
+    layer = slot.get_layer("layer")
+    assert layer.score_mode == "nearest"
+    selected = named_weights(materialize(slot).get_layer("layer"))
+    for weight_name, weight in named_weights(plain.get_layer("layer")).items():
+        weight, got = numpy_of(weight), numpy_of(selected[weight_name])
+        kernel = layer.weight_sources()[weight_name]
+        if isinstance(kernel, keras.Variable):
+            assert_same(got, weight)
+            continue
+        bank = numpy_of(kernel.bank).astype("float64")
+        distances = np.abs(bank - weight[..., None].astype("float64"))
+        nearest = np.take_along_axis(bank, distances.argmin(-1)[..., None], -1)[..., 0]
+        assert np.abs(got - nearest).max() < 1e-6
+
+
+def test_slotify_start_weights_predicts_what_the_model_predicts():
+    layers = [L.Conv2D(4, 3, activation="relu"), L.BatchNormalization(), L.Flatten(), L.Dense(7), L.Dense(2)]
+    plain = trained_weights(keras.Sequential([keras.Input((6, 6, 2)), *layers]))
+    plain.layers[1].moving_variance.assign(np.ones(4))
+    x = random_input(plain)
+    errors = {}
+    for k in (4, 64, 4096):
+        slot = slotify(plain, num_values=k, start="weights", seed=1)
+        errors[k] = np.abs(numpy_of(slot(x)) - numpy_of(plain(x))).max()
+    assert errors[4096] < errors[64] / 16
+    assert errors[64] < errors[4]
+    assert errors[4096] < 2e-3
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "bfloat16", "float64"])
+def test_slotify_start_weights_in_other_dtypes(dtype):
+    plain = trained_weights(keras.Sequential([keras.Input((9,)), L.Dense(5, dtype=dtype, use_bias=False)]))
+    slot = slotify(plain, num_values=1024, start="weights", seed=1)
+    got, weight = (numpy_of(x.layers[0].kernel).astype("float64") for x in (slot, plain))
+    assert np.abs(got - weight).max() < 5e-3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"sharing": "layer"}, {"sharing": ValueBank(4, bound=0.5)}, {"bank_initializer": StratifiedUniform(3)}],
+    ids=["layer", "value_bank", "bank_initializer"],
+)
+def test_slotify_start_weights_takes_other_banks(arguments):
+    plain = trained_weights(keras.Sequential([keras.Input((20,)), L.Dense(30)]))
+    slot = slotify(plain, num_values=4, start="weights", seed=1, **arguments)
+    bank, weight = numpy_of(slot.layers[0].bank), numpy_of(plain.layers[0].kernel)
+    nearest = np.take_along_axis(
+        np.broadcast_to(bank, (20, 30, 4)), np.abs(bank - weight[..., None]).argmin(-1)[..., None], -1
+    )
+    assert np.abs(numpy_of(slot.layers[0].kernel) - nearest[..., 0]).max() < 1e-6
+
+
+def test_slotify_start_weights_makes_the_bank_as_wide_as_suits_the_weights():
+    plain = keras.Sequential([keras.Input((100,)), L.Dense(100, use_bias=False)])
+    for spread in (0.01, 10.0):
+        weights = np.random.default_rng(0).uniform(-spread, spread, (100, 100))
+        plain.layers[0].set_weights([weights])
+        slot = slotify(plain, num_values=256, start="weights", seed=1)
+        assert 0.85 * spread < np.abs(numpy_of(slot.layers[0].bank)).max() < 1.02 * spread
+
+
+def test_slotify_start_weights_survives_files(tmp_path):
+    slot = slotify(trained_weights(keras.Sequential([keras.Input((9,)), L.Dense(5)])), start="weights", seed=1)
+    slot.save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    assert_same(again.layers[0].kernel, slot.layers[0].kernel)
+    assert_same(again.layers[0].lever, slot.layers[0].lever)
+    x = random_input(slot)
+    assert_same(load_slots(save_slots(slot, tmp_path / "m.slots"))(x), slot(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"start": "trained"}, '`start` must be "initializer" or "weights"'),
+        ({"start": "weights", "score_mode": "per_value"}, '`score_mode` must be "nearest"'),
+        ({"start": "weights", "move_regularizer": "l2"}, "`move_regularizer` must be None"),
+    ],
+)
+def test_slotify_refuses_arguments_that_do_not_go_with_its_start(arguments, error):
+    with pytest.raises(ValueError, match=error):
+        slotify(keras.Sequential([keras.Input((4,)), L.Dense(2)]), **arguments)
+
+
+def test_slotify_start_weights_refuses_a_model_without_weights():
+    with pytest.raises(ValueError, match="must be built"):
+        slotify(keras.Sequential([L.Dense(2)]), start="weights")
+
+
+def test_slotify_warns_of_trained_kernels_that_it_leaves_behind():
+    plain = keras.Sequential([keras.Input((4,)), L.Dense(2)])
+    slotify(plain)
+    trained = trained_weights(keras.models.clone_model(plain))
+    with pytest.warns(UserWarning, match=r"the biases of \['dense.*\] are not zero"):
+        slotify(trained)
+    slotify(trained, start="weights")
+    plain.compile("sgd", "mse")
+    plain.fit(np.zeros((2, 4)), np.zeros((2, 2)), verbose=0)
+    with pytest.warns(UserWarning, match="its optimizer has made 1 steps"):
+        slotify(plain)
