@@ -4,7 +4,7 @@
 
 Three networks are trained with Adam at 0.001: LeNet-300-100 and a MobileNet of `keras.applications` (alpha 0.25)
 on the digits of scikit-learn, and a transformer of one block on sentences of the standard library's docstrings,
-whose class is the module. Each is turned into a slot model, evaluated, trained for one more epoch at that rate, and
+whose class is the module. Each is turned into a slot model, evaluated, trained for one more epoch at that rate and
 evaluated again. Beside that stands Keras' own quantization of the same model, which leaves convolutions alone.
 """
 
