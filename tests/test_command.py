@@ -12,6 +12,7 @@ import pytest
 
 import keras_slots
 from keras_slots import load_slots, save_slots
+from keras_slots.slots_file import container
 from small_models import conv_model, dense_model
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +55,7 @@ def test_command_prints_its_answer_and_nothing_else(folder, tmp_path):
         r"weight +shape +values +coding +bytes +bits per weight\n"
         r"dense0/kernel +40 x 24 +K = 8, uniform +lever steps +[\d,]+ +\d\.\d\d\n"
         r"(.*\n){3}\n"
-        r"Sequential 'small', .slots format version 1\n"
+        rf"Sequential 'small', .slots format version {container.VERSION}\n"
         r"[\d,]+ bytes, \d\.\d times smaller than its weights in memory \(4,536 bytes\)\n",
         out,
     )

@@ -205,7 +205,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_draw_has_golden_checksums(kind):
-    assert checksum(draw(kind, 20_240_607, 1, 100_000, 12_345)) == GOLDEN[kind]
+    assert checksum(draw(kind, 20_240_607, 1, 100_000, 12_345)) == GOLDEN.get(kind)
 
 
 def test_raw_words_have_a_golden_checksum():

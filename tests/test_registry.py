@@ -20,10 +20,16 @@ from keras_slots import (
 from keras_slots._config import EqualByConfig
 from keras_slots.kernels import SlotKernel
 from keras_slots.kernels.per_value import PerValueKernel
-from keras_slots.values.source import ValueSource
+from keras_slots.values.source import ValueSource, sources_with_role
 
 L = keras.layers
 pytestmark = pytest.mark.usefixtures("own_registrations")
+
+
+def test_the_docstring_of_slot_layers_names_every_rule_mode_and_bank():
+    registered = SelectionRule.registry | SlotKernel.registry | sources_with_role("bank")
+    names = [name for name, cls in registered.items() if cls.__module__.startswith("keras_slots")]
+    assert [name for name in names if f'"{name}"' not in SlotLayer.__doc__] == []
 
 
 def passing_on(constructor):

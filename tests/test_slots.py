@@ -465,6 +465,8 @@ def fields(content):
 CANNOT = "'dense0/kernel' cannot be read. Received: "
 ENDS = f"{CANNOT}(too few words for the coded choices|coded choices)"
 OTHER = "its architecture has 4 weights and the file 4, which differ"
+#: What is read in the place of a shape depends on the version.
+MISPLACED = rf"{OTHER}|is damaged"
 #: Name -> part, distance from its beginning, format, number that is put there, words of the refusal.
 FIELDS = {
     "magic": ("", 0, "B", 0, r"must be a \.slots file"),
@@ -484,9 +486,9 @@ FIELDS = {
     "form_nearest": ("record", 0, "B", 3, ENDS),
     "form_max": ("record", 0, "B", 255, "has form 255"),
     "dtype_int8": ("record", 1, "B", 4, OTHER),
-    "axes_0": ("record", 2, "B", 0, OTHER),
-    "axes_3": ("record", 2, "B", 3, OTHER),
-    "name_length_0": ("record", 3, "B", 0, r"over \d+ elements"),
+    "axes_0": ("record", 2, "B", 0, MISPLACED),
+    "axes_3": ("record", 2, "B", 3, MISPLACED),
+    "name_length_0": ("record", 3, "B", 0, MISPLACED),
     "name_length_max": ("record", 3, "B", 255, "weight 0 needs 255 bytes"),
     "name_bytes": ("record", 4, "B", 255, "the name of weight 0 is not UTF-8"),
     "shape_0": ("record", 17, "I", 0, OTHER),

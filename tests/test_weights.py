@@ -11,6 +11,7 @@ from backends import BACKEND
 from comparisons import numpy_of
 from keras_slots import SlotConv2D, SlotDense, ValueBank, load_slots, materialize, save_slots, slotify
 from keras_slots.kernels.seed import decode_integer, decode_seed, encode_seed
+from keras_slots.values.source import sources_with_role
 from mode_table import SCORE_MODES, SEEDED_MODES
 
 MODES = tuple(SCORE_MODES)
@@ -236,10 +237,7 @@ def test_a_default_seed_travels_with_the_weights_so_that_slots_files_stay_small(
 # What was saved loads
 
 NORMAL = keras.initializers.RandomNormal(stddev=0.2)
-BANKS = (
-    *("glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "signed_constant"),
-    *("stratified_uniform", NORMAL),
-)
+BANKS = (*sources_with_role("bank"), NORMAL)
 SCORES = (None, "nearest", "glorot_normal", keras.initializers.RandomUniform(0, 0.1))
 SHARINGS = ("connection", "layer", "value bank")
 

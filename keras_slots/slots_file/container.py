@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -143,10 +144,6 @@ def split(content: bytes) -> Contents:
     return READERS[version](content)
 
 
-def _read_version_1(content: bytes) -> Contents:
-    return _read(content, _record)
-
-
 def _read(content: bytes, read_record: Callable[[ByteReader], Record]) -> Contents:
     _, version, count, size, compressed, uncompressed = HEADER.unpack_from(content)
     if size != len(content):
@@ -177,10 +174,6 @@ def _read(content: bytes, read_record: Callable[[ByteReader], Record]) -> Conten
     return Contents(architecture, records, version)
 
 
-#: Format version -> function that reads such a file. Released versions are never removed.
-READERS: dict[int, Callable[[bytes], Contents]] = {1: _read_version_1}
-
-
 def _architecture(packed: memoryview, size: int) -> dict[str, Any]:
     unpacker = zlib.decompressobj()
     try:
@@ -196,7 +189,8 @@ def _architecture(packed: memoryview, size: int) -> dict[str, Any]:
     return architecture
 
 
-def _record(body: ByteReader) -> Record:
+def _head(body: ByteReader) -> tuple[str, tuple[int, ...], str, str]:
+    """Name, shape, dtype and form of a weight."""
     form, dtype, axes, length = body.unpack("BBBB")
     if form >= len(FORMS) or dtype >= len(DTYPES) or axes > MOST_AXES:
         raise ValueError(f"{body.what} has form {form}, dtype {dtype} and {axes} axes")
@@ -204,16 +198,26 @@ def _record(body: ByteReader) -> Record:
         name = bytes(body.take(length)).decode()
     except UnicodeDecodeError:
         raise ValueError(f"the name of {body.what} is not UTF-8") from None
-    shape = body.unpack(f"{axes}I")
-    record = Record(name, shape, DTYPES[dtype], FORMS[form], body.take(body.left))
+    return name, body.unpack(f"{axes}I"), DTYPES[dtype], FORMS[form]
+
+
+def _with_payload(name: str, shape: tuple[int, ...], dtype: str, form: str, body: ByteReader) -> Record:
+    """The weight with all that is left of its record."""
+    record = Record(name, shape, dtype, form, body.take(body.left))
     if record.size > MOST_ELEMENTS:
         raise ValueError(f"{body.what} has the shape {shape}, over {MOST_ELEMENTS} elements")
-    if form == 0 and len(record.payload) != record.nbytes:
-        raise ValueError(
-            f"'{name}' has {len(record.payload)} bytes, but its shape {shape} and dtype {record.dtype} need "
-            f"{record.nbytes}"
-        )
+    if form == "stored" and len(record.payload) != record.nbytes:
+        needed = f"its shape {shape} and dtype {dtype} need {record.nbytes}"
+        raise ValueError(f"'{name}' has {len(record.payload)} bytes, but {needed}")
     return record
+
+
+def _record(body: ByteReader) -> Record:
+    return _with_payload(*_head(body), body)
+
+
+#: Format version -> function that reads such a file. Released versions are never removed.
+READERS: dict[int, Callable[[bytes], Contents]] = {1: partial(_read, read_record=_record)}
 
 
 def stored(name: str, array: Array) -> Record:

@@ -218,7 +218,7 @@ class VarianceScaling(Distribution):
     Args:
         variance: Positive finite number; Keras' `VarianceScaling` calls it `scale`.
         mode: `"fan_in"`, `"fan_out"` or `"fan_avg"` (their mean).
-        distribution: `"uniform"`, `"truncated_normal"` or `"signed_constant"`.
+        distribution: A kind of random numbers of mean 0: `"uniform"`, `"truncated_normal"`, `"signed_constant"`.
         scale: Positive finite number that multiplies every value.
         seed: Integer used instead of the seed of the layer, or None.
 
@@ -249,7 +249,9 @@ class VarianceScaling(Distribution):
                 "`keras.initializers.RandomNormal(stddev=...)` with a standard deviation."
             )
         self._mode = check_choice(mode, "mode", ("fan_in", "fan_out", "fan_avg"))
-        self.kind = check_choice(distribution, "distribution", ("uniform", "truncated_normal", "signed_constant"))
+        self.kind = check_choice(
+            distribution, "distribution", tuple(name for name, kind in KINDS.items() if kind.centred)
+        )
 
     def get_config(self) -> dict[str, Any]:
         own = {"variance": self._variance, "mode": self._mode, "distribution": self.kind}

@@ -172,11 +172,12 @@ class Kind(NamedTuple):
     rms_factor: float  # makes the root mean square 1
     #: See `ValueSource`. `"independent"` also says that the kind passes `test_levels_hold_for_simulated_kernels`.
     spread: str | None = None
+    centred: bool = True  # whether the mean is 0
 
 
 KINDS = {
     "uniform": Kind(_fill_uniform, math.sqrt(3.0), "independent"),
-    "positive_uniform": Kind(_fill_positive, math.sqrt(3.0), "independent"),
+    "positive_uniform": Kind(_fill_positive, math.sqrt(3.0), "independent", centred=False),
     "truncated_normal": Kind(_fill_truncated_normal, 1.0 / _TRUNCATED_STDDEV, "independent"),
     "signed_constant": Kind(_fill_signed_constant, 1.0, "two values"),
 }
