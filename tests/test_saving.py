@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from comparisons import assert_same_weights, numpy_of
-from keras_slots import SlotDense, SlotMultiHeadAttention, SlotSeparableConv1D, ValueBank
+from keras_slots import SelectionRule, SlotDense, SlotMultiHeadAttention, SlotSeparableConv1D, ValueBank
 from layer_table import LAYERS, built_layer, slot_layer
 from mode_table import MODE_ARGUMENTS
 from small_models import compiled_model, small_data, small_model
 
-SELECTIONS = ("greedy", "probabilistic")
+SELECTIONS = tuple(SelectionRule.registry)
 
 
 def trained_model(selection="greedy", **arguments):

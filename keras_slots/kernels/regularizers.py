@@ -27,7 +27,7 @@ def get_move_regularizer(
         raise ValueError(
             f'`move_regularizer` must be None for score_mode="{score_mode}", in which no single number '
             f"measures how far a connection has moved. Received: move_regularizer={regularizer_text(found)}. Pass "
-            'score_mode="per_connection", which selects the same values, or leave it out.'
+            'score_mode="per_connection", which trains such a number, or leave it out.'
         )
     return found
 

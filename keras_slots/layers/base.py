@@ -158,7 +158,7 @@ class SlotLayer(Refusals, Registrable):
 
     @property
     def selection(self) -> Any:
-        """The selection rule of training calls: its name, or the object if it has no name."""
+        """The selection rule of training calls: its name, or the object if it has arguments or no name."""
         name = serialize_rule(self._rule)
         return name if isinstance(name, str) else self._rule
 

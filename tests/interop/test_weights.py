@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from comparisons import assert_same, numpy_of
-from keras_slots import SlotConv2D, SlotDense, export_selected, materialize
+from keras_slots import SelectionRule, SlotConv2D, SlotDense, export_selected, materialize
 from layer_table import LAYER_AND_MODE, LAYERS, MODES, L, layer_input, model_of, slot_layer
 from plain_models import kernel_layers, kernels
 
-SELECTIONS = ("greedy", "probabilistic")
+SELECTIONS = tuple(SelectionRule.registry)
 modes = pytest.mark.parametrize("mode", MODES)
 selections = pytest.mark.parametrize("selection", SELECTIONS)
 every_layer = pytest.mark.parametrize("name", LAYERS)
