@@ -21,6 +21,7 @@ from keras_slots.layers.depthwise import (
     SlotSeparableConv1D,
     SlotSeparableConv2D,
 )
+from keras_slots.layers.embedding import SlotEmbedding
 from keras_slots.selection import Greedy, Probabilistic, SelectionRule
 from keras_slots.slots_file import load_slots, save_slots
 from keras_slots.transforms import materialize, slotify
@@ -58,6 +59,7 @@ __all__ = [
     "SlotDepthwiseConv1D",
     "SlotDepthwiseConv2D",
     "SlotEinsumDense",
+    "SlotEmbedding",
     "SlotGroupQueryAttention",
     "SlotLayer",
     "SlotMultiHeadAttention",

@@ -49,6 +49,11 @@ LAYERS = {
         (2, 7, 3),
     ),
     "separable2d": (L.SeparableConv2D, {"filters": 4, "kernel_size": 3}, (2, 6, 6, 3)),
+    "embedding": (
+        L.Embedding,
+        {"input_dim": 12, "output_dim": 4, "embeddings_initializer": "glorot_uniform"},
+        (2, 5),
+    ),
     "einsum": (
         L.EinsumDense,
         {"equation": "abc,cde->abde", "output_shape": (None, 2, 3), "bias_axes": "de"},
@@ -85,6 +90,7 @@ PREFIXES = {
     "depthwise2d": ("depthwise",),
     "separable1d": ("depthwise", "pointwise"),
     "separable2d": ("depthwise", "pointwise"),
+    "embedding": ("embeddings",),
 }
 
 
@@ -120,7 +126,7 @@ def _own_config(plain):
 def built_layer(name, **arguments):
     """The built slot layer of a row, with a bias that is not zero, and an input."""
     cls, own, shape = {**LAYERS, **VARIANTS}[name]
-    x = np.random.default_rng(7).normal(size=shape).astype("float32")
+    x = numbers_for(cls, shape, seed=7)
     layer = SLOT_CLASSES[cls](**{**own, "seed": 3, **arguments})
     layer.build(shape)
     if getattr(layer, "bias", None) is not None:
@@ -162,7 +168,15 @@ def model_of(layer, shape):
 
 
 def layer_input(name, seed=0):
-    return np.random.default_rng(seed).normal(size=LAYERS[name][-1]).astype("float32")
+    return numbers_for(LAYERS[name][0], LAYERS[name][-1], seed)
+
+
+def numbers_for(cls, shape, seed=0):
+    """An input for a Keras layer of this class."""
+    rng = np.random.default_rng(seed)
+    if cls is L.Embedding:
+        return rng.integers(0, 12, shape).astype("int32")
+    return rng.normal(size=shape).astype("float32")
 
 
 def gradients(layer, x, upstream, way, by_id=False):

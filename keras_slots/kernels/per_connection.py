@@ -74,6 +74,14 @@ class PerConnectionKernel(LeverKernel):
     def select_by_rule(self, *uniform: Tensor) -> Tensor:
         return self._by_rule(self._lever, *self._lines, *uniform)
 
+    def select_in(self, rows: Tensor, by_rule: bool, *uniform: Tensor) -> Tensor:
+        lever = ops.take(self._lever, rows, axis=0)
+        if not by_rule:
+            return self._greedy(lever, *(ops.take(x, rows, axis=1) for x in self._steps))
+        scores, bank = self._lines
+        bank = bank if self.initial.shared else ops.take(bank, rows, axis=0)
+        return self._by_rule(lever, ops.take(scores, rows, axis=0), bank, *uniform)
+
     @property
     def selected_indices(self) -> Tensor:
         # From the selected value itself, because rounding could put another line on top.

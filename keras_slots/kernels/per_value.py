@@ -50,6 +50,11 @@ class PerValueKernel(SlotKernel):
     def select_by_rule(self, *uniform: Tensor) -> Tensor:
         return self._by_rule(self._scores, self._bank, *uniform)
 
+    def select_in(self, rows: Tensor, by_rule: bool, *uniform: Tensor) -> Tensor:
+        scores = ops.take(self._scores, rows, axis=0)
+        bank = self._bank if self.initial.shared else ops.take(self._bank, rows, axis=0)
+        return self._by_rule(scores, bank, *uniform) if by_rule else self._greedy(scores, bank)
+
     def trained_variables(self) -> list[keras.Variable]:
         return [self._scores]
 
