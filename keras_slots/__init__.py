@@ -22,6 +22,14 @@ from keras_slots.layers.depthwise import (
     SlotSeparableConv2D,
 )
 from keras_slots.layers.embedding import SlotEmbedding
+from keras_slots.layers.recurrent import (
+    SlotGRU,
+    SlotGRUCell,
+    SlotLSTM,
+    SlotLSTMCell,
+    SlotSimpleRNN,
+    SlotSimpleRNNCell,
+)
 from keras_slots.selection import Greedy, Probabilistic, SelectionRule
 from keras_slots.slots_file import load_slots, save_slots
 from keras_slots.transforms import materialize, slotify
@@ -60,11 +68,17 @@ __all__ = [
     "SlotDepthwiseConv2D",
     "SlotEinsumDense",
     "SlotEmbedding",
+    "SlotGRU",
+    "SlotGRUCell",
     "SlotGroupQueryAttention",
+    "SlotLSTM",
+    "SlotLSTMCell",
     "SlotLayer",
     "SlotMultiHeadAttention",
     "SlotSeparableConv1D",
     "SlotSeparableConv2D",
+    "SlotSimpleRNN",
+    "SlotSimpleRNNCell",
     "StratifiedUniform",
     "UniformScores",
     "ValueBank",

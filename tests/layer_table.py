@@ -1,5 +1,7 @@
 """The table of layers that hold kernels: Keras layers, and the slot layers of the same arguments."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ SLOT_ARGUMENTS = (
     "move_regularizer",
     "seed",
 )
+_RECURRENT = {"recurrent_initializer": "glorot_uniform"}
 #: Keras layer, its arguments, shape of an input: first one row for each class, then rows with other arguments.
 LAYERS = {
     "dense": (L.Dense, {"units": 4}, (3, 5)),
@@ -54,6 +57,12 @@ LAYERS = {
         {"input_dim": 12, "output_dim": 4, "embeddings_initializer": "glorot_uniform"},
         (2, 5),
     ),
+    "simple_rnn_cell": (L.SimpleRNNCell, {"units": 4, **_RECURRENT}, (2, 4)),
+    "lstm_cell": (L.LSTMCell, {"units": 4, **_RECURRENT}, (2, 4)),
+    "gru_cell": (L.GRUCell, {"units": 4, **_RECURRENT}, (2, 4)),
+    "simple_rnn": (L.SimpleRNN, {"units": 4, **_RECURRENT}, (2, 3, 5)),
+    "lstm": (L.LSTM, {"units": 4, "return_sequences": True, **_RECURRENT}, (2, 3, 5)),
+    "gru": (L.GRU, {"units": 3, **_RECURRENT}, (2, 3, 5)),
     "einsum": (
         L.EinsumDense,
         {"equation": "abc,cde->abde", "output_shape": (None, 2, 3), "bias_axes": "de"},
@@ -79,8 +88,10 @@ VARIANTS = {
         (2, 6, 6, 3),
     ),
 }
-#: The rows with one input and one bias, which `built_layer` makes.
-ONE_INPUT = tuple(name for name in {**LAYERS, **VARIANTS} if "attention" not in name)
+#: The rows with one input, and with kernels and a bias of their own, which `built_layer` makes.
+ONE_INPUT = tuple(
+    name for name in {**LAYERS, **VARIANTS} if not re.search("attention|embedding|rnn|lstm|gru", name)
+)
 #: Every layer in one of the score modes, to save time, and every layer in the other one.
 LAYER_AND_MODE = [(name, MODES[i % 2]) for i, name in enumerate(LAYERS)]
 LAYER_AND_OTHER_MODE = [(name, MODES[1 - i % 2]) for i, name in enumerate(LAYERS)]
@@ -91,6 +102,7 @@ PREFIXES = {
     "separable1d": ("depthwise", "pointwise"),
     "separable2d": ("depthwise", "pointwise"),
     "embedding": ("embeddings",),
+    **{name: ("kernel", "recurrent") for name in LAYERS if "rnn" in name or "lstm" in name or "gru" in name},
 }
 
 
@@ -154,11 +166,14 @@ def bank_variable(layer):
     return variable
 
 
-def call(layer, x, **arguments):
-    """The layer on x, as query and value where it takes two inputs."""
-    if "Attention" in type(layer).__name__:
-        return layer(x, x, **arguments)
-    return layer(x, **arguments)
+def call(layer, x, *others, **arguments):
+    """The layer on x, as query and value where it takes two inputs, and as the states of a cell."""
+    kind = type(layer).__name__
+    if kind.endswith("Cell"):
+        return layer(x, [x] * (2 if "LSTM" in kind else 1), **arguments)[0]
+    if "Attention" in kind and not others:
+        others = (x,)
+    return layer(x, *others, **arguments)
 
 
 def model_of(layer, shape):
@@ -187,7 +202,7 @@ def gradients(layer, x, upstream, way, by_id=False):
     training = {"training": True} if hasattr(layer, "num_values") else {}
 
     def total(upstream, *inputs):
-        y = layer(*inputs, **training)
+        y = call(layer, *inputs, **training)
         return keras.ops.sum(y * keras.ops.cast(upstream, y.dtype)), y
 
     inputs = x if isinstance(x, tuple) else (x,)

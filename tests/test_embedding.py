@@ -7,7 +7,16 @@ from keras import ops
 
 from backends import BACKEND
 from comparisons import numpy_of
-from keras_slots import SelectionRule, SlotEmbedding, ValueBank, load_slots, materialize, register, save_slots, slotify
+from keras_slots import (
+    SelectionRule,
+    SlotEmbedding,
+    ValueBank,
+    load_slots,
+    materialize,
+    register,
+    save_slots,
+    slotify,
+)
 from layer_table import L
 
 ROWS, WIDTH = 50, 6
@@ -66,9 +75,10 @@ def test_gradient_is_that_of_the_whole_table(case, way):
     random = "random" in case
     if random:
         many.slot_kernel.draw = lambda *rows: type(many.slot_kernel).draw(many.slot_kernel)
-    for (y, gradient), (other, whole) in zip(*(
-        [gradient_of(layer, TOKENS, way, training) for training in (False, random)] for layer in (few, many)
-    ), strict=True):
+    for (y, gradient), (other, whole) in zip(
+        *([gradient_of(layer, TOKENS, way, training) for training in (False, random)] for layer in (few, many)),
+        strict=True,
+    ):
         np.testing.assert_array_equal(y, other)
         np.testing.assert_allclose(gradient, whole, rtol=1e-6)
         assert np.any(gradient[3]) and not np.any(gradient[4])
@@ -132,11 +142,14 @@ def test_a_table_that_an_output_layer_shares_gets_both_gradients():
         def call(self, x):
             return ops.matmul(x, ops.transpose(self.embedding.embeddings))
 
-    gradients = []
-    for make in (lambda: SlotEmbedding(ROWS, WIDTH, score_mode="nearest", seed=3), lambda: L.Embedding(ROWS, WIDTH)):
+    gradients, table = [], None
+    for make in (
+        lambda: SlotEmbedding(ROWS, WIDTH, score_mode="nearest", seed=3),
+        lambda: L.Embedding(ROWS, WIDTH),
+    ):
         words = make()
         words.build()
-        if gradients:
+        if table is not None:
             words.set_weights([table])
         else:
             table = numpy_of(words.embeddings)

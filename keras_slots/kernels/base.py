@@ -95,7 +95,7 @@ class SlotKernel(keras.layers.Layer, Registrable, ABC):
         self.num_values = num_values
         self.rule = rule
         if bank_initializer is None:
-            bank_initializer = initializers.get(kernel_initializer)
+            bank_initializer = initializers.of_kernel(kernel_initializer)
         self.bank_initializer = bank_initializer
         self.score_initializer = score_initializer or initializers.get_scores(None)
         self.sharing = sharing

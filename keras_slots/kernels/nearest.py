@@ -175,8 +175,9 @@ class StratifiedValues:
         # The keys are the second number in `seed`, see `NearestKernel.seed_numbers`.
         high, low = (decode_integer(words[i : i + 4]) for i in (8, 12))
         keys = ops.stack([low, high])
-        arguments = {"num_values": self.num_values, "bound": self.bound, "shared": self.shared}
-        return nearest_in_strata(lever, keys, **arguments, counts=counts)
+        return nearest_in_strata(
+            lever, keys, num_values=self.num_values, bound=self.bound, shared=self.shared, counts=counts
+        )
 
 
 @dataclass(frozen=True)

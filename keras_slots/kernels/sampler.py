@@ -84,7 +84,7 @@ class UniformNumbers:
     def __call__(self, state: Tensor, *rows: Tensor) -> Tensor:
         seed, draw = ops.unstack(ops.cast(state, "int32"), 2)
         keys = mix(seed), mix(seed + SPREAD)
-        counts = count_connections_of(*rows, self.shape) if rows else count_connections(self.shape)
+        counts = count_connections_of(rows[0], self.shape) if rows else count_connections(self.shape)
         bits = pair_hash(connection_state(keys, *counts), draw * SPREAD)
         return ops.cast(shifted(bits, 8), self.dtype) * 2.0**-24
 

@@ -170,7 +170,7 @@ class SlotLayer(Refusals, Registrable):
         argument: str = "kernel",
         *,
         name: str | None = None,
-        fans: tuple[float, float] | None = None,
+        fans: tuple[int, int] | None = None,
         initializer: Any = None,
     ) -> SlotKernel:
         """Builds a kernel of this layer's score mode, which you keep in an attribute or in a list or dict in one.

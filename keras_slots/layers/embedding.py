@@ -38,13 +38,14 @@ class SlotEmbedding(SlotLayer, keras.layers.Embedding):
     """
 
     kernel_arguments = ("embeddings",)
+    built: bool
 
     def build(self, input_shape: Shape | None = None) -> None:
         if not hasattr(self, "num_values"):
             # The constructor of the Keras layer builds it to assign `weights`.
             raise ValueError(
-                "`weights` must be None in a slot layer, whose values are fixed. Received: a table of weights. Pass "
-                'it to the Keras layer; or, with score_mode="nearest", as the initializer of the levers, '
+                "`weights` must be None in a slot layer, whose values are fixed. Received: a table of weights. "
+                'With score_mode="nearest" levers can start there: '
                 "`embeddings_initializer=keras.initializers.Constant(weights)`."
             )
         if self.built:

@@ -115,7 +115,22 @@ def get(identifier: Any, argument: str = "bank_initializer") -> ValueSource | Ca
     return initializer
 
 
-def of_fixed_size(initializer: Any) -> tuple[Any, tuple[float, float] | None]:
+def of_kernel(initializer: Any) -> ValueSource | Callable[..., Any]:
+    """The source of a bank whose values are distributed like the weights that an initializer gives a kernel.
+
+    The weights of an orthogonal kernel depend on each other. The values of a bank do not, and keep the variance.
+
+    Example:
+
+    >>> of_kernel(keras.initializers.Orthogonal()).rms((4, 16))
+    0.25
+    """
+    if type(initializer) is keras.initializers.Orthogonal:
+        return VarianceScaling(initializer.gain**2, "fan_max", seed=_seed_of(initializer))
+    return get(initializer)
+
+
+def of_fixed_size(initializer: Any) -> tuple[Any, Any]:
     """A distribution and the fans at which it is that of a Keras initializer whose size no kernel changes.
 
     Any other initializer is returned as it is, without fans.
