@@ -49,7 +49,7 @@ def gradient_of(layer, tokens, way, training=False):
     def total(weights, tokens):
         arguments = {"training": training} if training else {}
         y = layer(tokens, **arguments)
-        return ops.sum(y * weights), y
+        return ops.sum(y * ops.convert_to_tensor(weights)), y
 
     y, (gradient,) = BACKEND.gradients(total, layer.trainable_variables, (weights, tokens), way)
     return numpy_of(y), numpy_of(ops.convert_to_tensor(gradient))
