@@ -7,7 +7,7 @@ from keras import ops
 from comparisons import numpy_of
 from layer_table import SLOT_CLASSES, L
 
-_KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel")
+_KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel", "embeddings")
 
 
 def slot_layers(model):
