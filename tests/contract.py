@@ -90,7 +90,7 @@ def _turns():
     yield [scores[turn % 3] for turn in turns]
     yield [FACTORS["policy"][turn * 3 // 2 % 4] for turn in turns]
     # Four kernels and the attention itself compile for many seconds.
-    yield [FACTORS["run"][turn % 2 and turn // 2 < len(layers) - 2] for turn in turns]
+    yield [FACTORS["run"][turn % 2 and "attention" not in layers[turn // 2]] for turn in turns]
 
 
 def _pairs(row):

@@ -52,17 +52,6 @@ LAYERS = {
         (2, 7, 3),
     ),
     "separable2d": (L.SeparableConv2D, {"filters": 4, "kernel_size": 3}, (2, 6, 6, 3)),
-    "embedding": (
-        L.Embedding,
-        {"input_dim": 12, "output_dim": 4, "embeddings_initializer": "glorot_uniform"},
-        (2, 5),
-    ),
-    "simple_rnn_cell": (L.SimpleRNNCell, {"units": 4, **_RECURRENT}, (2, 4)),
-    "lstm_cell": (L.LSTMCell, {"units": 4, **_RECURRENT}, (2, 4)),
-    "gru_cell": (L.GRUCell, {"units": 4, **_RECURRENT}, (2, 4)),
-    "simple_rnn": (L.SimpleRNN, {"units": 4, **_RECURRENT}, (2, 3, 5)),
-    "lstm": (L.LSTM, {"units": 4, "return_sequences": True, **_RECURRENT}, (2, 3, 5)),
-    "gru": (L.GRU, {"units": 3, **_RECURRENT}, (2, 3, 5)),
     "einsum": (
         L.EinsumDense,
         {"equation": "abc,cde->abde", "output_shape": (None, 2, 3), "bias_axes": "de"},
@@ -74,6 +63,17 @@ LAYERS = {
         {"head_dim": 3, "num_query_heads": 4, "num_key_value_heads": 2},
         (2, 5, 4),
     ),
+    "embedding": (
+        L.Embedding,
+        {"input_dim": 12, "output_dim": 4, "embeddings_initializer": "glorot_uniform"},
+        (2, 5),
+    ),
+    "simple_rnn_cell": (L.SimpleRNNCell, {"units": 4, **_RECURRENT}, (2, 4)),
+    "lstm_cell": (L.LSTMCell, {"units": 4, **_RECURRENT}, (2, 4)),
+    "gru_cell": (L.GRUCell, {"units": 4, **_RECURRENT}, (2, 4)),
+    "simple_rnn": (L.SimpleRNN, {"units": 4, **_RECURRENT}, (2, 3, 5)),
+    "lstm": (L.LSTM, {"units": 4, "return_sequences": True, **_RECURRENT}, (2, 3, 5)),
+    "gru": (L.GRU, {"units": 3, **_RECURRENT}, (2, 3, 5)),
 }
 VARIANTS = {
     "dense_3d": (L.Dense, {"units": 4, "use_bias": False}, (2, 3, 5)),

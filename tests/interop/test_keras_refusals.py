@@ -87,8 +87,8 @@ def test_dense_refuses_another_number_of_channels_than_it_was_built_with():
 # What a slot layer refuses, because its kernel is selected and not trained.
 
 #: The layers that can be quantized or given LoRA weights in Keras itself.
-CAN_QUANTIZE = ("dense", "einsum")
-CAN_HAVE_LORA = ("dense", "einsum", "conv1d", "conv2d", "conv3d")
+CAN_QUANTIZE = ("dense", "einsum", "embedding")
+CAN_HAVE_LORA = ("dense", "einsum", "conv1d", "conv2d", "conv3d", "embedding")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,8 @@ def test_kernel_constraint_is_refused_and_bias_constraint_taken(name, prefix):
     layer = slot_layer(name, {"bias_constraint": "non_neg"}, seed=1)
     call(layer, layer_input(name))
     biases = [v for v in layer.trainable_variables if v.name == "bias"]
-    assert biases and all(isinstance(v.constraint, keras.constraints.NonNeg) for v in biases)
+    assert bool(biases) == (name != "embedding")
+    assert all(isinstance(v.constraint, keras.constraints.NonNeg) for v in biases)
 
 
 @pytest.mark.parametrize("name", CAN_HAVE_LORA)

@@ -7,7 +7,7 @@ import pytest
 from comparisons import assert_close, assert_same, numpy_of
 from keras_slots import SlotDense, materialize, slotify
 from layer_table import LAYER_AND_MODE, LAYERS, MODES, SLOT_CLASSES, L, layer_input, model_of, plain_layer
-from plain_models import give_kernels, random_input, slot_layers
+from plain_models import give_kernels, random_input, slot_layers, without_seeds
 
 modes = pytest.mark.parametrize("mode", MODES)
 
@@ -26,16 +26,9 @@ def test_slotify_replaces_every_layer_that_holds_kernels(name, mode):
     x = layer_input(name)
     assert_close(slot(x), give_kernels(slot, plain)(x))
     back = materialize(slot)
-    assert _without_seeds(back.get_config()) == _without_seeds(plain.get_config())
+    assert without_seeds(back.get_config()) == without_seeds(plain.get_config())
     assert not slot_layers(back)
     assert_same(back(x), slot(x))
-
-
-def _without_seeds(config):
-    """The attention layers of Keras have a seed of their own, for dropout."""
-    if isinstance(config, dict):
-        return {key: _without_seeds(value) for key, value in config.items() if key != "seed"}
-    return [_without_seeds(x) for x in config] if isinstance(config, (list, tuple)) else config
 
 
 @pytest.mark.parametrize("name", ["separable2d", "depthwise1d", "conv1d_transpose", "attention"])

@@ -70,7 +70,9 @@ def sequences():
     x = keras_slots.SlotEmbedding(20, 4)(x)
     for layer in (keras_slots.SlotSimpleRNN, keras_slots.SlotLSTM, keras_slots.SlotGRU):
         x = keras.layers.Bidirectional(layer(3, return_sequences=True, unroll=True))(x)
-    cells = [cell(3) for cell in (keras_slots.SlotSimpleRNNCell, keras_slots.SlotLSTMCell, keras_slots.SlotGRUCell)]
+    cells = [
+        cell(3) for cell in (keras_slots.SlotSimpleRNNCell, keras_slots.SlotLSTMCell, keras_slots.SlotGRUCell)
+    ]
     return keras.Model(inputs, keras.layers.RNN(cells, unroll=True)(x))
 
 
