@@ -247,3 +247,18 @@ def test_models_with_an_embedding_are_transformed_and_saved(tmp_path):
     for other in (materialize(model), loaded):
         assert type(other.get_layer("words")) is L.Embedding
         np.testing.assert_array_equal(other.predict(tokens, verbose=0), expected)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("kind", ["ragged", "sparse"])
+def test_ragged_and_sparse_tokens_are_taken_as_by_keras(kind):
+    import tensorflow as tf
+
+    layer, plain = embedding(), L.Embedding(ROWS, WIDTH)
+    plain.build()
+    plain.set_weights([numpy_of(layer.embeddings)])
+    x = tf.ragged.constant([[1, 2, 3], [4]]) if kind == "ragged" else tf.sparse.from_dense([[1, 2, 3], [4, 5, 6]])
+    y, expected = layer(x), plain(x)
+    if kind == "ragged":
+        y, expected = y.to_tensor(), expected.to_tensor()
+    np.testing.assert_array_equal(numpy_of(y), numpy_of(expected))

@@ -284,6 +284,7 @@ class SlotKernel(keras.layers.Layer, Registrable, ABC):
         # Random numbers of one row can be drawn only if they are numbered like its connections.
         separable = not by_rule or self.random_shape is None or self.random_shape[: len(shape)] == shape
         few = prod(_USUAL_SIZE if size is None else size for size in rows.shape) < shape[0]
+        few = few and hasattr(rows, "ndim")  # TensorFlow's ragged and sparse tensors have none
         selected = None
         if few and separable and id(self) not in GIVEN:
             flat = ops.reshape(rows, (-1,))

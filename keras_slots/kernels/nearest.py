@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_slots._backend import compiled, from_host, straight_through
+from keras_slots._backend import compiled, from_host, straight_through, take_rows
 from keras_slots._registry import register
 from keras_slots.kernels.envelope import NUDGE
 from keras_slots.kernels.lever import LeverKernel, lever_gradient
@@ -125,7 +125,7 @@ class NearestKernel(LeverKernel):
         return self.select_greedily()
 
     def select_in(self, rows: Tensor, by_rule: bool, *uniform: Tensor) -> Tensor:
-        return self._in_rows(ops.take(self._lever, rows, axis=0), self._seed, rows)
+        return self._in_rows(take_rows(self._lever, rows), self._seed, rows)
 
     @property
     def selected_indices(self) -> Tensor:
