@@ -166,7 +166,7 @@ def test_move_regularizer_acts_on_each_projection_of_attention(tmp_path):
 def test_move_regularizer_is_refused_for_k_scores_when_the_layer_is_made(cls):
     required = {"output_shape": 3, "equation": "ab,bc->ac", "units": 3, "filters": 3}
     required |= {"kernel_size": 2, "num_heads": 2, "key_dim": 2, "head_dim": 2}
-    required |= {"num_query_heads": 2, "num_key_value_heads": 2}
+    required |= {"num_query_heads": 2, "num_key_value_heads": 2, "input_dim": 2, "output_dim": 2}
     plain = {slot: plain for plain, slot in SLOT_CLASSES.items()}[cls]
     names = plain.__init__.__code__.co_varnames
     arguments = {k: v for k, v in required.items() if k in names}
