@@ -22,6 +22,15 @@ from keras_slots.layers.depthwise import (
     SlotSeparableConv1D,
     SlotSeparableConv2D,
 )
+from keras_slots.layers.embedding import SlotEmbedding
+from keras_slots.layers.recurrent import (
+    SlotGRU,
+    SlotGRUCell,
+    SlotLSTM,
+    SlotLSTMCell,
+    SlotSimpleRNN,
+    SlotSimpleRNNCell,
+)
 from keras_slots.selection import Greedy, Probabilistic, SelectionRule
 from keras_slots.slots_file import load_slots, save_slots
 from keras_slots.transforms import materialize, slotify
@@ -59,11 +68,18 @@ __all__ = [
     "SlotDepthwiseConv1D",
     "SlotDepthwiseConv2D",
     "SlotEinsumDense",
+    "SlotEmbedding",
+    "SlotGRU",
+    "SlotGRUCell",
     "SlotGroupQueryAttention",
+    "SlotLSTM",
+    "SlotLSTMCell",
     "SlotLayer",
     "SlotMultiHeadAttention",
     "SlotSeparableConv1D",
     "SlotSeparableConv2D",
+    "SlotSimpleRNN",
+    "SlotSimpleRNNCell",
     "StratifiedUniform",
     "UniformScores",
     "ValueBank",

@@ -58,6 +58,25 @@ def current_call(layer: Any) -> Any:
     return context
 
 
+def training_of_call(layer: Any) -> bool | None:
+    """`training` of the call in progress, for a layer that is not itself called; None outside of a call."""
+    context = layer._get_call_context()
+    if context.entry_layer is layer:
+        # The query above opened a context for this layer alone: close it.
+        layer._maybe_reset_call_context()
+        return None
+    return getattr(context, "training", None)
+
+
+def replace_parts(layer: Any, **parts: Any) -> None:
+    """Sets attributes that hold a layer or a random generator; Keras would keep what they held before, too."""
+    for name in parts:
+        layer._tracker.untrack(getattr(layer, name))
+        delattr(layer, name)
+    for name, part in parts.items():
+        setattr(layer, name, part)
+
+
 class _HiddenFromKeras(str):
     """A name that claims to begin with two underscores, so that Keras skips it."""
 

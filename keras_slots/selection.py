@@ -209,7 +209,7 @@ def greedy_index(scores: Tensor) -> Tensor:
             index = ops.where(higher, k, index)
         return index
     whole = num_values - num_values % _RADIX
-    blocks = ops.reshape(scores[..., :whole], (*scores.shape[:-1], -1, _RADIX))
+    blocks = ops.reshape(scores[..., :whole], (*ops.shape(scores)[:-1], whole // _RADIX, _RADIX))
     within = greedy_index(blocks)
     best = [_unrolled_lookup(blocks, within)]
     if whole < num_values:

@@ -11,7 +11,7 @@ import keras
 
 import keras_slots.layers  # noqa: F401 (registers the slot layers)
 from keras_slots._checks import check_choice, check_seed
-from keras_slots._keras import copy_operation, direct_layers, inner_layers
+from keras_slots._keras import copy_operation, direct_layers, inner_layers, replace_parts
 from keras_slots._live_config import carried_in, from_live_config, live_config
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.layers.arguments import parameters_of
@@ -31,16 +31,16 @@ def slotify(
     start: str = "initializer",
     **layer_args: Any,
 ) -> keras.Model:
-    """Returns a copy of a model whose dense, convolution and attention layers are slot layers.
+    """Returns a copy of a model whose layers with kernels are slot layers.
 
     The new model has the architecture, names and dtypes of the old one. Each kernel is selected from a fresh bank;
     trained kernels are left behind, unless `start="weights"`. All other weights (biases, batch normalization) are
     copied. Slot layers that the model already has are kept with what they have learned, whatever the arguments
     are. The given model is not changed; the new one is not compiled.
 
-    Nested and shared layers are replaced too, and layers inside `TimeDistributed`. Layers without a slot version
-    stay plain: recurrent layers, `Embedding`, layers inside composite layers. A warning lists those that hold
-    kernels.
+    Nested and shared layers are replaced too, and layers inside `TimeDistributed`, `Bidirectional`, `RNN` and
+    `StackedRNNCells`. Layers without a slot version stay plain, such as `ConvLSTM2D`, and layers inside composite
+    layers. A warning lists those that hold kernels.
 
     Args:
         model: Functional or Sequential model, nested and shared layers included.
@@ -185,7 +185,7 @@ def materialized(model: keras.Model, trainable: bool = True) -> tuple[keras.Mode
         if inner:
             raise ValueError(
                 f"The slot layers {inner} are inside layer '{layer.name}' of type {type(layer).__name__}, where "
-                "they cannot be replaced. Move them into the model itself, a nested model or a "
+                "they cannot be replaced. Move them into the model itself, a nested model or a wrapper such as "
                 "`keras.layers.TimeDistributed`."
             )
         return _plain_copy(layer)
@@ -323,6 +323,7 @@ def _warn_of_trained_kernels(model: keras.Model, pairs: Pairs) -> None:
 def _has_moved_bias(layer: keras.layers.Layer) -> bool:
     bias = getattr(layer, "bias", None)
     starts_at_zero = isinstance(getattr(layer, "bias_initializer", None), keras.initializers.Zeros)
+    starts_at_zero = starts_at_zero and not getattr(layer, "unit_forget_bias", False)
     return bias is not None and starts_at_zero and bool(copied_array(bias).any())
 
 
@@ -348,7 +349,7 @@ def _warn_of_plain_kernels(pairs: Pairs, wanted: Callable) -> None:
 def clone(model: keras.Model, convert: Convert, caller: str) -> tuple[keras.Model, Pairs]:
     """Returns a copy whose layers `convert` has made, and the pairs of old and new layers; copies no weights.
 
-    Nested models and layers inside `TimeDistributed` are converted too; shared layers stay shared.
+    Nested models and layers inside wrappers are converted too; shared layers stay shared.
     """
     if not is_model(model):
         raise ValueError(
@@ -371,13 +372,36 @@ def clone(model: keras.Model, convert: Convert, caller: str) -> tuple[keras.Mode
         if not isinstance(layer, keras.layers.Layer):
             # An operation, such as the sum of `x + y`, has no weights.
             return copy_operation(layer)
-        if type(layer) is keras.layers.TimeDistributed:
-            return type(layer)(**{**live_config(layer), "layer": copy(layer.layer)})
+        if type(layer) in _WRAPPERS:
+            return _copy_wrapper(layer, copy)
         new = convert(layer)
         pairs.append((layer, new))
         return new
 
     return copy(model), pairs
+
+
+#: Layers around other layers, and the attributes that hold these.
+_WRAPPERS = {
+    keras.layers.TimeDistributed: ("layer",),
+    keras.layers.Bidirectional: ("forward_layer", "backward_layer"),
+    keras.layers.RNN: ("cell",),
+    keras.layers.StackedRNNCells: ("cells",),
+}
+
+
+def _copy_wrapper(wrapper: Any, copy: Callable) -> keras.layers.Layer:
+    """Copies a layer of `_WRAPPERS`, with copies of the layers inside it."""
+    inner = {name: keras.tree.map_structure(copy, getattr(wrapper, name)) for name in _WRAPPERS[type(wrapper)]}
+    if type(wrapper) is not keras.layers.Bidirectional:
+        return type(wrapper)(**{**live_config(wrapper), **inner})
+    # The constructor would make the layers again from their configurations.
+    new = from_live_config(type(wrapper), live_config(wrapper), wrapper)
+    for name, layer in inner.items():
+        # Set by the constructor.
+        layer.zero_output_for_mask = getattr(wrapper, name).zero_output_for_mask
+    replace_parts(new, **inner)
+    return new
 
 
 def is_model(layer: Any) -> bool:

@@ -1,5 +1,7 @@
 """The table of layers that hold kernels: Keras layers, and the slot layers of the same arguments."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ SLOT_ARGUMENTS = (
     "move_regularizer",
     "seed",
 )
+_RECURRENT = {"recurrent_initializer": "glorot_uniform"}
 #: Keras layer, its arguments, shape of an input: first one row for each class, then rows with other arguments.
 LAYERS = {
     "dense": (L.Dense, {"units": 4}, (3, 5)),
@@ -60,6 +63,17 @@ LAYERS = {
         {"head_dim": 3, "num_query_heads": 4, "num_key_value_heads": 2},
         (2, 5, 4),
     ),
+    "embedding": (
+        L.Embedding,
+        {"input_dim": 12, "output_dim": 4, "embeddings_initializer": "glorot_uniform"},
+        (2, 5),
+    ),
+    "simple_rnn_cell": (L.SimpleRNNCell, {"units": 4, **_RECURRENT}, (2, 4)),
+    "lstm_cell": (L.LSTMCell, {"units": 4, **_RECURRENT}, (2, 4)),
+    "gru_cell": (L.GRUCell, {"units": 4, **_RECURRENT}, (2, 4)),
+    "simple_rnn": (L.SimpleRNN, {"units": 4, **_RECURRENT}, (2, 3, 5)),
+    "lstm": (L.LSTM, {"units": 4, "return_sequences": True, **_RECURRENT}, (2, 3, 5)),
+    "gru": (L.GRU, {"units": 3, **_RECURRENT}, (2, 3, 5)),
 }
 VARIANTS = {
     "dense_3d": (L.Dense, {"units": 4, "use_bias": False}, (2, 3, 5)),
@@ -74,8 +88,10 @@ VARIANTS = {
         (2, 6, 6, 3),
     ),
 }
-#: The rows with one input and one bias, which `built_layer` makes.
-ONE_INPUT = tuple(name for name in {**LAYERS, **VARIANTS} if "attention" not in name)
+#: The rows with one input, and with kernels and a bias of their own, which `built_layer` makes.
+ONE_INPUT = tuple(
+    name for name in {**LAYERS, **VARIANTS} if not re.search("attention|embedding|rnn|lstm|gru", name)
+)
 #: Every layer in one of the score modes, to save time, and every layer in the other one.
 LAYER_AND_MODE = [(name, MODES[i % 2]) for i, name in enumerate(LAYERS)]
 LAYER_AND_OTHER_MODE = [(name, MODES[1 - i % 2]) for i, name in enumerate(LAYERS)]
@@ -85,6 +101,8 @@ PREFIXES = {
     "depthwise2d": ("depthwise",),
     "separable1d": ("depthwise", "pointwise"),
     "separable2d": ("depthwise", "pointwise"),
+    "embedding": ("embeddings",),
+    **{name: ("kernel", "recurrent") for name in LAYERS if "rnn" in name or "lstm" in name or "gru" in name},
 }
 
 
@@ -120,7 +138,7 @@ def _own_config(plain):
 def built_layer(name, **arguments):
     """The built slot layer of a row, with a bias that is not zero, and an input."""
     cls, own, shape = {**LAYERS, **VARIANTS}[name]
-    x = np.random.default_rng(7).normal(size=shape).astype("float32")
+    x = numbers_for(cls, shape, seed=7)
     layer = SLOT_CLASSES[cls](**{**own, "seed": 3, **arguments})
     layer.build(shape)
     if getattr(layer, "bias", None) is not None:
@@ -148,11 +166,14 @@ def bank_variable(layer):
     return variable
 
 
-def call(layer, x, **arguments):
-    """The layer on x, as query and value where it takes two inputs."""
-    if "Attention" in type(layer).__name__:
-        return layer(x, x, **arguments)
-    return layer(x, **arguments)
+def call(layer, x, *others, **arguments):
+    """The layer on x, as query and value where it takes two inputs, and as the states of a cell."""
+    kind = type(layer).__name__
+    if kind.endswith("Cell"):
+        return layer(x, [x] * (2 if "LSTM" in kind else 1), **arguments)[0]
+    if "Attention" in kind and not others:
+        others = (x,)
+    return layer(x, *others, **arguments)
 
 
 def model_of(layer, shape):
@@ -162,7 +183,15 @@ def model_of(layer, shape):
 
 
 def layer_input(name, seed=0):
-    return np.random.default_rng(seed).normal(size=LAYERS[name][-1]).astype("float32")
+    return numbers_for(LAYERS[name][0], LAYERS[name][-1], seed)
+
+
+def numbers_for(cls, shape, seed=0):
+    """An input for a Keras layer of this class."""
+    rng = np.random.default_rng(seed)
+    if cls is L.Embedding:
+        return rng.integers(0, 12, shape).astype("int32")
+    return rng.normal(size=shape).astype("float32")
 
 
 def gradients(layer, x, upstream, way, by_id=False):
@@ -173,7 +202,7 @@ def gradients(layer, x, upstream, way, by_id=False):
     training = {"training": True} if hasattr(layer, "num_values") else {}
 
     def total(upstream, *inputs):
-        y = layer(*inputs, **training)
+        y = call(layer, *inputs, **training)
         return keras.ops.sum(y * keras.ops.cast(upstream, y.dtype)), y
 
     inputs = x if isinstance(x, tuple) else (x,)

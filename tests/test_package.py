@@ -37,11 +37,18 @@ PUBLIC_NAMES = {
     "SlotDepthwiseConv1D",
     "SlotDepthwiseConv2D",
     "SlotEinsumDense",
+    "SlotEmbedding",
+    "SlotGRU",
+    "SlotGRUCell",
     "SlotGroupQueryAttention",
+    "SlotLSTM",
+    "SlotLSTMCell",
     "SlotLayer",
     "SlotMultiHeadAttention",
     "SlotSeparableConv1D",
     "SlotSeparableConv2D",
+    "SlotSimpleRNN",
+    "SlotSimpleRNNCell",
     "StratifiedUniform",
     "UniformScores",
     "ValueBank",
@@ -152,7 +159,7 @@ def test_every_backend_has_the_same_functions():
 
     folder, names = Path(_backend.__file__).parent, set(vars(_backend)) & set(vars(_backend._module))
     functions = {name for name in names if callable(getattr(_backend, name))}
-    assert len(functions) == 6
+    assert len(functions) == 7
     for module in {*_backend.MODULES.values(), "generic"}:
         text = (folder / f"{module}.py").read_text(encoding="utf-8")
         assert functions <= set(re.findall(r"^def (\w+)\(", text, re.MULTILINE)), module

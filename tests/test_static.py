@@ -26,12 +26,13 @@ DEFAULTS = {
 }
 #: Arguments of Keras that make no sense for a kernel that is selected: accepted by name only to be refused.
 REFUSED = ("lora_rank", "lora_alpha", "quantization_config", "gptq_unpacked_column_size")
-#: Every layer of Keras that holds a kernel and multiplies with it.
+#: The layers of Keras that hold kernels, but for `ConvLSTM1D` to `ConvLSTM3D` and `ReversibleEmbedding`.
 EXPECTED = {
     *("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D"),
     *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
     *("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"),
-    *("MultiHeadAttention", "GroupQueryAttention"),
+    *("MultiHeadAttention", "GroupQueryAttention", "Embedding"),
+    *("SimpleRNN", "LSTM", "GRU", "SimpleRNNCell", "LSTMCell", "GRUCell"),
 }
 
 
@@ -49,13 +50,13 @@ def test_signature_has_the_arguments_of_the_keras_layer_and_then_ours(cls):
     plain = list(inspect.signature(_plain(cls)).parameters.values())
     variable = inspect.Parameter.VAR_KEYWORD
     named = [p for p in plain if p.kind is not variable]
-    # The attention layers of Keras have a seed of their own: one seed governs all.
+    # The attention and recurrent layers of Keras have a seed of their own: one seed governs all.
     both = {p.name for p in named} & set(SLOT_ARGUMENTS)
     assert both <= {"seed"}
     ours = [p for p in inspect.signature(cls).parameters.values() if p.kind is not variable]
     kept = [p.replace(annotation=p.empty) for p in ours if p.name not in SLOT_ARGUMENTS]
     assert kept == [p for p in named if p.name not in both]
-    assert [p.name for p in ours[: len(kept)]] == [p.name for p in kept]
+    assert [p.name for p in ours[: len(named)]] == [p.name for p in named]
     added = {p.name: p for p in ours if p.name in SLOT_ARGUMENTS}
     own = [name for name in SLOT_ARGUMENTS if name not in both]
     assert [name for name in added if name not in both] == own

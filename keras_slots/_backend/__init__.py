@@ -18,3 +18,4 @@ eager_scope = _module.eager_scope
 from_host = _module.from_host
 initializer = _module.initializer
 straight_through = _module.straight_through
+take_rows = _module.take_rows

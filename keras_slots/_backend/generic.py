@@ -60,6 +60,11 @@ def eager_scope() -> Any:
     return nullcontext()
 
 
+def take_rows(variable: Any, rows: Tensor) -> Tensor:
+    """The rows of a Keras variable with these numbers, an int32 tensor of numbers from 0."""
+    return ops.take(variable, rows, axis=0)
+
+
 def zero_gradient_at_zero(x: Tensor) -> Tensor:
     """`x`, whose `abs` has zero gradient where it is 0; here nothing has a gradient."""
     return x

@@ -72,6 +72,11 @@ def eager_scope() -> Any:
     return jax.ensure_compile_time_eval()
 
 
+def take_rows(variable: Any, rows: Tensor) -> Tensor:
+    """The rows of a Keras variable with these numbers."""
+    return ops.take(variable, rows, axis=0)
+
+
 def zero_gradient_at_zero(x: Tensor) -> Tensor:
     """Returns `x` with zero gradient where it is 0; JAX would give `abs` a slope of 1 there."""
     return ops.where(x == 0, ops.stop_gradient(x), x)

@@ -87,6 +87,15 @@ def eager_scope() -> Any:
     return tf.init_scope()
 
 
+def take_rows(variable: Any, rows: Tensor) -> Tensor:
+    """The rows of a Keras variable with these numbers, whose gradient holds these rows alone.
+
+    Of the variable, not of its value: TensorFlow copies a variable that an optimizer updates in some rows whenever
+    it is read as a whole.
+    """
+    return tf.gather(variable.value, rows)
+
+
 def zero_gradient_at_zero(x: Tensor) -> Tensor:
     """Returns `x` unchanged: in TensorFlow `abs` already has zero gradient at 0."""
     return x

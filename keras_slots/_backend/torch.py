@@ -123,6 +123,11 @@ def eager_scope() -> Any:
     return keras.device("cpu")
 
 
+def take_rows(variable: Any, rows: Tensor) -> Tensor:
+    """The rows of a Keras variable with these numbers."""
+    return ops.take(variable, rows, axis=0)
+
+
 def zero_gradient_at_zero(x: Tensor) -> Tensor:
     """`x`, whose `abs` has no gradient where it is 0, by PyTorch's own rule."""
     return x

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
+from math import prod
 from typing import Any, ClassVar
 
 import keras
@@ -31,6 +32,8 @@ Tensor = Any
 
 # Sizes of the sample of `reach`: computing its envelopes takes a few milliseconds.
 _SAMPLED_LINES, _FEWEST_CONNECTIONS = 2**15, 256
+# What counts for a size that is not known while a program is traced: Keras' batch size.
+_USUAL_SIZE = 32
 
 
 class SlotKernel(keras.layers.Layer, Registrable, ABC):
@@ -92,7 +95,7 @@ class SlotKernel(keras.layers.Layer, Registrable, ABC):
         self.num_values = num_values
         self.rule = rule
         if bank_initializer is None:
-            bank_initializer = initializers.get(kernel_initializer)
+            bank_initializer = initializers.of_kernel(kernel_initializer)
         self.bank_initializer = bank_initializer
         self.score_initializer = score_initializer or initializers.get_scores(None)
         self.sharing = sharing
@@ -178,6 +181,16 @@ class SlotKernel(keras.layers.Layer, Registrable, ABC):
         """The 64-bit numbers in the variable `seed`: the seed, and what traced code needs to derive from it."""
         return (seed,)
 
+    def select_in(self, rows: Tensor, by_rule: bool, *uniform: Tensor) -> Tensor | None:
+        """The values in these rows of the kernel, `(n, ...)`, by `rule` or greedily; None: `select` has to do it.
+
+        Args:
+            rows: int32 tensor of shape `(n,)`.
+            by_rule: Whether `rule` selects.
+            *uniform: The random numbers of these rows, if it needs any.
+        """
+        return None
+
     # The choices of a kernel. A score mode overrides these methods if it can do without its bank.
 
     def positions(self, trained: Tensor | None = None) -> Tensor:
@@ -259,12 +272,38 @@ class SlotKernel(keras.layers.Layer, Registrable, ABC):
             return self.select_greedily()
         return self.select_by_rule(*self.draw())
 
-    def draw(self) -> tuple[Tensor, ...]:
-        """The random numbers that `rule` needs, if any, for a training call: one draw per forward pass."""
+    def select_rows(self, rows: Tensor, training: bool | None = False) -> Tensor:
+        """What `select` gives in these rows of the kernel, `rows.shape + kernel_shape[1:]`, without the others.
+
+        Args:
+            rows: int32 tensor of any shape; negative numbers count from the end.
+            training: As for `select`.
+        """
+        shape = self.initial.kernel_shape
+        by_rule = bool(training) and not isinstance(self.rule, Greedy)
+        # Random numbers of one row can be drawn only if they are numbered like its connections.
+        separable = not by_rule or self.random_shape is None or self.random_shape[: len(shape)] == shape
+        few = prod(_USUAL_SIZE if size is None else size for size in rows.shape) < shape[0]
+        few = few and hasattr(rows, "ndim")  # TensorFlow's ragged and sparse tensors have none
+        selected = None
+        if few and separable and id(self) not in GIVEN:
+            flat = ops.reshape(rows, (-1,))
+            flat = ops.where(flat < 0, flat + shape[0], flat)
+            selected = self.select_in(flat, by_rule, *(self.draw(flat) if by_rule else ()))
+        if selected is None:
+            return ops.take(self.select(training), rows, axis=0)
+        return ops.reshape(selected, (*ops.shape(rows), *shape[1:]))
+
+    def draw(self, rows: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The random numbers that `rule` needs, if any, for a training call: one draw per forward pass.
+
+        If `rows` is given, they are those of these rows of the kernel.
+        """
         if self.random_shape is None or id(self) in GIVEN:
             return GIVEN.get(id(self), ())
         self.sampler.enter(current_call(self))
-        return (compiled(UniformNumbers(self.random_shape, self.score_dtype))(self.sampler.next()),)
+        numbers = compiled(UniformNumbers(self.random_shape, self.score_dtype))
+        return (numbers(self.sampler.next(), *(() if rows is None else (rows,))),)
 
     @property
     def selected_indices(self) -> Tensor:

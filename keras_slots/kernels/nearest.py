@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_slots._backend import compiled, from_host, straight_through
+from keras_slots._backend import compiled, from_host, straight_through, take_rows
 from keras_slots._registry import register
 from keras_slots.kernels.envelope import NUDGE
 from keras_slots.kernels.lever import LeverKernel, lever_gradient
@@ -28,6 +28,7 @@ from keras_slots.values.stratified import (
     StratifiedUniform,
     connection_state,
     count_connections,
+    count_connections_of,
     offsets,
     pair_hash,
     strata_bits,
@@ -91,6 +92,7 @@ class NearestKernel(LeverKernel):
             bound = self.bank_initializer.bound(initial.fans)
             self._bank = StratifiedValues(self.num_values, bound, initial.shared)
         self._greedy = straight_through(SelectNearest(self._bank, self.variable_dtype), lever_gradient)
+        self._in_rows = straight_through(NearestInRows(self._bank, self.variable_dtype, shape), lever_gradient)
 
     def seed_numbers(self, seed: int) -> tuple[int, ...]:
         # Includes the keys of the hash, which traced code cannot draw from the seed.
@@ -121,6 +123,9 @@ class NearestKernel(LeverKernel):
 
     def select_by_rule(self, *uniform: Tensor) -> Tensor:
         return self.select_greedily()
+
+    def select_in(self, rows: Tensor, by_rule: bool, *uniform: Tensor) -> Tensor:
+        return self._in_rows(take_rows(self._lever, rows), self._seed, rows)
 
     @property
     def selected_indices(self) -> Tensor:
@@ -164,13 +169,15 @@ class StratifiedValues:
     bound: float
     shared: bool = False
 
-    def nearest(self, lever: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+    def nearest(self, lever: Tensor, seed: Tensor, counts: Any = None) -> tuple[Tensor, Tensor]:
         """Values in float32 and indices in int32 that are nearest to each lever; see `nearest_in_strata`."""
         words = ops.convert_to_tensor(seed)
         # The keys are the second number in `seed`, see `NearestKernel.seed_numbers`.
         high, low = (decode_integer(words[i : i + 4]) for i in (8, 12))
         keys = ops.stack([low, high])
-        return nearest_in_strata(lever, keys, num_values=self.num_values, bound=self.bound, shared=self.shared)
+        return nearest_in_strata(
+            lever, keys, num_values=self.num_values, bound=self.bound, shared=self.shared, counts=counts
+        )
 
 
 @dataclass(frozen=True)
@@ -179,7 +186,7 @@ class SharedValues:
 
     values: tuple[float, ...]
 
-    def nearest(self, lever: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+    def nearest(self, lever: Tensor, seed: Tensor, counts: Any = None) -> tuple[Tensor, Tensor]:
         """Values in float32 and indices in int32 that are nearest to each lever, by binary search."""
         values, index = np.unique(np.array(self.values, "float32"), return_index=True)
         lever = ops.convert_to_tensor(lever)
@@ -209,6 +216,21 @@ class SelectNearest:
 
 
 @dataclass(frozen=True)
+class NearestInRows:
+    """`(lever, seed, rows) -> kernel` for the levers of some rows of a kernel of this shape."""
+
+    bank: StratifiedValues | SharedValues
+    dtype: str
+    kernel_shape: tuple[int, ...]
+
+    def __call__(self, lever: Tensor, seed: Tensor, rows: Tensor) -> Tensor:
+        values = self.bank.nearest(lever, seed, count_connections_of(rows, self.kernel_shape))[0]
+        # JAX gives NaN for a row that does not exist, and a lever that is NaN would hide that.
+        exists = ops.reshape(rows < self.kernel_shape[0], (-1, *[1] * (len(self.kernel_shape) - 1)))
+        return ops.cast(ops.where(exists, values, np.float32(np.nan)), self.dtype)
+
+
+@dataclass(frozen=True)
 class IndexOfNearest:
     """`(lever, seed) -> selected_indices`."""
 
@@ -219,7 +241,7 @@ class IndexOfNearest:
 
 
 def nearest_in_strata(
-    lever: Tensor, words: Tensor, *, num_values: int, bound: float, shared: bool = False
+    lever: Tensor, words: Tensor, *, num_values: int, bound: float, shared: bool = False, counts: Any = None
 ) -> tuple[Tensor, Tensor]:
     """Values, float32, and indices, int32, of a `StratifiedUniform` bank nearest to each lever; lowest on ties.
 
@@ -229,11 +251,12 @@ def nearest_in_strata(
     bank selects its first or last value, a lever that is NaN the first.
 
     Args:
-        lever: Tensor of shape `(...)`, float32 or float64; connections are counted in C order.
+        lever: Tensor of shape `(...)`, float32 or float64.
         words: Integer tensor of shape `(2,)`: `StratifiedUniform.words`, modulo 2**32.
         num_values: K.
         bound: `StratifiedUniform.bound`.
         shared: Whether all connections have the values of the first.
+        counts: The numbers of the connections, see `count_connections`; None: they are counted in C order.
     """
     lever = ops.convert_to_tensor(lever)
     dtype, bits, unit = lever.dtype, strata_bits(num_values), strata_unit(num_values, bound)
@@ -241,13 +264,14 @@ def nearest_in_strata(
     # Twice the position, as midpoints of positions are integers then: below 2**24, so floats compare exactly.
     target = lever * ops.cast(2.0 / float(unit), dtype)
     pair = _first_pair(target, num_values, bits, last_pair)
-    counts = count_connections(() if shared else tuple(lever.shape))
+    if shared or counts is None:
+        counts = count_connections(() if shared else tuple(lever.shape))
     state = connection_state(ops.cast(words, "int32"), *counts)
     pairs = [pair_hash(state, (pair + j) * SPREAD) for j in range(1 if num_values <= 2 else 2)]
     within = [offset for word in pairs for offset in offsets(word, bits)][:num_values]
     start = ops.left_shift(pair, np.int32(bits + 1)) - np.int32((num_values << bits) // 2)
     candidates = [start + (offset + np.int32(k << bits)) for k, offset in enumerate(within)]
-    position, index = candidates[0] + ops.zeros(lever.shape, "int32"), 2 * pair
+    position, index = candidates[0] + ops.zeros_like(lever, dtype="int32"), 2 * pair
     for k, (below, above) in enumerate(pairwise(candidates), start=1):
         further = target > ops.cast(below + above, dtype)
         if k == 3 and num_values % 2:
@@ -255,7 +279,7 @@ def nearest_in_strata(
             further = ops.logical_and(further, pair < np.int32(last_pair))
         position = ops.where(further, above, position)
         index = ops.where(further, 2 * pair + np.int32(k), index)
-    return ops.cast(position, "float32") * unit, index + ops.zeros(lever.shape, "int32")
+    return ops.cast(position, "float32") * unit, index + ops.zeros_like(lever, dtype="int32")
 
 
 def _first_pair(target: Tensor, num_values: int, bits: int, last_pair: int) -> Tensor:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import KerasTensor, ops
 
-from keras_slots._backend import compiled, from_host, straight_through
+from keras_slots._backend import compiled, from_host, straight_through, take_rows
 from keras_slots._registry import register
 from keras_slots.kernels.lever import LeverKernel, lever_gradient
 from keras_slots.kernels.staircase import build_staircase, levels_of
@@ -74,6 +74,14 @@ class PerConnectionKernel(LeverKernel):
 
     def select_by_rule(self, *uniform: Tensor) -> Tensor:
         return self._by_rule(self._lever, *self._lines, *uniform)
+
+    def select_in(self, rows: Tensor, by_rule: bool, *uniform: Tensor) -> Tensor:
+        lever = take_rows(self._lever, rows)
+        if not by_rule:
+            return self._greedy(lever, *(ops.take(x, rows, axis=1) for x in self._steps))
+        scores, bank = self._lines
+        bank = bank if self.initial.shared else take_rows(bank, rows)
+        return self._by_rule(lever, take_rows(scores, rows), bank, *uniform)
 
     @property
     def selected_indices(self) -> Tensor:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_slots._backend import compiled, straight_through
+from keras_slots._backend import compiled, straight_through, take_rows
 from keras_slots._registry import register
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.selection import Greedy, SelectionRule, lookup
@@ -49,6 +49,11 @@ class PerValueKernel(SlotKernel):
 
     def select_by_rule(self, *uniform: Tensor) -> Tensor:
         return self._by_rule(self._scores, self._bank, *uniform)
+
+    def select_in(self, rows: Tensor, by_rule: bool, *uniform: Tensor) -> Tensor:
+        scores = take_rows(self._scores, rows)
+        bank = self._bank if self.initial.shared else take_rows(self._bank, rows)
+        return self._by_rule(scores, bank, *uniform) if by_rule else self._greedy(scores, bank)
 
     def trained_variables(self) -> list[keras.Variable]:
         return [self._scores]

@@ -11,7 +11,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_slots.values.stratified import SPREAD, connection_state, count_connections, mix, pair_hash, shifted
+from keras_slots.values.stratified import (
+    SPREAD,
+    connection_state,
+    count_connections,
+    count_connections_of,
+    mix,
+    pair_hash,
+    shifted,
+)
 
 Tensor = Any
 
@@ -64,19 +72,20 @@ class Sampler(keras.random.SeedGenerator):
 
 @dataclass(frozen=True)
 class UniformNumbers:
-    """`state of a Sampler -> random numbers in [0, 1)`, the same bits on every backend.
+    """`(state of a Sampler, *rows) -> random numbers in [0, 1)`, the same bits on every backend.
 
     Each is 24 bits of the hash of a stratified bank, with keys from the seed, and with the number of the draw in
-    the place of the number of the pair of values.
+    the place of the number of the pair of values. Given some rows, it draws the numbers of these alone.
     """
 
     shape: tuple[int, ...]
     dtype: str
 
-    def __call__(self, state: Tensor) -> Tensor:
+    def __call__(self, state: Tensor, *rows: Tensor) -> Tensor:
         seed, draw = ops.unstack(ops.cast(state, "int32"), 2)
         keys = mix(seed), mix(seed + SPREAD)
-        bits = pair_hash(connection_state(keys, *count_connections(self.shape)), draw * SPREAD)
+        counts = count_connections_of(rows[0], self.shape) if rows else count_connections(self.shape)
+        bits = pair_hash(connection_state(keys, *counts), draw * SPREAD)
         return ops.cast(shifted(bits, 8), self.dtype) * 2.0**-24
 
 

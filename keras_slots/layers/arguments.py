@@ -19,6 +19,8 @@ _OF_KERNELS = {
     "regularizer": "Keras regularizer of the greedily selected values.",
     "constraint": "Must be None: the values are fixed.",
 }
+#: Other arguments of Keras layers that can have only one value.
+_FIXED = {"weights": "Must be None: the values are fixed."}
 #: Arguments of Keras layers that are refused.
 _REFUSED = ("lora_rank", "lora_alpha", "quantization_config", "gptq_unpacked_column_size")
 # Other names that people use for slot arguments, too different to be found by spelling.
@@ -62,7 +64,7 @@ def described(docstring: str | None) -> dict[str, str]:
 def args_section(plain_class: type, slot_layer: type, kernel_arguments: Sequence[str]) -> str:
     """The `Args` section of a slot layer: every argument of its Keras layer, then the slot arguments."""
     theirs, ours = described(plain_class.__doc__), described(slot_layer.__doc__)
-    theirs = {name: text for name, text in theirs.items() if name not in _REFUSED}
+    theirs = {name: _FIXED.get(name, text) for name, text in theirs.items() if name not in _REFUSED}
     of_kernels = {f"{k}_{part}": text for k in kernel_arguments for part, text in _OF_KERNELS.items()}
     lines = [f"{name}: {text}" for name, text in (theirs | of_kernels | ours).items()]
     wrapped = (textwrap.fill(x, 111, initial_indent=" " * 8, subsequent_indent=" " * 12) for x in lines)

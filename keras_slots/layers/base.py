@@ -171,6 +171,7 @@ class SlotLayer(Refusals, Registrable):
         *,
         name: str | None = None,
         fans: tuple[int, int] | None = None,
+        initializer: Any = None,
     ) -> SlotKernel:
         """Builds a kernel of this layer's score mode, which you keep in an attribute or in a list or dict in one.
 
@@ -181,6 +182,7 @@ class SlotLayer(Refusals, Registrable):
             name: Name of the weight of the Keras layer that the kernel replaces; None: `"kernel"`, or
                 `"depthwise_kernel"` for the argument `"depthwise"`.
             fans: `(fan_in, fan_out)`; None: computed from the shape by Keras' rule.
+            initializer: What the values are drawn from in place of the argument `kernel_initializer`.
 
         Raises:
             ValueError: If a size is not known, or the layer already has a kernel of that name.
@@ -200,7 +202,7 @@ class SlotLayer(Refusals, Registrable):
         kernel = SlotKernel.registry[self.score_mode](
             num_values=self.num_values,
             rule=self._rule,
-            kernel_initializer=getattr(self, f"{argument}_initializer"),
+            kernel_initializer=initializer or getattr(self, f"{argument}_initializer"),
             bank_initializer=self.bank_initializer,
             score_initializer=self.score_initializer,
             sharing=self.sharing,

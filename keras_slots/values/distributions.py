@@ -93,7 +93,7 @@ class Distribution(EqualByConfig, ValueSource):
                 f"`fans` must be a pair (fan_in, fan_out) of sizes. Received: fans={fans!r}. "
                 "Use `compute_fans(kernel_shape)`."
             )
-        choices = {"fan_in": fans[0], "fan_out": fans[1], "fan_avg": (fans[0] + fans[1]) / 2.0}
+        choices = {"fan_in": fans[0], "fan_out": fans[1], "fan_avg": sum(fans) / 2.0, "fan_max": max(fans)}
         return self.scale * math.sqrt(self._variance / max(1.0, choices[self._mode]))
 
     def factor(self, fans: tuple[int, int]) -> float:
@@ -217,7 +217,7 @@ class VarianceScaling(Distribution):
 
     Args:
         variance: Positive finite number; Keras' `VarianceScaling` calls it `scale`.
-        mode: `"fan_in"`, `"fan_out"` or `"fan_avg"` (their mean).
+        mode: `"fan_in"`, `"fan_out"`, `"fan_avg"` (their mean) or `"fan_max"` (the larger one).
         distribution: A kind of random numbers of mean 0: `"uniform"`, `"truncated_normal"`, `"signed_constant"`.
         scale: Positive finite number that multiplies every value.
         seed: Integer used instead of the seed of the layer, or None.
@@ -248,7 +248,7 @@ class VarianceScaling(Distribution):
                 "distribution='untruncated_normal'. Use 'truncated_normal', or pass "
                 "`keras.initializers.RandomNormal(stddev=...)` with a standard deviation."
             )
-        self._mode = check_choice(mode, "mode", ("fan_in", "fan_out", "fan_avg"))
+        self._mode = check_choice(mode, "mode", ("fan_in", "fan_out", "fan_avg", "fan_max"))
         self.kind = check_choice(
             distribution, "distribution", tuple(name for name, kind in KINDS.items() if kind.centred)
         )

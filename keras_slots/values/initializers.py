@@ -115,6 +115,43 @@ def get(identifier: Any, argument: str = "bank_initializer") -> ValueSource | Ca
     return initializer
 
 
+def of_kernel(initializer: Any) -> ValueSource | Callable[..., Any]:
+    """The source of a bank whose values are distributed like the weights that an initializer gives a kernel.
+
+    The weights of an orthogonal kernel depend on each other. The values of a bank do not, and keep the variance.
+
+    Example:
+
+    >>> of_kernel(keras.initializers.Orthogonal()).rms((4, 16))
+    0.25
+    """
+    if type(initializer) is keras.initializers.Orthogonal:
+        return VarianceScaling(initializer.gain**2, "fan_max", seed=_seed_of(initializer))
+    return get(initializer)
+
+
+def of_fixed_size(initializer: Any) -> tuple[Any, Any]:
+    """A distribution and the fans at which it is that of a Keras initializer whose size no kernel changes.
+
+    Any other initializer is returned as it is, without fans.
+
+    Example:
+
+    >>> of_fixed_size(keras.initializers.RandomUniform(-0.05, 0.05))
+    (GlorotUniform(scale=1.0), (1200.0, 1200.0))
+    """
+    kind: type[Distribution] | None = None
+    rms = 0.0
+    if type(initializer) is keras.initializers.RandomUniform and initializer.minval == -initializer.maxval:
+        kind, rms = GlorotUniform, initializer.maxval / 3**0.5
+    elif type(initializer) in (keras.initializers.RandomNormal, keras.initializers.TruncatedNormal):
+        kind, rms = GlorotNormal, 0.0 if initializer.mean else initializer.stddev
+    if kind is None or not rms > 0:
+        return initializer, None
+    fan = round(rms**-2, 6)
+    return kind(seed=_seed_of(initializer)), (fan, fan)
+
+
 def get_scores(identifier: Any) -> ValueSource | Callable[..., Any]:
     """The source of initial scores, resolved like that of a bank; `UniformScores(1.0)` for None."""
     return UniformScores() if identifier is None else get(identifier, "score_initializer")
@@ -145,11 +182,16 @@ def _from_keras(initializer: Any, argument: str) -> Distribution:
             f"kernel. Received: {argument} with input_axes={initializer.input_axes!r}, "
             f"output_axes={initializer.output_axes!r}. Leave them out and set `scale`."
         )
-    seed = initializer.seed if initializer.get_config()["seed"] is not None else None
-    if isinstance(seed, keras.random.SeedGenerator):
-        low, high = (int(x) & 0xFFFFFFFF for x in keras.ops.convert_to_numpy(seed.next()))
-        seed = high << 32 | low
+    seed = _seed_of(initializer)
     kind = _FROM_KERAS[type(initializer)]
     if kind is VarianceScaling:
         return VarianceScaling(initializer.scale, initializer.mode, initializer.distribution, seed=seed)
     return kind(seed=seed)
+
+
+def _seed_of(initializer: Any) -> int | None:
+    seed = initializer.seed if initializer.get_config()["seed"] is not None else None
+    if isinstance(seed, keras.random.SeedGenerator):
+        low, high = (int(x) & 0xFFFFFFFF for x in keras.ops.convert_to_numpy(seed.next()))
+        seed = high << 32 | low
+    return seed

@@ -90,6 +90,13 @@ def count_connections(shape: tuple[int, ...]) -> tuple[Any, Any]:
     return ops.reshape(rows, (*leading, 1)), ops.arange(size, dtype="int32")
 
 
+def count_connections_of(rows: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """The numbers that `count_connections(shape)` gives in these rows, the first axis of `shape`."""
+    first, columns = count_connections(shape[1:])
+    rows = ops.reshape(rows, (-1, *[1] * (len(shape) - 1)))
+    return first + rows * math.prod(shape[1:]), columns
+
+
 def pair_hash(state: Any, spread: Any, xp: Any = ops) -> Any:
     """The hash of the values 2 j and 2 j + 1, int32; `spread` is `j * SPREAD`, int32."""
     return mix(xp.bitwise_xor(state, spread), xp)

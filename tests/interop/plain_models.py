@@ -7,7 +7,7 @@ from keras import ops
 from comparisons import numpy_of
 from layer_table import SLOT_CLASSES, L
 
-_KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel")
+_KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel", "recurrent_kernel", "embeddings")
 
 
 def slot_layers(model):
@@ -27,6 +27,7 @@ def kernels(layer):
 def _kernels(layer):
     # Not `hasattr`: an unbuilt slot layer says that it is to be built first.
     names = [name for name in _KERNELS if hasattr(type(layer), name) or name in vars(layer)]
+    names = ["embeddings"] if "embeddings" in names else names  # a slot layer calls it its kernel, too
     return [name for name in names if layer.built and getattr(layer, name, None) is not None]
 
 
@@ -37,6 +38,13 @@ def give_kernels(slot, plain):
         for name, kernel in kernels(ours).items():
             getattr(theirs, name).assign(kernel)
     return plain
+
+
+def without_seeds(config):
+    """A configuration without seeds: the attention and recurrent layers of Keras have one, for dropout."""
+    if isinstance(config, dict):
+        return {key: without_seeds(value) for key, value in config.items() if key != "seed"}
+    return [without_seeds(x) for x in config] if isinstance(config, (list, tuple)) else config
 
 
 def random_input(model, count=3, seed=0):

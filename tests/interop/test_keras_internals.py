@@ -75,6 +75,32 @@ def test_keras_internals_current_pass_is_one_for_all_calls_within_the_outermost(
     assert keras_internals.current_call(stranger) is None
 
 
+def test_keras_internals_training_of_call_is_that_of_the_outermost_call():
+    seen, stranger = [], keras.layers.Layer()
+
+    class Inner(keras.layers.Layer):
+        def call(self, inputs):
+            seen.append(keras_internals.training_of_call(stranger))
+            return inputs
+
+    model = keras.Sequential([keras.Input((2,)), Inner()])
+    seen.clear()
+    for training in (True, False):
+        model(np.ones((1, 2), "float32"), training=training)
+    assert seen == [True, False]
+    assert keras_internals.training_of_call(stranger) is None
+
+
+def test_keras_internals_replaced_parts_are_forgotten():
+    layer = keras.layers.RNN(keras.layers.GRUCell(2, seed=1))
+    cell = keras.layers.GRUCell(3, seed=1)
+    keras_internals.replace_parts(layer, cell=cell)
+    keras_internals.replace_parts(cell, seed_generator=keras.random.SeedGenerator(2))
+    layer(np.ones((1, 2, 4), "float32"))
+    assert keras_internals.direct_layers(layer) == [cell] and layer.cell is cell
+    assert len(layer.weights) == 3 and len(layer.variables) == 4
+
+
 def test_dir_names_what_keras_passes_over_when_it_saves(tmp_path):
     reads = []
 

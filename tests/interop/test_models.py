@@ -9,7 +9,7 @@ import keras_slots
 from comparisons import assert_close, assert_same, numpy_of
 from keras_slots import SlotConv1D, SlotDense, materialize, slotify
 from layer_table import MODES, L
-from plain_models import OPERATIONS, give_kernels, random_input, slot_layers, vocabulary_model
+from plain_models import OPERATIONS, give_kernels, random_input, slot_layers, vocabulary_model, without_seeds
 
 operations = pytest.mark.parametrize("make", OPERATIONS.values(), ids=OPERATIONS)
 
@@ -50,7 +50,7 @@ def test_materialize_keeps_operations_and_masks(make):
     plain = make()
     slot = slotify(plain, num_values=3, seed=1, filters=_has_slot_version)
     back = materialize(slot)
-    assert back.get_config() == plain.get_config()
+    assert without_seeds(back.get_config()) == without_seeds(plain.get_config())
     x = random_input(plain)
     assert_same(back(x), slot(x, training=False))
 

@@ -64,15 +64,38 @@ def all_kinds():
     return keras.Model(inputs, keras.layers.GlobalAveragePooling1D()(x))
 
 
+def sequences():
+    """One of each kind of slot layer over time. LiteRT has no loop over time, so they are unrolled."""
+    x = inputs = keras.Input((5,), name="x")
+    x = keras_slots.SlotEmbedding(20, 4)(x)
+    for layer in (keras_slots.SlotSimpleRNN, keras_slots.SlotLSTM, keras_slots.SlotGRU):
+        x = keras.layers.Bidirectional(layer(3, return_sequences=True, unroll=True))(x)
+    cells = [
+        cell(3) for cell in (keras_slots.SlotSimpleRNNCell, keras_slots.SlotLSTMCell, keras_slots.SlotGRUCell)
+    ]
+    return keras.Model(inputs, keras.layers.RNN(cells, unroll=True)(x))
+
+
+def test_a_loop_over_time_is_refused_by_litert_and_taken_by_onnx(tmp_path):
+    inputs = keras.Input((5, 2), name="x")
+    model = keras.Model(inputs, keras_slots.SlotLSTM(3)(inputs))
+    with pytest.raises(ValueError, match="only have operations that LiteRT has"):
+        export_selected(model, tmp_path / "model", format="litert")
+    path = export_selected(model, tmp_path / "model", format="onnx")
+    x = np.random.default_rng(0).normal(size=(2, 5, 2)).astype("float32")
+    (y,) = run_onnx(path, {"x": x}).values()
+    np.testing.assert_allclose(y, numpy_of(model(x)), rtol=1e-5, atol=1e-6)
+
+
 def test_all_kinds_has_every_slot_layer():
-    kinds = {type(layer) for layer in all_kinds()._flatten_layers()}
+    kinds = {type(layer) for model in (all_kinds(), sequences()) for layer in model._flatten_layers()}
     # `SlotConv2D` is in `small_model`, `SlotDense` in `lenet`.
     assert set(SLOT_CLASSES.values()) - kinds == {keras_slots.SlotConv2D, SlotDense}
 
 
 @pytest.mark.quick("lenet-litert", "lenet-onnx")
 @every_format
-@pytest.mark.parametrize("make", [lenet, all_kinds])
+@pytest.mark.parametrize("make", [lenet, all_kinds, sequences])
 def test_export_selected_predicts_as_the_model_in_the_real_interpreter(tmp_path, make, format):
     model = make()
     path = export_selected(model, tmp_path / "model", format=format)
