@@ -114,7 +114,7 @@ def test_gradient_of_a_step_holds_the_rows_alone():
         assert isinstance(gradient, tf.IndexedSlices) and gradient.values.shape[0] == TOKENS.size
 
 
-@pytest.mark.quick("per_value_many", "per_value_random", "nearest")
+@pytest.mark.quick("per_value_random", "nearest")
 @every_case
 def test_layer_trains_with_masks_and_an_unknown_length(case):
     inputs = keras.Input((None,), dtype="int32")

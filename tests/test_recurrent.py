@@ -134,6 +134,7 @@ def test_each_kernel_is_selected_once_in_a_call(kind, selection, around, monkeyp
     assert_same(greedy, layer(x))
 
 
+@pytest.mark.quick
 @every_kind
 @pytest.mark.parametrize("jit_compile", sorted({*BACKEND.jit_compile}))
 def test_models_with_random_selection_train(kind, jit_compile):
@@ -242,6 +243,7 @@ def stacked(kind):
     )
 
 
+@pytest.mark.quick("SimpleRNN")
 @every_kind
 def test_slotify_and_materialize_reach_the_cells(kind, tmp_path):
     plain = stacked(kind)
