@@ -230,7 +230,7 @@ def test_slotify_start_weights_predicts_what_the_model_predicts():
 
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "bfloat16", "float64"])
-def test_slotify_start_weights_in_other_dtypes(dtype):
+def test_slotify_start_weights_in_other_dtypes(dtype, x64):
     plain = trained_weights(keras.Sequential([keras.Input((9,)), L.Dense(5, dtype=dtype, use_bias=False)]))
     slot = slotify(plain, num_values=1024, start="weights", seed=1)
     got, weight = (numpy_of(x.layers[0].kernel).astype("float64") for x in (slot, plain))
