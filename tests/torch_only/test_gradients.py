@@ -1,5 +1,7 @@
 """What PyTorch alone offers: its function transforms, second derivatives, modules and their parameters."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -90,5 +92,9 @@ def test_distributed_data_parallel_gives_every_trained_variable_a_gradient(tmp_p
         wrapped = torch.nn.parallel.DistributedDataParallel(module)
         wrapped(torch.randn(5, 6, 6, 2)).sum().backward()
     finally:
+        # The last reference to the group must not be that of the wrapper: its destructor can wait for a thread of the
+        # group that waits for the interpreter.
+        wrapped = None
+        gc.collect()
         torch.distributed.destroy_process_group()
     assert all(v.value.grad is not None for v in module.trainable_variables)
