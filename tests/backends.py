@@ -188,7 +188,8 @@ class Torch(Backend):
 
         def run(*arrays):
             arrays = [keras.ops.convert_to_tensor(x) for x in arrays]
-            return make_fx(function)(*arrays)(*arrays)
+            # It counts `self` of a method as an argument.
+            return make_fx(lambda *inputs: function(*inputs))(*arrays)(*arrays)
 
         return run
 

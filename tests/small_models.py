@@ -96,11 +96,11 @@ def moved(model, size=1.0, seed=0):
                 / np.sqrt(1 + np.arange(shape[0]))[(...,) + (None,) * (len(shape) - 1)]
             )
             nearest = "nearest" in repr(kernel.score_initializer).lower()
-            unit = float(np.std(np.asarray(kernel.bank))) if nearest else 0.3
+            unit = float(np.std(numpy_of(kernel.bank).astype("float32"))) if nearest else 0.3
             step = (size * unit * lever).astype("float32")
             if variable.name == "scores":
-                step = step[..., None] * np.asarray(kernel.bank, "float32")
-            variable.assign(np.asarray(variable) + step)
+                step = step[..., None] * numpy_of(kernel.bank).astype("float32")
+            variable.assign(numpy_of(variable) + step)
         for variable in layer.trainable_variables:
             if "bias" in variable.path or "batch" in variable.path:
                 variable.assign(random.normal(size=variable.shape))

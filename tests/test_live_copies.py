@@ -144,7 +144,7 @@ def model_with(middle):
 def assert_same_predictions(model, other):
     for training in (False, True):
         np.testing.assert_array_equal(numpy_of(other(X, training=training)), numpy_of(model(X, training=training)))
-    losses = [[float(x) for x in each.losses] for each in (model, other)]
+    losses = [[float(numpy_of(x)) for x in each.losses] for each in (model, other)]
     assert losses[0] == pytest.approx(losses[1])
 
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import torch
-import torch._inductor
+import torch._inductor.config
 
 from comparisons import numpy_of
 from keras_slots import SlotDense
@@ -85,9 +85,8 @@ def test_random_selections_are_not_compiled(compilations):
     assert not compilations
 
 
-def test_without_a_compiler_there_is_one_warning_and_the_same_selection(monkeypatch):
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nonexistent/c++",))
-    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+@torch._inductor.config.patch({"cpp.cxx": ("/nonexistent/c++",), "force_disable_caches": True})
+def test_without_a_compiler_there_is_one_warning_and_the_same_selection():
     first, second = layer_of("nearest"), layer_of("per_connection")
     expected = [numpy_of(x.kernel) for x in (first, second)]
     with pytest.warns(UserWarning, match="could not compile the selection.*C.. compiler") as caught:

@@ -92,8 +92,8 @@ def test_distributed_data_parallel_gives_every_trained_variable_a_gradient(tmp_p
         wrapped = torch.nn.parallel.DistributedDataParallel(module)
         wrapped(torch.randn(5, 6, 6, 2)).sum().backward()
     finally:
-        # The last reference to the group must not be that of the wrapper: its destructor can wait for a thread of the
-        # group that waits for the interpreter.
+        # The last reference to the group must not be that of the wrapper: its destructor can wait for a thread
+        # that waits for the interpreter.
         wrapped = None
         gc.collect()
         torch.distributed.destroy_process_group()
