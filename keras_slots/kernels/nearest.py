@@ -200,7 +200,7 @@ class SharedValues:
         flat = ops.reshape(lever, (-1,))
         # A lever that is NaN selects the lowest value on every backend.
         place = ops.searchsorted(thresholds, ops.where(flat == flat, flat, values[0]), side="left")
-        place = ops.reshape(place, lever.shape)
+        place = ops.reshape(place, ops.shape(lever))
         return ops.take(values, place), ops.take(index.astype("int32"), place)
 
 
