@@ -107,8 +107,8 @@ def without_memory(model):
     return model
 
 
-def train(model, steps=2):
-    """Two steps on random numbers; the losses must be finite."""
+def train(model, steps=6):
+    """A few steps on random numbers; the losses must be finite."""
     x = random_input(model, 2 * steps)
     rng = np.random.default_rng(1)
     y = keras.tree.map_structure(lambda t: rng.random((2 * steps, *t.shape[1:])).astype("float32"), model.output)
