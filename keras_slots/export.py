@@ -169,8 +169,7 @@ def _write_litert(model: keras.Model, path: Path) -> None:
 def _write_onnx(model: keras.Model, path: Path) -> None:
     import onnx
 
-    # Fails with the model's own errors, which must not be mistaken for errors of the converter.
-    _write_saved_model(model, path.with_name("saved_model"))
+    _trace(model)
     unchecked = path.with_name("unchecked.onnx")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the packages about NumPy
@@ -183,6 +182,15 @@ def _write_onnx(model: keras.Model, path: Path) -> None:
         except Exception as error:
             raise _unsupported_operation_error(model, "ONNX", error) from error
     path.write_bytes(unchecked.read_bytes())
+
+
+def _trace(model: keras.Model) -> None:
+    """Traces the model, so that its own errors are not mistaken for errors of the converter."""
+    import tensorflow as tf
+
+    signature = keras.tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype, x.name), _signature(model))
+    call = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
+    call.get_concrete_function(*signature)
 
 
 def _unsupported_operation_error(model: keras.Model, name: str, why: object) -> ValueError:
