@@ -50,22 +50,22 @@ def current_call(layer: Any) -> Any:
     if scope is not None:
         # `stateless_call`, which `fit` uses on JAX, opens a scope for the pass instead of a call context.
         return scope
+    return _call_context(layer)
+
+
+def training_of_call(layer: Any) -> bool | None:
+    """`training` of the call in progress, for a layer that is not itself called; None outside of a call."""
+    return getattr(_call_context(layer), "training", None)
+
+
+def _call_context(layer: Any) -> Any:
+    """Keras' record of the outermost call in progress; None outside of a call."""
     context = layer._get_call_context()
     if context.entry_layer is layer:
         # The query above opened a context for this layer alone: close it.
         layer._maybe_reset_call_context()
         return None
     return context
-
-
-def training_of_call(layer: Any) -> bool | None:
-    """`training` of the call in progress, for a layer that is not itself called; None outside of a call."""
-    context = layer._get_call_context()
-    if context.entry_layer is layer:
-        # The query above opened a context for this layer alone: close it.
-        layer._maybe_reset_call_context()
-        return None
-    return getattr(context, "training", None)
 
 
 def replace_parts(layer: Any, **parts: Any) -> None:
