@@ -18,7 +18,7 @@ from keras import ops
 from backends import BACKEND
 from comparisons import numpy_of
 from keras_slots import SelectionRule, load_slots, materialize, save_slots
-from layer_table import LAYERS, call, gradients, model_of, plain_layer, slot_layer
+from layer_table import LAYERS, call, gradients, keras_can, model_of, plain_layer, slot_layer
 from mode_table import MODE_ARGUMENTS, SCORE_MODES
 from slots_reference import philox_word
 
@@ -58,12 +58,8 @@ class Row:
 
 def every_row():
     rows = (Row(*values) for values in itertools.product(*FACTORS.values()))
-    return [row for row in rows if _keras_can(row) and (row.selection == "greedy" or SCORE_ROWS[row.scores].draws)]
-
-
-def _keras_can(row):
-    """On JAX, Keras' own `SimpleRNN` fails in float64: its loop starts in float64 and goes on in float32."""
-    return BACKEND.name != "jax" or (row.layer, row.policy) != ("simple_rnn", "float64")
+    rows = (row for row in rows if keras_can(row.layer, row.policy))
+    return [row for row in rows if row.selection == "greedy" or SCORE_ROWS[row.scores].draws]
 
 
 def rows_of_all_pairs(wanted=None):
@@ -80,7 +76,7 @@ def quick_rows():
     """All pairs for a dense layer, and every other layer in some rows."""
     dense = rows_of_all_pairs([row for row in every_row() if row.layer == "dense"])
     # Nearest scores over strata compile for seconds in each shape: tests/test_nearest_layers.py has them all.
-    others = [row for v in zip(*_turns(), strict=True) if _keras_can(row := Row(*v))]
+    others = [row for v in zip(*_turns(), strict=True) if keras_can((row := Row(*v)).layer, row.policy)]
     return [*dense, *others, Row("conv2d", scores="nearest", run="compiled")]
 
 

@@ -10,7 +10,7 @@ from backends import BACKEND
 from comparisons import arrays, assert_close, assert_same, numpy_of
 from keras_slots import load_slots, materialize, save_slots, slotify
 from keras_slots.selection import Greedy
-from layer_table import SLOT_CLASSES, L
+from layer_table import SLOT_CLASSES, L, keras_can
 from plain_models import give_kernels
 
 BATCH, TIME, WIDTH, UNITS = 3, 5, 4, 6
@@ -211,12 +211,17 @@ def test_an_error_in_a_call_leaves_no_selection_behind():
     assert_close(layer(X), twin(layer)(X))
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
-@every_kind
+POLICIES = [
+    (kind, policy)
+    for kind in KINDS
+    for policy in ("mixed_bfloat16", "float64")
+    if kind != "SimpleRNN" or keras_can("simple_rnn", policy)
+]
+
+
+@pytest.mark.parametrize(("kind", "policy"), POLICIES)
 def test_policies(kind, policy, request):
     if policy == "float64":
-        if (kind, keras.backend.backend()) == ("SimpleRNN", "jax"):
-            pytest.skip("Keras' own layer fails")
         request.getfixturevalue("x64")
     layer = slot(kind, dtype=policy)
     x = X.astype("float64") if policy == "float64" else X
