@@ -43,12 +43,16 @@ MODULE = ("-m", "keras_slots")
 every_start = pytest.mark.parametrize("start", [("keras-slots",), MODULE], ids=" ".join)
 
 
-def test_command_prints_its_answer_and_nothing_else(folder, tmp_path):
+@pytest.mark.slow
+def test_command_prints_the_file_that_it_wrote_and_nothing_else(folder, tmp_path):
     packed, plain = tmp_path / "m.slots", tmp_path / "plain.keras"
     status, out, errors = called(folder, "pack", "model.keras", str(packed))
     assert (status, out, errors) == (0, f"{packed}: {packed.stat().st_size:,} bytes\n", "")
     status, out, errors = called(folder, "unpack", str(packed), str(plain))
     assert (status, out, errors) == (0, f"{plain}: {plain.stat().st_size:,} bytes\n", "")
+
+
+def test_command_prints_its_answer_and_nothing_else(folder):
     status, out, errors = called(folder, "info", "model.slots", start=MODULE)
     assert (status, errors) == (0, "")
     assert re.fullmatch(
@@ -62,6 +66,7 @@ def test_command_prints_its_answer_and_nothing_else(folder, tmp_path):
     assert len({len(line) for line in out.splitlines()[:5]}) == 1  # numbers end at the same column
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_command_prints_nothing_else_as_it_exports(folder, tmp_path):
     served = tmp_path / "served"
@@ -93,6 +98,7 @@ def test_command_answers_without_keras(folder, start, words, status, out, errors
     assert min(seconds) < 1  # Keras takes several, and this less than 0.1 on a machine that is not busy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [["other"], ["-m", "other", "keras_slots"]])
 def test_other_programs_can_have_the_arguments_of_the_command(folder, start):
     (folder / "other.py").write_text("import keras_slots\n")
@@ -100,6 +106,7 @@ def test_other_programs_can_have_the_arguments_of_the_command(folder, start):
     assert called(folder, "info", "--wrong", start=start)[:2] == (0, "")
 
 
+@pytest.mark.slow
 def test_command_shows_a_warning_in_one_line(folder, tmp_path):
     model = dense_model(bank_initializer=keras.initializers.RandomNormal(seed=1))
     model.save(tmp_path / "m.keras")

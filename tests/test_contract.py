@@ -7,9 +7,9 @@ from broken_layers import BROKEN, stored_tracer
 from contract import CHECKS, Maker, quick_rows, rows_of_all_pairs
 
 QUICK = quick_rows()
-#: Each check on every eighth of these rows, and each row with every eighth check; the rest is slow.
+#: Each check on every twelfth of these rows, and each row with every twelfth check; the rest is slow.
 TURNS = [
-    pytest.param(row, check, id=f"{row}-{check}", marks=[pytest.mark.slow] * ((i + j) % 8 > 0))
+    pytest.param(row, check, id=f"{row}-{check}", marks=[pytest.mark.slow] * ((i + j) % 12 > 0))
     for i, row in enumerate(QUICK)
     for j, check in enumerate(CHECKS)
 ]

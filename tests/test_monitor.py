@@ -165,6 +165,7 @@ def progress(capsys, callbacks, **arguments):
     return [line for line in lines if "val_loss" in line], history.history
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("verbose", ["auto", 1, 2])
 @pytest.mark.parametrize("first", [True, False])
 def test_selection_monitor_adds_four_numbers_to_the_one_progress_line_of_an_epoch(capsys, verbose, first):

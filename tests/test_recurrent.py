@@ -98,6 +98,7 @@ def test_outputs_and_gradients_are_those_of_the_keras_layer(kind, form, mode, wa
             assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.quick
 @every_kind
 @pytest.mark.parametrize("selection", ["greedy", "probabilistic"])
 @pytest.mark.parametrize("around", ["layer", "rnn", "stack", "bidirectional", "time_distributed"])
@@ -134,8 +135,7 @@ def test_each_kernel_is_selected_once_in_a_call(kind, selection, around, monkeyp
     assert_same(greedy, layer(x))
 
 
-@pytest.mark.quick
-@every_kind
+@pytest.mark.parametrize("kind", ["SimpleRNN", *(pytest.param(x, marks=pytest.mark.slow) for x in KINDS[1:])])
 @pytest.mark.parametrize("jit_compile", sorted({*BACKEND.jit_compile}))
 def test_models_with_random_selection_train(kind, jit_compile):
     arguments = {"selection": "probabilistic", "seed": 1}

@@ -121,6 +121,7 @@ NAMES = ["hidden", "密集層の名前", "[red]x[bold]:smile:", "name_" * 30, "a
 NUMBER = r"–|\d+(×\d+)+|\d{1,3}(,\d{3})*(\.\d+)?( ([kMG]B|B))?"
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("width", [60, 80, 100])
 @pytest.mark.parametrize("names", [NAMES[:1], NAMES[:3], NAMES])
 def test_summary_fits_the_terminal_by_leaving_out_columns(capsys, monkeypatch, names, width):
