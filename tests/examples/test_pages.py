@@ -1,6 +1,7 @@
 """The pages of examples/ run offline, with the flag that makes them small, and reach what they say."""
 
 import ast
+import math
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ import pytest
 from pages import EXAMPLES, run_page
 
 from backends import give_two_replicas
-from keras_slots import SlotLayer, load_slots
+from keras_slots import SlotLayer, load_slots, summary_dict
 
 PAGES = sorted(EXAMPLES.glob("*.py"))
 NAMES = {page.stem for page in PAGES}
@@ -190,6 +191,22 @@ def test_image_folder_page_learns_the_classes_of_the_folders(monkeypatch, tmp_pa
     with pytest.raises(SystemExit):
         run_page(monkeypatch, "image_folder", "--folder", tmp_path)
     assert "a folder of images for each class" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_char_transformer_page_selects_all_kernels_and_predicts_better_than_frequencies(monkeypatch, tmp_path):
+    names = run_page(monkeypatch, "char_transformer", "--small", "--out", tmp_path / "gpt.slots")
+    kernels = [v for v in names["learned"].weights if len(v.shape) > 1 and v.path.split("/")[-1] != "bias"]
+    chosen = [x["shape"] for x in summary_dict(names["selected"])["kernels"]]
+    assert sorted(map(math.prod, chosen)) == sorted(math.prod(v.shape) for v in kernels)
+    counts = np.array([names["held_out"].count(character) for character in names["characters"]])
+    shares = counts[counts > 0] / counts.sum()
+    entropy = -np.sum(shares * np.log2(shares))
+    assert names["bits"]["learned"] < names["bits"]["selected"] < entropy - 0.5
+    x, _ = names["windows"](names["held_out"], np.arange(8))
+    plain = load_slots(tmp_path / "gpt.slots")
+    np.testing.assert_array_equal(plain(x), names["selected"](x))
 
 
 @pytest.mark.slow
