@@ -125,7 +125,7 @@ def network(shape, outputs, mode, k, width):
     if mode != "plain":
         slots = {"num_values": k, "score_mode": mode.partition(",")[0]}
         if width:
-            slots["bank_initializer"] = StratifiedUniform(width)
+            slots["bank_initializer"] = StratifiedUniform(width, bits=8 if mode.endswith("8 bits") else None)
         if mode.endswith("nearest scores"):
             slots["score_initializer"] = "nearest"
         dense, conv = functools.partial(SlotDense, **slots), functools.partial(SlotConv2D, **slots)

@@ -159,7 +159,7 @@ def test_bound_refuses_what_float32_cannot_hold(scale):
 @pytest.mark.parametrize("num_values", [0, 65537, 2.0])
 def test_grid_refuses_a_bad_number_of_values(num_values):
     with pytest.raises(ValueError, match="`num_values` must be a positive integer, at most 65536"):
-        Grid(num_values).stratum_bits
+        Grid(num_values)
 
 
 def test_sample_is_refused_since_the_values_depend_on_their_number():

@@ -214,8 +214,8 @@ def summary(record: Record) -> str:
         return record.dtype
     with _damage_named(record):
         values = _values_from_bytes(ByteReader(record.payload, f"'{record.name}'"))
-    kind = {"strata": "stratified", "given": "listed", "grid": f"stratified in {values.bits} bits"}
-    kind = kind.get(values.kind, values.kind.replace("_", " "))
+    names = {"strata": "stratified", "given": "listed", "grid": f"stratified in {values.bits} bits"}
+    kind = names.get(values.kind, values.kind.replace("_", " "))
     return f"K = {values.num_values}, {kind}{', shared' * values.shared}{', bfloat16' * values.rounded}"
 
 
