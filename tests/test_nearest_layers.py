@@ -68,8 +68,8 @@ def test_kernel_of_values_in_8_bits_stays_int8_times_one_number_in_training(argu
     model = network(None, 3, **(arguments | INTEGERS))
     starts = [numpy_of(layer.kernel) for layer in slots(model)]
     x, y = data()
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), **mode)
-    model.fit(x, y, epochs=3, batch_size=8, verbose=0)
+    model.compile(OPTIMIZERS["momentum"](), keras.losses.SparseCategoricalCrossentropy(from_logits=True), **mode)
+    model.fit(x, y, epochs=6, batch_size=8, verbose=0)
     predicted, plain = numpy_of(model(x)), materialize(model)
     for layer, start in zip(slots(model), starts, strict=True):
         kernel, fans = numpy_of(layer.kernel), layer.slot_kernel.initial.fans
