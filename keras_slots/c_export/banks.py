@@ -9,28 +9,18 @@ import numpy as np
 from keras import ops
 
 from keras_slots.kernels.base import SlotKernel
-from keras_slots.values.stratified import StratifiedUniform, strata_bits, strata_unit
+from keras_slots.values.stratified import Grid, StratifiedUniform
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Strata:
-    """How the values of a `StratifiedUniform` bank are made: `2 * position - lowest`, times `unit`.
-
-    Attributes:
-        keys: The two keys of the hash.
-        bits: A stratum has `2**bits` positions.
-        lowest: Minus the lowest of these integers.
-        unit: float32.
-        in_bytes: Whether the integers fit into signed bytes.
-    """
+class Hashed:
+    """How the values of a `StratifiedUniform` bank are made: the keys of the hash, its integers, and their unit."""
 
     keys: tuple[int, int]
-    bits: int
-    lowest: int
+    grid: Grid
     unit: np.float32
-    in_bytes: bool
 
 
 @dataclass(frozen=True)
@@ -41,7 +31,7 @@ class Bank:
         num_values: K.
         index: The choice of each connection, `(inputs, outputs)`.
         weights: The selected values, float32, `(inputs, outputs)`.
-        strata: How each value is made; None if all connections share a table of them.
+        hashed: How each value is made; None if all connections share a table of them.
         table: That table, float32, `(K,)`; or None.
         unit: What integers of eight bits are multiplied by to be the values; those of a table may be rounded to
             them. None if the values are too fine for that.
@@ -50,7 +40,7 @@ class Bank:
     num_values: int
     index: Array
     weights: Array
-    strata: Strata | None
+    hashed: Hashed | None
     table: Array | None
     unit: np.float32 | None
 
@@ -58,19 +48,6 @@ class Bank:
         """Values of the bank in units."""
         assert self.unit is not None
         return np.rint(values.astype("float64") / float(self.unit)).astype("int64")
-
-
-def strata_of(source: StratifiedUniform, seed: int, num_values: int, fans: tuple[int, int]) -> Strata:
-    """How the values of a stratified bank are made."""
-    low, high = (int(key) for key in source.words(seed))
-    size = getattr(source, "bits", None)
-    if size is None:
-        bits, unit = strata_bits(num_values), strata_unit(num_values, source.bound(fans)) / np.float32(2)
-        return Strata((low, high), bits, num_values << bits, unit, in_bytes=False)
-    bits = size - 1 - (num_values - 1).bit_length()
-    positions = num_values << bits
-    unit = np.float32(float(np.float32(source.bound(fans))) / positions)
-    return Strata((low, high), bits, positions - 1, unit, in_bytes=size <= 8)
 
 
 def bank_of(kernel: SlotKernel, inputs: int) -> Bank:
@@ -85,19 +62,20 @@ def bank_of(kernel: SlotKernel, inputs: int) -> Bank:
     initial = kernel.initial if kernel.initial.shared else kernel.current_initial_values()
     weights = ops.convert_to_numpy(kernel.select()).reshape(inputs, -1)
     index = ops.convert_to_numpy(kernel.selected_indices).reshape(inputs, -1)
-    source, strata = initial.bank_source, None
+    source, hashed, unit = initial.bank_source, None, None
     if isinstance(source, StratifiedUniform):
-        strata = strata_of(source, initial.seed, k, initial.fans)
-    in_bytes = strata.unit if strata is not None and strata.in_bytes else None
+        grid, (low, high) = Grid(k, source.bits), source.words(initial.seed)
+        hashed = Hashed((int(low), int(high)), grid, grid.unit(source.bound(initial.fans)))
+        unit = hashed.unit if source.bits is not None and source.bits <= 8 else None
     if initial.shared:
         table = ops.convert_to_numpy(kernel.bank)
-        return Bank(k, index, weights, None, table, in_bytes or np.float32(np.abs(table).max() / 127))
-    if strata is None:
+        return Bank(k, index, weights, None, table, unit or np.float32(np.abs(table).max() / 127))
+    if hashed is None:
         raise ValueError(
             f"each of its connections has values drawn by {initial.bank_initializer!r}, which C code cannot make. "
             "Train with `bank_initializer=StratifiedUniform()`, or with `sharing='layer'`"
         )
-    return Bank(k, index, weights, strata, None, in_bytes)
+    return Bank(k, index, weights, hashed, None, unit)
 
 
 def choice_bits(num_values: int) -> int:

@@ -20,8 +20,9 @@ typedef struct {
     uint16_t inputs, outputs;
 /*** kernel: hash */
     uint32_t key0, key1;    /* of the hash that makes the values */
-    uint8_t stratum_bits;   /* value k is one of 2**stratum_bits in the k-th of K equal parts */
-    int32_t lowest;         /* minus the lowest value */
+    uint8_t stratum_bits;   /* a value has 2**stratum_bits positions, of which the hash picks one */
+    uint8_t step;           /* the value of a position is step * position + lowest */
+    int32_t lowest;
 /*** kernel: table */
     const net_weight *table; /* the K values, the same for all connections; 0: each has its own */
 /*** kernel: end */
@@ -84,7 +85,7 @@ static net_weight net_weight_of(const net_kernel *kernel, uint32_t connection, u
     uint32_t hash = net_mix(net_mix(connection + kernel->key0) ^ kernel->key1 ^ pair);
     uint32_t half = choice & 1 ? hash >> 16 : hash & 0xFFFF;
     uint32_t position = (choice << kernel->stratum_bits) + (half >> (16 - kernel->stratum_bits));
-    return (net_weight)((int32_t)(2 * position) - kernel->lowest);
+    return (net_weight)((int32_t)(kernel->step * position) + kernel->lowest);
 /*** weight: end */
 }
 
@@ -99,6 +100,7 @@ typedef struct {
     uint8_t per_output;
 } net_scale;
 
+/*** finish: integers */
 static net_value net_finish(const net_scale *scale, net_sum sum, unsigned output)
 {
     int64_t value = (int64_t)sum * scale->multipliers[scale->per_output ? output : 0];
@@ -116,6 +118,7 @@ typedef struct {
     uint8_t per_output;
 } net_scale;
 
+/*** finish: floats */
 static net_value net_finish(const net_scale *scale, net_sum sum, unsigned output)
 {
     float value = sum * scale->multipliers[scale->per_output ? output : 0];

@@ -34,10 +34,9 @@ class Writer:
         self.flash = 0
         self.constants: list[str] = []
         self.arrays: dict[tuple[str, bytes], str] = {}
-        self.names: set[str] = set()
         self.banks = [stage.bank for stage in stages if stage.bank is not None]
         self.tables = any(bank.table is not None for bank in self.banks)
-        self.hashes = any(bank.strata is not None for bank in self.banks)
+        self.hashes = any(bank.hashed is not None for bank in self.banks)
         self.rows = max((s.bank.index.shape[0] for s in stages if s.kind == "convolution" and s.bank), default=0)
         #: Whether the last stage writes to the caller's array.
         self.direct = integers is None or integers.sums
@@ -66,11 +65,9 @@ class Writer:
         return self.arrays[key]
 
     def _stages(self) -> None:
-        self.labels = []
+        self.labels: list[str] = []
         for number, stage in enumerate(self.stages):
-            label = re.sub(r"\W", "_", stage.name)
-            label = f"net_{label}" if f"net_{label}" not in self.names else f"net_{label}_{number}"
-            self.names.add(label)
+            label = f"net_{number + 1}_{re.sub(r'[^A-Za-z0-9]', '_', stage.name)}"
             self.labels.append(label)
             make = {
                 "dense": self._dense,
@@ -94,15 +91,15 @@ class Writer:
             "inputs": str(bank.index.shape[0]),
             "outputs": str(bank.index.shape[1]),
         }
-        if bank.strata is not None:
-            low, high = bank.strata.keys
-            fields |= {"key0": f"0x{low:08X}", "key1": f"0x{high:08X}"}
-            fields |= {"stratum_bits": str(bank.strata.bits), "lowest": str(bank.strata.lowest)}
+        if bank.hashed is not None:
+            (low, high), grid = bank.hashed.keys, bank.hashed.grid
+            fields |= {"key0": f"0x{low:08X}", "key1": f"0x{high:08X}", "stratum_bits": str(grid.stratum_bits)}
+            fields |= {"step": str(grid.step), "lowest": str(grid.lowest)}
         if bank.table is not None:
             values = bank.table if self.integers is None else bank.integers(bank.table)
             dtype = "float32" if self.integers is None else "int8"
             fields["table"] = self._array(f"{label}_values", "net_weight", values, dtype)
-        return "0IIBHH" + "IIBi" * self.hashes + "I" * self.tables + "0I", _braces(fields)
+        return "0IIBHH" + "IIBBi" * self.hashes + "I" * self.tables + "0I", _braces(fields)
 
     def _scale(self, number: int, stage: Stage, label: str) -> tuple[str, str]:
         """The layout and the initializer of what makes a value of a sum."""
@@ -145,17 +142,17 @@ class Writer:
         fields = {"kernel": kernel, "scale": scale, "window": _window(stage), "depth": str(stage.depth)}
         fields |= {"group": str(group), "pool_y": str(stage.pool[0]), "pool_x": str(stage.pool[1])}
         zero = self._zero(stage)
-        return "convolution_layer", one + two + "11H4H" + "B" * len(zero), {**fields, **zero}
+        return "convolution_layer", one + two + "13H4H" + "B" * len(zero), {**fields, **zero}
 
     def _max_pooling(self, number: int, stage: Stage, label: str) -> tuple[str, str, dict[str, str]]:
-        return "window", "11H", _window_fields(stage)
+        return "window", "13H", _window_fields(stage)
 
     def _average_pooling(self, number: int, stage: Stage, label: str) -> tuple[str, str, dict[str, str]]:
         layout, scale = self._scale(number, stage, label)
         zero = self._zero(stage)
         return (
             "average_layer",
-            "11H" + layout + "B" * len(zero),
+            "13H" + layout + "B" * len(zero),
             {"window": _window(stage), "scale": scale, **zero},
         )
 
@@ -198,7 +195,8 @@ class Writer:
             "weight: either": either,
             "weight: hash": self.hashes,
             "weight: end": bool(self.banks),
-            f"scale: {variant}": kinds != {"max pooling"},
+            f"scale: {variant}": bool(kinds - {"max pooling", "add"}),
+            f"finish: {variant}": bool(dense) or bool(kinds - {"dense", "max pooling", "add"}),
             "window": bool(kinds & {"convolution", "max pooling", "average pooling"}),
             "dense: values": bool(dense),
             "dense: sums": sums,
@@ -278,11 +276,11 @@ class Writer:
         rows = self.rows * bytes_of_value
         activations = self.buffer * bytes_of_value
         shape = " x ".join(map(str, self.input_shape))
-        table = [f"     {'layer':20}{'output':>16}{'K':>6}{'connections':>13}"]
+        table = [f"     {'layer':28}{'output':>16}{'K':>6}{'connections':>13}"]
         for stage in self.stages:
             output = " x ".join(map(str, stage.shape))
             bank = ("", "") if stage.bank is None else (stage.bank.num_values, f"{stage.bank.index.size:,}")
-            table.append(f"     {stage.name[:20]:20}{output:>16}{bank[0]:>6}{bank[1]:>13}".rstrip())
+            table.append(f"     {stage.name[:28]:28}{output:>16}{bank[0]:>6}{bank[1]:>13}".rstrip())
         if self.integers is None:
             use = ["`input` and `output` are floats."]
         else:
@@ -340,9 +338,9 @@ def _float_unit(stage: Stage) -> float:
     if stage.kind == "average pooling":
         assert stage.window is not None
         return 1 / (stage.window.size[0] * stage.window.size[1])
-    if stage.bank is None or stage.bank.strata is None:
+    if stage.bank is None or stage.bank.hashed is None:
         return 1.0
-    return float(stage.bank.strata.unit)
+    return float(stage.bank.hashed.unit)
 
 
 def _window_fields(stage: Stage) -> dict[str, str]:

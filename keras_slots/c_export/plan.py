@@ -306,8 +306,9 @@ def _window(layer: Any, image: tuple, size: tuple, count: tuple, unit_steps: boo
     dilation = (1, 1) if unit_steps else both(getattr(layer, "dilation_rate", 1))
     before = []
     for length, width, stride, step, n in zip(image[:2], both(size), strides, dilation, count, strict=True):
-        missing = max(0, (n - 1) * stride + (width - 1) * step + 1 - length)
-        before.append({"valid": 0, "same": missing // 2, "causal": missing}[layer.padding])
+        beyond = (width - 1) * step
+        missing = max(0, (n - 1) * stride + 1 + beyond - length)
+        before.append({"valid": 0, "same": missing // 2, "causal": beyond}[layer.padding])
     return Window(image, both(size), strides, dilation, (before[0], before[1]), count)
 
 
