@@ -78,7 +78,7 @@ class Writer:
                 "add": self._add,
             }[stage.kind]
             kind, layout, fields = make(number, stage, label)
-            self.flash += struct.calcsize(layout + "0I")
+            self.flash += struct.calcsize(layout + "0I" * ("I" in layout))
             body = ",\n".join(f"    .{key} = {value}" for key, value in fields.items())
             self.constants.append(f"static const net_{kind} {label} = {{\n{body}\n}};\n")
 
