@@ -58,7 +58,7 @@ model = keras.Sequential(
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 rate = keras.optimizers.schedules.CosineDecay(0.01, args.epochs * -(-len(x) // 32))
 model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
-model.fit(x, y, batch_size=32, epochs=args.epochs, verbose=2)
+model.fit(x, y, batch_size=32, epochs=args.epochs, verbose=0)
 accuracy = model.evaluate(x_test, y_test, verbose=0)[1]
 
 args.out.mkdir(parents=True, exist_ok=True)

@@ -146,7 +146,8 @@ typedef struct {
 } net_dense_layer;
 
 /* The sum of one output. Each weight is made when it is used, and not at all for an input of zero. */
-static net_sum net_dense_sum(const net_dense_layer *layer, net_reader *reader, const net_value *in, unsigned output)
+static net_sum net_dense_sum(const net_dense_layer *layer, net_reader *reader, const net_value *in,
+                             unsigned output)
 {
     uint32_t connection = output;
     net_sum sum = 0;
@@ -188,7 +189,22 @@ typedef struct {
 /*** convolution: end */
 } net_convolution_layer;
 
+#ifdef __GNUC__
+#define NET_NOT_INLINE __attribute__((noinline))
+#else
+#define NET_NOT_INLINE
+#endif
+
 static net_weight net_row[NET_ROW]; /* the weights of one output */
+
+/* The innermost loop. Inlined, it would not get enough registers on small processors. */
+NET_NOT_INLINE static net_sum net_products(const net_value *in, const net_weight *weight, unsigned count, net_sum zero)
+{
+    net_sum sum = 0;
+    for (; count; count--)
+        sum += (*in++ - zero) * *weight++;
+    return sum;
+}
 
 /* The sum of one window with the weights in `net_row`; what is outside of the image counts as zero. */
 static net_sum net_window_sum(const net_convolution_layer *layer, const net_value *in, int y, int x)
@@ -196,14 +212,22 @@ static net_sum net_window_sum(const net_convolution_layer *layer, const net_valu
     const net_window *w = &layer->window;
     const net_weight *weight = net_row;
     net_sum sum = 0;
-    for (unsigned dy = 0; dy < w->height; dy++, y += w->dilation_y) {
-        int column = x;
-        for (unsigned dx = 0; dx < w->width; dx++, column += w->dilation_x, weight += layer->depth) {
-            if (y < 0 || y >= w->in_height || column < 0 || column >= w->in_width) continue;
-            const net_value *pixel = in + ((uint32_t)y * w->in_width + (unsigned)column) * w->channels;
-            for (unsigned c = 0; c < layer->depth; c++)
-                sum += (pixel[c] - NET_ZERO) * weight[c];
+    int width = w->width, depth = layer->depth;
+    /* Neighbouring columns with all channels are next to each other. */
+    int together = depth == w->channels && w->dilation_x == 1;
+    for (unsigned dy = 0; dy < w->height; dy++, y += w->dilation_y, weight += width * depth) {
+        if (y < 0 || y >= w->in_height) continue;
+        const net_value *row = in + (uint32_t)y * w->in_width * w->channels;
+        if (together) {
+            int first = x < 0 ? -x : 0, end = x + width > w->in_width ? w->in_width - x : width;
+            unsigned count = (unsigned)((end - first) * depth);
+            sum += net_products(row + (x + first) * depth, weight + first * depth, count, NET_ZERO);
+            continue;
         }
+        int column = x;
+        for (int dx = 0; dx < width; dx++, column += w->dilation_x)
+            if (column >= 0 && column < w->in_width)
+                sum += net_products(row + column * w->channels, weight + dx * depth, (unsigned)depth, NET_ZERO);
     }
     return sum;
 }

@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 
 _LARGEST_FLOAT = float(np.finfo("float32").max)
 #: Bytes of stack under `predict` that Cortex-M code of GCC takes, rounded up.
-STACK = 250
+STACK = 350
 
 
 def header(name: str, stages: list[Stage], input_shape: tuple[int, ...], integers: Integers | None) -> str:
@@ -210,7 +210,9 @@ class Writer:
         code = code.replace("NET_ROW", str(self.rows))
         if self.integers is not None:
             return code.replace("NET_ZERO", "layer->zero")
-        return re.sub(r"\((\S+) - NET_ZERO\)", r"\1", code).replace(" - NET_ZERO", "").replace("NET_ZERO", "0")
+        code = re.sub(r"\((\S+) - (NET_ZERO|zero)\)", r"\1", code)
+        code = re.sub(r", (NET_ZERO|net_sum zero)\)", ")", code)
+        return code.replace(" - NET_ZERO", "").replace("NET_ZERO", "0")
 
     def _predict(self) -> str:
         lines = []
