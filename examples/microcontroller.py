@@ -1,11 +1,11 @@
 """A microcontroller: a network that recognizes handwritten digits in a few kilobytes, as one header in C.
 
-Its weights are never stored: a choice of 1.6 bits for each says which of three random numbers it is, and C code makes
-the number from a hash while it is used. The header is for any microcontroller with a compiler of C99.
+Its weights are never stored: a choice of 1.6 bits for each says which of three random numbers it is, and C code
+makes the number from a hash while it is used. The header is for any microcontroller with a compiler of C99.
 
 Needs pip install "keras-slots[examples]". Takes half a minute on two cores, offline. Then the second command runs
-the network on this computer, and the third on an emulated Cortex-M0 with 16 kB of RAM, which needs the Debian packages
-gcc-arm-none-eabi and qemu-system-arm. See docs/microcontrollers.md.
+the network on this computer, and the third on an emulated Cortex-M0 with 16 kB of RAM, which needs the Debian
+packages gcc-arm-none-eabi and qemu-system-arm. See docs/microcontrollers.md.
 
     python examples/microcontroller.py
     make -C examples/microcontroller run

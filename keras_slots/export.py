@@ -45,9 +45,9 @@ def export_selected(
     The header in C holds the choices and makes each weight from the hash of its bank while it is used, for
     microcontrollers; `docs/microcontrollers.md` describes it. It works on every backend.
 
-    Any other file holds only the selected values: no bank, no scores, no seed. It takes the inputs of `model`, with a
-    free batch size, and returns what `model(x, training=False)` returns. The signature of SavedModel and LiteRT
-    files is `serving_default`.
+    Any other file holds only the selected values: no bank, no scores, no seed. It takes the inputs of `model`,
+    with a free batch size, and returns what `model(x, training=False)` returns. The signature of SavedModel and
+    LiteRT files is `serving_default`.
 
     LiteRT and ONNX need a model that computes in float32. The LiteRT file uses only built-in operations, so that
     the plain interpreter runs it, and the ONNX file is checked with `onnx.checker`. A model that the format
@@ -70,9 +70,8 @@ def export_selected(
         The path that was written.
 
     Raises:
-        ValueError: If `format` is unknown, the backend is not TensorFlow, the format cannot express the model (the
-            error names the layers), `calibration_data` are not inputs of the model, or `materialize(model)` refuses
-            it.
+        ValueError: If `format` is unknown, the backend is not TensorFlow, the format cannot express the model,
+            `calibration_data` are not inputs of it, or `materialize(model)` refuses it.
         ImportError: If the packages of the format are not installed.
         FileExistsError: If `path` exists and `overwrite` is False, or `path` is not an earlier export.
         OSError: If `path` cannot be written.

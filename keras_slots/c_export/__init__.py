@@ -1,4 +1,4 @@
-"""The selected network as one header in C: a few bytes for each layer, packed choices, and code that makes weights."""
+"""The selected network as one header in C: packed choices, and code that makes weights while they are used."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _check_banks(stages: list) -> None:
     names = [stage.name for stage in stages if stage.bank is not None and stage.bank.unit is None]
     if names:
         raise ValueError(
-            f"`calibration_data` asks for integers, and the values of the layers {names} are finer than integers of "
-            "eight bits. Train with `bank_initializer=StratifiedUniform(scale, bits=8)` or `sharing='layer'`, or "
-            "leave `calibration_data` out for code that computes with floats."
+            f"`calibration_data` asks for integers, and the values of the layers {names} are finer than integers "
+            "of eight bits. Train with `bank_initializer=StratifiedUniform(scale, bits=8)` or `sharing='layer'`, "
+            "or leave `calibration_data` out for code that computes with floats."
         )

@@ -16,7 +16,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Hashed:
-    """How the values of a `StratifiedUniform` bank are made: the keys of the hash, its integers, and their unit."""
+    """How the values of a `StratifiedUniform` bank are made: keys of the hash, integers, and their unit."""
 
     keys: tuple[int, int]
     grid: Grid
@@ -83,12 +83,11 @@ def choice_bits(num_values: int) -> int:
     return 0 if num_values == 3 else max(1, (num_values - 1).bit_length())
 
 
-def packed(index: Array, num_values: int) -> bytes:
-    """The choices in the order of their use, output by output, the first ones in the low bits or digits of a byte."""
-    choices = index.T.reshape(-1).astype("uint32")
-    bits = choice_bits(num_values)
+def packed(choices: Array, num_values: int) -> Array:
+    """Rows of choices as bytes, `(rows, bytes)`; the first ones are in the low bits or digits of a byte."""
+    rows, bits = len(choices), choice_bits(num_values)
     if bits == 0:
-        choices = np.pad(choices, (0, -len(choices) % 5)).reshape(-1, 5)
-        return (choices @ 3 ** np.arange(5)).astype("uint8").tobytes()
-    shown = (choices[:, None] >> np.arange(bits, dtype="uint32") & 1).astype("uint8")
-    return np.packbits(shown.reshape(-1), bitorder="little").tobytes()
+        digits = np.pad(choices, ((0, 0), (0, -choices.shape[1] % 5))).reshape(rows, -1, 5)
+        return (digits @ 3 ** np.arange(5)).astype("uint8")
+    shown = choices.astype("uint32")[..., None] >> np.arange(bits, dtype="uint32") & 1
+    return np.packbits(shown.astype("uint8").reshape(rows, -1), axis=1, bitorder="little")

@@ -12,8 +12,8 @@ typedef float net_weight;
 typedef float net_sum;
 
 /*** kernel */
-/* Every output of a layer has `inputs` connections. Connection i of output o has the number o + i * outputs, and the
-   choices are packed output by output. */
+/* Every output of a layer has `inputs` connections. Connection i of output o has the number o + i * outputs. The
+   choices are packed in the order of their use: in a dense layer input by input, else output by output. */
 typedef struct {
     const uint8_t *choices; /* which of its K values each connection selects */
     uint8_t choice_bits;    /* bits of a choice; 0: five choices in a byte, K = 3 */
@@ -140,40 +140,46 @@ typedef struct {
 typedef struct {
     net_kernel kernel;
     net_scale scale;
+    uint16_t row;   /* bytes of the choices of an input */
 /*** dense: zero */
     net_value zero; /* of the inputs */
 /*** dense: end */
 } net_dense_layer;
 
-/* The sum of one output. Each weight is made when it is used, and not at all for an input of zero. */
-static net_sum net_dense_sum(const net_dense_layer *layer, net_reader *reader, const net_value *in,
-                             unsigned output)
+/* The sums of all outputs. Each weight is made when it is used, and not at all for an input of zero. */
+static void net_dense_sums(const net_dense_layer *layer, const net_value *in, net_sum *sums)
 {
-    uint32_t connection = output;
-    net_sum sum = 0;
-    for (unsigned i = 0; i < layer->kernel.inputs; i++, connection += layer->kernel.outputs) {
-        uint32_t choice = net_choice(&layer->kernel, reader);
-        if (in[i] != NET_ZERO)
-            sum += (in[i] - NET_ZERO) * net_weight_of(&layer->kernel, connection, choice);
+    const net_kernel *kernel = &layer->kernel;
+    const uint8_t *choices = kernel->choices;
+    uint32_t connection = 0;
+    for (unsigned o = 0; o < kernel->outputs; o++) sums[o] = 0;
+    for (unsigned i = 0; i < kernel->inputs; i++, choices += layer->row, connection += kernel->outputs) {
+        net_sum x = in[i] - NET_ZERO;
+        if (x == 0) continue;
+        net_reader reader = {choices, 0, 0};
+        for (unsigned o = 0; o < kernel->outputs; o++)
+            sums[o] += x * net_weight_of(kernel, connection + o, net_choice(kernel, &reader));
     }
-    return sum;
 }
+
+/*** dense: sums */
+static net_sum net_sums[NET_SUMS]; /* of one dense layer */
 
 /*** dense: values */
 static void net_dense(const net_dense_layer *layer, const net_value *in, net_value *out)
 {
-    net_reader reader = {layer->kernel.choices, 0, 0};
+    net_dense_sums(layer, in, NET_SUMS_OF_OUT);
     for (unsigned o = 0; o < layer->kernel.outputs; o++)
-        out[o] = net_finish(&layer->scale, net_dense_sum(layer, &reader, in, o), o);
+        out[o] = net_finish(&layer->scale, NET_SUMS_OF_OUT[o], o);
 }
 
-/*** dense: sums */
+/*** dense: output */
 /* The last layer, whose outputs are the sums themselves. */
-static void net_dense_sums(const net_dense_layer *layer, const net_value *in, int32_t *out)
+static void net_dense_output(const net_dense_layer *layer, const net_value *in, int32_t *out)
 {
-    net_reader reader = {layer->kernel.choices, 0, 0};
-    for (unsigned o = 0; o < layer->kernel.outputs; o++)
-        out[o] = net_dense_sum(layer, &reader, in, o) + (layer->scale.bias ? layer->scale.bias[o] : 0);
+    net_dense_sums(layer, in, out);
+    for (unsigned o = 0; layer->scale.bias && o < layer->kernel.outputs; o++)
+        out[o] += layer->scale.bias[o];
 }
 
 /*** convolution */

@@ -38,6 +38,9 @@ class Writer:
         self.tables = any(bank.table is not None for bank in self.banks)
         self.hashes = any(bank.hashed is not None for bank in self.banks)
         self.rows = max((s.bank.index.shape[0] for s in stages if s.kind == "convolution" and s.bank), default=0)
+        sums = [s.channels for s in (stages[:-1] if integers and integers.sums else stages) if s.kind == "dense"]
+        #: The size of the array of the sums of a dense layer; floats are summed where they stay.
+        self.sums = 0 if integers is None else max(sums, default=0)
         #: Whether the last stage writes to the caller's array.
         self.direct = integers is None or integers.sums
         self.offsets, self.buffer = place(stages[:-1] if self.direct else stages, stages)
@@ -82,11 +85,10 @@ class Writer:
             body = ",\n".join(f"    .{key} = {value}" for key, value in fields.items())
             self.constants.append(f"static const net_{kind} {label} = {{\n{body}\n}};\n")
 
-    def _kernel(self, bank: Bank, label: str) -> tuple[str, str]:
+    def _kernel(self, bank: Bank, choices: Array, label: str) -> tuple[str, str]:
         """The layout and the initializer of a kernel."""
-        choices = np.frombuffer(packed(bank.index, bank.num_values), "uint8")
         fields = {
-            "choices": self._array(f"{label}_choices", "uint8_t", choices, "uint8"),
+            "choices": self._array(f"{label}_choices", "uint8_t", choices.reshape(-1), "uint8"),
             "choice_bits": str(choice_bits(bank.num_values)),
             "inputs": str(bank.index.shape[0]),
             "outputs": str(bank.index.shape[1]),
@@ -129,14 +131,20 @@ class Writer:
 
     def _dense(self, number: int, stage: Stage, label: str) -> tuple[str, str, dict[str, str]]:
         assert stage.bank is not None
-        one, kernel = self._kernel(stage.bank, label)
+        choices = packed(stage.bank.index, stage.bank.num_values)
+        one, kernel = self._kernel(stage.bank, choices, label)
         two, scale = self._scale(number, stage, label)
-        zero = self._zero(stage)
-        return "dense_layer", one + two + "B" * len(zero), {"kernel": kernel, "scale": scale, **zero}
+        zero, row = self._zero(stage), str(choices.shape[1])
+        return (
+            "dense_layer",
+            one + two + "H" + "B" * len(zero),
+            {"kernel": kernel, "scale": scale, "row": row, **zero},
+        )
 
     def _convolution(self, number: int, stage: Stage, label: str) -> tuple[str, str, dict[str, str]]:
         assert stage.bank is not None and stage.window is not None
-        one, kernel = self._kernel(stage.bank, label)
+        choices = packed(stage.bank.index.T.reshape(1, -1), stage.bank.num_values)
+        one, kernel = self._kernel(stage.bank, choices, label)
         two, scale = self._scale(number, stage, label)
         group = stage.bank.index.shape[1] * stage.depth // stage.window.image[2]
         fields = {"kernel": kernel, "scale": scale, "window": _window(stage), "depth": str(stage.depth)}
@@ -198,8 +206,9 @@ class Writer:
             f"scale: {variant}": bool(kinds - {"max pooling", "add"}),
             f"finish: {variant}": bool(dense) or bool(kinds - {"dense", "max pooling", "add"}),
             "window": bool(kinds & {"convolution", "max pooling", "average pooling"}),
+            "dense: sums": self.sums > 0,
             "dense: values": bool(dense),
-            "dense: sums": sums,
+            "dense: output": sums,
             f"add: {variant}": "add" in kinds,
         }
         for kind in ("dense", "convolution", "max pooling", "average pooling", "affine"):
@@ -207,9 +216,10 @@ class Writer:
             wanted[f"{kind}: zero"] = kind in kinds and self.integers is not None
         _, *parts = re.split(r"^/\*\*\* (.*) \*/\n", _code_file(), flags=re.MULTILINE)
         code = "".join(text for title, text in zip(parts[::2], parts[1::2], strict=True) if wanted.get(title))
-        code = code.replace("NET_ROW", str(self.rows))
+        code = code.replace("NET_ROW", str(self.rows)).replace("[NET_SUMS]", f"[{self.sums}]")
         if self.integers is not None:
-            return code.replace("NET_ZERO", "layer->zero")
+            return code.replace("NET_ZERO", "layer->zero").replace("NET_SUMS_OF_OUT", "net_sums")
+        code = code.replace("NET_SUMS_OF_OUT", "out")
         code = re.sub(r"\((\S+) - (NET_ZERO|zero)\)", r"\1", code)
         code = re.sub(r", (NET_ZERO|net_sum zero)\)", ")", code)
         return code.replace(" - NET_ZERO", "").replace("NET_ZERO", "0")
@@ -222,7 +232,7 @@ class Writer:
             target = "output" if is_last and self.direct else self._place(number)
             function = stage.kind.replace(" ", "_")
             if is_last and self.integers is not None and self.integers.sums:
-                function = "dense_sums"
+                function = "dense_output"
             arguments = ", ".join([f"&{self.labels[number]}", *inputs, target])
             lines.append(f"    net_{function}({arguments});")
         size, last = self.stages[-1].size, len(self.stages) - 1
@@ -276,7 +286,7 @@ class Writer:
     def _comment(self) -> str:
         bytes_of_value = 4 if self.integers is None else 1
         rows = self.rows * bytes_of_value
-        activations = self.buffer * bytes_of_value
+        activations, sums = self.buffer * bytes_of_value, 4 * self.sums
         shape = " x ".join(map(str, self.input_shape))
         table = [f"     {'layer':28}{'output':>16}{'K':>6}{'connections':>13}"]
         for stage in self.stages:
@@ -300,8 +310,8 @@ class Writer:
             f"   `input` has NET_INPUTS entries in the order {shape}, `output` has NET_OUTPUTS.",
             "",
             f"   Flash: {self.flash:,} bytes of constants on a 32-bit processor, and the code.",
-            f"   RAM: {activations + rows:,} bytes ({activations:,} for activations, {rows:,} for the weights of one",
-            f"   output), and about {STACK} bytes of stack.",
+            f"   RAM: {activations + rows + sums:,} bytes, and about {STACK} of stack: {activations:,} for activations,",
+            f"   {rows:,} for the weights of one output, {sums:,} for sums.",
             "",
             *table,
             "*/",
@@ -312,7 +322,8 @@ class Writer:
 def place(placed: list[Stage], stages: list[Stage]) -> tuple[dict[int, int], int]:
     """Where the output of each stage begins in the buffer, and the size of the buffer.
 
-    Outputs share memory if they are not needed at the same time. What is computed entry by entry replaces its input.
+    Outputs share memory if they are not needed at the same time; what is computed entry by entry replaces its
+    input.
     """
     last_use = {i: number for number, stage in enumerate(stages) for i in stage.inputs}
     offsets: dict[int, int] = {}

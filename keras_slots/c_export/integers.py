@@ -24,7 +24,7 @@ class Bytes:
 
 @dataclass(frozen=True)
 class Requantization:
-    """How a sum becomes a byte: `(sum * multipliers >> shift) + bias + offset`, in 256ths of it, and rounded down."""
+    """How a sum becomes a byte: `((sum * multipliers >> shift) + bias + offset) >> 8`."""
 
     multipliers: Array
     bias: Array | None
@@ -102,10 +102,10 @@ def check_sums(stages: list[Stage]) -> None:
     for stage in stages:
         if stage.bank is not None:
             most = 255 * int(np.abs(stage.bank.integers(stage.bank.weights)).sum(axis=0).max())
-            if most >= 2**31 - 2**30:
+            if most > 2**30:
                 raise ValueError(
-                    f"Layer '{stage.name}' has too many connections for integers: a sum of its {stage.bank.index.shape[0]} "
-                    f"products may reach {most}, more than 2**30. Use fewer inputs, or leave `calibration_data` out."
+                    f"Layer '{stage.name}' has too many connections for integers: the sum of an output may reach "
+                    f"{most}, and 2**30 is the limit. Use fewer inputs, or leave `calibration_data` out."
                 )
 
 

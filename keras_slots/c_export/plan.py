@@ -172,6 +172,13 @@ class Planner:
         return sum(map(self.uses.count, tensors)) - (len(tensors) - 1)
 
     def _append(self, stage: Stage) -> int:
+        window, bank = stage.window, stage.bank
+        sizes: tuple[int, ...] = (
+            (*window.image, *window.size, *window.strides, *window.before) if window is not None else ()
+        )
+        sizes += bank.index.shape if bank is not None else ()
+        if max(sizes, default=0) > _LARGEST:
+            raise ValueError(f"its inputs, outputs, rows and columns may be at most {_LARGEST:,}")
         self.stages.append(stage)
         return len(self.stages) - 1
 
@@ -216,22 +223,33 @@ class Planner:
             window = _window(layer, image, layer.pool_size, _image(shape)[:2])
         # The part of the image that the windows cover; what is left over at its edges is not needed.
         covered = (window.count[0] * window.size[0], window.count[1] * window.size[1])
-        apart = whole or window.size == window.strides
-        if what == "max" and apart and covered[0] <= image[0] and covered[1] <= image[1]:
-            if before is not None and before.kind == "convolution" and before.pool == (1, 1):
-                assert before.window is not None
-                before.window, before.pool = replace(before.window, count=covered), window.size
-                before.shape = shape
-                return source
+        inside = covered[0] <= image[0] and covered[1] <= image[1]
+        apart = inside and (whole or window.size == window.strides)
+        if (
+            before is not None
+            and before.kind == "convolution"
+            and before.pool == (1, 1)
+            and apart
+            and what == "max"
+        ):
+            assert before.window is not None
+            before.window, before.pool = replace(before.window, count=covered), window.size
+            before.shape = shape
+            return source
+        if what == "average" and not inside and prod(window.size) > 2048:
+            raise ValueError("its windows may have at most 2,048 entries, or no padding")
         return self._append(Stage(f"{what} pooling", layer.name, (source,), shape, window=window))
 
     def _affine(self, name: str, source: int, before: Stage | None, shape: tuple, gain: Any, bias: Any) -> int:
-        free = before is not None and before.bounds == (-inf, inf) and before.pool == (1, 1)
-        if free and before.kind in ("dense", "convolution", "affine") and before.channels == len(gain):
+        if (
+            before is not None
+            and before.kind in ("dense", "convolution", "affine")
+            and (before.bounds, before.pool, before.channels) == ((-inf, inf), (1, 1), len(gain))
+        ):
             before.gain, before.bias = before.gain * gain, before.bias * gain + bias
             return source
-        if shape[-1] % len(gain):
-            raise ValueError("it must have a scale for each channel")
+        if len(gain) not in (1, shape[-1]):
+            raise ValueError("its scale must be one number, or one for each channel")
         return self._append(Stage("affine", name, (source,), shape, gain=gain, bias=bias))
 
     def _activation(self, layer: Any, source: int, before: Stage | None, shape: tuple, is_last: bool) -> int:
@@ -246,7 +264,8 @@ class Planner:
         if bounds == (-inf, inf):
             return source
         if before is not None and before.kind != "max pooling":
-            before.bounds = tuple(min(max(x, bounds[0]), bounds[1]) for x in before.bounds)
+            low, high = (min(max(x, bounds[0]), bounds[1]) for x in before.bounds)
+            before.bounds = low, high
             return source
         return self._append(Stage("affine", layer.name, (source,), shape, bounds=bounds))
 
