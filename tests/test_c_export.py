@@ -109,6 +109,20 @@ NETWORKS = {
     "value bank": ((20,), dense(sharing=ValueBank(5, bound=0.4, seed=2), num_values=5)),
     "both": (IMAGE, conv(sharing="layer"), dense()),
 }
+#: Those of a plain run.
+QUICK = pytest.mark.quick(
+    *(
+        "dense K=3",
+        "dense K=16",
+        "dense norm",
+        "dense without bias",
+        "conv K=5",
+        "conv norm relu",
+        "conv dilation",
+    ),
+    *("conv pool 3 2", "average pool same", "conv ends", "depthwise multiplier", "separable strides", "sequence"),
+    *("residual", "branches", "both"),
+)
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
@@ -157,6 +171,7 @@ def logits_of(model, x):
     return numpy_of(model(x, training=False)).reshape(len(x), -1)
 
 
+@QUICK
 @every_network
 def test_export_selected_in_c_computes_what_keras_computes(tmp_path, name):
     model, x = network(name)
@@ -168,6 +183,7 @@ def test_export_selected_in_c_computes_what_keras_computes(tmp_path, name):
     np.testing.assert_array_equal(number, output.argmax(axis=1) if several else output[:, 0] > 0)
 
 
+@QUICK
 @every_network
 def test_export_selected_in_c_with_integers_is_the_reference_bit_for_bit_and_close_to_keras(tmp_path, name):
     model, x = network(name)
