@@ -39,7 +39,8 @@ OPTIMIZERS = {"Adam 0.001": (0, 1e-3), "Adam 0.01": (0, 1e-2), "SGD 0.1": (1, 0.
 COLUMNS = ("task", "mode", "K", "width", "optimizer", "scores")
 # In the order in which they are measured: the default width first.
 LAYERS = [("plain", 0, 0.0)]
-LAYERS += [("nearest", k, 1.5) for k in (8, 64, 4, 16, 2)]
+LAYERS += [("nearest", k, 1.5) for k in (8, 64, 4, 16, 2, 3)]
+LAYERS += [("nearest, 8 bits", k, 1.5) for k in (8, 4, 16, 2, 3)]
 LAYERS += [(mode, 8, 0.0) for mode in ("per_value", "per_value, nearest scores", "per_connection")]
 LAYERS += [("nearest", k, width) for width in (2.0, 1.0, 1.25, 2.5) for k in (2, 64, 8, 16, 4)]
 
@@ -124,7 +125,7 @@ def network(shape, outputs, mode, k, width):
     if mode != "plain":
         slots = {"num_values": k, "score_mode": mode.partition(",")[0]}
         if width:
-            slots["bank_initializer"] = StratifiedUniform(width)
+            slots["bank_initializer"] = StratifiedUniform(width, bits=8 if mode.endswith("8 bits") else None)
         if mode.endswith("nearest scores"):
             slots["score_initializer"] = "nearest"
         dense, conv = functools.partial(SlotDense, **slots), functools.partial(SlotConv2D, **slots)

@@ -44,6 +44,17 @@ def check_num_values(num_values: Any) -> int:
     return result
 
 
+def check_bits(bits: Any) -> int:
+    """Returns the size of an integer in bits as an `int` in [4, 16], or raises an error."""
+    result = _integer_or_none(bits)
+    if result is None or not 4 <= result <= 16:
+        raise ValueError(
+            "`bits` must be None or an integer from 4 to 16: the size of the integers that the values are "
+            f"multiples of. Received: bits={bits!r}. Pass for example `bits=8`."
+        )
+    return result
+
+
 def check_positive(value: Any, name: str) -> float:
     """Returns `value` as a positive finite `float`, or raises a `ValueError` that names it."""
     try:

@@ -3,19 +3,29 @@
 import errno
 import importlib.util
 import os
+import re
 import shutil
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from keras_slots._checks import check_choice
-from keras_slots._files import check_path, errors_name_path, sync, temporary_path_beside, unwritable_path_error
+from keras_slots._files import (
+    check_path,
+    errors_name_path,
+    sync,
+    temporary_path_beside,
+    unwritable_path_error,
+    write_file,
+)
 from keras_slots._keras import inner_layers
+from keras_slots.c_export import c_header
 from keras_slots.transforms import holds_assets, materialize
 
-FORMATS = ("tf_saved_model", "litert", "onnx")
+FORMATS = ("tf_saved_model", "litert", "onnx", "c")
 # Packages that a writer imports besides TensorFlow; the extra has the name of the format.
 _PACKAGES = {"onnx": ("onnx", "tf2onnx")}
 # Raised by `write`, and does not name the file.
@@ -23,13 +33,21 @@ _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def export_selected(
-    model: keras.Model, path: str | os.PathLike, *, format: str = "tf_saved_model", overwrite: bool = False
+    model: keras.Model,
+    path: str | os.PathLike,
+    *,
+    format: str = "tf_saved_model",
+    overwrite: bool = False,
+    calibration_data: Any = None,
 ) -> Path:
-    """Writes the selected network for serving: as a TensorFlow SavedModel, or as a LiteRT or ONNX file.
+    """Writes the selected network for serving: as a TensorFlow SavedModel, a LiteRT or ONNX file, or C code.
 
-    The file holds only the selected values: no bank, no scores, no seed. It takes the inputs of `model`, with a
-    free batch size, and returns what `model(x, training=False)` returns. The signature of SavedModel and LiteRT
-    files is `serving_default`.
+    The header in C holds the choices and makes each weight from the hash of its bank while it is used, for
+    microcontrollers; `docs/microcontrollers.md` describes it. It works on every backend.
+
+    Any other file holds only the selected values: no bank, no scores, no seed. It takes the inputs of `model`,
+    with a free batch size, and returns what `model(x, training=False)` returns. The signature of SavedModel and
+    LiteRT files is `serving_default`.
 
     LiteRT and ONNX need a model that computes in float32. The LiteRT file uses only built-in operations, so that
     the plain interpreter runs it, and the ONNX file is checked with `onnx.checker`. A model that the format
@@ -37,19 +55,23 @@ def export_selected(
 
     Args:
         model: Functional or Sequential model with at least one slot layer, on the TensorFlow backend.
-        path: Folder (SavedModel) or file to write. It is written completely or not at all.
-        format: `"tf_saved_model"`; `"litert"`, a `.tflite` file, which the extra `litert` can run; or `"onnx"`,
-            which needs the extra `onnx`.
+        path: Folder (SavedModel) or file to write. It is written completely or not at all. For C code it ends in
+            `.h`, and all names in it begin with the name of the file.
+        format: `"tf_saved_model"`; `"litert"`, a `.tflite` file, which the extra `litert` can run; `"onnx"`,
+            which needs the extra `onnx`; or `"c"`.
         overwrite: Whether to replace an earlier export once the new one is complete: a file, or a folder that is
             empty or holds nothing but a SavedModel. If the process is killed while it moves folders, the earlier
             export may be left beside `path`, complete, as `<name>.replaced-...`.
+        calibration_data: For C code: an array of inputs, `(n, ...)`, such as 500 training inputs. The code then
+            computes with integers: weights and activations of eight bits, whose scales are those that fit these
+            inputs. It needs banks of `StratifiedUniform(bits=8)`. None: the code computes with floats.
 
     Returns:
         The path that was written.
 
     Raises:
-        ValueError: If `format` is unknown, the backend is not TensorFlow, the format cannot express the model, or
-            `materialize(model)` refuses it.
+        ValueError: If `format` is unknown, the backend is not TensorFlow, the format cannot express the model,
+            `calibration_data` are not inputs of it, or `materialize(model)` refuses it.
         ImportError: If the packages of the format are not installed.
         FileExistsError: If `path` exists and `overwrite` is False, or `path` is not an earlier export.
         OSError: If `path` cannot be written.
@@ -69,6 +91,19 @@ def export_selected(
         Aladago and Torresani, 2021, section 3: the trained network takes the arg-max at every connection.
     """
     check_choice(format, "format", FORMATS)
+    if format == "c":
+        path = check_path(path, overwrite, suffix=".h")
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", path.stem):
+            raise ValueError(
+                "`path` must have a name that names in C can begin with: letters, digits and underscores. "
+                f"Received: path='{path}'. Pass for example 'network.h'."
+            )
+        write_file(path, c_header(model, path.stem, calibration_data).encode())
+        return path
+    if calibration_data is not None:
+        raise ValueError(
+            f'`calibration_data` must be None for format="{format}": only `format="c"` calibrates. Leave it out.'
+        )
     check_backend()
     if not all(map(importlib.util.find_spec, _PACKAGES.get(format, ()))):
         raise ImportError(f'`format="{format}"` needs pip install "keras-slots[{format}]"')

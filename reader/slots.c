@@ -123,23 +123,23 @@ static uint32_t mix(uint32_t x) {
 }
 
 /* ---- the values of a kernel ---- */
-typedef struct { unsigned kind; int shared, rounded; uint32_t k; const uint8_t *given; Stream stream; } Values;
+typedef struct { unsigned kind; int shared, rounded; uint32_t k; unsigned bits; const uint8_t *given; Stream stream; } Values;
 
 static void values_at(Values *v, uint64_t connection, float *out) {
     uint64_t c = v->shared ? 0 : connection;
-    int bits = 0, span = 0;
-    while ((uint64_t)1 << span < v->k) span++;
-    bits = 23 - span < 16 ? 23 - span : 16;
+    int bits = v->kind == 6 ? (int)v->bits - 1 : 23;
+    for (uint64_t span = 1; span < v->k; span *= 2) bits--;
+    if (bits > 16) bits = 16;
     for (uint32_t k = 0; k < v->k; k++) {
         float x;
         if (v->kind == 5) {
             uint32_t raw = (uint32_t)number(v->given + 4 * (uint64_t)k, 4);
             memcpy(&x, &raw, 4);
-        } else if (v->kind == 4) {
+        } else if (v->kind == 4 || v->kind == 6) {
             uint32_t state = mix((uint32_t)c + (uint32_t)v->stream.seed) ^ (uint32_t)(v->stream.seed >> 32);
             uint32_t hash = mix(state ^ k / 2 * 0x9E3779B9u), half = k & 1 ? hash >> 16 : hash & 0xFFFF;
-            int32_t place = (int32_t)(half >> (16 - bits)) + (int32_t)(k << bits) - (int32_t)((v->k << bits) / 2);
-            x = (float)place * v->stream.factor;
+            int32_t place = (int32_t)((half >> (16 - bits)) + (k << bits)), size = (int32_t)(v->k << bits);
+            x = (float)(v->kind == 6 ? 2 * place - size + 1 : place - size / 2) * v->stream.factor;
         } else x = drawn(&v->stream, c * v->k + k);
         if (v->rounded) { /* to the nearest bfloat16, ties to even */
             uint32_t b = float_bits(x);
@@ -437,7 +437,11 @@ static Status decode_choices(Bytes *b, Weight *w) {
     v.stream.kind = v.kind;
     v.stream.factor = take_float(b);
     v.stream.seed = take_number(b, 8);
-    if (b->bad || v.kind > 5 || flags > 3 || !is_factor(v.stream.factor)) return DAMAGED;
+    if (b->bad || v.kind > 6 || flags > 3 || !is_factor(v.stream.factor)) return DAMAGED;
+    if (v.kind == 6) {
+        v.bits = (unsigned)take_number(b, 1);
+        if (v.bits < 4 || v.bits > 16 || v.k > (uint32_t)1 << (v.bits - 1)) return DAMAGED;
+    }
     if (v.kind == 5) {
         if (!v.shared || b->left < 4 * (uint64_t)v.k) return DAMAGED;
         v.given = take(b, 4 * (uint64_t)v.k);

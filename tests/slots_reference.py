@@ -36,12 +36,13 @@ def _value(values, connection, k):
     f = np.float32(values.factor)
     if values.kind == "given":
         x = values.given[k]
-    elif values.kind == "strata":
-        bits = min(16, 23 - (values.num_values - 1).bit_length())
+    elif values.kind in ("strata", "grid"):
+        bits = min(16, (values.bits or 24) - 1 - (values.num_values - 1).bit_length())
         state = _mix((c + values.seed) & 0xFFFFFFFF) ^ values.seed >> 32
         word = _mix(state ^ (k // 2 * 0x9E3779B9) & 0xFFFFFFFF)
         half = word >> 16 if k % 2 else word & 0xFFFF
-        x = np.float32((half >> 16 - bits) + (k << bits) - (values.num_values << bits) // 2) * f
+        position, size = (half >> 16 - bits) + (k << bits), values.num_values << bits
+        x = np.float32(2 * position - size + 1 if values.bits else position - size // 2) * f
     else:
         word = philox_word(values.seed, 0, c * values.num_values + k)
         x = {

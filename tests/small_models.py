@@ -22,6 +22,8 @@ KERNELS = {
     "constant": ({"bank_initializer": "signed_constant", "num_values": 4}, "hull"),
     "strata": (NEAREST, "nearest"),
     "strata_16": ({**NEAREST, "num_values": 16}, "nearest"),
+    "grid": ({**NEAREST, "bank_initializer": keras_slots.StratifiedUniform(1.5, bits=8)}, "nearest"),
+    "grid_scores": ({"num_values": 3, "bank_initializer": keras_slots.StratifiedUniform(bits=4)}, "hull"),
     "nearest": ({"score_initializer": "nearest", "bank_initializer": "glorot_normal"}, "nearest"),
     "layer": ({"sharing": "layer"}, "hull"),
     "nearest_layer": ({**NEAREST, "sharing": "layer"}, "nearest"),

@@ -36,6 +36,7 @@ from small_models import saved
 NUM_VALUES = "`num_values` must be a positive integer"
 SEED = r"`seed` must be an integer, at least 0 and below 2\*\*64. Received: seed="
 SCALE = "`scale` must be a positive finite number. Received: scale="
+BITS = "`bits` must be None or an integer from 4 to 16.*Received: bits="
 VALUES = "`values` must be 1 to 65536 finite numbers in one dimension"
 BANK = "`bank_initializer` must be one of 'glorot_uniform'.*Received: bank_initializer="
 SCORES = "`score_initializer` must be one of 'uniform_scores'.*Received: score_initializer="
@@ -110,6 +111,18 @@ ARGUMENTS = [
     (lambda: UniformScores("big"), f"{SCALE}'big'"),
     (lambda: GlorotUniform(scale=np.nan), f"{SCALE}nan"),
     (lambda: GlorotUniform(scale=np.inf), f"{SCALE}inf"),
+    *(
+        (lambda bits=bits: keras_slots.StratifiedUniform(bits=bits), f"{BITS}{re.escape(repr(bits))}")
+        for bits in (3, 17, 0, -8, 8.0, True, "8", [8])
+    ),
+    (
+        dense(num_values=9, bank_initializer=keras_slots.StratifiedUniform(bits=4)),
+        r"`num_values` must be at most 2\*\*\(bits - 1\).*num_values=9 and bits=4.*larger `bits`, or None",
+    ),
+    (
+        dense(num_values=129, score_mode="nearest", bank_initializer=keras_slots.StratifiedUniform(bits=8)),
+        "Received: num_values=129 and bits=8",
+    ),
     (lambda: GlorotUniform(seed=-1), f"{SEED}-1"),
     (lambda: ValueBank(0, bound=1.0), f"{NUM_VALUES}.*Received: num_values=0"),
     (lambda: ValueBank(4), "`bound` is required to draw values.*for example"),

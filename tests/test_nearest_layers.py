@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from comparisons import numpy_of
-from keras_slots import NearestScores, SlotConv2D, SlotDense, ValueBank, materialize
+from keras_slots import NearestScores, SlotConv2D, SlotDense, StratifiedUniform, ValueBank, materialize
 from keras_slots.kernels.nearest import NearestKernel
 from layer_table import ONE_INPUT, built_layer
 from test_lever import OPTIMIZERS, data, network, slots, train
@@ -29,6 +29,8 @@ FORMS = {
     "layer": ({**SCORES, "sharing": "layer"}, {**NEAREST, "sharing": "layer"}),
     "any bank": ({"score_initializer": "nearest"}, STAIRCASE),
 }
+INTEGERS = {"bank_initializer": StratifiedUniform(1.5, bits=8)}
+FORMS["integers"] = {**SCORES, **INTEGERS}, {**NEAREST, **INTEGERS}
 VALUE_BANK = ValueBank(8, bound=0.5, seed=2)
 FORMS["value bank"] = tuple(
     {**form, "sharing": VALUE_BANK} for form in ({"score_initializer": "nearest"}, {"score_mode": "nearest"})
@@ -58,6 +60,25 @@ def test_nearest_scores_and_levers_select_the_same_value_at_every_connection_in_
         np.testing.assert_allclose(numpy_of(scores.scores), numpy_of(lever.scores), rtol=1e-8, atol=1e-12)
         changed += (start != numpy_of(lever.kernel)).sum()
     assert changed > 20
+
+
+@pytest.mark.parametrize("mode", [{"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}], ids=str)
+@pytest.mark.parametrize("arguments", [SCORES, STAIRCASE, NEAREST], ids=["per_value", "per_connection", "nearest"])
+def test_kernel_of_values_in_8_bits_stays_int8_times_one_number_in_training(arguments, mode):
+    model = network(None, 3, **(arguments | INTEGERS))
+    starts = [numpy_of(layer.kernel) for layer in slots(model)]
+    x, y = data()
+    model.compile(OPTIMIZERS["momentum"](), keras.losses.SparseCategoricalCrossentropy(from_logits=True), **mode)
+    model.fit(x, y, epochs=6, batch_size=8, verbose=0)
+    predicted, plain = numpy_of(model(x)), materialize(model)
+    for layer, start in zip(slots(model), starts, strict=True):
+        kernel, fans = numpy_of(layer.kernel), layer.slot_kernel.initial.fans
+        assert (kernel != start).any()
+        unit = np.float32(1.5 * np.sqrt(6 / sum(fans))) / np.float32(96)
+        q = np.rint(kernel / unit)
+        assert np.abs(q).max() <= 95 and (q % 2 == 1).all()
+        np.testing.assert_array_equal(q.astype("int8") * np.float32(unit), kernel)
+    np.testing.assert_array_equal(numpy_of(plain(x)), predicted)
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "nesterov"])

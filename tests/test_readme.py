@@ -137,6 +137,27 @@ def test_docs_layouts_of_devices_cut_bank_scores_and_lever():
         keras.distribution.set_distribution(None)
 
 
+def test_docs_microcontrollers_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_python("docs/microcontrollers.md", {})
+    assert written(tmp_path) == {"digits.h"}
+    header = (tmp_path / "digits.h").read_text()
+    (use,) = re.findall(r"int \w+\((.*)\)$", "\n".join(blocks("docs/microcontrollers.md", "c")), re.MULTILINE)
+    assert use == "const uint8_t pixels[DIGITS_INPUTS]" and "digits_predict(const digits_value input[64]" in header
+
+
+def test_docs_microcontrollers_figures_are_those_of_the_committed_run():
+    rows = json.loads(text("benchmarks/results/microcontroller.json"))["rows"]
+    shown = table_rows("docs/microcontrollers.md")
+    names = {f"{row['network']}, {row['variant']}": row for row in rows}
+    assert len(names.keys() & shown.keys()) == 6 and all(row["same_outputs_as_host"] for row in rows)
+    for name in names.keys() & shown.keys():
+        row = names[name]
+        sizes = [f"{row[key]:,}" for key in ("constants", "code", "ram", "stack")]
+        right = [f"{row[key]:,}" for key in ("right", "right_in_keras")]
+        assert shown[name] == [*sizes, f"{row['instructions'] / 1e6:.1f}", *right]
+
+
 def test_readme_first_two_blocks_are_one_command_each():
     setup, tests = blocks("README.md", "")[:2]
     assert setup.count("\n") == 1 and setup.endswith("&& python examples/quickstart.py\n")

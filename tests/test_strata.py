@@ -13,13 +13,12 @@ from keras_slots.values.initial_values import InitialValues
 from keras_slots.values.philox import STRATA_STREAM, raw_words
 from keras_slots.values.stratified import (
     SPREAD,
+    Grid,
     StratifiedUniform,
     connection_state,
     mix,
     offsets,
     pair_hash,
-    strata_bits,
-    strata_unit,
 )
 from value_cases import in_json, one_round_trip
 
@@ -56,7 +55,7 @@ def parts(seed, num_values, count, start=0):
 
 @pytest.mark.parametrize("num_values", [1, 2, 3, 8, 100, 128, 129, 4096, 65536])
 def test_rows_are_the_documented_hash(num_values):
-    bits, words = strata_bits(num_values), StratifiedUniform().words(7)
+    bits, words = Grid(num_values).stratum_bits, StratifiedUniform().words(7)
     np.testing.assert_array_equal(words, raw_words(7, STRATA_STREAM, 2))
     positions = num_values << bits
     rng = np.random.default_rng(0)
@@ -66,6 +65,39 @@ def test_rows_are_the_documented_hash(num_values):
             position = (k << bits) + python_position(words, start, k, bits)
             expected = np.float32(position - positions // 2) * np.float32(2 * BOUND / positions)
             assert row[k] == expected
+
+
+@pytest.mark.parametrize(
+    ("num_values", "bits", "shift"),
+    [
+        *((1, 8, 7), (2, 8, 6), (3, 8, 5), (4, 8, 5), (8, 8, 4), (100, 8, 0), (127, 8, 0), (128, 8, 0)),
+        *((1, 4, 3), (3, 4, 1), (8, 4, 0), (1, 16, 15), (7, 16, 12), (32768, 16, 0), (5, 12, 8)),
+    ],
+)
+def test_rows_with_bits_are_the_documented_integers_times_one_float32(num_values, bits, shift):
+    assert num_values << shift <= 2 ** (bits - 1) < num_values << shift + 1
+    size, words = num_values << shift, StratifiedUniform().words(7)
+    unit = np.float32(np.float64(BOUND) / size)
+    for start in (0, 5, 2**32 - 2):
+        row = StratifiedUniform(bits=bits).rows(7, num_values, FANS, start, start + 1)[0]
+        for k in {0, num_values - 1, *np.random.default_rng(1).integers(0, num_values, 20).tolist()}:
+            position = (k << shift) + python_position(words, start, k, shift)
+            assert 0 <= position < size
+            q = 2 * position - size + 1
+            assert abs(q) < 2 ** (bits - 1) and (q - size) % 2
+            assert row[k] == np.float32(q) * unit
+
+
+@pytest.mark.parametrize(("num_values", "largest"), [(2, 127), (3, 95), (8, 127), (100, 99), (128, 127)])
+def test_rows_with_8_bits_are_int8_times_a_scale_and_reach_both_ends(num_values, largest):
+    bank = StratifiedUniform(1.5, bits=8)
+    values = bank.rows(3, num_values, FANS, 0, 5000)
+    unit = Grid(num_values, 8).unit(bank.bound(FANS))
+    weights = np.rint(values / unit).astype("int8")
+    np.testing.assert_array_equal(weights * unit, values)
+    assert (weights.min(), weights.max()) == (-largest, largest)
+    assert (np.diff(weights.astype(int), axis=1) > 0).all()
+    assert abs(weights.mean()) < 0.5
 
 
 @pytest.mark.parametrize("num_values", [1, 2, 3, 7, 8, 64, 1000, 4096, 65536])
@@ -97,15 +129,18 @@ def test_rows_take_bound_and_seed_from_scale_and_own_seed():
 
 
 @pytest.mark.parametrize(
-    ("num_values", "checksum"),
+    ("num_values", "bits", "checksum"),
     [
-        (8, "d1566d8546f4c4e1a34e98aa41c11a60f402ef088fe5d2362770e3e8f91e32cd"),
-        (5, "14531686c7c8ebb71e206a3c29e4794f483aa503df19043c6fede0f009152c18"),
-        (4096, "1d8dcc83c078802705c7babcb4689ea6bbc2ee5a36c9df75a468732c33cb1559"),
+        (8, None, "d1566d8546f4c4e1a34e98aa41c11a60f402ef088fe5d2362770e3e8f91e32cd"),
+        (5, None, "14531686c7c8ebb71e206a3c29e4794f483aa503df19043c6fede0f009152c18"),
+        (4096, None, "1d8dcc83c078802705c7babcb4689ea6bbc2ee5a36c9df75a468732c33cb1559"),
+        (3, 8, "e17c06a8b01d29d1e1bb434d335359287e81bb8f631a09a4656f4de525c58b9a"),
+        (128, 8, "5d9951103dc997ae3f43ca15b8d6b8fac7ff7568cafe8ce664cf89118fac5798"),
+        (8, 4, "9f474f03980fdc6cef9663a68dce20ab2d86ed8ea80ea401d423bdd7c02e1201"),
     ],
 )
-def test_rows_have_golden_checksums(num_values, checksum):
-    values = StratifiedUniform(0.7).rows(20_240_607, num_values, (11, 13), 77, 177)
+def test_rows_have_golden_checksums(num_values, bits, checksum):
+    values = StratifiedUniform(0.7, bits=bits).rows(20_240_607, num_values, (11, 13), 77, 177)
     assert hashlib.sha256(values.astype("<f4").tobytes()).hexdigest() == checksum
 
 
@@ -122,9 +157,9 @@ def test_bound_refuses_what_float32_cannot_hold(scale):
 
 
 @pytest.mark.parametrize("num_values", [0, 65537, 2.0])
-def test_strata_bits_refuses_a_bad_number_of_values(num_values):
+def test_grid_refuses_a_bad_number_of_values(num_values):
     with pytest.raises(ValueError, match="`num_values` must be a positive integer, at most 65536"):
-        strata_bits(num_values)
+        Grid(num_values)
 
 
 def test_sample_is_refused_since_the_values_depend_on_their_number():
@@ -249,9 +284,14 @@ def test_hash_has_the_same_bits_in_numpy_and_on_the_backend(compiled):
 
 def test_stratified_uniform_has_a_name_and_survives_json():
     assert initializers.get("stratified_uniform") == StratifiedUniform()
-    distribution = StratifiedUniform(0.5, seed=3)
-    for copy in (one_round_trip(distribution), initializers.get(in_json(initializers.serialize(distribution)))):
-        assert copy == distribution and type(copy) is StratifiedUniform
+    assert StratifiedUniform(bits=8) != StratifiedUniform()
+    for distribution in (StratifiedUniform(0.5, seed=3), StratifiedUniform(0.5, bits=8)):
+        for copy in (
+            one_round_trip(distribution),
+            initializers.get(in_json(initializers.serialize(distribution))),
+        ):
+            assert copy == distribution and type(copy) is StratifiedUniform
+    assert repr(StratifiedUniform(bits=8)) == "StratifiedUniform(scale=1.0, bits=8)"
 
 
 @pytest.mark.parametrize("identifier", ["stratified_uniform", StratifiedUniform()])
@@ -277,8 +317,8 @@ def test_stratified_values_share_no_stream_with_others_of_the_seed():
     assert abs(np.corrcoef(own, other)[0, 1]) < 5 / np.sqrt(1000)
 
 
-def test_strata_unit_is_the_distance_of_positions():
-    assert strata_unit(8, 0.5) == np.float32(2.0**-19)
+def test_unit_of_a_grid_is_the_distance_of_positions():
+    assert Grid(8).unit(0.5) == np.float32(2.0**-19)
     values = StratifiedUniform().rows(3, 8, FANS, 0, 1000).astype("float64")
-    steps = values / float(strata_unit(8, BOUND))
+    steps = values / float(Grid(8).unit(BOUND))
     np.testing.assert_allclose(steps, np.round(steps), atol=0.05)

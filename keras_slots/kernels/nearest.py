@@ -25,14 +25,13 @@ from keras_slots.values.initial_values import InitialValues
 from keras_slots.values.nearest_scores import NearestScores
 from keras_slots.values.stratified import (
     SPREAD,
+    Grid,
     StratifiedUniform,
     connection_state,
     count_connections,
     count_connections_of,
     offsets,
     pair_hash,
-    strata_bits,
-    strata_unit,
 )
 from keras_slots.values.value_bank import ValueBank
 
@@ -89,8 +88,9 @@ class NearestKernel(LeverKernel):
         if isinstance(self.sharing, ValueBank):
             self._bank = SharedValues(tuple(self.sharing.values.tolist()))
         else:
-            bound = self.bank_initializer.bound(initial.fans)
-            self._bank = StratifiedValues(self.num_values, bound, initial.shared)
+            source = self.bank_initializer
+            grid = Grid(self.num_values, source.bits)
+            self._bank = StratifiedValues(grid, source.bound(initial.fans), initial.shared)
         self._greedy = straight_through(SelectNearest(self._bank, self.variable_dtype), lever_gradient)
         self._in_rows = straight_through(NearestInRows(self._bank, self.variable_dtype, shape), lever_gradient)
 
@@ -165,7 +165,7 @@ class NearestKernel(LeverKernel):
 class StratifiedValues:
     """The values of a `StratifiedUniform` bank; equal objects share their compiled programs."""
 
-    num_values: int
+    grid: Grid
     bound: float
     shared: bool = False
 
@@ -175,9 +175,7 @@ class StratifiedValues:
         # The keys are the second number in `seed`, see `NearestKernel.seed_numbers`.
         high, low = (decode_integer(words[i : i + 4]) for i in (8, 12))
         keys = ops.stack([low, high])
-        return nearest_in_strata(
-            lever, keys, num_values=self.num_values, bound=self.bound, shared=self.shared, counts=counts
-        )
+        return nearest_in_strata(lever, keys, self.grid, self.bound, shared=self.shared, counts=counts)
 
 
 @dataclass(frozen=True)
@@ -241,48 +239,48 @@ class IndexOfNearest:
 
 
 def nearest_in_strata(
-    lever: Tensor, words: Tensor, *, num_values: int, bound: float, shared: bool = False, counts: Any = None
+    lever: Tensor, words: Tensor, grid: Grid, bound: float, *, shared: bool = False, counts: Any = None
 ) -> tuple[Tensor, Tensor]:
     """Values, float32, and indices, int32, of a `StratifiedUniform` bank nearest to each lever; lowest on ties.
 
     The bank is not stored: the nearest value lies in the stratum of the lever or in a neighbouring one, and the
     values of the four strata around the lever are computed from the seed, whatever K is. Dividing the lever by
-    the distance of two positions rounds it once; for the rounded lever the choice is exact. A lever beyond the
+    the unit of the integers rounds it once; for the rounded lever the choice is exact. A lever beyond the
     bank selects its first or last value, a lever that is NaN the first.
 
     Args:
         lever: Tensor of shape `(...)`, float32 or float64.
         words: Integer tensor of shape `(2,)`: `StratifiedUniform.words`, modulo 2**32.
-        num_values: K.
+        grid: The integers that values are multiples of.
         bound: `StratifiedUniform.bound`.
         shared: Whether all connections have the values of the first.
         counts: The numbers of the connections, see `count_connections`; None: they are counted in C order.
     """
     lever = ops.convert_to_tensor(lever)
-    dtype, bits, unit = lever.dtype, strata_bits(num_values), strata_unit(num_values, bound)
+    dtype, bits, unit, num_values = lever.dtype, grid.stratum_bits, grid.unit(bound), grid.num_values
     last_pair = max((num_values - 3) // 2, 0)
-    # Twice the position, as midpoints of positions are integers then: below 2**24, so floats compare exactly.
+    # Twice the integer, as midpoints of integers are integers then: below 2**24, so floats compare exactly.
     target = lever * ops.cast(2.0 / float(unit), dtype)
-    pair = _first_pair(target, num_values, bits, last_pair)
+    pair = _first_pair(target, grid, last_pair)
     if shared or counts is None:
         counts = count_connections(() if shared else tuple(lever.shape))
     state = connection_state(ops.cast(words, "int32"), *counts)
     pairs = [pair_hash(state, (pair + j) * SPREAD) for j in range(1 if num_values <= 2 else 2)]
     within = [offset for word in pairs for offset in offsets(word, bits)][:num_values]
-    start = ops.left_shift(pair, np.int32(bits + 1)) - np.int32((num_values << bits) // 2)
-    candidates = [start + (offset + np.int32(k << bits)) for k, offset in enumerate(within)]
-    position, index = candidates[0] + ops.zeros_like(lever, dtype="int32"), 2 * pair
+    start = pair * np.int32(grid.step << (bits + 1)) + np.int32(grid.lowest)
+    candidates = [start + (offset + np.int32(k << bits)) * np.int32(grid.step) for k, offset in enumerate(within)]
+    number, index = candidates[0] + ops.zeros_like(lever, dtype="int32"), 2 * pair
     for k, (below, above) in enumerate(pairwise(candidates), start=1):
         further = target > ops.cast(below + above, dtype)
         if k == 3 and num_values % 2:
             # For the last pair the fourth stratum is outside the bank.
             further = ops.logical_and(further, pair < np.int32(last_pair))
-        position = ops.where(further, above, position)
+        number = ops.where(further, above, number)
         index = ops.where(further, 2 * pair + np.int32(k), index)
-    return ops.cast(position, "float32") * unit, index + ops.zeros_like(lever, dtype="int32")
+    return ops.cast(number, "float32") * unit, index + ops.zeros_like(lever, dtype="int32")
 
 
-def _first_pair(target: Tensor, num_values: int, bits: int, last_pair: int) -> Tensor:
+def _first_pair(target: Tensor, grid: Grid, last_pair: int) -> Tensor:
     """The j such that the nearest value lies in one of the strata 2 j to 2 j + 3.
 
     It is `floor(z - 1/2)`, where z is the target in pairs of strata from the lower end of the bank. An error of
@@ -292,12 +290,13 @@ def _first_pair(target: Tensor, num_values: int, bits: int, last_pair: int) -> T
     if not last_pair:
         return ops.zeros((), "int32")
     # A power of two. With NumPy 1, `1 / np.float32(...)` would be float64, and so would the target on JAX.
-    per_pair = np.float32(1 / (4 << bits))
-    lowest = np.float32((4 - num_values) * 2.0**bits)
+    stratum = grid.step << grid.stratum_bits  # in units
+    per_pair = np.float32(1 / (4 * stratum))
+    lowest = np.float32((4.0 - grid.num_values) * stratum)
     # A comparison instead of `maximum`, so that NaN selects the lowest on every backend.
     target = ops.cast(target, "float32")
     target = ops.where(target > lowest, target, lowest)
-    z = target * per_pair + (_QUARTERS + np.float32(num_values / 4 - 0.5))
+    z = target * per_pair + (_QUARTERS + np.float32(grid.num_values / 4 - 0.5))
     # Positive floats, including infinity, are ordered like their bits.
     pair = ops.right_shift(ops.view(z, "int32") - _QUARTERS.view(np.int32), np.int32(2))
     return ops.minimum(pair, np.int32(last_pair))

@@ -21,6 +21,7 @@ from keras_slots.layers.refusals import Refusals
 from keras_slots.selection import Greedy, SelectionRule, get_rule, serialize_rule
 from keras_slots.values import initializers
 from keras_slots.values.philox import derive_seed, draw_seed
+from keras_slots.values.source import ValueSource
 from keras_slots.values.value_bank import ValueBank, check_sharing
 
 Tensor = Any
@@ -148,6 +149,8 @@ class SlotLayer(Refusals, Registrable):
         self.score_mode = check_choice(score_mode, "score_mode", tuple(SlotKernel.registry))
         self.sharing = check_sharing(sharing, self.num_values, bank_initializer)
         self.bank_initializer = None if bank_initializer is None else initializers.get(bank_initializer)
+        if isinstance(self.bank_initializer, ValueSource):
+            self.bank_initializer.check_num_values(self.num_values)
         self.score_initializer = None if score_initializer is None else initializers.get_scores(score_initializer)
         kernel_class = SlotKernel.registry[self.score_mode]
         kernel_class.check_arguments(self._rule, self.bank_initializer, self.score_initializer, self.sharing)

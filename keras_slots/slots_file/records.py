@@ -136,6 +136,8 @@ def _values_to_bytes(values: Values) -> bytes:
     flags = _FLAG_SHARED * values.shared | _FLAG_ROUNDED * values.rounded
     kind, k = KINDS.index(values.kind), values.num_values
     head = struct.pack("<BBHfQ", kind, flags, k - 1, values.factor, values.seed)
+    if values.bits is not None:
+        head += struct.pack("<B", values.bits)
     return head if values.given is None else head + values.given.astype("<f4").tobytes()
 
 
@@ -146,13 +148,17 @@ def _values_from_bytes(body: ByteReader) -> Values:
         raise ValueError(f"values of kind {kind}, which this version of keras_slots does not know")
     if flags >= 4 or not 0 < factor < np.inf:
         raise ValueError(f"values of kind {kind} with flags {flags} and factor {factor}")
-    given = None
+    given, bits = None, None
+    if KINDS[kind] == "grid":
+        (bits,) = body.unpack("B")
+        if not 4 <= bits <= 16 or k > 2 ** (bits - 1):
+            raise ValueError(f"{k} values that are integers of {bits} bits")
     if KINDS[kind] == "given":
         given = np.frombuffer(body.take(4 * k), "<f4").astype("float32")
         if flags & _FLAG_SHARED == 0 or not np.isfinite(given).all():
             raise ValueError("given values that are not finite or not shared")
     shared, rounded = bool(flags & _FLAG_SHARED), bool(flags & _FLAG_ROUNDED)
-    return Values(k, KINDS[kind], seed, factor, shared, rounded, given)
+    return Values(k, KINDS[kind], seed, factor, shared, rounded, given, bits)
 
 
 def _coding_to_bytes(coding: Coding, index: Array, words: Array, lost: Array) -> bytes:
@@ -208,7 +214,8 @@ def summary(record: Record) -> str:
         return record.dtype
     with _damage_named(record):
         values = _values_from_bytes(ByteReader(record.payload, f"'{record.name}'"))
-    kind = {"strata": "stratified", "given": "listed"}.get(values.kind, values.kind.replace("_", " "))
+    names = {"strata": "stratified", "given": "listed", "grid": f"stratified in {values.bits} bits"}
+    kind = names.get(values.kind, values.kind.replace("_", " "))
     return f"K = {values.num_values}, {kind}{', shared' * values.shared}{', bfloat16' * values.rounded}"
 
 
@@ -240,9 +247,9 @@ def values_of(kernel: SlotKernel) -> Values:
         described = Description("given", given=np.asarray(kernel.bank))
     if described is None:
         raise ValueError(f"the values of {kernel.bank_initializer!r} cannot be drawn from a seed")
-    kind, seed, factor, given = described
+    kind, seed, factor, given, bits = described
     given = None if given is None else given.astype("float32")
-    return Values(k, kind, seed, factor, shared, rounded, given)
+    return Values(k, kind, seed, factor, shared, rounded, given, bits)
 
 
 @dataclass(frozen=True)

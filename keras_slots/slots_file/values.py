@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from keras_slots.values import philox
-from keras_slots.values.stratified import positions
+from keras_slots.values.stratified import Grid, integers
 
 Array = np.ndarray[Any, Any]
 
-#: Kinds of values, in the order of their numbers in the file: those of `philox.KINDS`, and two others.
-KINDS = ("uniform", "positive_uniform", "truncated_normal", "signed_constant", "strata", "given")
+#: Kinds of values, in the order of their numbers in the file: those of `philox.KINDS`, and three others.
+KINDS = ("uniform", "positive_uniform", "truncated_normal", "signed_constant", "strata", "given", "grid")
 #: Maximum magnitude of the integers as which values are compared.
 LARGEST = 2**24
 
@@ -51,10 +51,11 @@ class Values:
         num_values: K.
         kind: One of `KINDS`.
         seed: Seed of the stream; for stratified values the two keys of the hash, `key0 + 2**32 * key1`.
-        factor: float32: the factor of the drawn numbers, or the distance of two positions of stratified values.
+        factor: float32: the factor of the drawn numbers, or of the integers of stratified values.
         shared: Whether all connections have the values of connection 0.
         rounded: Whether values are rounded to bfloat16.
         given: float32 array of the K values, only for the kind `"given"`.
+        bits: Size of the integers of stratified values, only for the kind `"grid"`.
     """
 
     num_values: int
@@ -64,6 +65,7 @@ class Values:
     shared: bool = False
     rounded: bool = False
     given: Array | None = None
+    bits: int | None = None
 
     def rows(self, start: int, stop: int) -> Array:
         """The values of the connections `start` to `stop - 1`, float32 of shape `(stop - start, K)`."""
@@ -71,10 +73,10 @@ class Values:
         k = self.num_values
         if self.given is not None:
             values = self.given[None]
-        elif self.kind == "strata":
+        elif self.kind in ("strata", "grid"):
             keys = np.array([self.seed & 0xFFFFFFFF, self.seed >> 32], "uint32")
             connections = np.arange(first, last, dtype=np.uint64).astype("uint32")
-            values = positions(keys, connections, k) * np.float32(self.factor)
+            values = integers(keys, connections, Grid(k, self.bits)) * np.float32(self.factor)
         else:
             values = Stream(self.kind, self.seed, 0, self.factor).draw((last - first) * k, first * k)
         values = values.reshape(-1, k)

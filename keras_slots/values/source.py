@@ -16,8 +16,9 @@ class Description(NamedTuple):
 
     kind: str  # one of `slots_file.values.KINDS`
     seed: int = 0  # of the stream, or the two keys of a hash, `key0 + 2**32 * key1`
-    factor: float = 1.0  # of the numbers of the stream, or the distance of two positions of a hash
+    factor: float = 1.0  # of the numbers of the stream, or of the integers of a hash
     given: Array | None = None  # the values themselves if they are not drawn from a seed, float32, `(K,)`
+    bits: int | None = None  # the size of the integers of a hash, if it is limited
 
 
 class ValueSource(Registrable):
@@ -54,6 +55,9 @@ class ValueSource(Registrable):
     def from_config(cls, config: dict[str, Any]) -> Any:
         """Makes a source from the result of `get_config`."""
         return cls(**config)
+
+    def check_num_values(self, num_values: int) -> None:
+        """Raises a `ValueError` for a K that a bank of this source cannot have."""
 
     def rows(self, seed: int, num_values: int, fans: tuple[int, int], start: int, stop: int) -> Array:
         """The values of these connections, `(stop - start, K)`, or `(1, K)` if all have the same."""

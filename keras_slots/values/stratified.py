@@ -9,6 +9,11 @@
 Positions are integers, exact in float32, and the value is one rounded multiplication, without an addition that a
 compiler might fuse with it. So NumPy, eager and compiled code agree in every bit.
 
+For weights in integers, P can be limited to `2**(B - 1)`: then a value is an integer of B bits times one number of
+the layer,
+
+    value(i, k) = (2 position - P + 1) * float32(b / P)
+
 `half(i, k)` is 16 bits, the low ones of h(i, j) for k = 2 j and the high ones for k = 2 j + 1, with
 
     h(i, j) = mix(mix(i + key0) ^ key1 ^ (j * 0x9E3779B9))
@@ -23,12 +28,13 @@ and Flood 2014). The two keys are words of the Philox stream of the seed.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from keras import ops
 
-from keras_slots._checks import check_num_values
+from keras_slots._checks import check_bits, check_num_values
 from keras_slots._registry import register
 from keras_slots.values.distributions import Distribution
 from keras_slots.values.philox import STRATA_STREAM, Float32Array, Words, raw_words
@@ -41,20 +47,64 @@ SPREAD = 0x9E3779B9 - 2**32
 _BLOCK_VALUES = 2**20  # per block on the host; temporary arrays take a few times their size
 
 
-def strata_bits(num_values: int) -> int:
-    """The base-2 logarithm of the number of positions in a stratum, for K from 1 to 65,536.
+@dataclass(frozen=True)
+class Grid:
+    """The integers that, times the unit of a kernel, are all values that a connection can have.
+
+    Position p is the integer `step * p + lowest`.
+
+    Args:
+        num_values: K, from 1 to 65,536.
+        bits: Size of the integers, from 4 to 16; None: they are not limited to a size.
+
+    Raises:
+        ValueError: If an argument is out of range, or there are fewer integers than K values.
 
     Example:
 
-    >>> [strata_bits(k) for k in (1, 8, 128, 4096, 65536)]
+    >>> [Grid(k).stratum_bits for k in (1, 8, 128, 4096, 65536)]
     [16, 16, 16, 11, 7]
+    >>> grid = Grid(3, bits=8)
+    >>> grid.size, grid.lowest, grid.lowest + grid.step * (grid.size - 1)
+    (96, -95, 95)
     """
-    return min(16, 23 - (check_num_values(num_values) - 1).bit_length())
 
+    num_values: int
+    bits: int | None = None
 
-def strata_unit(num_values: int, bound: float) -> np.float32:
-    """Returns the distance of two neighbouring positions, `float32(2 b / P)`."""
-    return np.float32(2.0 * float(np.float32(bound)) / (num_values << strata_bits(num_values)))
+    def __post_init__(self) -> None:
+        check_num_values(self.num_values)
+        if self.bits is not None and self.num_values > 2 ** (check_bits(self.bits) - 1):
+            raise ValueError(
+                "`num_values` must be at most 2**(bits - 1), because the values of a connection are different "
+                f"integers of that size. Received: num_values={self.num_values} and bits={self.bits}. Pass larger "
+                "`bits`, or None."
+            )
+
+    @property
+    def stratum_bits(self) -> int:
+        """The base-2 logarithm of the number of positions in a stratum."""
+        most = 23 if self.bits is None else self.bits - 1
+        return min(16, most - (self.num_values - 1).bit_length())
+
+    @property
+    def size(self) -> int:
+        """P, the number of positions."""
+        return self.num_values << self.stratum_bits
+
+    @property
+    def step(self) -> int:
+        """The difference of the integers of neighbouring positions."""
+        return 1 if self.bits is None else 2
+
+    @property
+    def lowest(self) -> int:
+        """The integer of the lowest position."""
+        return -self.size // 2 if self.bits is None else 1 - self.size
+
+    def unit(self, bound: float) -> np.float32:
+        """The number that multiplies the integers, `float32(2 b / (step * P))`."""
+        return np.float32(2.0 * float(np.float32(bound)) / (self.step * self.size))
 
 
 def mix(x: Any, xp: Any = ops) -> Any:
@@ -104,6 +154,8 @@ def pair_hash(state: Any, spread: Any, xp: Any = ops) -> Any:
 
 def offsets(word: Any, bits: int, xp: Any = ops) -> tuple[Any, Any]:
     """The positions of the two values of a pair within their strata, in [0, 2**bits), int32."""
+    if not bits:
+        return word * 0, word * 0
     low, high = xp.bitwise_and(word, 0xFFFF), shifted(word, 32 - bits, xp)
     return (low if bits == 16 else xp.right_shift(low, 16 - bits)), high
 
@@ -115,14 +167,25 @@ class StratifiedUniform(Distribution):
     The values of a connection are sorted, and together they are as uniform as those of `GlorotUniform`. Each is a
     hash of (seed, connection, k), so it can be computed separately, on any device, in a few operations.
 
+    With `bits` each value is an integer of that size times one number of the kernel, so that integer weights, as
+    of LiteRT or a microcontroller, are exactly the values that training chose. P is the largest
+    `K * 2**s <= 2**(bits - 1)`; the integers are -P + 1, -P + 3, ..., P - 1, and the number is `float32(b / P)`.
+
     Args:
         scale: positive finite number that multiplies every value.
+        bits: integer from 4 to 16, the size of the integers; K is at most `2**(bits - 1)`. None: there are so many
+            values that only float32 holds them.
         seed: integer, `0 <= seed < 2**64`, used instead of the seed of the layer; None: the seed of the layer.
 
     Example:
 
     >>> StratifiedUniform().rows(seed=0, num_values=4, fans=(2, 4), start=0, stop=1).round(2)
     array([[-0.82, -0.07,  0.29,  0.68]], dtype=float32)
+    >>> StratifiedUniform(bits=8).rows(seed=0, num_values=4, fans=(2, 4), start=0, stop=1) * 128
+    array([[-105.,   -9.,   37.,   87.]], dtype=float32)
+
+    Raises:
+        ValueError: If an argument is out of range; a layer raises one if K is too large for `bits`.
 
     Not in the paper, whose values are independent of each other.
     """
@@ -130,6 +193,16 @@ class StratifiedUniform(Distribution):
     roles = frozenset({"bank"})
     kind, _variance, _mode = "uniform", 1.0, "fan_avg"
     spread = "strata"
+
+    def __init__(self, scale: float = 1.0, *, bits: int | None = None, seed: int | None = None) -> None:
+        super().__init__(scale, seed=seed)
+        self.bits = None if bits is None else check_bits(bits)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "bits": self.bits}
+
+    def check_num_values(self, num_values: int) -> None:
+        Grid(num_values, self.bits)
 
     def bound(self, fans: tuple[int, int]) -> float:
         """Returns b, rounded to float32."""
@@ -145,13 +218,14 @@ class StratifiedUniform(Distribution):
                 "`start` and `stop` must be numbers of connections, at most 2**32. "
                 f"Received: start={start}, stop={stop}. Use another `bank_initializer` for larger kernels."
             )
-        words, unit = self.words(seed), strata_unit(num_values, self.bound(fans))
+        words, grid = self.words(seed), Grid(num_values, self.bits)
+        unit = grid.unit(self.bound(fans))
         values = np.empty((stop - start, num_values), "float32")
         block = max(1, _BLOCK_VALUES // num_values)
         for low in range(start, stop, block):
             connections = np.arange(low, min(low + block, stop), dtype=np.uint64).astype("uint32")
             part = values[low - start : low - start + len(connections)]
-            np.multiply(positions(words, connections, num_values), unit, out=part)
+            np.multiply(integers(words, connections, grid), unit, out=part)
         return values
 
     @classmethod
@@ -183,7 +257,8 @@ class StratifiedUniform(Distribution):
 
     def describe(self, seed: int, num_values: int, fans: tuple[int, int]) -> Description | None:
         low, high = (int(x) for x in self.words(seed))
-        return Description("strata", high << 32 | low, float(strata_unit(num_values, self.bound(fans))))
+        unit = float(Grid(num_values, self.bits).unit(self.bound(fans)))
+        return Description("strata" if self.bits is None else "grid", high << 32 | low, unit, bits=self.bits)
 
     def sample(self, *args: Any, **kwargs: Any) -> Float32Array:
         # The values depend on K, so only `rows` can draw them.
@@ -193,12 +268,12 @@ class StratifiedUniform(Distribution):
         )
 
 
-def positions(words: Words, connections: Words, num_values: int) -> Float32Array:
-    """Centred positions of all values of the connections, exact in float32, of shape `(n, K)`."""
-    bits = strata_bits(num_values)
-    spread = np.arange((num_values + 1) // 2, dtype="int32") * np.int32(SPREAD)
+def integers(words: Words, connections: Words, grid: Grid) -> Float32Array:
+    """The integers of all values of the connections, exact in float32, of shape `(n, K)`."""
+    k, bits = grid.num_values, grid.stratum_bits
+    spread = np.arange((k + 1) // 2, dtype="int32") * np.int32(SPREAD)
     state = connection_state(words.view("int32"), np.int32(0), connections.view("int32"), np)
     word = pair_hash(state[:, None], spread, np)
-    position = np.stack(offsets(word, bits, np), axis=-1).reshape(len(connections), -1)[:, :num_values]
-    position += (np.arange(num_values, dtype="int32") << bits) - (num_values << bits) // 2
-    return position.astype("float32")
+    position = np.stack(offsets(word, bits, np), axis=-1).reshape(len(connections), -1)[:, :k]
+    position += np.arange(k, dtype="int32") << bits
+    return (position * grid.step + grid.lowest).astype("float32")

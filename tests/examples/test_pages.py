@@ -14,7 +14,9 @@ import pytest
 from pages import EXAMPLES, run_page
 
 from backends import give_two_replicas
+from c_reference import IntegerNetwork
 from keras_slots import SlotLayer, load_slots, summary_dict
+from slots_reference import SANITIZERS, compile_program, run_program
 
 PAGES = sorted(EXAMPLES.glob("*.py"))
 NAMES = {page.stem for page in PAGES}
@@ -315,3 +317,20 @@ def test_several_hosts_page_selects_with_two_processes_what_one_selects(tmp_path
     for layer, other in zip(one.layers, two.layers, strict=True):
         same = np.asarray(layer.kernel) == np.asarray(other.kernel)
         assert same.mean() > 0.99  # sums in another order may move a float32 lever over a threshold
+
+
+@pytest.mark.slow
+def test_microcontroller_page_writes_a_network_that_c_code_runs_as_the_reference(monkeypatch, tmp_path):
+    names = run_page(monkeypatch, "microcontroller", "--out", tmp_path, "--epochs", 5)
+    assert names["accuracy"] > 0.9
+    folder = EXAMPLES / "microcontroller"
+    sources = [folder / "network.c", folder / "host.c"]
+    program = compile_program(tmp_path, folder / "main.c", "-I", tmp_path, *sources, *SANITIZERS)
+    said = dict(line.split(": ") for line in run_program(program).stdout.splitlines())
+    outputs = IntegerNetwork(names["model"], names["x"][:500]).run(names["images"])
+    right = int((outputs.argmax(axis=1) == names["y_test"]).sum())
+    checksum = 0
+    for output in outputs.reshape(-1).tolist():
+        checksum = (checksum * 31 + output) % 2**32
+    assert said == {"images": "360", "right": str(right), "checksum": str(checksum)}
+    assert abs(right / 360 - names["accuracy"]) < 0.01
