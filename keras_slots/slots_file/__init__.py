@@ -10,6 +10,7 @@ import math
 import os
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from keras_slots._files import check_path, write_file
 from keras_slots._keras import inner_layers, set_first_value, without_values
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.layers.base import SlotLayer
-from keras_slots.slots_file.container import Record, array_of, damaged, itemsize, join, split, stored
+from keras_slots.slots_file.container import Contents, Record, array_of, damaged, itemsize, join, split, stored
 from keras_slots.slots_file.records import coding_of, find_choices, read_kernel, values_of, write_kernel
 from keras_slots.transforms import holds_assets, materialized, pair_weights, serialize
 
@@ -116,6 +117,7 @@ def load_slots(
     with without_values() as created:  # do not trust the sizes in an architecture
         model = _model(architecture, custom_objects)
     _check_fit(model, records)
+    records = [replace(x, name=_name(v)) for x, v in zip(records, model.variables, strict=True)]
     known = {id(variable) for variable in model.variables}
     others = [variable for variable in created if id(variable) not in known]
     _check_memory(needed + sum(math.prod(v.shape) * itemsize(v.dtype) for v in others), max_bytes)
@@ -157,6 +159,18 @@ def file_of(model: keras.Model) -> tuple[bytes, dict[int, int]]:
         else:
             records.append(stored(_name(variable), array))
     return join(serialize(plain), records), sizes
+
+
+def name_records(contents: Contents) -> list[Record]:
+    """The records with the names of their weights, or as they are if Keras cannot create the model."""
+    try:
+        with without_values():
+            names = [_name(variable) for variable in _model(contents.architecture, None).variables]
+    except ValueError:
+        names = []
+    if len(names) != len(contents.records):
+        return contents.records
+    return [replace(record, name=name) for record, name in zip(contents.records, names, strict=True)]
 
 
 def _check_memory(needed: int, max_bytes: int) -> None:
