@@ -16,7 +16,7 @@ IMAGE = (28, 28, 1)
 
 
 def models():
-    """Models that have the common layers with their usual arguments."""
+    """Models that have the common layers with their usual arguments: a Keras model, or a shape and its layers."""
     yield from (
         [(16,), layers.Embedding(1000, 16), layers.LSTM(16), layers.Reshape((4, 4)), layers.GRU(16)],
         [(16, 8), layers.Conv1D(16, 3), layers.MaxPooling1D(), layers.GlobalAveragePooling1D()],
@@ -50,10 +50,15 @@ def models():
 
 
 def residual():
-    inputs = keras.Input((32, 32, 16))
+    """A Functional model with a branch."""
+    inputs = keras.Input((32, 32, 3))
     x = layers.Conv2D(16, 3, padding="same")(inputs)
-    x = layers.Concatenate()([layers.Add()([x, inputs]), inputs])
-    return keras.Model(inputs, x)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.Concatenate()([layers.Add()([x, x]), inputs])
+    x = layers.Conv2D(32, 3, padding="same", use_bias=False)(layers.MaxPooling2D()(x))
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.Dense(100, activation="relu")(layers.Flatten()(x))
+    return keras.Model(inputs, layers.Dense(10)(x))
 
 
 def lines():

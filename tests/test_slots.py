@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_slots
+import make_dictionary
 from backends import two_replicas
 from comparisons import numpy_of
 from keras_slots import SlotDense, load_slots, materialize, save_slots
@@ -717,16 +718,56 @@ def test_save_slots_looks_back_no_further_than_the_first_row(tmp_path):
     np.testing.assert_array_equal(*kernels)
 
 
+def copies_of_the_dictionary(count):
+    """A bomb made of references into the preset dictionary."""
+    packer = zlib.compressobj(9, wbits=-15, zdict=container._dictionary())
+    return packer.compress(container._dictionary() * count) + packer.flush()
+
+
 def test_split_unpacks_no_more_of_an_architecture_than_its_header_says():
-    bomb = zlib.compressobj(wbits=-15)
-    bomb = bomb.compress(bytes(2**26)) + bomb.flush()
+    zeros = zlib.compressobj(wbits=-15)
+    bombs = zeros.compress(bytes(2**26)) + zeros.flush(), copies_of_the_dictionary(2**10)
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match="its size differs from that in the header"):
-            container._architecture(memoryview(bomb), 100)
+        for bomb in bombs:
+            with pytest.raises(ValueError, match="its size differs from that in the header"):
+                container._architecture(memoryview(bomb), 100)
         assert tracemalloc.get_traced_memory()[1] < 2**22
     finally:
         tracemalloc.stop()
+
+
+def small_convnet(functional):
+    """A small network for images of digits: convolutions with batch norm, pooling, dense layers."""
+    x = inputs = keras.Input((28, 28, 1))
+    for filters in (8, 16, 32):
+        x = keras_slots.SlotConv2D(filters, 3, use_bias=False, padding="same")(x)
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+        x = keras.layers.MaxPooling2D()(x)
+    x = SlotDense(28, activation="relu")(keras.layers.Flatten()(x))
+    model = keras.Model(inputs, SlotDense(10)(x))
+    return model if functional else keras.Sequential([inputs, *model.layers[1:]])
+
+
+@pytest.mark.parametrize(("functional", "most"), [(False, 300), (True, 450)])
+def test_save_slots_writes_a_small_convnet_with_few_bytes_beside_its_weights(tmp_path, functional, most):
+    keras.backend.clear_session()
+    path = save_slots(small_convnet(functional), tmp_path / "m.slots")
+    records = split(path.read_bytes())[1]
+    assert path.stat().st_size - sum(len(record.payload) for record in records) <= most
+
+
+def test_the_dictionary_of_architectures_never_changes_and_is_what_keras_writes():
+    dictionary = container._dictionary()
+    assert (len(dictionary), zlib.crc32(dictionary)) == (31_457, 0x80973AF5)
+    written = json.loads(f"[{dictionary.decode().rstrip(',')}]")
+    classes = {layer["class_name"] for model in written for layer in model["config"]["layers"]}
+    assert classes >= {"Conv2D", "DepthwiseConv2D", "Dense", "BatchNormalization", "MaxPooling2D", "LSTM"}
+    for config, own in zip(written, make_dictionary.models(), strict=True):
+        own = keras.Sequential([keras.Input(own[0]), *own[1:]]) if isinstance(own, list) else own
+        model = keras.saving.deserialize_keras_object(config)
+        assert [type(layer) for layer in model.layers] == [type(layer) for layer in own.layers]
+        assert [x.shape for x in model.weights] == [x.shape for x in own.weights]
 
 
 def test_load_slots_never_draws_the_weights_that_a_file_holds(tmp_path, monkeypatch):
