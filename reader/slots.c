@@ -368,9 +368,9 @@ static Status take_start(Bytes *b, Group *g, Values *v, unsigned first) {
     for (; exponent < 0; exponent++) g->scale /= 2;
     g->start.factor = 1;
     if (!first && g->form == 3) return OK;
-    g->start.kind = (first & 7) - 1;
-    if (first > 15 || !is_drawn(g->start.kind)) return DAMAGED;
-    g->start.seed = first & 8 ? take_varint(b) : v->stream.seed;
+    g->start.kind = (first & 127) - 1;
+    if (!is_drawn(g->start.kind)) return DAMAGED;
+    g->start.seed = first & 128 ? take_varint(b) : v->stream.seed;
     g->start.stream = g->form == 3 ? 4 : 1;
     if (g->form != 3) return OK;
     g->start.factor = take_float(b);

@@ -546,6 +546,7 @@ FIELDS = {
     "start_none": ("start", bytes([0]), f"{CANNOT}a start of kind 0"),
     "start_kind": ("start", bytes([5]), f"{CANNOT}a start of kind 5"),
     "start_flag": ("start", bytes([2 | 16]), f"{CANNOT}a start of kind 18"),
+    "start_seed": ("start", bytes([2 | 128]), CANNOT),
     "start_other": ("start", bytes([3]), ENDS),
     "lost_1": ("lost", number_to_bytes(1), f"{CANNOT}"),
     "lost_max": ("lost", number_to_bytes(2**64 - 1), f"{CANNOT}18446744073709551615 single choices"),

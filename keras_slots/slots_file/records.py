@@ -47,7 +47,7 @@ _MOST_ROW_VALUES = 2**24
 _MOST_LANES = 9  # base-2 logarithm
 _FLAG_SHARED, _FLAG_ROUNDED = 16, 32  # beside the kind
 _FLAG_ACTIVITY = 64  # beside lanes and offsets
-_FLAG_OWN_SEED = 8  # beside the kind of the start
+_FLAG_OWN_SEED = 128  # beside the kind of the start
 
 
 def write_kernel(name: str, selected: Array, index: Array, values: Values, coding: Coding | None) -> Record:
@@ -226,8 +226,8 @@ def _start_from_bytes(body: ByteReader, of_start: int, form: str, seed: int) -> 
     (exponent,) = body.unpack("b")
     if not of_start and form == "nearest":
         return Start(exponent)
-    kind = (of_start & 7) - 1
-    if of_start > 15 or not 0 <= kind < len(KINDS) or KINDS[kind] not in philox.KINDS:
+    kind = (of_start & ~_FLAG_OWN_SEED) - 1
+    if not 0 <= kind < len(KINDS) or KINDS[kind] not in philox.KINDS:
         raise ValueError(f"a start of kind {of_start}")
     seed = body.number() if of_start & _FLAG_OWN_SEED else seed
     if form == "hull":
