@@ -3,6 +3,7 @@
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -41,14 +42,14 @@ def info(file: Path) -> str:
     return "\n".join([*lines, "", f"{_printable(model)}, .slots format version {version}", sizes])
 
 
-def convert(command: str, file: Path, out: Path, overwrite: bool) -> str:
+def convert(command: str, file: Path, out: Path, overwrite: bool, **options: Any) -> str:
     """Writes what `pack`, `unpack` or `export` makes of a file; says what was written."""
     if command == "export":
         check_backend()
         write_export(load_slots(file), out, overwrite=overwrite)
         return str(out)
     if command == "pack":
-        save_slots(keras.models.load_model(file, compile=False), out, overwrite=overwrite)
+        save_slots(keras.models.load_model(file, compile=False), out, overwrite=overwrite, **options)
     else:
         model = load_slots(file)
         with atomic_replace(check_path(out, overwrite, suffix=".keras")) as temporary:
