@@ -502,10 +502,15 @@ def _copy_functional(model: keras.Model, copy: Callable) -> keras.Model:
             return _copy_input(named[id(tensor)]).output
         return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
 
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        # A layer of another class may take no mask. Keras records one for all that do, mostly None.
+        parameters = inspect.signature(layer.call).parameters
+        return layer(*args, **{name: x for name, x in kwargs.items() if name != "mask" or name in parameters})
+
     # `clone_model` would also compile the copy, which fails for losses that Keras cannot serialize.
     twin = keras.Model(model.input, model.output, name=model.name)
     new = keras.models.clone_model(
-        twin, input_tensors=keras.tree.map_structure(fresh, model.input), clone_function=copy
+        twin, input_tensors=keras.tree.map_structure(fresh, model.input), clone_function=copy, call_function=call
     )
     make = _constructor(model, type(new), "inputs", "outputs")
     return new if make is None else make(new.input, new.output, name=model.name)

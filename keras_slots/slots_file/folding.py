@@ -14,8 +14,8 @@ def fold_batch_norms(plain: keras.Model) -> tuple[keras.Model, Pairs]:
 
         kernel = gamma / sqrt(variance + epsilon)        bias = beta - mean * kernel
 
-    computed in float64. The layer is an `EinsumDense`, which trains as such. Those that normalize another axis than
-    the last one, or that compute in half precision, are copied.
+    computed in float64. The layer is an `EinsumDense`. Batch normalizations of another axis than the last one, and
+    those that compute in half precision, are copied.
 
     Args:
         plain: Built model without slot layers.
