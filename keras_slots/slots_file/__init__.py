@@ -63,8 +63,8 @@ def save_slots(
         The path that was written.
 
     Raises:
-        ValueError: If `path` has another suffix, `float_dtype` is unknown, `materialize(model)` refuses the model (subclassed, not built,
-            without slot layers, scores that are not finite), or a layer has a vocabulary or a function that a file
+        ValueError: If `path` has another suffix, `float_dtype` is unknown, `materialize(model)` refuses the model
+            (subclassed, not built, without slot layers, scores that are not finite), or a layer has a vocabulary or a function that a file
             cannot hold.
         FileExistsError: If `path` exists and `overwrite` is False, or `path` is not a file.
         OSError: If `path` cannot be written.
