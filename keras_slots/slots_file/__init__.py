@@ -64,8 +64,8 @@ def save_slots(
 
     Raises:
         ValueError: If `path` has another suffix, `float_dtype` is unknown, `materialize(model)` refuses the model
-            (subclassed, not built, without slot layers, scores that are not finite), or a layer has a vocabulary or a function that a file
-            cannot hold.
+            (subclassed, not built, without slot layers, scores that are not finite), or a layer has a vocabulary
+            or a function that a file cannot hold.
         FileExistsError: If `path` exists and `overwrite` is False, or `path` is not a file.
         OSError: If `path` cannot be written.
 
