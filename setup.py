@@ -95,7 +95,11 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["keras_slots", "keras_slots.*"]),
-    package_data={"keras_slots": ["py.typed"], "keras_slots.c_export": ["code.c"]},
+    package_data={
+        "keras_slots": ["py.typed"],
+        "keras_slots.c_export": ["code.c"],
+        "keras_slots.slots_file": ["dictionary.txt"],
+    },
     include_package_data=False,
     python_requires=">=3.10,<3.14",
     install_requires=INSTALL_REQUIRES,

@@ -29,6 +29,7 @@ import record
 from keras_slots import load_slots, save_slots
 from keras_slots._keras import inner_layers
 from keras_slots.kernels.base import SlotKernel
+from keras_slots.slots_file import name_records
 from keras_slots.slots_file.coder import moves_to_choices
 from keras_slots.slots_file.container import split
 from keras_slots.slots_file.records import coding_of, find_choices, values_of
@@ -103,7 +104,7 @@ def pack(name, variant, num_values, path, args):
         "pack_cpu_seconds": time.process_time() - cpu,
         "pack_mib": record.peak_mib() - base,
     }
-    records = split(Path(path).read_bytes())[1]
+    records = name_records(split(Path(path).read_bytes()))
     coded = [r for r in records if "kernel" in r.name]
     connections = sum(r.size for r in coded)
     return row | {

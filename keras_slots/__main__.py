@@ -3,13 +3,14 @@
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from keras_slots._command import PROGRAM, fail, parse
 from keras_slots._files import atomic_replace, check_path
 from keras_slots.export import check_backend, write_export
-from keras_slots.slots_file import load_slots, save_slots
+from keras_slots.slots_file import load_slots, name_records, save_slots
 from keras_slots.slots_file.container import split
 from keras_slots.slots_file.records import summary
 
@@ -20,7 +21,8 @@ _CODINGS = {"stored": "none", "packed": "fixed length", "hull": "lever steps", "
 def info(file: Path) -> str:
     """Says what a file holds, without decoding it."""
     content = file.read_bytes()
-    architecture, records, version = split(content)
+    contents = split(content)
+    architecture, records, version = contents.architecture, name_records(contents), contents.version
     rows = [("weight", "shape", "values", "coding", "bytes", "bits per weight")]
     for record in records:
         name, size = _printable(record.name), len(record.payload)
@@ -33,19 +35,21 @@ def info(file: Path) -> str:
     model = f"{architecture['class_name']} '{config.get('name', '') if isinstance(config, dict) else ''}'"
     plain, total = sum(record.nbytes for record in records), len(content)
     smaller = f"{plain / total:.1f} times smaller than" if total < plain else "not smaller than"
-    sizes = f"{total:,} bytes, {smaller} its weights in memory ({plain:,} bytes)"
+    frame = total - sum(len(record.payload) for record in records)
+    sizes = f"{total:,} bytes, of which {frame:,} are architecture and headers, "
+    sizes += f"{smaller} its weights in memory ({plain:,} bytes)"
     lines = [line.format(*row) for row in rows]
     return "\n".join([*lines, "", f"{_printable(model)}, .slots format version {version}", sizes])
 
 
-def convert(command: str, file: Path, out: Path, overwrite: bool) -> str:
+def convert(command: str, file: Path, out: Path, overwrite: bool, **options: Any) -> str:
     """Writes what `pack`, `unpack` or `export` makes of a file; says what was written."""
     if command == "export":
         check_backend()
         write_export(load_slots(file), out, overwrite=overwrite)
         return str(out)
     if command == "pack":
-        save_slots(keras.models.load_model(file, compile=False), out, overwrite=overwrite)
+        save_slots(keras.models.load_model(file, compile=False), out, overwrite=overwrite, **options)
     else:
         model = load_slots(file)
         with atomic_replace(check_path(out, overwrite, suffix=".keras")) as temporary:

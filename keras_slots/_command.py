@@ -36,6 +36,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         if target is not None:
             one.add_argument("out", type=Path, metavar=target)
             one.add_argument("--overwrite", action="store_true", help=f"replace an existing {target}")
+        if name == "pack":
+            one.add_argument("--fold-batch-norm", action="store_true", help="write scale and bias of each channel")
+            one.add_argument("--float-dtype", choices=["float16"], help="round all floats but the kernels")
     args = parser.parse_args(argv)
     target = _COMMANDS[args.command][2]
     try:

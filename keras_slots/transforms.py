@@ -93,7 +93,7 @@ def slotify(
     def convert(layer: keras.layers.Layer) -> keras.layers.Layer:
         slot_class = SlotLayer.registry.get(type(layer))
         if slot_class is None or not wanted(layer):
-            return _plain_copy(layer)
+            return copied_layer(layer)
         arguments = {"num_values": num_values, **layer_args}
         if seed is not None:
             arguments["seed"] = derive_seed(seed, layer.name) % slot_class.seed_limit
@@ -188,7 +188,7 @@ def materialized(model: keras.Model, trainable: bool = True) -> tuple[keras.Mode
                 "they cannot be replaced. Move them into the model itself, a nested model or a wrapper such as "
                 "`keras.layers.TimeDistributed`."
             )
-        return _plain_copy(layer)
+        return copied_layer(layer)
 
     new_model, pairs = clone(model, convert, "materialize")
     if not any(isinstance(old, SlotLayer) for old, _ in pairs):
@@ -206,7 +206,8 @@ def materialized(model: keras.Model, trainable: bool = True) -> tuple[keras.Mode
     return new_model, pairs
 
 
-def _plain_copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+def copied_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """A layer of the same configuration, without its weights."""
     try:
         return from_live_config(type(layer), live_config(layer), layer)
     except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
@@ -501,10 +502,15 @@ def _copy_functional(model: keras.Model, copy: Callable) -> keras.Model:
             return _copy_input(named[id(tensor)]).output
         return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
 
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        # A layer of another class may take no mask. Keras records one for all that do, mostly None.
+        parameters = inspect.signature(layer.call).parameters
+        return layer(*args, **{name: x for name, x in kwargs.items() if name != "mask" or name in parameters})
+
     # `clone_model` would also compile the copy, which fails for losses that Keras cannot serialize.
     twin = keras.Model(model.input, model.output, name=model.name)
     new = keras.models.clone_model(
-        twin, input_tensors=keras.tree.map_structure(fresh, model.input), clone_function=copy
+        twin, input_tensors=keras.tree.map_structure(fresh, model.input), clone_function=copy, call_function=call
     )
     make = _constructor(model, type(new), "inputs", "outputs")
     return new if make is None else make(new.input, new.output, name=model.name)

@@ -17,7 +17,6 @@ typedef enum {
 } Status;
 
 typedef struct {
-    char name[256];
     unsigned form, dtype, axes;      /* form: 0 stored, 1 packed, 2 hull, 3 nearest */
     uint32_t shape[8];
     uint64_t count, bytes;           /* elements; bytes of data */
@@ -46,6 +45,16 @@ static uint64_t number(const uint8_t *p, int n) {
     return x;
 }
 static uint64_t take_number(Bytes *b, int n) { return number(take(b, (uint64_t)n), n); }
+/* A number of one to nine bytes: seven bits in each, the lowest first, and eight in the ninth. */
+static uint64_t take_varint(Bytes *b) {
+    uint64_t x = 0;
+    for (int shift = 0; shift < 63; shift += 7) {
+        uint64_t byte = take_number(b, 1);
+        if (byte < 128 || shift == 56) return x | byte << shift;
+        x |= (byte & 127) << shift;
+    }
+    return x;
+}
 static float take_float(Bytes *b) {
     uint32_t bits = (uint32_t)take_number(b, 4);
     float x;
@@ -123,7 +132,13 @@ static uint32_t mix(uint32_t x) {
 }
 
 /* ---- the values of a kernel ---- */
-typedef struct { unsigned kind; int shared, rounded; uint32_t k; unsigned bits; const uint8_t *given; Stream stream; } Values;
+typedef struct {
+    unsigned kind, bits;
+    int shared, rounded;
+    uint32_t k, key0, key1;          /* keys of the hash of stratified values */
+    const uint8_t *given;
+    Stream stream;
+} Values;
 
 static void values_at(Values *v, uint64_t connection, float *out) {
     uint64_t c = v->shared ? 0 : connection;
@@ -136,7 +151,7 @@ static void values_at(Values *v, uint64_t connection, float *out) {
             uint32_t raw = (uint32_t)number(v->given + 4 * (uint64_t)k, 4);
             memcpy(&x, &raw, 4);
         } else if (v->kind == 4 || v->kind == 6) {
-            uint32_t state = mix((uint32_t)c + (uint32_t)v->stream.seed) ^ (uint32_t)(v->stream.seed >> 32);
+            uint32_t state = mix((uint32_t)c + v->key0) ^ v->key1;
             uint32_t hash = mix(state ^ k / 2 * 0x9E3779B9u), half = k & 1 ? hash >> 16 : hash & 0xFFFF;
             int32_t place = (int32_t)((half >> (16 - bits)) + (k << bits)), size = (int32_t)(v->k << bits);
             x = (float)(v->kind == 6 ? 2 * place - size + 1 : place - size / 2) * v->stream.factor;
@@ -232,7 +247,7 @@ static int context_of(int kind, int64_t gap, int activity) {
 }
 
 typedef struct {
-    unsigned form, offsets, start_kind;
+    unsigned form, offsets, active;
     uint32_t width, group, offset[2], kept;
     double scale, gain;
     Stream start;
@@ -277,7 +292,7 @@ static void expect(Group *g, uint64_t row, uint32_t rows) {
         for (uint32_t j = 0; j < g->width; j++, i++) {
             int64_t total = (count > 0 ? old[0][j] : 0) + (count > 1 ? old[1][j] : 0);
             g->expected[i] = floor_divide(7 * total, count > 1 ? 16 : 8);
-            g->activity[i] = activity < 0 ? 0 : least(activity, 11);
+            g->activity[i] = activity < 0 ? 0 : least(activity, g->active ? 11 : 0);
             g->low[i] = -NEVER; g->high[i] = NEVER; g->found[i] = 0;
         }
     }
@@ -346,38 +361,50 @@ static Status decode_rows(Group *g, Coder *c, Values *v, uint64_t rows, float *o
     for (uint32_t i = 0; i < c->lanes; i++) if (c->state[i] != 65536) return DAMAGED;
     return c->words.left ? DAMAGED : OK;
 }
+/* Where connections start: `first` says how, and the rest is read. */
+static Status take_start(Bytes *b, Group *g, Values *v, unsigned first) {
+    int exponent = (int)(int8_t)take_number(b, 1);
+    for (g->scale = 1; exponent > 0; exponent--) g->scale *= 2;
+    for (; exponent < 0; exponent++) g->scale /= 2;
+    g->start.factor = 1;
+    if (!first && g->form == 3) return OK;
+    g->start.kind = (first & 127) - 1;
+    if (!is_drawn(g->start.kind)) return DAMAGED;
+    g->start.seed = first & 128 ? take_varint(b) : v->stream.seed;
+    g->start.stream = g->form == 3 ? 4 : 1;
+    if (g->form != 3) return OK;
+    g->start.factor = take_float(b);
+    uint64_t share = take_varint(b);
+    g->gain = (double)share / 256 * g->scale;
+    return share > 1024 || !is_factor(g->start.factor) ? DAMAGED : OK;
+}
 static Status decode_coded(Bytes *b, Values *v, Weight *w, float *out) {
     Group g = {0};
     Coder *c = calloc(1, sizeof *c);
     g.form = w->form;
-    g.width = (uint32_t)take_number(b, 4);
-    g.group = (uint32_t)take_number(b, 2);
-    unsigned lanes = (unsigned)take_number(b, 1);
-    g.offsets = (unsigned)take_number(b, 1);
+    unsigned first = (unsigned)take_number(b, 1), how = (unsigned)take_number(b, 1), lanes = first & 15;
+    uint64_t width = take_varint(b), group = take_varint(b);
+    g.offsets = first >> 4 & 3;
+    g.active = first >> 6 & 1;
     Status status = !c ? NO_MEMORY : DAMAGED;
-    if (!c || b->bad || g.offsets > 2 || lanes > 9 || !g.width || !g.group || w->count % g.width) goto done;
+    if (!c || b->bad || first > 127 || g.offsets > 2 || lanes > 9 || !width || !group) goto done;
+    if (width > w->count || group > w->count || w->count % width) goto done;
+    g.width = (uint32_t)width; g.group = (uint32_t)group;
     uint64_t rows = w->count / g.width, size = (uint64_t)g.group * g.width;
     if (v->k < 2 || v->k > 256 || w->count > UINT32_MAX || (uint64_t)g.width * v->k > 1 << 24) goto done;
     if ((g.group > 1 && size * v->k > 1 << 18) || (uint64_t)1 << lanes > size) goto done;
     g.kept = g.group;
     for (unsigned i = 0; i < g.offsets; i++) {
-        g.offset[i] = (uint32_t)take_number(b, 4);
-        if (g.offset[i] < g.group || g.offset[i] >= rows) goto done;
+        uint64_t offset = take_varint(b);
+        if (offset < g.group || offset >= rows) goto done;
+        g.offset[i] = (uint32_t)offset;
         if (g.offset[i] + g.group > g.kept) g.kept = g.offset[i] + g.group;
     }
-    g.start.kind = (unsigned)take_number(b, 1);
-    g.start.stream = take_number(b, 1);
-    int exponent = (int)(int16_t)take_number(b, 2);
-    g.start.factor = take_float(b);
-    g.gain = take_float(b);
-    g.start.seed = take_number(b, 8);
-    if (!is_drawn(g.start.kind) || exponent > 200 || exponent < -200) goto done;
-    if (!is_factor(g.start.factor) || (g.gain != 0 && !is_factor((float)g.gain))) goto done;
-    if (g.form == 2 && (g.start.factor != 1 || g.gain != 0)) goto done;
-    for (g.scale = 1; exponent > 0; exponent--) g.scale *= 2;
-    for (; exponent < 0; exponent++) g.scale /= 2;
-    uint64_t lost = take_number(b, 4), words = take_number(b, 4);
-    if (b->bad || b->left != 6 * lost + 2 * words || w->count > 65536 * words || words < 2u << lanes) goto done;
+    if (take_start(b, &g, v, how) != OK) goto done;
+    uint64_t lost = take_varint(b);
+    if (b->bad || lost > b->left / 6) goto done;
+    uint64_t words = (b->left - 6 * lost) / 2;
+    if ((b->left - 6 * lost) % 2 || w->count > 65536 * words || words < 2u << lanes) goto done;
     const uint8_t *lost_at = take(b, 4 * lost), *lost_choice = take(b, 2 * lost);
     c->lanes = 1u << lanes;
     c->words = *b;
@@ -430,14 +457,19 @@ static Status decode_packed(Bytes *b, Values *v, Weight *w, float *out) {
 }
 static Status decode_choices(Bytes *b, Weight *w) {
     Values v = {0};
-    v.kind = (unsigned)take_number(b, 1);
-    unsigned flags = (unsigned)take_number(b, 1);
-    v.shared = flags & 1; v.rounded = flags >> 1 & 1;
-    v.k = (uint32_t)take_number(b, 2) + 1;
+    unsigned first = (unsigned)take_number(b, 1);
+    uint64_t k = take_varint(b) + 1;
+    v.kind = first & 15; v.shared = first >> 4 & 1; v.rounded = first >> 5 & 1;
+    if (b->bad || v.kind > 6 || first > 63 || !k || k > 65536) return DAMAGED;
+    v.k = (uint32_t)k;
     v.stream.kind = v.kind;
-    v.stream.factor = take_float(b);
-    v.stream.seed = take_number(b, 8);
-    if (b->bad || v.kind > 6 || flags > 3 || !is_factor(v.stream.factor)) return DAMAGED;
+    if (v.kind != 5) {
+        v.stream.factor = take_float(b);
+        v.stream.seed = take_varint(b);
+        if (b->bad || !is_factor(v.stream.factor)) return DAMAGED;
+        Stream keys = {0, v.stream.seed, 5, 1, 0, {0}, 0};
+        v.key0 = word(&keys, 0); v.key1 = word(&keys, 1);
+    }
     if (v.kind == 6) {
         v.bits = (unsigned)take_number(b, 1);
         if (v.bits < 4 || v.bits > 16 || v.k > (uint32_t)1 << (v.bits - 1)) return DAMAGED;
@@ -448,7 +480,7 @@ static Status decode_choices(Bytes *b, Weight *w) {
         for (uint32_t k = 0; k < v.k; k++) /* finite: the exponent is not all ones */
             if ((number(v.given + 4 * (uint64_t)k, 4) & 0x7F800000u) == 0x7F800000u) return DAMAGED;
     }
-    uint32_t checksum = (uint32_t)take_number(b, 4);
+    uint32_t checksum = (uint32_t)take_number(b, 2);
     if (b->bad || !w->count || (w->dtype != 0 && w->dtype != 1 && w->dtype != 3)) return DAMAGED;
     w->bytes = 4 * w->count;
     if (w->form == 1 ? w->count > 8 * b->left : w->count / 32768 > b->left) return DAMAGED;
@@ -460,29 +492,32 @@ static Status decode_choices(Bytes *b, Weight *w) {
         uint32_t x = float_bits(out[i]);
         for (int j = 0; j < 4; j++) w->data[4 * i + j] = (uint8_t)(x >> 8 * j);
     }
-    return status == OK && crc32_of(w->data, w->bytes) != checksum ? DAMAGED : status;
+    return status == OK && (crc32_of(w->data, w->bytes) & 0xFFFF) != checksum ? DAMAGED : status;
 }
 
 /* ---- the file ---- */
-static Status read_weight(Bytes b, Weight *w, int decode) {
-    w->form = (unsigned)take_number(&b, 1);
-    w->dtype = (unsigned)take_number(&b, 1);
-    w->axes = (unsigned)take_number(&b, 1);
-    uint64_t length = take_number(&b, 1);
-    if (b.bad || w->form > 3 || w->dtype > 12 || w->axes > 8 || length > b.left) return DAMAGED;
-    memcpy(w->name, take(&b, length), length);
+static Status read_weight(Bytes *file, Weight *w, int decode) {
+    unsigned first = (unsigned)take_number(file, 1), other = first >> 6;
+    w->form = first & 3;
+    w->axes = first >> 2 & 15;
+    w->dtype = other ? (unsigned)take_number(file, 1) : 0;
+    if (file->bad || other > 1 || w->dtype > 12 || w->axes > 8) return DAMAGED;
     w->count = 1;
     int empty = 0;
     for (unsigned i = 0; i < w->axes; i++) {
-        w->shape[i] = (uint32_t)take_number(&b, 4);
-        if (!w->shape[i]) { empty = 1; continue; }
+        uint64_t size = take_varint(file);
+        if (size > UINT32_MAX) return DAMAGED;
+        w->shape[i] = (uint32_t)size;
+        if (!size) { empty = 1; continue; }
         if (w->count > (UINT64_C(1) << 32) / w->shape[i]) return DAMAGED;
         w->count *= w->shape[i];
     }
-    if (b.bad) return DAMAGED;
     if (empty) w->count = 0;
     w->bytes = w->count * (w->form ? 4 : item_size[w->dtype]);
-    if (!w->form && b.left != w->bytes) return DAMAGED;
+    uint64_t length = w->form ? take_varint(file) : w->bytes;
+    Bytes b = {file->at, length, 0};
+    take(file, length);
+    if (file->bad) return DAMAGED;
     if (!decode) return OK;
     if (w->form) return decode_choices(&b, w);
     w->data = malloc(w->bytes ? w->bytes : 1);
@@ -500,28 +535,22 @@ static Status slots_read(const uint8_t *bytes, uint64_t size, int decode, Slots 
     static const uint8_t magic[8] = {0x89, 'S', 'L', 'O', 'T', 'S', '\r', '\n'};
     memset(s, 0, sizeof *s);
     if (!size || memcmp(bytes, magic, size < 8 ? size : 8)) return FOREIGN;
-    if (size < 36) return TRUNCATED;
+    if (size < 16) return TRUNCATED;
     Bytes b = {bytes + 8, size - 12, 0};
-    if (take_number(&b, 4) != 1) return OTHER_VERSION;
-    uint32_t count = (uint32_t)take_number(&b, 4);
-    uint64_t said = take_number(&b, 8), total = 0;
-    if (said != size) return said > size ? TRUNCATED : DAMAGED;
+    if (take_number(&b, 1) != 2) return OTHER_VERSION;
     if (crc32_of(bytes, size - 4) != number(bytes + size - 4, 4)) return CHECKSUM;
-    uint64_t packed = take_number(&b, 4), unpacked = take_number(&b, 4);
+    uint64_t count = take_varint(&b), packed = take_varint(&b), unpacked = take_varint(&b), total = 0;
+    if (b.bad) return DAMAGED;
     if (count > 1 << 16 || packed > 1 << 24 || unpacked > 1 << 26) return TOO_LARGE;
     take(&b, packed); /* the architecture, for Keras */
     s->weights = calloc(count ? count : 1, sizeof *s->weights);
     if (!s->weights) return NO_MEMORY;
-    s->count = count;
+    s->count = (uint32_t)count;
     Bytes records = b;
     for (int pass = 0; pass <= (decode != 0); pass++) { /* the first pass checks all sizes before anything is allocated */
         b = records;
         for (uint32_t i = 0; i < count; i++) {
-            uint64_t length = take_number(&b, 8);
-            Bytes record = {b.at, length, 0};
-            take(&b, length);
-            if (b.bad) return DAMAGED;
-            Status status = read_weight(record, s->weights + i, pass);
+            Status status = read_weight(&b, s->weights + i, pass);
             if (status != OK) return status;
             if (!pass && (total += s->weights[i].bytes) > MOST_BYTES) return TOO_LARGE;
         }
@@ -547,7 +576,7 @@ static Status slots_open(const char *path, int decode, Slots *s) {
 #ifndef SLOTS_NO_MAIN
 static const char *const said[] = {"", "cannot write", "usage: slots FILE [FOLDER]", "cannot read the file",
     "not a .slots file", "the file is truncated", "the file has another format version: get a newer reader",
-    "the checksum of the file differs", "the file exceeds the limits of this reader", "the file is damaged",
+    "the checksum of the file differs: bytes are missing or changed", "the file exceeds the limits of this reader", "the file is damaged",
     "not enough memory"};
 
 int main(int argc, char **argv) {
@@ -557,7 +586,7 @@ int main(int argc, char **argv) {
         Weight *w = s.weights + i;
         printf("%u form=%u dtype=%u shape=", (unsigned)i, w->form, w->dtype);
         for (unsigned a = 0; a < w->axes; a++) printf(a ? ",%u" : "%u", (unsigned)w->shape[a]);
-        printf(" %s\n", w->name);
+        printf("\n");
         if (argc < 3) continue;
         char path[4096];
         int length = snprintf(path, sizeof path, "%s/%u.bin", argv[2], (unsigned)i);

@@ -29,8 +29,7 @@ int main(int argc, char **argv) {
             size_t at = any(3) ? 8 + any((uint32_t)length - 8) : 8 + any(28 < length - 8 ? 28 : (uint32_t)length - 8);
             copy[at] = any(2) ? edges[any(8)] : copy[at] ^ (uint8_t)(1 << any(8));
         }
-        if (length >= 36 && any(16)) {
-            put(copy + 16, length, 8);
+        if (length >= 16 && any(16)) {
             put(copy + length - 4, crc32_of(copy, length - 4), 4);
         }
         Slots s;

@@ -19,11 +19,8 @@ WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
 
 
 def with_checksum(content):
-    """The bytes with a header and a checksum that are right for them."""
-    content = bytearray(content)
-    content[16:24] = struct.pack("<Q", len(content))
-    content[-4:] = struct.pack("<I", zlib.crc32(bytes(content[:-4])))
-    return bytes(content)
+    """The bytes with a checksum that is right for them."""
+    return bytes(content[:-4]) + struct.pack("<I", zlib.crc32(bytes(content[:-4])))
 
 
 def plain_values(values: Values, start, stop):
@@ -38,7 +35,8 @@ def _value(values, connection, k):
         x = values.given[k]
     elif values.kind in ("strata", "grid"):
         bits = min(16, (values.bits or 24) - 1 - (values.num_values - 1).bit_length())
-        state = _mix((c + values.seed) & 0xFFFFFFFF) ^ values.seed >> 32
+        key0, key1 = (philox_word(values.seed, 5, i) for i in (0, 1))
+        state = _mix((c + key0) & 0xFFFFFFFF) ^ key1
         word = _mix(state ^ (k // 2 * 0x9E3779B9) & 0xFFFFFFFF)
         half = word >> 16 if k % 2 else word & 0xFFFF
         position, size = (half >> 16 - bits) + (k << bits), values.num_values << bits

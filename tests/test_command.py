@@ -60,7 +60,8 @@ def test_command_prints_its_answer_and_nothing_else(folder):
         r"dense0/kernel +40 x 24 +K = 8, uniform +lever steps +[\d,]+ +\d\.\d\d\n"
         r"(.*\n){3}\n"
         rf"Sequential 'small', .slots format version {container.VERSION}\n"
-        r"[\d,]+ bytes, \d\.\d times smaller than its weights in memory \(4,536 bytes\)\n",
+        r"[\d,]+ bytes, of which \d+ are architecture and headers, "
+        r"\d+\.\d times smaller than its weights in memory \(4,536 bytes\)\n",
         out,
     )
     assert len({len(line) for line in out.splitlines()[:5]}) == 1  # numbers end at the same column

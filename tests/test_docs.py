@@ -1,7 +1,6 @@
 """The Python of the guides runs, and does what they say."""
 
 import re
-import struct
 import warnings
 from pathlib import Path
 
@@ -131,9 +130,7 @@ def test_docs_extending_score_mode_moves_the_connections_of_an_output_together(e
 def test_docs_extending_file_version_is_read_beside_the_first(extending, tmp_path, capsys):
     model = keras.Sequential([keras.Input((5,)), SlotDense(3, seed=0)])
     first, now = save_slots(model, tmp_path / "first.slots"), container.VERSION
-    content = (
-        container.MAGIC + struct.pack("<I", extending["NEXT"]) + extending["lzma"].compress(first.read_bytes())
-    )
+    content = container.MAGIC + bytes([extending["NEXT"]]) + extending["lzma"].compress(first.read_bytes())
     (tmp_path / "second.slots").write_bytes(content)
     assert [container.split(path.read_bytes()).version for path in tmp_path.iterdir()] in (
         [now, now + 1],

@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_slots
+import make_dictionary
 from backends import two_replicas
 from comparisons import numpy_of
 from keras_slots import SlotDense, load_slots, materialize, save_slots
 from keras_slots.__main__ import main
 from keras_slots.kernels.envelope import envelope
-from keras_slots.slots_file import container
+from keras_slots.slots_file import container, name_records
 from keras_slots.slots_file.coder import (
     NEVER,
     Coding,
@@ -35,7 +36,7 @@ from keras_slots.slots_file.coder import (
     size_class,
     unpack,
 )
-from keras_slots.slots_file.container import Record, array_of, join, split, stored
+from keras_slots.slots_file.container import array_of, join, number_to_bytes, split, stored
 from keras_slots.slots_file.records import read_choices, read_kernel, write_kernel
 from keras_slots.slots_file.values import Stream, Values
 from slots_reference import plain_values, with_checksum
@@ -45,7 +46,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 
 def forms(path):
-    return {record.name: record.form for record in split(path.read_bytes())[1]}
+    return {record.name: record.form for record in name_records(split(path.read_bytes()))}
 
 
 def assert_same_weights(a, b):
@@ -411,143 +412,196 @@ def content(tmp_path_factory):
     return save_slots(model, tmp_path_factory.mktemp("slots") / "m.slots").read_bytes()
 
 
-def changed(content, at, form, *numbers):
-    new = bytearray(content)
-    struct.pack_into(f"<{form}", new, at, *numbers)
-    return with_checksum(new)
-
-
-def in_record(content, number=0):
-    """Where record `number` begins, behind its length."""
-    at = container.HEADER.size + struct.unpack_from("<I", content, 24)[0]
-    for _ in range(number):
-        at += 8 + struct.unpack_from("<Q", content, at)[0]
-    return at + 8
-
-
-NEXT = container.VERSION + 1
-DAMAGE = {
-    "empty": (lambda c: b"", r"must be a \.slots file"),
-    "foreign": (lambda c: b"PK\3\4" + c[4:], r"must be a \.slots file"),
-    "header_cut": (lambda c: c[:20], "truncated: it has 20 bytes"),
-    "truncated": (lambda c: c[:-9], r"truncated: it should have \d+ bytes"),
-    "longer": (lambda c: c + b"\0", "damaged: it should have"),
-    "future": (
-        lambda c: changed(c, 8, "I", container.VERSION + 1),
-        f"format version {container.VERSION + 1}.*Update keras_slots",
-    ),
-    "flipped": (lambda c: c[:99] + bytes([c[99] ^ 4]) + c[100:], "its checksum differs"),
-    "header_too_large": (lambda c: changed(c, 24, "I", 2**25), "its header is too large"),
-    "bomb": (lambda c: changed(c, 28, "I", 2**27), "its header is too large"),
-    "architecture_size": (lambda c: changed(c, 28, "I", 17), "architecture cannot be read"),
-    "too_few_weights": (lambda c: changed(c, 12, "I", 3), "trailing bytes"),
-    "too_many_weights": (lambda c: changed(c, 12, "I", 5), "weight 4 needs 8 bytes where 0"),
-    "record_length": (lambda c: changed(c, in_record(c) - 8, "Q", 2**60), "weight 0 needs"),
-    "form": (lambda c: changed(c, in_record(c), "B", 9), "has form 9"),
-    "dtype": (lambda c: changed(c, in_record(c) + 1, "B", 99), "dtype 99"),
-    "axes": (lambda c: changed(c, in_record(c) + 2, "B", 200), "200 axes"),
-    "shape": (lambda c: changed(c, in_record(c) + 17, "I", 17), "cannot be read|which differ"),
-    "huge": (lambda c: changed(c, in_record(c) + 17, "II", 2**31, 2**31), r"over \d+ elements"),
-    "bias_shape": (lambda c: changed(c, in_record(c, 1) + 15, "I", 13), "need 52"),
-}
-
-
 def fields(content):
-    """Where the parts of the first kernel begin: its values, its coding, the start of its connections."""
-    record = in_record(content)
-    values = record + 4 + content[record + 3] + 4 * content[record + 2]
-    coding = values + 20
-    return {"": 0, "record": record, "values": values, "coding": coding} | {
-        "start": coding + 8 + 4 * content[coding + 7]
-    }
+    """Where the parts of the file and of its first kernel are, by name, read as docs/slots_format.md says."""
+    at, found = len(container.MAGIC), {"magic": slice(0, 8)}
+
+    def take(name, size=None):
+        nonlocal at
+        end = at + size if size is not None else next(i for i in range(at, len(content)) if content[i] < 128) + 1
+        found[name] = slice(at, end)
+        at = end
+        return sum((byte & 127) << 7 * i for i, byte in enumerate(content[found[name]]))
+
+    take("version", 1)
+    take("count")
+    compressed = take("compressed")
+    take("uncompressed")
+    take("architecture", compressed)
+    form = take("form", 1) & 3
+    take("rows")
+    take("columns")
+    take("payload", 0)
+    end = take("payload_size") + at
+    kind = take("kind", 1) & 15
+    take("k")
+    take("factor", 4)
+    take("seed")
+    if kind == 6:
+        take("bits", 1)
+    take("check", 2)
+    offsets = content[at] >> 4 & 3
+    take("lanes", 1)
+    take("start", 1)
+    for name in ("width", "group", *(f"offset_{i}" for i in range(offsets))):
+        take(name)
+    take("exponent", 1)
+    if form == 3:
+        take("start_factor", 4)
+        take("share")
+    take("lost")
+    take("words", end - at)
+    take("bias_form", 1)
+    take("bias_size")
+    return found
+
+
+def changed(content, field, new):
+    """The content with other bytes in a field, and with sizes and checksum that are right for them."""
+    places = fields(content)
+    place, size = places[field], places["payload_size"]
+    content = bytearray(content)
+    content[place] = new
+    if size.stop <= place.start < places["words"].stop:
+        more = len(new) - (place.stop - place.start)
+        content[size] = number_to_bytes(places["words"].stop - size.stop + more)
+    return with_checksum(content)
+
+
+def single(x):
+    return struct.pack("<f", x)
 
 
 CANNOT = "'dense0/kernel' cannot be read. Received: "
 ENDS = f"{CANNOT}(too few words for the coded choices|coded choices)"
 OTHER = "its architecture has 4 weights and the file 4, which differ"
-#: What is read in the place of a shape depends on the version.
+#: What is read in the place of a shape depends on what follows.
 MISPLACED = rf"{OTHER}|is damaged"
-#: Name -> part, distance from its beginning, format, number that is put there, words of the refusal.
+#: Name -> field, bytes that are put there, words of the refusal.
 FIELDS = {
-    "magic": ("", 0, "B", 0, r"must be a \.slots file"),
-    "version_0": ("", 8, "I", 0, "format version 0"),
-    "version_max": ("", 8, "I", 2**32 - 1, "format version 4294967295"),
-    "count_0": ("", 12, "I", 0, "trailing bytes"),
-    "count_max": ("", 12, "I", 2**32 - 1, "header is too large.*Received: 4294967295"),
-    "compressed_0": ("", 24, "I", 0, "architecture cannot be read"),
-    "compressed_more": ("", 24, "I", 2**12, "the file needs 4096 bytes where"),
-    "uncompressed_0": ("", 28, "I", 0, "architecture cannot be read"),
-    "uncompressed_max": ("", 28, "I", 2**32 - 1, "header is too large"),
-    "record_0": ("record", -8, "Q", 0, "weight 0 needs 4 bytes where 0 are left"),
-    "record_less": ("record", -8, "Q", 20, "weight 0 needs 8 bytes where 3 are left"),
-    "record_max": ("record", -8, "Q", 2**64 - 1, "weight 0 needs 18446744073709551615 bytes"),
-    "form_stored": ("record", 0, "B", 0, "but its shape .* and dtype float32 need 3840"),
-    "form_packed": ("record", 0, "B", 1, f"{CANNOT}packed choices whose size does not fit"),
-    "form_nearest": ("record", 0, "B", 3, ENDS),
-    "form_max": ("record", 0, "B", 255, "has form 255"),
-    "dtype_int8": ("record", 1, "B", 4, OTHER),
-    "axes_0": ("record", 2, "B", 0, MISPLACED),
-    "axes_3": ("record", 2, "B", 3, MISPLACED),
-    "name_length_0": ("record", 3, "B", 0, MISPLACED),
-    "name_length_max": ("record", 3, "B", 255, "weight 0 needs 255 bytes"),
-    "name_bytes": ("record", 4, "B", 255, "the name of weight 0 is not UTF-8"),
-    "shape_0": ("record", 17, "I", 0, OTHER),
-    "shape_1": ("record", 21, "I", 1, OTHER),
-    "kind_max": ("values", 0, "B", 255, f"{CANNOT}values of kind 255"),
-    "kind_given": ("values", 0, "B", 5, f"{CANNOT}given values that are not"),
-    "flags_unknown": ("values", 1, "B", 4, f"{CANNOT}values of kind 0 with flags 4"),
-    "flags_shared": ("values", 1, "B", 1, ENDS),
-    "k_less": ("values", 2, "H", 6, ENDS),
-    "k_1": ("values", 2, "H", 0, f"{CANNOT}1 values for each of 24"),
-    "k_max": ("values", 2, "H", 65_535, f"{CANNOT}65536 values for each"),
-    "factor_0": ("values", 4, "f", 0.0, f"{CANNOT}.*factor 0.0"),
-    "factor_negative": ("values", 4, "f", -1.0, f"{CANNOT}.*factor -1.0"),
-    "factor_nan": ("values", 4, "f", float("nan"), f"{CANNOT}.*factor nan"),
-    "factor_infinite": ("values", 4, "f", float("inf"), f"{CANNOT}.*factor inf"),
-    "factor_other": ("values", 4, "f", 0.5, ENDS),
-    "seed": ("values", 8, "Q", 12_345, ENDS),
-    "values_checksum": ("values", 16, "I", 0, "differs from the saved one"),
-    "width_0": ("coding", 0, "I", 0, f"{CANNOT}rows of 0"),
-    "width_max": ("coding", 0, "I", 2**32 - 1, f"{CANNOT}rows of 4294967295"),
-    "width_odd": ("coding", 0, "I", 7, f"{CANNOT}rows of 7"),
-    "group_0": ("coding", 4, "H", 0, f"{CANNOT}rows of 24 connections, groups of 0 rows"),
-    "lanes_most": ("coding", 6, "B", 10, f"{CANNOT}.*1024 lanes"),
-    "lanes_many": ("coding", 6, "B", 9, f"{CANNOT}.*512 lanes"),
-    "back_3": ("coding", 7, "B", 3, f"{CANNOT}.*3 offsets"),
-    "back_0_rows": ("coding", 8, "I", 0, rf"{CANNOT}row offsets \(0, \d+\)"),
-    "back_max_rows": ("coding", 8, "I", 2**32 - 1, rf"{CANNOT}row offsets \(4294967295, \d+\)"),
-    "start_kind": ("start", 0, "B", 9, f"{CANNOT}start kind 9"),
-    "start_stream": ("start", 1, "B", 200, ENDS),
-    "exponent": ("start", 2, "h", 201, f"{CANNOT}start kind 1, exponent 201"),
-    "start_factor_0": ("start", 4, "f", 0.0, f"{CANNOT}start kind .* factor 0.0, gain 0.0"),
-    "start_factor_2": ("start", 4, "f", 2.0, f"{CANNOT}start kind .* factor 2.0, gain 0.0"),
-    "gain": ("start", 8, "f", 1.0, f"{CANNOT}start kind .* factor 1.0, gain 1.0"),
-    "gain_nan": ("start", 8, "f", float("nan"), f"{CANNOT}start kind .* factor 1.0, gain nan"),
-    "start_seed": ("start", 12, "Q", 99, ENDS),
-    "lost_1": ("start", 20, "I", 1, f"{CANNOT}.*1 single choices in"),
-    "lost_max": ("start", 20, "I", 2**32 - 1, f"{CANNOT}.*4294967295 single choices"),
-    "words_less": ("start", 24, "I", 1, f"{CANNOT}1 words and 0 single choices"),
-    "words_max": ("start", 24, "I", 2**32 - 1, f"{CANNOT}4294967295 words"),
+    "magic": ("magic", b"\0SLOTS\r\n", r"must be a \.slots file"),
+    "version_0": ("version", b"\0", "format version 0.*Write the file again"),
+    "version_1": ("version", b"\1", "format version 1, .*no release wrote"),
+    "version_max": ("version", b"\xff", "format version 255.*Update keras_slots"),
+    "count_0": ("count", number_to_bytes(0), "trailing bytes"),
+    "count_less": ("count", number_to_bytes(3), "trailing bytes"),
+    "count_more": ("count", number_to_bytes(5), "weight 4 needs 1 bytes where 0"),
+    "count_max": ("count", number_to_bytes(2**64 - 1), "header is too large.*Received: 18446744073709551615"),
+    "compressed_0": ("compressed", number_to_bytes(0), "architecture cannot be read"),
+    "compressed_more": ("compressed", number_to_bytes(2**12), "the file needs 4096 bytes where"),
+    "compressed_max": ("compressed", number_to_bytes(2**24 + 1), "its header is too large"),
+    "uncompressed_0": ("uncompressed", number_to_bytes(0), "architecture cannot be read"),
+    "uncompressed_17": ("uncompressed", number_to_bytes(17), "architecture cannot be read"),
+    "uncompressed_max": ("uncompressed", number_to_bytes(2**26 + 1), "header is too large"),
+    "form_stored": ("form", bytes([0 | 2 << 2]), MISPLACED),
+    "form_packed": ("form", bytes([1 | 2 << 2]), f"{CANNOT}packed choices whose size does not fit"),
+    "form_nearest": ("form", bytes([3 | 2 << 2]), f"{CANNOT}"),
+    "form_unknown": ("form", bytes([2 | 2 << 2 | 2 << 6]), "weight 0 has 2 axes, dtype 40 and flag 2"),
+    "dtype_int8": ("form", bytes([2 | 2 << 2 | 1 << 6, 4]), OTHER),
+    "dtype_max": ("form", bytes([2 | 2 << 2 | 1 << 6, 13]), "dtype 13"),
+    "axes_0": ("form", bytes([2]), MISPLACED),
+    "axes_3": ("form", bytes([2 | 3 << 2]), MISPLACED),
+    "axes_max": ("form", bytes([2 | 15 << 2]), "15 axes"),
+    "shape_0": ("rows", number_to_bytes(0), OTHER),
+    "shape_17": ("rows", number_to_bytes(17), OTHER),
+    "shape_huge": ("rows", number_to_bytes(2**31), r"over \d+ elements"),
+    "shape_empty_and_huge": ("rows", number_to_bytes(0) + number_to_bytes(2**32), r"over \d+ elements"),
+    "shape_1": ("columns", number_to_bytes(1), OTHER),
+    "bias_shape": ("bias_size", number_to_bytes(13), "damaged|differ"),
+    "payload_0": ("payload_size", number_to_bytes(0), MISPLACED),
+    "payload_less": ("payload_size", number_to_bytes(20), MISPLACED),
+    "payload_max": ("payload_size", number_to_bytes(2**64 - 1), "weight 0 needs 18446744073709551615 bytes"),
+    "kind_max": ("kind", bytes([15]), f"{CANNOT}values of kind 15"),
+    "kind_given": ("kind", bytes([5]), f"{CANNOT}given values that are not"),
+    "kind_grid": ("kind", bytes([6]), f"{CANNOT}8 values that are integers of"),
+    "flags_unknown": ("kind", bytes([64]), f"{CANNOT}values of kind 64"),
+    "flags_shared": ("kind", bytes([16]), ENDS),
+    "k_less": ("k", number_to_bytes(6), ENDS),
+    "k_1": ("k", number_to_bytes(0), f"{CANNOT}1 values for each of 24"),
+    "k_large": ("k", number_to_bytes(65_535), f"{CANNOT}65536 values for each"),
+    "k_max": ("k", number_to_bytes(65_536), f"{CANNOT}65537 values a connection"),
+    "factor_0": ("factor", single(0.0), f"{CANNOT}.*factor 0.0"),
+    "factor_negative": ("factor", single(-1.0), f"{CANNOT}.*factor -1.0"),
+    "factor_nan": ("factor", single(float("nan")), f"{CANNOT}.*factor nan"),
+    "factor_infinite": ("factor", single(float("inf")), f"{CANNOT}.*factor inf"),
+    "factor_other": ("factor", single(0.5), ENDS),
+    "seed": ("seed", number_to_bytes(12_345), ENDS),
+    "seed_max": ("seed", number_to_bytes(2**64 - 1), ENDS),
+    "values_checksum": ("check", b"\0\0", "differs from the saved one"),
+    "width_0": ("width", number_to_bytes(0), f"{CANNOT}rows of 0"),
+    "width_max": ("width", number_to_bytes(2**64 - 1), f"{CANNOT}rows of 18446744073709551615"),
+    "width_odd": ("width", number_to_bytes(7), f"{CANNOT}rows of 7"),
+    "group_0": ("group", number_to_bytes(0), f"{CANNOT}rows of 24 connections, groups of 0 rows"),
+    "group_max": ("group", number_to_bytes(2**64 - 1), f"{CANNOT}groups of 18446744073709551615 rows"),
+    "lanes_most": ("lanes", bytes([10 | 2 << 4]), f"{CANNOT}.*1024 lanes"),
+    "lanes_many": ("lanes", bytes([9 | 2 << 4]), f"{CANNOT}.*512 lanes"),
+    "lanes_flag": ("lanes", bytes([2 << 4 | 128]), f"{CANNOT}rows of 24"),
+    "back_3": ("lanes", bytes([3 << 4]), f"{CANNOT}.*3 offsets"),
+    "back_0_rows": ("offset_0", number_to_bytes(0), rf"{CANNOT}row offsets \(0, \d+\)"),
+    "back_max_rows": (
+        "offset_0",
+        number_to_bytes(2**64 - 1),
+        rf"{CANNOT}row offsets \(18446744073709551615, \d+\)",
+    ),
+    "start_none": ("start", bytes([0]), f"{CANNOT}a start of kind 0"),
+    "start_kind": ("start", bytes([5]), f"{CANNOT}a start of kind 5"),
+    "start_flag": ("start", bytes([2 | 16]), f"{CANNOT}a start of kind 18"),
+    "start_seed": ("start", bytes([2 | 128]), CANNOT),
+    "start_other": ("start", bytes([3]), ENDS),
+    "lost_1": ("lost", number_to_bytes(1), f"{CANNOT}"),
+    "lost_max": ("lost", number_to_bytes(2**64 - 1), f"{CANNOT}18446744073709551615 single choices"),
+    "words_odd": ("words", b"\0\1\2", f"{CANNOT}0 single choices in 3 bytes"),
+    "words_less": ("words", b"\0\1", f"{CANNOT}too few words"),
+}
+DAMAGE = {
+    "empty": (lambda c: b"", r"must be a \.slots file"),
+    "foreign": (lambda c: b"PK\3\4" + c[4:], r"must be a \.slots file"),
+    "header_cut": (lambda c: c[:15], "truncated: it has 15 bytes"),
+    "truncated": (lambda c: c[:-9], "its checksum differs, because bytes are missing"),
+    "longer": (lambda c: c + b"\0", "its checksum differs"),
+    "flipped": (lambda c: c[:99] + bytes([c[99] ^ 4]) + c[100:], "its checksum differs"),
 }
 
 
-def _in_field(part, distance, form, number):
-    return lambda content: changed(content, fields(content)[part] + distance, form, number)
+def _in_field(field, new):
+    return lambda content: changed(content, field, new)
 
 
-DAMAGE |= {name: (_in_field(*where), text) for name, (*where, text) in FIELDS.items()}
+DAMAGE |= {name: (_in_field(field, new), text) for name, (field, new, text) in FIELDS.items()}
+#: The same for fields that only a kernel of stratified integers and nearest scores has.
+GRID_DAMAGE = {
+    name: (_in_field(field, new), text)
+    for name, (field, new, text) in {
+        "bits_3": ("bits", bytes([3]), f"{CANNOT}8 values that are integers of 3 bits"),
+        "bits_17": ("bits", bytes([17]), f"{CANNOT}8 values that are integers of 17 bits"),
+        "bits_few": ("k", number_to_bytes(128), f"{CANNOT}129 values that are integers of 8 bits"),
+        "bits_other": ("bits", bytes([9]), ENDS),
+        "start_factor_0": ("start_factor", single(0.0), f"{CANNOT}a start with factor 0.0"),
+        "start_factor_nan": ("start_factor", single(float("nan")), f"{CANNOT}a start with factor nan"),
+        "share_more": ("share", number_to_bytes(1025), f"{CANNOT}a start .* share of 1025"),
+        "share_max": ("share", number_to_bytes(2**64 - 1), f"{CANNOT}a start .* share of 18446744073709551615"),
+        "exponent": ("exponent", bytes([128]), CANNOT),
+    }.items()
+}
 
 
-def test_damage_cases_know_where_the_fields_are(content):
-    at = in_record(content)
-    assert struct.unpack_from("<BBBB", content, at) == (2, 0, 2, 13)
-    assert content[at + 4 : at + 17] == b"dense0/kernel"
-    assert struct.unpack_from("<II", content, at + 17) == (40, 24)
-    assert struct.unpack_from("<I", content, in_record(content, 1) + 15) == (24,)
-    values, start = fields(content)["values"], fields(content)["start"]
-    seed, bound = 11, np.float32(np.sqrt(6 / 64))
-    assert struct.unpack_from("<BBHfQ", content, values) == (0, 0, 7, bound, seed)
-    assert struct.unpack_from("<BBhffQ", content, start)[-1] == seed
+@pytest.fixture(scope="module")
+def grid_content():
+    return saved("grid")[0]
+
+
+def test_damage_cases_know_where_the_fields_are(content, grid_content):
+    for file, form, kind, k, factor, seed in (
+        (content, 2, 0, 8, np.sqrt(6 / 64), 11),
+        (grid_content, 3, 6, 8, 1.5 * np.sqrt(6 / 64) / 128, 11),
+    ):
+        parts = {name: file[place] for name, place in fields(file).items()}
+        assert (parts["version"], parts["count"]) == (bytes([container.VERSION]), b"\4")
+        assert (parts["rows"], parts["columns"], parts["bias_size"]) == (b"\x28", b"\x18", b"\x18")
+        assert (parts["form"][0], parts["kind"][0], parts["k"][0]) == (form | 2 << 2, kind, k - 1)
+        assert (parts["factor"], parts["seed"]) == (struct.pack("<f", np.float32(factor)), bytes([seed]))
+    assert (parts["bits"], parts["start"]) == (b"\x08", b"\1")
+    assert parts["start_factor"] == struct.pack("<f", np.float32(np.sqrt(6 / 64)))
 
 
 @pytest.mark.parametrize("name", DAMAGE)
@@ -559,11 +613,20 @@ def test_load_slots_names_the_damage(tmp_path, content, name):
         load_slots(path)
 
 
+@pytest.mark.parametrize("name", GRID_DAMAGE)
+def test_load_slots_names_the_damage_of_values_in_integers(tmp_path, grid_content, name):
+    damage, text = GRID_DAMAGE[name]
+    path = tmp_path / "m.slots"
+    path.write_bytes(damage(grid_content))
+    with pytest.raises(ValueError, match=text):
+        load_slots(path)
+
+
 def test_load_slots_refuses_two_rows_at_once_that_are_too_wide_together(tmp_path):
     model = dense_model((2**14,), 2, num_values=16, score_mode="per_connection")
     path = save_slots(model, tmp_path / "m.slots")
     content = path.read_bytes()
-    path.write_bytes(changed(content, fields(content)["coding"] + 4, "H", 2))
+    path.write_bytes(changed(content, "group", number_to_bytes(2)))
     with pytest.raises(ValueError, match="groups of 2 rows of 16384"):
         load_slots(path)
 
@@ -586,7 +649,7 @@ def decode_all(content):
 @settings(max_examples=120)
 @given(st.data())
 def test_read_kernel_of_mutated_files_with_right_checksums_raises_value_errors_alone(content, data):
-    new, first = bytearray(content), in_record(content) - 8
+    new, first = bytearray(content), fields(content)["form"].start
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(first, len(new) - 5))
         new[at] = data.draw(st.sampled_from([0, 1, 127, 128, 255, new[at] ^ 1, new[at] ^ 16]))
@@ -656,15 +719,56 @@ def test_save_slots_looks_back_no_further_than_the_first_row(tmp_path):
     np.testing.assert_array_equal(*kernels)
 
 
+def copies_of_the_dictionary(count):
+    """A bomb made of references into the preset dictionary."""
+    packer = zlib.compressobj(9, wbits=-15, zdict=container._dictionary())
+    return packer.compress(container._dictionary() * count) + packer.flush()
+
+
 def test_split_unpacks_no_more_of_an_architecture_than_its_header_says():
-    bomb = zlib.compress(bytes(2**26))
+    zeros = zlib.compressobj(wbits=-15)
+    bombs = zeros.compress(bytes(2**26)) + zeros.flush(), copies_of_the_dictionary(2**10)
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match="its size differs from that in the header"):
-            container._architecture(memoryview(bomb), 100)
+        for bomb in bombs:
+            with pytest.raises(ValueError, match="its size differs from that in the header"):
+                container._architecture(memoryview(bomb), 100)
         assert tracemalloc.get_traced_memory()[1] < 2**22
     finally:
         tracemalloc.stop()
+
+
+def small_convnet(functional):
+    """A small network for images of digits: convolutions with batch norm, pooling, dense layers."""
+    x = inputs = keras.Input((28, 28, 1))
+    for filters in (8, 16, 32):
+        x = keras_slots.SlotConv2D(filters, 3, use_bias=False, padding="same")(x)
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+        x = keras.layers.MaxPooling2D()(x)
+    x = SlotDense(28, activation="relu")(keras.layers.Flatten()(x))
+    model = keras.Model(inputs, SlotDense(10)(x))
+    return model if functional else keras.Sequential([inputs, *model.layers[1:]])
+
+
+@pytest.mark.parametrize(("functional", "most"), [(False, 300), (True, 450)])
+def test_save_slots_writes_a_small_convnet_with_few_bytes_beside_its_weights(tmp_path, functional, most):
+    keras.backend.clear_session()
+    path = save_slots(small_convnet(functional), tmp_path / "m.slots")
+    records = split(path.read_bytes())[1]
+    assert path.stat().st_size - sum(len(record.payload) for record in records) <= most
+
+
+def test_the_dictionary_of_architectures_never_changes_and_is_what_keras_writes():
+    dictionary = container._dictionary()
+    assert (len(dictionary), zlib.crc32(dictionary)) == (32_242, 0x2404EB66)
+    written = json.loads(f"[{dictionary.decode().rstrip(',')}]")
+    classes = {layer["class_name"] for model in written for layer in model["config"]["layers"]}
+    assert classes >= {"Conv2D", "DepthwiseConv2D", "Dense", "BatchNormalization", "MaxPooling2D", "LSTM"}
+    for config, own in zip(written, make_dictionary.models(), strict=True):
+        own = keras.Sequential([keras.Input(own[0]), *own[1:]]) if isinstance(own, list) else own
+        model = keras.saving.deserialize_keras_object(config)
+        assert [type(layer) for layer in model.layers] == [type(layer) for layer in own.layers]
+        assert [x.shape for x in model.weights] == [x.shape for x in own.weights]
 
 
 def test_load_slots_never_draws_the_weights_that_a_file_holds(tmp_path, monkeypatch):
@@ -865,7 +969,7 @@ def test_hull_leads_where_levers_lead():
 
 def test_nearest_leads_to_every_value_in_order():
     values = Values(5, "truncated_normal", seed=3, factor=0.25)
-    start = Start(24, Stream("uniform", 3, 4, 0.3), 2.0**24)
+    start = Start(24, Stream("uniform", 3, 4, 0.3), 256)
     stairs = nearest(values, start, 10, 60)
     bank, w0 = values.rows(10, 60).astype("float64"), start.stream.draw(50, 10).astype("float64")
     for c in range(50):
@@ -923,13 +1027,13 @@ def take_all(decoder, blocks):
     decoder.check_end()
 
 
-@pytest.mark.parametrize("stairs", ["hull", "nearest"])
+@pytest.mark.parametrize(("stairs", "activity"), [("hull", False), ("hull", True), ("nearest", True)])
 @pytest.mark.parametrize(("group", "offsets"), [(1, (1, 7)), (4, (5,)), (16, ()), (60, ())])
-def test_decode_gives_back_any_choices_whatever_the_rows_alike(stairs, group, offsets):
+def test_decode_gives_back_any_choices_whatever_the_rows_alike(stairs, group, offsets, activity):
     values = Values(7, "uniform", seed=9, factor=0.5)
     kind, stream = ("positive_uniform", 1) if stairs == "hull" else ("uniform", 4)
-    start = Start(24, Stream(kind, 9, stream, 1.0), 0.0 if stairs == "hull" else 2.0**22)
-    coding = Coding(stairs, start, 60, 9, group, 4, offsets)
+    start = Start(24, Stream(kind, 9, stream, 1.0), 0 if stairs == "hull" else 64)
+    coding = Coding(stairs, start, 60, 9, group, 4, offsets, activity)
     index = np.random.default_rng(0).integers(0, 7, 540)
     words, lost = encode(index, values, coding)
     back, chosen = decode(words, values, coding)
@@ -954,7 +1058,7 @@ def test_unpack_gives_back_what_pack_took(k):
 def test_write_kernel_packs_what_does_not_come_back(monkeypatch):
     values = Values(4, "uniform", seed=2, factor=1.0)
     start = Start(23, Stream("positive_uniform", 2, 1, 1.0))
-    coding = Coding("hull", start, 40, 25, 4, 1, ())
+    coding = Coding("hull", start, 40, 25, 4, 1, (), False)
     index = start.stream.draw(4000, 0).reshape(-1, 4).argmax(axis=1)
     selected = values.take(index, 0).reshape(40, 25)
     assert write_kernel("k", selected, index, values, coding).form == "hull"
@@ -973,15 +1077,21 @@ def test_stored_arrays_of_every_dtype_come_back():
         stored("a", np.zeros(2, "complex64"))
 
 
-def test_record_names_are_cut_to_what_fits():
-    record = Record("ä" * 300, (), "int8", "stored", b"\1")
-    assert split(join({"class_name": "x"}, [record]))[1][0].name == "ä" * 127
+@pytest.mark.parametrize("bits", range(65))
+def test_numbers_take_seven_bits_a_byte_and_come_back(bits):
+    for x in {max(2**bits - 1, 0), 2 ** min(bits, 63)}:
+        coded = number_to_bytes(x)
+        assert len(coded) == min(max(-(-x.bit_length() // 7), 1), 9)
+        body = container.ByteReader(coded + b"\7", "it")
+        assert (body.number(), body.left) == (x, 1)
+        with pytest.raises(ValueError, match="it needs 1 bytes where 0 are left"):
+            container.ByteReader(coded[:-1], "it").number()
 
 
-@pytest.mark.parametrize("length", [255, 256])
-def test_a_name_is_stored_up_to_255_bytes(length):
-    record = stored("n" * length, np.zeros(2, "float32"))
-    assert split(join({"class_name": "x"}, [record]))[1][0].name == "n" * 255
+def test_name_records_leaves_the_weights_of_unknown_classes_without_a_name():
+    records = [stored("", np.zeros(2, "float32"))]
+    contents = split(join({"class_name": "Strange", "config": {}}, records))
+    assert [record.name for record in name_records(contents)] == ["weight 0"]
 
 
 # The command line, and files of old versions.
@@ -989,7 +1099,7 @@ def test_a_name_is_stored_up_to_255_bytes(length):
 
 def test_main_info_tells_the_format_version_of_the_file(tmp_path, capsys, monkeypatch):
     content = save_slots(dense_model(), tmp_path / "m.slots").read_bytes()
-    newer = content[:8] + struct.pack("<I", container.VERSION + 1) + content[12:-4]
+    newer = content[:8] + bytes([container.VERSION + 1]) + content[9:-4]
     (tmp_path / "m.slots").write_bytes(newer + struct.pack("<I", zlib.crc32(newer)))
     monkeypatch.setitem(container.READERS, container.VERSION + 1, container.READERS[container.VERSION])
     main(["info", str(tmp_path / "m.slots")])

@@ -184,7 +184,7 @@ def test_summary_tells_the_bytes_of_the_slots_file(mode, tmp_path):
     assert sizes == [len(r.payload) for r in records if r.form != "stored"] and len(sizes) == 2
     printed = []
     summary(model, printed.append, slots_file=True)
-    assert "in .slots" in printed[0] and f"{path.stat().st_size / 1000:.1f} kB" in printed[0]
+    assert "in .slots" in printed[0] and f"{path.stat().st_size} B" in printed[0]
     assert summary_dict(model)["total"]["slots_bytes"] is None
 
 

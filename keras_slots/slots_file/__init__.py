@@ -10,17 +10,20 @@ import math
 import os
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_slots._checks import check_choice
 from keras_slots._files import check_path, write_file
 from keras_slots._keras import inner_layers, set_first_value, without_values
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.layers.base import SlotLayer
-from keras_slots.slots_file.container import Record, array_of, damaged, itemsize, join, split, stored
+from keras_slots.slots_file.container import Contents, Record, array_of, damaged, itemsize, join, split, stored
+from keras_slots.slots_file.folding import fold_batch_norms
 from keras_slots.slots_file.records import coding_of, find_choices, read_kernel, values_of, write_kernel
 from keras_slots.transforms import holds_assets, materialized, pair_weights, serialize
 
@@ -30,7 +33,14 @@ Path_ = str | os.PathLike
 _INTEGERS = {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 
 
-def save_slots(model: keras.Model, path: Path_, *, overwrite: bool = False) -> Path:
+def save_slots(
+    model: keras.Model,
+    path: Path_,
+    *,
+    overwrite: bool = False,
+    fold_batch_norm: bool = False,
+    float_dtype: str | None = None,
+) -> Path:
     """Writes the selected network as a `.slots` file: seeds, and about one bit per connection.
 
     The file holds the architecture, the seed and the distribution of each bank, the choice of each connection,
@@ -44,14 +54,18 @@ def save_slots(model: keras.Model, path: Path_, *, overwrite: bool = False) -> P
         model: Functional or Sequential model with at least one slot layer.
         path: File to write, whose name ends in `.slots`. It is written completely or not at all.
         overwrite: Whether to replace an existing file once the new one is complete.
+        fold_batch_norm: Whether to write batch normalizations as the scale and the bias of each channel, which
+            `load_slots` brings back as an `EinsumDense` layer. The model then predicts the same up to rounding.
+        float_dtype: `"float16"` rounds all floats but the kernels of slot layers: biases, batch normalization
+            and ordinary layers. Those with a number that float16 cannot hold stay as they are. None: all stay.
 
     Returns:
         The path that was written.
 
     Raises:
-        ValueError: If `path` has another suffix, `materialize(model)` refuses the model (subclassed, not built,
-            without slot layers, scores that are not finite), or a layer has a vocabulary or a function that a file
-            cannot hold.
+        ValueError: If `path` has another suffix, `float_dtype` is unknown, `materialize(model)` refuses the model
+            (subclassed, not built, without slot layers, scores that are not finite), or a layer has a vocabulary
+            or a function that a file cannot hold.
         FileExistsError: If `path` exists and `overwrite` is False, or `path` is not a file.
         OSError: If `path` cannot be written.
 
@@ -74,7 +88,7 @@ def save_slots(model: keras.Model, path: Path_, *, overwrite: bool = False) -> P
         Aladago and Torresani, 2021, section 3: the trained network is one choice per connection.
     """
     path = check_path(path, overwrite, suffix=".slots")
-    content, _ = file_of(model)
+    content, _ = file_of(model, fold_batch_norm, float_dtype)
     write_file(path, content)
     return path
 
@@ -111,14 +125,14 @@ def load_slots(
     <Dense name=logits, built=True>
     """
     architecture, records, _ = split(Path(path).read_bytes())
-    needed = sum(record.nbytes for record in records)
-    _check_memory(needed, max_bytes)
+    _check_memory(sum(record.nbytes for record in records), max_bytes)
     with without_values() as created:  # do not trust the sizes in an architecture
         model = _model(architecture, custom_objects)
     _check_fit(model, records)
+    records = [replace(x, name=_name(v)) for x, v in zip(records, model.variables, strict=True)]
     known = {id(variable) for variable in model.variables}
     others = [variable for variable in created if id(variable) not in known]
-    _check_memory(needed + sum(math.prod(v.shape) * itemsize(v.dtype) for v in others), max_bytes)
+    _check_memory(sum(math.prod(v.shape) * itemsize(v.dtype) for v in [*model.variables, *others]), max_bytes)
     for variable, record in zip(model.variables, records, strict=True):
         set_first_value(variable, _weight(record, variable))
     for variable in others:
@@ -130,8 +144,12 @@ def load_slots(
     return model
 
 
-def file_of(model: keras.Model) -> tuple[bytes, dict[int, int]]:
+def file_of(
+    model: keras.Model, fold_batch_norm: bool = False, float_dtype: str | None = None
+) -> tuple[bytes, dict[int, int]]:
     """The bytes of the file of a model, and how many each kernel takes, by the `id` of the kernel."""
+    if float_dtype is not None:
+        check_choice(float_dtype, "float_dtype", ("float16",))
     plain, pairs = materialized(model)
     kernels: dict[int, tuple[SlotKernel, str]] = {}
     for old, new in pairs:
@@ -145,6 +163,10 @@ def file_of(model: keras.Model) -> tuple[bytes, dict[int, int]]:
             for variable, source in pair_weights(new, old, old.weight_sources()):
                 if isinstance(source, SlotKernel):
                     kernels[id(variable)] = source, f"{old.name}/{variable.name}"
+    if fold_batch_norm:
+        plain, copies = fold_batch_norms(plain)
+        same = {id(v): w for old, new in copies for v, w in zip(old.variables, new.variables, strict=False)}
+        kernels = {id(same[old]): source for old, source in kernels.items()}
     _warn_of_unknown_classes(plain)
     records: list[Record] = []
     sizes: dict[int, int] = {}
@@ -155,8 +177,29 @@ def file_of(model: keras.Model) -> tuple[bytes, dict[int, int]]:
             records.append(_kernel_record(kernel, name, array))
             sizes[id(kernel)] = len(records[-1].payload)
         else:
-            records.append(stored(_name(variable), array))
+            records.append(stored(_name(variable), _in_dtype(array, float_dtype)))
     return join(serialize(plain), records), sizes
+
+
+def _in_dtype(array: Array, dtype: str | None) -> Array:
+    """The array, in that dtype if it holds floats that the dtype can hold."""
+    if dtype is None or array.dtype not in ("float32", "float64"):
+        return array
+    with np.errstate(over="ignore"):
+        rounded = array.astype(dtype)
+    return rounded if np.isfinite(rounded).all() else array
+
+
+def name_records(contents: Contents) -> list[Record]:
+    """The records with the names of their weights, or as they are if Keras cannot create the model."""
+    try:
+        with without_values():
+            names = [_name(variable) for variable in _model(contents.architecture, None).variables]
+    except ValueError:
+        names = []
+    if len(names) != len(contents.records):
+        return contents.records
+    return [replace(record, name=name) for record, name in zip(contents.records, names, strict=True)]
 
 
 def _check_memory(needed: int, max_bytes: int) -> None:
@@ -200,8 +243,10 @@ def _check_fit(model: keras.Model, records: list[Record]) -> None:
 
 
 def _fits(expected: tuple[tuple[int, ...], str], received: tuple[tuple[int, ...], str]) -> bool:
-    """Whether the shapes are equal, and the dtypes are equal or both integers."""
-    return expected[0] == received[0] and (expected[1] == received[1] or {expected[1], received[1]} <= _INTEGERS)
+    """Whether the shapes are equal, and the dtypes are equal, both integers, or floats of which half is stored."""
+    (shape, dtype), (its_shape, its_dtype) = expected, received
+    same = dtype == its_dtype or {dtype, its_dtype} <= _INTEGERS
+    return shape == its_shape and (same or (its_dtype == "float16" and dtype in ("float32", "float64")))
 
 
 def _weight(record: Record, variable: keras.Variable) -> Array:

@@ -22,6 +22,7 @@ from keras_slots.slots_file.values import Stream, Values, take, to_integers
 
 Array = np.ndarray[Any, Any]
 
+SHARES, LARGEST_SHARE = 256, 1024
 #: The threshold of a step that does not exist.
 NEVER = 2**40
 
@@ -44,6 +45,9 @@ class ConnectionSteps:
     thresholds: tuple[list[Array], list[Array]]
 
 
+_NO_STREAM = Stream("uniform", 0, 0, 1.0)
+
+
 @dataclass(frozen=True)
 class Start:
     """Where connections start.
@@ -51,12 +55,12 @@ class Start:
     Attributes:
         exponent: Values are converted to the integers `trunc(value * 2**exponent)`.
         stream: Initial scores in units of 2**-23 (`hull`), or w0 in the units of the values (`nearest`).
-        gain: float32 that multiplies w0; 0: all connections start at zero.
+        share: What is left of w0, in units of 1 / `SHARES`, at most `LARGEST_SHARE`; 0: connections start at zero.
     """
 
     exponent: int
-    stream: Stream
-    gain: float = 0.0
+    stream: Stream = _NO_STREAM
+    share: int = 0
 
 
 def hull(values: Values, start: Start, first: int, last: int) -> ConnectionSteps:
@@ -106,9 +110,9 @@ def nearest(values: Values, start: Start, first: int, last: int) -> ConnectionSt
     bank = np.take_along_axis(bank, order, axis=1)
     middle = bank[:, 1:] + bank[:, :-1]
     target = np.zeros(len(bank), "int64")
-    if start.gain:
-        w0 = start.stream.draw(last - first, first).astype("float64")
-        target = 2 * to_integers(w0 * float(np.float32(start.gain)), 0)
+    if start.share:
+        w0 = start.stream.draw(last - first, first).astype("float64")  # its product with a share is exact
+        target = 2 * to_integers(w0 * (start.share / SHARES), start.exponent)
     begin = (middle < target[:, None]).sum(axis=1)
     k = values.num_values
     steps: tuple[list[Array], list[Array]] = ([], [])
@@ -256,10 +260,11 @@ class ProbabilityModel:
     Args:
         width: Connections of a row.
         offsets: Distances in rows to earlier rows that resemble a row.
+        activity: Whether contexts depend on how many connections of those rows have moved.
     """
 
-    def __init__(self, width: int, offsets: tuple[int, ...]):
-        self.width, self.offsets = width, offsets
+    def __init__(self, width: int, offsets: tuple[int, ...], activity: bool):
+        self.width, self.offsets, self.activity = width, offsets, activity
         self._ones = np.ones(4 * _GAPS * _ACTIVITIES, "int64")
         self._all = np.full(4 * _GAPS * _ACTIVITIES, 3, "int64")
         # The last rows, as many as the offsets reach; zero above the first one.
@@ -329,7 +334,7 @@ class ProbabilityModel:
         number = np.maximum(number, 1)
         expected = (7 * total) // (8 * number[:, None])
         share = np.maximum((moves << 8) // (number * self.width), 1)
-        activity = np.clip(size_class(share) - 8, 0, _ACTIVITIES - 1)
+        activity = np.clip(size_class(share) - 8, 0, _ACTIVITIES - 1 if self.activity else 0)
         return expected.reshape(-1), np.repeat(activity, self.width)
 
 
@@ -361,6 +366,7 @@ class Coding:
         group: Number of rows that are coded together; probabilities are only updated after a group.
         lanes: Number of states of the coder, a power of two.
         offsets: Distances in rows to earlier rows that resemble a row, at least `group`.
+        activity: Whether contexts depend on how many connections of those rows have moved.
     """
 
     stairs: str
@@ -370,6 +376,7 @@ class Coding:
     group: int
     lanes: int
     offsets: tuple[int, ...]
+    activity: bool
 
     def blocks(self, values: Values) -> Iterator[tuple[int, int, ConnectionSteps]]:
         """Yields first connection, end and steps of each group; a thread computes them one group ahead."""
@@ -399,7 +406,7 @@ def cost(index: Array, values: Values, coding: Coding) -> float:
 
 
 def _encoder_of(index: Array, values: Values, coding: Coding) -> tuple[Encoder, Array]:
-    encoder, model = Encoder(coding.lanes), ProbabilityModel(coding.width, coding.offsets)
+    encoder, model = Encoder(coding.lanes), ProbabilityModel(coding.width, coding.offsets, coding.activity)
     lost: list[Array] = []
     for first, last, stairs in coding.blocks(values):
         moves, missed = moves_to_choices(stairs, index[first:last])
@@ -414,7 +421,7 @@ def decode(words: Array, values: Values, coding: Coding) -> tuple[Array, Array]:
     Raises:
         ValueError: If the words do not belong to this kernel.
     """
-    decoder, model = Decoder(coding.lanes, words), ProbabilityModel(coding.width, coding.offsets)
+    decoder, model = Decoder(coding.lanes, words), ProbabilityModel(coding.width, coding.offsets, coding.activity)
     index = np.empty(coding.rows * coding.width, "uint8")  # K is at most MOST_CODED
     chosen = np.empty(len(index), "float32")
     for first, last, stairs in coding.blocks(values):

@@ -11,8 +11,9 @@ import math
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from importlib import resources
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +21,8 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 MAGIC = b"\x89SLOTS\r\n"
-VERSION = 1  # that is written
-HEADER = struct.Struct("<8sIIQII")
+VERSION = 2  # that is written
+_SMALLEST = len(MAGIC) + 8  # version, three numbers, checksum
 #: How a weight is stored: as an array, or as choices that are packed or coded.
 FORMS = ("stored", "packed", "hull", "nearest")
 #: Dtypes, in the order of their numbers in the file.
@@ -38,7 +39,10 @@ MOST_ELEMENTS = 2**32
 
 @dataclass(frozen=True)
 class Record:
-    """One weight: `dtype` is one of `DTYPES`, `form` one of `FORMS`, `payload` the bytes of array or choices."""
+    """One weight: `dtype` is one of `DTYPES`, `form` one of `FORMS`, `payload` the bytes of array or choices.
+
+    A file holds no names. Those of its weights follow from the architecture.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -75,24 +79,44 @@ def damaged(received: str) -> ValueError:
     return ValueError(f"The .slots file is damaged: {received}. Copy or write the file again.")
 
 
+@cache
+def _dictionary() -> bytes:
+    """The preset dictionary of the compressor, a part of the format: the lines of `dictionary.txt`."""
+    return resources.files(__package__).joinpath("dictionary.txt").read_bytes().replace(b"\n", b"")
+
+
 def join(architecture: dict[str, Any], records: list[Record]) -> bytes:
     """The bytes of a file."""
     text = json.dumps(architecture, separators=(",", ":"), ensure_ascii=True).encode()
-    packed = zlib.compress(text, 9)
-    parts = [_joined(record) for record in records]
-    size = HEADER.size + len(packed) + sum(map(len, parts)) + 4
-    head = HEADER.pack(MAGIC, VERSION, len(records), size, len(packed), len(text))
-    content = b"".join([head, packed, *parts])
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=_dictionary())
+    packed = packer.compress(text) + packer.flush()
+    sizes = map(number_to_bytes, (len(records), len(packed), len(text)))
+    content = b"".join([MAGIC, bytes([VERSION]), *sizes, packed, *map(_joined, records)])
     return content + struct.pack("<I", zlib.crc32(content))
 
 
 def _joined(record: Record) -> bytes:
-    name = record.name.encode()
-    name = name if len(name) < 256 else name[-255:].decode(errors="ignore").encode()
-    form, dtype = FORMS.index(record.form), DTYPES.index(record.dtype)
-    head = struct.pack("<BBBB", form, dtype, len(record.shape), len(name)) + name
-    head += struct.pack(f"<{len(record.shape)}I", *record.shape)
-    return struct.pack("<Q", len(head) + len(record.payload)) + head + bytes(record.payload)
+    dtype, axes = DTYPES.index(record.dtype), len(record.shape)
+    head = bytes([FORMS.index(record.form) | axes << 2 | (dtype > 0) << 6])
+    head += bytes([dtype] if dtype else []) + b"".join(map(number_to_bytes, record.shape))
+    if record.form != "stored":
+        head += number_to_bytes(len(record.payload))
+    return head + bytes(record.payload)
+
+
+def number_to_bytes(number: int) -> bytes:
+    r"""A number below 2**64 in one to nine bytes: seven bits in each, the lowest first, and eight in the ninth.
+
+    Example:
+
+    >>> number_to_bytes(127), number_to_bytes(300), len(number_to_bytes(2**64 - 1))
+    (b'\x7f', b'\xac\x02', 9)
+    """
+    out: list[int] = []
+    while number >= 128 and len(out) < 8:
+        out.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*out, number])
 
 
 class ByteReader:
@@ -117,6 +141,16 @@ class ByteReader:
         """The next numbers, by a `struct` format without the byte order."""
         return struct.unpack(f"<{form}", self.take(struct.calcsize(f"<{form}")))
 
+    def number(self) -> int:
+        """The next number that `number_to_bytes` wrote."""
+        number = 0
+        for shift in range(0, 57, 7):
+            (byte,) = self.take(1)
+            if byte < 128 or shift == 56:
+                break
+            number |= (byte & 127) << shift
+        return number | byte << shift
+
 
 def split(content: bytes) -> Contents:
     """The architecture and the records of a file of any known version.
@@ -129,53 +163,49 @@ def split(content: bytes) -> Contents:
             f"`path` must be a .slots file, written by `keras_slots.save_slots`. Received: a file that begins "
             f"with {content[:8]!r}."
         )
-    if len(content) < HEADER.size + 4:
+    if len(content) < _SMALLEST:
         raise ValueError(
             f"The .slots file is truncated: it has {len(content)} bytes, fewer than its header. "
             "Copy or write the file again."
         )
-    (version,) = struct.unpack_from("<I", content, len(MAGIC))
+    version = content[len(MAGIC)]
     if version not in READERS:
         known = ", ".join(map(str, READERS))
+        older = "Write the file again with `save_slots`; no release wrote that version."
+        newer = "Update keras_slots (`pip install -U keras-slots`)."
         raise ValueError(
             f"The .slots file has format version {version}, but this version of keras_slots reads {known}. "
-            "Update keras_slots (`pip install -U keras-slots`)."
+            f"{older if version < min(READERS) else newer}"
         )
     return READERS[version](content)
 
 
 def _read(content: bytes, read_record: Callable[[ByteReader], Record]) -> Contents:
-    _, version, count, size, compressed, uncompressed = HEADER.unpack_from(content)
-    if size != len(content):
-        raise ValueError(
-            f"The .slots file is {'truncated' if size > len(content) else 'damaged'}: it should have {size} "
-            f"bytes. Received: {len(content)} bytes. Copy or write the file again."
-        )
     if zlib.crc32(memoryview(content)[:-4]) != struct.unpack("<I", content[-4:])[0]:
-        raise damaged("its checksum differs")
-    if count > MOST_TENSORS or compressed > MOST_COMPRESSED or uncompressed > MOST_ARCHITECTURE:
-        raise ValueError(
-            f"The .slots file is damaged or hostile: its header is too large. Expected at most {MOST_TENSORS} "
-            f"weights and {MOST_COMPRESSED} bytes of architecture, {MOST_ARCHITECTURE} once decompressed. "
-            f"Received: {count}, {compressed} and {uncompressed}."
-        )
-    body = ByteReader(memoryview(content)[HEADER.size : -4], "the file")
+        raise damaged("its checksum differs, because bytes are missing or changed")
+    body = ByteReader(memoryview(content)[len(MAGIC) + 1 : -4], "the file")
     records = []
     try:
+        count, compressed, uncompressed = (body.number() for _ in range(3))
+        if count > MOST_TENSORS or compressed > MOST_COMPRESSED or uncompressed > MOST_ARCHITECTURE:
+            raise ValueError(
+                f"its header is too large. Expected at most {MOST_TENSORS} weights and {MOST_COMPRESSED} bytes of "
+                f"architecture, {MOST_ARCHITECTURE} once decompressed. Received: {count}, {compressed} and "
+                f"{uncompressed}"
+            )
         architecture = _architecture(body.take(compressed), uncompressed)
         for number in range(count):
             body.what = f"weight {number}"
-            (length,) = body.unpack("Q")
-            records.append(read_record(ByteReader(body.take(length), body.what)))
+            records.append(read_record(body))
         if body.left:
             raise ValueError(f"it has {body.left} trailing bytes")
     except ValueError as error:
         raise damaged(str(error)) from None
-    return Contents(architecture, records, version)
+    return Contents(architecture, records, content[len(MAGIC)])
 
 
 def _architecture(packed: memoryview, size: int) -> dict[str, Any]:
-    unpacker = zlib.decompressobj()
+    unpacker = zlib.decompressobj(-15, zdict=_dictionary())
     try:
         # Decompress at most one byte more than stated, which detects excess data without the risk of a zip bomb.
         text = unpacker.decompress(packed, size + 1)
@@ -189,35 +219,21 @@ def _architecture(packed: memoryview, size: int) -> dict[str, Any]:
     return architecture
 
 
-def _head(body: ByteReader) -> tuple[str, tuple[int, ...], str, str]:
-    """Name, shape, dtype and form of a weight."""
-    form, dtype, axes, length = body.unpack("BBBB")
-    if form >= len(FORMS) or dtype >= len(DTYPES) or axes > MOST_AXES:
-        raise ValueError(f"{body.what} has form {form}, dtype {dtype} and {axes} axes")
-    try:
-        name = bytes(body.take(length)).decode()
-    except UnicodeDecodeError:
-        raise ValueError(f"the name of {body.what} is not UTF-8") from None
-    return name, body.unpack(f"{axes}I"), DTYPES[dtype], FORMS[form]
-
-
-def _with_payload(name: str, shape: tuple[int, ...], dtype: str, form: str, body: ByteReader) -> Record:
-    """The weight with all that is left of its record."""
-    record = Record(name, shape, dtype, form, body.take(body.left))
-    if record.size > MOST_ELEMENTS:
-        raise ValueError(f"{body.what} has the shape {shape}, over {MOST_ELEMENTS} elements")
-    if form == "stored" and len(record.payload) != record.nbytes:
-        needed = f"its shape {shape} and dtype {dtype} need {record.nbytes}"
-        raise ValueError(f"'{name}' has {len(record.payload)} bytes, but {needed}")
-    return record
-
-
 def _record(body: ByteReader) -> Record:
-    return _with_payload(*_head(body), body)
+    (first,) = body.take(1)
+    form, axes, other = first & 3, first >> 2 & 15, first >> 6
+    dtype = body.take(1)[0] if other else 0
+    if other > 1 or dtype >= len(DTYPES) or axes > MOST_AXES:
+        raise ValueError(f"{body.what} has {axes} axes, dtype {dtype} and flag {other}")
+    shape = tuple(body.number() for _ in range(axes))
+    record = Record(body.what, shape, DTYPES[dtype], FORMS[form], b"")
+    if record.size > MOST_ELEMENTS or any(size >= MOST_ELEMENTS for size in shape):
+        raise ValueError(f"{body.what} has the shape {shape}, over {MOST_ELEMENTS} elements")
+    return replace(record, payload=body.take(body.number() if form else record.nbytes))
 
 
 #: Format version -> function that reads such a file. Released versions are never removed.
-READERS: dict[int, Callable[[bytes], Contents]] = {1: partial(_read, read_record=_record)}
+READERS: dict[int, Callable[[bytes], Contents]] = {2: partial(_read, read_record=_record)}
 
 
 def stored(name: str, array: Array) -> Record:

@@ -14,10 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from keras_slots._checks import MAX_VALUES
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.slots_file.coder import (
     BLOCK_VALUES,
+    LARGEST_SHARE,
     MOST_CODED,
+    SHARES,
     Coding,
     Start,
     cost,
@@ -29,7 +32,7 @@ from keras_slots.slots_file.coder import (
     packed_size,
     unpack,
 )
-from keras_slots.slots_file.container import ByteReader, Record, damaged
+from keras_slots.slots_file.container import ByteReader, Record, damaged, number_to_bytes
 from keras_slots.slots_file.values import KINDS, Stream, Values, take
 from keras_slots.values import philox
 from keras_slots.values.source import Description
@@ -42,8 +45,9 @@ KERNEL_DTYPES = ("float32", "float64", "bfloat16")
 _MOST_PER_BYTE = 2**15
 _MOST_ROW_VALUES = 2**24
 _MOST_LANES = 9  # base-2 logarithm
-_EXPONENTS = 200
-_FLAG_SHARED, _FLAG_ROUNDED = 1, 2
+_FLAG_SHARED, _FLAG_ROUNDED = 16, 32  # beside the kind
+_FLAG_ACTIVITY = 64  # beside lanes and offsets
+_FLAG_OWN_SEED = 128  # beside the kind of the start
 
 
 def write_kernel(name: str, selected: Array, index: Array, values: Values, coding: Coding | None) -> Record:
@@ -52,10 +56,10 @@ def write_kernel(name: str, selected: Array, index: Array, values: Values, codin
     `selected` has the shape and dtype of the kernel, `index` the shape `(n,)`. Without a `coding`, it is packed.
     """
     shape, dtype = selected.shape, str(selected.dtype)
-    head = _values_to_bytes(values) + struct.pack("<I", _checksum(selected.reshape(-1)))
+    head = _values_to_bytes(values) + struct.pack("<H", _checksum(selected.reshape(-1)))
     if coding is not None:
         words, lost = encode(index, values, coding)
-        tail = _coding_to_bytes(coding, index, words, lost)
+        tail = _coding_to_bytes(coding, values, index, words, lost)
         record = Record(name, shape, dtype, coding.stairs, head + tail)
         if len(tail) < packed_size(len(index), values.num_values):
             with contextlib.suppress(ValueError):
@@ -94,7 +98,7 @@ def read_choices(record: Record) -> tuple[Array, Array, int]:
     body = ByteReader(record.payload, f"'{record.name}'")
     with _damage_named(record):
         values = _values_from_bytes(body)
-        (checksum,) = body.unpack("I")
+        (checksum,) = body.unpack("H")
         if record.dtype not in KERNEL_DTYPES or not 0 < record.size:
             raise ValueError(f"choices cannot have dtype {record.dtype} and shape {record.shape}")
         if record.form == "packed":
@@ -128,62 +132,75 @@ def _values_at(index: Array, values: Values) -> Array:
 
 
 def _checksum(values: Array) -> int:
-    """CRC-32 of values as little-endian float32."""
-    return zlib.crc32(np.ascontiguousarray(values, "<f4").data)
+    """The low half of the CRC-32 of values as little-endian float32."""
+    return zlib.crc32(np.ascontiguousarray(values, "<f4").data) & 0xFFFF
 
 
 def _values_to_bytes(values: Values) -> bytes:
     flags = _FLAG_SHARED * values.shared | _FLAG_ROUNDED * values.rounded
-    kind, k = KINDS.index(values.kind), values.num_values
-    head = struct.pack("<BBHfQ", kind, flags, k - 1, values.factor, values.seed)
-    if values.bits is not None:
-        head += struct.pack("<B", values.bits)
-    return head if values.given is None else head + values.given.astype("<f4").tobytes()
+    head = bytes([KINDS.index(values.kind) | flags]) + number_to_bytes(values.num_values - 1)
+    if values.given is not None:
+        return head + values.given.astype("<f4").tobytes()
+    head += struct.pack("<f", values.factor) + number_to_bytes(values.seed)
+    return head if values.bits is None else head + bytes([values.bits])
 
 
 def _values_from_bytes(body: ByteReader) -> Values:
-    kind, flags, k, factor, seed = body.unpack("BBHfQ")
-    k += 1
-    if kind >= len(KINDS):
-        raise ValueError(f"values of kind {kind}, which this version of keras_slots does not know")
-    if flags >= 4 or not 0 < factor < np.inf:
-        raise ValueError(f"values of kind {kind} with flags {flags} and factor {factor}")
-    given, bits = None, None
-    if KINDS[kind] == "grid":
-        (bits,) = body.unpack("B")
+    (first,) = body.take(1)
+    number, shared, rounded = first & 15, bool(first & _FLAG_SHARED), bool(first & _FLAG_ROUNDED)
+    if number >= len(KINDS) or first >= 64:
+        raise ValueError(f"values of kind {first}, which this version of keras_slots does not know")
+    kind, k = KINDS[number], body.number() + 1
+    if k > MAX_VALUES:
+        raise ValueError(f"{k} values a connection")
+    if kind == "given":
+        given = np.frombuffer(body.take(4 * k), "<f4").astype("float32")
+        if not shared or not np.isfinite(given).all():
+            raise ValueError("given values that are not finite or not shared")
+        return Values(k, kind, shared=shared, rounded=rounded, given=given)
+    (factor,), seed, bits = body.unpack("f"), body.number(), None
+    if not 0 < factor < np.inf:
+        raise ValueError(f"values of kind {number} with factor {factor}")
+    if kind == "grid":
+        (bits,) = body.take(1)
         if not 4 <= bits <= 16 or k > 2 ** (bits - 1):
             raise ValueError(f"{k} values that are integers of {bits} bits")
-    if KINDS[kind] == "given":
-        given = np.frombuffer(body.take(4 * k), "<f4").astype("float32")
-        if flags & _FLAG_SHARED == 0 or not np.isfinite(given).all():
-            raise ValueError("given values that are not finite or not shared")
-    shared, rounded = bool(flags & _FLAG_SHARED), bool(flags & _FLAG_ROUNDED)
-    return Values(k, KINDS[kind], seed, factor, shared, rounded, given, bits)
+    return Values(k, kind, seed, factor, shared, rounded, bits=bits)
 
 
-def _coding_to_bytes(coding: Coding, index: Array, words: Array, lost: Array) -> bytes:
-    start, stream, offsets = coding.start, coding.start.stream, coding.offsets
-    kind, lanes = KINDS.index(stream.kind), coding.lanes.bit_length() - 1
+def _coding_to_bytes(coding: Coding, values: Values, index: Array, words: Array, lost: Array) -> bytes:
+    start, stream = coding.start, coding.start.stream
+    flags = len(coding.offsets) << 4 | _FLAG_ACTIVITY * coding.activity
+    drawn, own_seed = coding.stairs == "hull" or start.share > 0, stream.seed != values.seed
+    of_start = KINDS.index(stream.kind) + 1 | _FLAG_OWN_SEED * own_seed if drawn else 0
     parts = [
-        struct.pack("<IHBB", coding.width, coding.group, lanes, len(offsets)),
-        struct.pack(f"<{len(offsets)}I", *offsets),
-        struct.pack("<BBhffQ", kind, stream.stream, start.exponent, stream.factor, start.gain, stream.seed),
-        struct.pack("<II", len(lost), len(words)),
+        bytes([coding.lanes.bit_length() - 1 | flags, of_start]),
+        *map(number_to_bytes, (coding.width, coding.group, *coding.offsets)),
+        struct.pack("<b", start.exponent),
+    ]
+    if drawn:
+        parts += [number_to_bytes(stream.seed)] if own_seed else []
+        if coding.stairs == "nearest":
+            parts += [struct.pack("<f", stream.factor), number_to_bytes(start.share)]
+    parts += [
+        number_to_bytes(len(lost)),
         lost.astype("<u4").tobytes(),
         index[lost].astype("<u2").tobytes(),
         words.astype("<u2").tobytes(),
-    ]  # fmt: skip
+    ]
     return b"".join(parts)
 
 
 def _coding_from_bytes(body: ByteReader, record: Record, values: Values) -> tuple[Coding, Array, Array, Array]:
-    width, group, lanes, number = body.unpack("IHBB")
+    first, of_start = body.take(2)
+    lanes, number, activity = first & 15, first >> 4 & 3, bool(first & _FLAG_ACTIVITY)
+    width, group = body.number(), body.number()
     k, n = values.num_values, record.size
-    if number > 2 or lanes > _MOST_LANES or not 0 < width <= n or n % width or not group:
+    if first >= 128 or number > 2 or lanes > _MOST_LANES or not 0 < width <= n or n % width or not group:
         raise ValueError(
             f"rows of {width} connections, groups of {group} rows, {2**lanes} lanes, {number} offsets"
         )
-    offsets = body.unpack(f"{number}I")
+    offsets = tuple(body.number() for _ in range(number))
     rows = n // width
     if not 2 <= k <= MOST_CODED or width * k > _MOST_ROW_VALUES or n > 2**32 - 1:
         raise ValueError(f"{k} values for each of {width} connections per row")
@@ -191,21 +208,34 @@ def _coding_from_bytes(body: ByteReader, record: Record, values: Values) -> tupl
         raise ValueError(f"groups of {group} rows of {width} connections, {2**lanes} lanes")
     if any(not group <= offset < rows for offset in offsets):
         raise ValueError(f"row offsets {offsets}")
-    kind, stream, exponent, factor, gain, seed = body.unpack("BBhffQ")
-    fine = kind < len(KINDS) and KINDS[kind] in philox.KINDS and 0 < factor < np.inf and 0 <= gain < np.inf
-    if not fine or abs(exponent) > _EXPONENTS or (record.form == "hull" and (factor, gain) != (1, 0)):
-        raise ValueError(f"start kind {kind}, exponent {exponent}, factor {factor}, gain {gain}")
-    lost_count, word_count = body.unpack("II")
-    if body.left != 6 * lost_count + 2 * word_count or n > _MOST_PER_BYTE * 2 * word_count:
-        raise ValueError(f"{word_count} words and {lost_count} single choices in {body.left} bytes")
+    start = _start_from_bytes(body, of_start, record.form, values.seed)
+    lost_count = body.number()
+    word_count, odd = divmod(body.left - 6 * lost_count, 2)
+    if word_count < 0 or odd or n > _MOST_PER_BYTE * 2 * word_count:
+        raise ValueError(f"{lost_count} single choices in {body.left} bytes")
     lost = np.frombuffer(body.take(4 * lost_count), "<u4").astype("int64")
     choices = np.frombuffer(body.take(2 * lost_count), "<u2").astype("int32")
     if lost_count and (lost[-1] >= n or (np.diff(lost) <= 0).any() or choices.max() >= k):
         raise ValueError("single choices that are out of order or do not exist")
     words = np.frombuffer(body.take(2 * word_count), "<u2").astype("uint16")
-    start = Start(exponent, Stream(KINDS[kind], seed, stream, factor), gain)
-    coding = Coding(record.form, start, rows, width, group, 2**lanes, offsets)
-    return coding, lost, choices, words
+    return Coding(record.form, start, rows, width, group, 2**lanes, offsets, activity), lost, choices, words
+
+
+def _start_from_bytes(body: ByteReader, of_start: int, form: str, seed: int) -> Start:
+    """Where connections start; `seed` is that of their values."""
+    (exponent,) = body.unpack("b")
+    if not of_start and form == "nearest":
+        return Start(exponent)
+    kind = (of_start & ~_FLAG_OWN_SEED) - 1
+    if not 0 <= kind < len(KINDS) or KINDS[kind] not in philox.KINDS:
+        raise ValueError(f"a start of kind {of_start}")
+    seed = body.number() if of_start & _FLAG_OWN_SEED else seed
+    if form == "hull":
+        return Start(exponent, Stream(KINDS[kind], seed, philox.SCORE_STREAM, 1.0))
+    (factor,), share = body.unpack("f"), body.number()
+    if not 0 < factor < np.inf or share > LARGEST_SHARE:
+        raise ValueError(f"a start with factor {factor} and a share of {share}")
+    return Start(exponent, Stream(KINDS[kind], seed, philox.START_STREAM, factor), share)
 
 
 def summary(record: Record) -> str:
@@ -219,11 +249,11 @@ def summary(record: Record) -> str:
     return f"K = {values.num_values}, {kind}{', shared' * values.shared}{', bfloat16' * values.rounded}"
 
 
+_MANY = 2**15  # connections, from which contexts by activity pay
 _MOST_OFFSETS = 64  # maximum number of offsets to try
 _ALIKE = 0.05  # minimum correlation of similar rows
 _MOST_TRIED = 2**19  # maximum number of connections for which several codings are tried
 _PREDICTABLE = 64  # at most one choice in that many may be off the envelope
-_LARGEST_SHARE, _SHARES = 4, 256  # of w0 to try: up to the first number, in steps of 1 / the second
 
 
 def values_of(kernel: SlotKernel) -> Values:
@@ -272,7 +302,7 @@ def find_choices(kernel: SlotKernel, values: Values, selected: Array) -> KernelC
     """The choices of the selected values, float32 of shape `(n,)`; None if one is not bitwise one of `values`."""
     stream, on_hull = _start_stream(kernel)
     n, k = len(selected), values.num_values
-    staying = np.zeros(_LARGEST_SHARE * _SHARES + 2, "int64")
+    staying = np.zeros(LARGEST_SHARE + 2, "int64")
     index, begin, largest = np.empty(n, "int64"), np.zeros(n, "float32"), 0.0
     block = max(1, 4 * BLOCK_VALUES // k)
     for low in range(0, n, block):
@@ -290,44 +320,44 @@ def find_choices(kernel: SlotKernel, values: Values, selected: Array) -> KernelC
             begin[low:high] = stream.draw(high - low, low)
             staying += _staying(rows, selected[low:high], begin[low:high])
     exponent = 24 - math.frexp(largest)[1] if largest else 0
-    exponent = min(max(exponent, -200), 200)
+    exponent = min(max(exponent, -128), 127)
     if stream is None:
-        unknown = Start(exponent, Stream("uniform", 0, 0, 1.0))
-        return KernelChoices(index, False, [(unknown, selected)])
+        return KernelChoices(index, False, [(Start(exponent), selected)])
     if on_hull:
         return KernelChoices(index, True, [(Start(exponent, stream), selected - begin)])
-    shares = _fractions_of_start(begin.astype("float64"), selected, np.cumsum(staying))
-    starts = []
-    for share in shares if n <= _MOST_TRIED else shares[:1]:
-        start = Start(exponent, stream, float(np.float32(share * 2.0**exponent)))
-        starts.append((start, selected - np.float32(share) * begin))
+    shares = _shares_of_start(begin.astype("float64"), selected, np.cumsum(staying))
+    starts = [
+        (Start(exponent, stream, share), selected - np.float32(share / SHARES) * begin)
+        for share in (shares if n <= _MOST_TRIED else shares[:1])
+    ]
     return KernelChoices(index, False, starts)
 
 
-def _fractions_of_start(w0: Array, selected: Array, stay: Array) -> list[float]:
-    """Fractions of w0 near which weights may have ended, the likeliest first: decay or rounding changes it from 1.
+def _shares_of_start(w0: Array, selected: Array, stay: Array) -> list[int]:
+    """Shares of w0 near which weights may have ended, the likeliest first: decay or rounding changes it from 1.
 
     One is that at which most connections stay, the other the least-squares fit.
     """
     most = int(stay.argmax())
-    shares = [most / _SHARES, float(w0 @ selected) / max(float(w0 @ w0), 1e-300)]
+    fitted = round(SHARES * float(w0 @ selected) / max(float(w0 @ w0), 1e-300))
+    shares = [most, min(max(fitted, 0), LARGEST_SHARE)]
     if 2 * stay[most] < len(w0):
         shares.reverse()
-    return [min(max(share, 0.0), float(_LARGEST_SHARE)) for share in shares]
+    return list(dict.fromkeys(shares))
 
 
 def _staying(rows: Array, selected: Array, w0: Array) -> Array:
-    """For each fraction i / 256 of w0 (i from 0 to 1024): the change in the number of connections that stay.
+    """For each share i / 256 of w0 (i from 0 to 1024): the change in the number of connections that stay.
 
-    A connection stays at a fraction if its selected value is the one nearest to `fraction * w0`. That holds in an
-    interval of fractions, in which `fraction * w0` is between the midpoints to the neighbouring values.
+    A connection stays at a share if its selected value is the one nearest to `share * w0`. That holds in an
+    interval of shares, in which `share * w0` is between the midpoints to the neighbouring values.
     """
     value = selected.astype("float64")
     above = np.where(rows > selected[:, None], rows, np.inf).min(axis=1)
     below = np.where(rows < selected[:, None], rows, -np.inf).max(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ends = [(value + other) / 2 / w0 * _SHARES for other in (below, above)]
-    most = _LARGEST_SHARE * _SHARES
+        ends = [(value + other) / 2 / w0 * SHARES for other in (below, above)]
+    most = LARGEST_SHARE
     first = np.ceil(np.clip(np.fmin(*ends), 0, most + 1)).astype("int64")
     last = np.floor(np.clip(np.fmax(*ends), -1, most)).astype("int64") + 1
     count = partial(np.bincount, minlength=most + 2)
@@ -363,7 +393,7 @@ def coding_of(found: KernelChoices, values: Values, shape: tuple[int, ...]) -> C
     codings = []
     for start, shift in found.starts:
         for offsets in _most_similar_distances(shift.reshape(rows, width), _distances(shape, rows, width)):
-            coding = Coding(stairs, start, rows, width, 1, 1, offsets)
+            coding = Coding(stairs, start, rows, width, 1, 1, offsets, n >= _MANY)
             codings.append(_grouped(coding, k))
     if len(codings) == 1 or n > _MOST_TRIED:
         return codings[0]

@@ -50,7 +50,7 @@ class Values:
     Attributes:
         num_values: K.
         kind: One of `KINDS`.
-        seed: Seed of the stream; for stratified values the two keys of the hash, `key0 + 2**32 * key1`.
+        seed: Seed of the stream, or of the keys of the hash of stratified values.
         factor: float32: the factor of the drawn numbers, or of the integers of stratified values.
         shared: Whether all connections have the values of connection 0.
         rounded: Whether values are rounded to bfloat16.
@@ -74,7 +74,7 @@ class Values:
         if self.given is not None:
             values = self.given[None]
         elif self.kind in ("strata", "grid"):
-            keys = np.array([self.seed & 0xFFFFFFFF, self.seed >> 32], "uint32")
+            keys = philox.raw_words(self.seed, philox.STRATA_STREAM, 2)
             connections = np.arange(first, last, dtype=np.uint64).astype("uint32")
             values = integers(keys, connections, Grid(k, self.bits)) * np.float32(self.factor)
         else:

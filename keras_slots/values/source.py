@@ -15,7 +15,7 @@ class Description(NamedTuple):
     """The K values of a connection as a `.slots` file describes them."""
 
     kind: str  # one of `slots_file.values.KINDS`
-    seed: int = 0  # of the stream, or the two keys of a hash, `key0 + 2**32 * key1`
+    seed: int = 0  # of the stream, or of the keys of a hash
     factor: float = 1.0  # of the numbers of the stream, or of the integers of a hash
     given: Array | None = None  # the values themselves if they are not drawn from a seed, float32, `(K,)`
     bits: int | None = None  # the size of the integers of a hash, if it is limited

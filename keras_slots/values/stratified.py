@@ -256,9 +256,9 @@ class StratifiedUniform(Distribution):
         return cls(float(min(widest * 0.9 ** np.arange(24), key=error)))
 
     def describe(self, seed: int, num_values: int, fans: tuple[int, int]) -> Description | None:
-        low, high = (int(x) for x in self.words(seed))
+        kind, seed = "strata" if self.bits is None else "grid", seed if self.seed is None else self.seed
         unit = float(Grid(num_values, self.bits).unit(self.bound(fans)))
-        return Description("strata" if self.bits is None else "grid", high << 32 | low, unit, bits=self.bits)
+        return Description(kind, seed, unit, bits=self.bits)
 
     def sample(self, *args: Any, **kwargs: Any) -> Float32Array:
         # The values depend on K, so only `rows` can draw them.

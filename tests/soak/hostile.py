@@ -27,7 +27,7 @@ def _files():
     import keras_slots
     from small_models import dense_model, moved, saved
 
-    names = ("lever", "strata", "bank", "many", "nearest_layer", "conv")
+    names = ("lever", "strata", "grid", "bank", "many", "nearest_layer", "conv")
     found = {name: saved(name)[0] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         model = moved(dense_model((9,), 16, score_mode="per_connection"))
@@ -56,7 +56,7 @@ def _mutated(content, random):
             del new[at : at + int(random.integers(1, 9))]
         else:
             new[at:at] = random.bytes(int(random.integers(1, 9)))
-    while len(new) < 40:
+    while len(new) < 16:
         new.append(0)
     return with_checksum(new)
 

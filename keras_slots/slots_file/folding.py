@@ -1,0 +1,45 @@
+"""Batch normalizations as the scale and the bias of each channel, which is all that inference needs of them."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from keras_slots.layers.base import copied_array
+from keras_slots.transforms import Pairs, clone, copied_layer, copy_state
+
+
+def fold_batch_norms(plain: keras.Model) -> tuple[keras.Model, Pairs]:
+    """Returns a copy whose batch normalizations are layers `y = x * kernel + bias`, and the pairs of layers.
+
+        kernel = gamma / sqrt(variance + epsilon)        bias = beta - mean * kernel
+
+    computed in float64. The layer is an `EinsumDense`. Batch normalizations of another axis than the last one, and
+    those that compute in half precision, are copied.
+
+    Args:
+        plain: Built model without slot layers.
+    """
+    folded, pairs = clone(plain, _converted, "save_slots")
+    for old, new in pairs:
+        if type(old) is type(new):
+            copy_state(old, new)
+            continue
+        mean, variance = (copied_array(x).astype("float64") for x in (old.moving_mean, old.moving_variance))
+        scale = 1 / np.sqrt(variance + old.epsilon)
+        if old.scale:
+            scale *= copied_array(old.gamma)
+        new.kernel.assign(scale)
+        new.bias.assign(-mean * scale + (copied_array(old.beta) if old.center else 0.0))
+    return folded, pairs
+
+
+def _converted(layer: keras.layers.Layer) -> keras.layers.Layer:
+    if type(layer) is not keras.layers.BatchNormalization or layer.compute_dtype != "float32":
+        return copied_layer(layer)
+    if layer.axis not in (-1, layer.input_spec.ndim - 1):
+        return copied_layer(layer)
+    channels = layer.moving_mean.shape[0]
+    return keras.layers.EinsumDense(
+        "...c,c->...c", channels, bias_axes="c", name=layer.name, dtype=layer.dtype_policy
+    )
