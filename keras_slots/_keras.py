@@ -7,7 +7,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 import keras
@@ -75,6 +75,44 @@ def replace_parts(layer: Any, **parts: Any) -> None:
         delattr(layer, name)
     for name, part in parts.items():
         setattr(layer, name, part)
+
+
+@cache
+def _attributes_of_keras(kind: type) -> frozenset[str]:
+    """The attributes that Keras gives to every layer, or to every model."""
+    return frozenset(vars(kind(name="any")))
+
+
+def parts_of(layer: Any) -> dict[str, Any]:
+    """The attributes of a layer that hold layers, also in lists, tuples and dictionaries, without Keras' own."""
+    theirs = _attributes_of_keras(keras.Model if isinstance(layer, keras.Model) else keras.layers.Layer)
+    attributes = {**vars(layer), **vars(layer).get("_modules", {})}  # where PyTorch keeps layers
+    return {
+        name: value
+        for name, value in attributes.items()
+        # TensorFlow keeps lists of the other attributes.
+        if name not in theirs and not name.startswith("_self_") and _holds_layers(value)
+    }
+
+
+def _holds_layers(value: Any) -> bool:
+    try:
+        return any(isinstance(x, keras.layers.Layer) for x in keras.tree.flatten(value))
+    except TypeError:  # a dictionary whose keys have no order
+        return False
+
+
+def exchange_parts(layer: Any, new: dict[int, keras.layers.Layer]) -> None:
+    """Puts layers into the places of others, given by `id`, in `parts_of(layer)`; `layer.weights` keeps its order."""
+    for name, value in parts_of(layer).items():
+        found = {id(x): x for x in keras.tree.flatten(value) if id(x) in new}
+        for key, old in found.items():
+            if layer._tracker.is_in_store("layers", old):
+                layer._tracker.replace_tracked_value("layers", old, new[key])
+        if found:
+            setattr(layer, name, keras.tree.map_structure(lambda x: new.get(id(x), x), value))
+    if layer.built:
+        layer._post_build()  # PyTorch lists the parameters of all layers inside
 
 
 class _HiddenFromKeras(str):
