@@ -11,6 +11,7 @@ from functools import cache, wraps
 from typing import Any
 
 import keras
+from keras.src.backend import set_keras_mask
 from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.layers.core.einsum_dense import _analyze_einsum_string
@@ -66,6 +67,11 @@ def _call_context(layer: Any) -> Any:
         layer._maybe_reset_call_context()
         return None
     return context
+
+
+def set_mask(tensor: Any, mask: Any) -> None:
+    """Sets the mask that Keras passes to the layers that take a tensor; in public, only `compute_mask` does."""
+    set_keras_mask(tensor, mask)
 
 
 def replace_parts(layer: Any, **parts: Any) -> None:
