@@ -15,6 +15,7 @@ from keras.src.backend import set_keras_mask
 from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.layers.core.einsum_dense import _analyze_einsum_string
+from keras.src.ops.function import map_graph
 from keras.src.quantizers.utils import should_quantize_layer
 
 from keras_slots._backend import initializer as initializer_of
@@ -90,15 +91,19 @@ def _attributes_of_keras(kind: type) -> frozenset[str]:
 
 
 def parts_of(layer: Any) -> dict[str, Any]:
-    """The attributes of a layer that hold layers, also in lists, tuples and dictionaries, without Keras' own."""
+    """The attributes of a layer that hold layers, also in lists, tuples and dictionaries, without Keras' own.
+
+    The layers in the graph of a Functional model come first, as its `layers`.
+    """
     theirs = _attributes_of_keras(keras.Model if isinstance(layer, keras.Model) else keras.layers.Layer)
     attributes = {**vars(layer), **vars(layer).get("_modules", {})}  # where PyTorch keeps layers
-    return {
+    own = {
         name: value
         for name, value in attributes.items()
         # TensorFlow keeps lists of the other attributes.
-        if name not in theirs and not name.startswith("_self_") and _holds_layers(value)
+        if name not in theirs and not name.startswith("_self_unconditional") and _holds_layers(value)
     }
+    return {"layers": layer.layers, **own} if hasattr(layer, "operations") else own
 
 
 def _holds_layers(value: Any) -> bool:
@@ -115,10 +120,24 @@ def exchange_parts(layer: Any, new: dict[int, keras.layers.Layer]) -> None:
         for key, old in found.items():
             if layer._tracker.is_in_store("layers", old):
                 layer._tracker.replace_tracked_value("layers", old, new[key])
-        if found:
+        if found and name == "layers":
+            _exchange_in_graph(layer, [(old, new[key]) for key, old in found.items()])
+        elif found:
             setattr(layer, name, keras.tree.map_structure(lambda x: new.get(id(x), x), value))
     if layer.built:
         layer._post_build()  # PyTorch lists the parameters of all layers inside
+
+
+def _exchange_in_graph(model: Any, pairs: list[tuple[Any, Any]]) -> None:
+    """Puts the second layer of each pair into the place of the first one in the graph of a Functional model."""
+    for old, new in pairs:
+        vars(new).update(_inbound_nodes=old._inbound_nodes, _outbound_nodes=old._outbound_nodes)
+        for node in new._inbound_nodes:
+            node.operation = new
+            for tensor in node.output_tensors:
+                tensor._keras_history = tensor._keras_history._replace(operation=new)
+    graph = map_graph(model._inputs, model._outputs)
+    model._nodes, model._nodes_by_depth, model._operations, model._operations_by_depth = graph
 
 
 class _HiddenFromKeras(str):

@@ -22,6 +22,7 @@ from keras_slots.layers.composite import (
     as_slot_composite,
     exchange,
     has_own_build,
+    has_own_config,
     is_model,
     is_whole,
     places_in,
@@ -388,6 +389,8 @@ def clone(
         def copy_inner(part: Any) -> Any:
             return copy(part, place and f"{place}/{part.name}")
 
+        if has_own_config(layer) and any(map(is_converted, inner_layers(layer))):
+            return _copy_composite(layer, place or layer.name, copy, is_converted, pairs)
         if isinstance(layer, keras.Sequential):
             return _copy_sequential(layer, copy_inner)
         if is_model(layer):

@@ -33,6 +33,12 @@ def is_model(layer: Any) -> bool:
     return isinstance(layer, keras.Sequential) or (isinstance(layer, keras.Model) and hasattr(layer, "operations"))
 
 
+def has_own_config(model: Any) -> bool:
+    """Whether a model is Functional, but of a class that makes its graph itself from arguments of its own."""
+    functional = isinstance(model, keras.Model) and hasattr(model, "operations")
+    return functional and not type(model).get_config.__module__.startswith("keras.")
+
+
 #: Layers around other layers, and the attributes that hold these.
 WRAPPERS = {
     keras.layers.TimeDistributed: ("layer",),
