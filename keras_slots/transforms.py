@@ -580,7 +580,11 @@ def serialize(model: keras.Model) -> dict[str, Any]:
     for layer in inner_layers(model):
         if is_model(layer) or isinstance(layer, SlotLayer):
             continue
-        for argument, value in carried_in(live_config(layer)):
+        try:
+            config = live_config(layer)
+        except (TypeError, ValueError, AttributeError, NotImplementedError):
+            continue  # made by a composite, whose configuration is enough; if not, Keras says so below
+        for argument, value in carried_in(config):
             named = isinstance(value, types.FunctionType) and value.__name__ != "<lambda>"
             if not (named or hasattr(value, "get_config")):
                 raise ValueError(
@@ -589,12 +593,12 @@ def serialize(model: keras.Model) -> dict[str, Any]:
                     "decorated with `keras.saving.register_keras_serializable()`."
                 )
     try:
-        config: dict[str, Any] = keras.saving.serialize_keras_object(model)
+        serialized: dict[str, Any] = keras.saving.serialize_keras_object(model)
     except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
         raise ValueError(
             f"A file cannot hold model '{model.name}': Keras cannot write its configuration. {error}"
         ) from error
-    return config
+    return serialized
 
 
 def _copy_sequential(model: keras.Sequential, copy: Callable) -> keras.Sequential:
