@@ -54,15 +54,9 @@ MODELS = {
         image_shape=(64, 64, 3),
     ),
     "t5": lambda: models.T5Backbone(vocabulary_size=32128, num_heads=2, **TEXT),
-    "llama": lambda: models.LlamaBackbone(
-        vocabulary_size=32000, num_query_heads=4, num_key_value_heads=2, **TEXT
-    ),
+    "llama": lambda: models.LlamaBackbone(vocabulary_size=32000, num_query_heads=4, num_key_value_heads=2, **TEXT),
     "gemma": lambda: models.GemmaBackbone(
-        vocabulary_size=32000,
-        num_query_heads=4,
-        num_key_value_heads=1,
-        head_dim=32,
-        **TEXT,
+        vocabulary_size=32000, num_query_heads=4, num_key_value_heads=1, head_dim=32, **TEXT
     ),
 }
 

@@ -89,7 +89,8 @@ def _stand_in(layer: Any, done: dict[int, Any]) -> Any:
     """A stand-in of the layer's class with its attributes; objects that Keras cannot deserialize are carried."""
     if id(layer) in done:
         return done[id(layer)]
-    new = done[id(layer)] = object.__new__(own_class(layer))
+    new: Any = object.__new__(own_class(layer))
+    done[id(layer)] = new
 
     def stand_in(value: Any) -> Any:
         # Not for models: they identify their operations by object.

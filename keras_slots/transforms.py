@@ -23,6 +23,7 @@ from keras_slots.layers.composite import (
     exchange,
     has_own_build,
     has_own_config,
+    holds_slots,
     is_model,
     is_whole,
     places_in,
@@ -50,30 +51,32 @@ def slotify(
     copied. Slot layers that the model already has are kept with what they have learned, whatever the arguments
     are. The given model is not changed; the new one is not compiled.
 
-    Nested and shared layers are replaced too, and layers inside `TimeDistributed`, `Bidirectional`, `RNN` and
-    `StackedRNNCells`. Layers without a slot version stay plain, such as `ConvLSTM2D`, and layers inside composite
-    layers. A warning lists those that hold kernels.
+    Nested and shared layers are replaced too, layers inside wrappers such as `TimeDistributed`, and layers inside
+    composite layers, such as the block of a transformer, and subclassed models: wherever these hold them in
+    attributes, lists, tuples and dictionaries. A composite is made again from its configuration and keeps its class.
+    Layers without a slot version stay plain, such as `ConvLSTM2D`. A warning lists those that hold kernels.
 
     Args:
-        model: Functional or Sequential model, nested and shared layers included.
+        model: Functional or Sequential model, or a subclassed one that is built.
         num_values: K, the number of fixed random values of each connection.
-        filters: Which of the layers to replace: a function `layer -> bool`, or a collection of layer names. None
-            replaces all. There is no warning about layers that `filters` leaves out.
+        filters: Which of the layers to replace: a function `layer -> bool`, or a collection of names, or of paths
+            (`layer.path`, as in `"block_0/dense"`). None replaces all. There is no warning about layers that `filters` leaves out.
         start: `"initializer"` draws what training starts from, as in a new layer. `"weights"` starts from the
             weights of the model, which must be built: each connection selects the value nearest to its weight, and
             trains on from there with `score_mode="nearest"`, which is implied. Each layer gets a bank of the width
             at which the selected values are closest to its weights in the mean square, unless you pass
             `bank_initializer`.
         **layer_args: Further arguments of the slot layers, such as `selection` or `score_mode`. An integer
-            `seed` gives each layer its own seed, derived from its name.
+            `seed` gives each layer its own seed, derived from its name, or from its place in a composite.
 
     Returns:
         A new model of the same kind.
 
     Raises:
-        ValueError: If `model` is a subclassed model, or of a class whose `call` would be lost; if no layer would
-            be replaced; if a name in `filters` is not that of a layer with a slot version; or if the model has no
-            weights to start from, or `layer_args` do not go with `start="weights"`.
+        ValueError: If `model` is a subclassed model that is not built, or of a class whose `call` would be lost; if
+            no layer would be replaced; if a layer inside a composite cannot be; if a name in `filters` is not that
+            of a layer with a slot version; or if the model has no weights to start from, or `layer_args` do not go
+            with `start="weights"`.
 
     Warns:
         UserWarning: If layers with kernels stay plain, if trained kernels are left behind (the optimizer of the
@@ -102,13 +105,13 @@ def slotify(
     if keeps_weights:
         layer_args = _check_start_arguments(model, layer_args)
 
-    def is_converted(layer: keras.layers.Layer) -> bool:
-        return type(layer) in SlotLayer.registry and wanted(layer)
+    def is_slot(layer: keras.layers.Layer) -> bool:
+        return isinstance(layer, SlotLayer) or (type(layer) in SlotLayer.registry and wanted(layer))
 
     def convert(layer: keras.layers.Layer, place: str) -> keras.layers.Layer:
-        if not is_converted(layer):
+        slot_class = SlotLayer.registry.get(type(layer))
+        if slot_class is None or not wanted(layer):
             return _plain_copy(layer)
-        slot_class = SlotLayer.registry[type(layer)]
         arguments = {"num_values": num_values, **layer_args}
         if seed is not None:
             arguments["seed"] = derive_seed(seed, place) % slot_class.seed_limit
@@ -122,7 +125,7 @@ def slotify(
             cause = error.__context__ or error
             raise ValueError(f"Layer '{place}' cannot become a slot layer. {cause}") from error
 
-    new_model, pairs = clone(model, convert, is_converted, "slotify")
+    new_model, pairs = clone(model, convert, is_slot, "slotify")
     if not any(map(_is_replaced, pairs)):
         if any(isinstance(old, SlotLayer) for old, _ in pairs):
             raise ValueError(
@@ -157,7 +160,7 @@ def materialize(model: keras.Model, trainable: bool = True) -> keras.Model:
     one is not compiled.
 
     Args:
-        model: Functional or Sequential model with at least one slot layer.
+        model: Model with at least one slot layer, of a kind that `slotify` takes.
         trainable: Whether the layers that were slot layers can be trained further (the paper's fine-tuning). Those
             that were frozen stay frozen.
 
@@ -165,8 +168,8 @@ def materialize(model: keras.Model, trainable: bool = True) -> keras.Model:
         A new model of the same kind that does not depend on keras_slots.
 
     Raises:
-        ValueError: If `model` is a subclassed model, or of a class whose `call` would be lost; if it has no slot
-            layer; if a slot layer is inside another layer where it cannot be replaced, has its own `call`, or has
+        ValueError: If `model` is a subclassed model that is not built, or of a class whose `call` would be lost; if
+            it has no slot layer; if another layer makes a slot layer itself; if a slot layer has its own `call`, or
             other weights than its Keras layer; or if scores or selected values are not finite.
 
     Warns:
@@ -192,7 +195,7 @@ def materialize(model: keras.Model, trainable: bool = True) -> keras.Model:
 def materialized(model: keras.Model, trainable: bool = True) -> tuple[keras.Model, Pairs]:
     """The result of `materialize`, and the pairs of old and new layers."""
 
-    def is_converted(layer: keras.layers.Layer) -> bool:
+    def is_slot(layer: keras.layers.Layer) -> bool:
         return isinstance(layer, SlotLayer)
 
     def convert(layer: keras.layers.Layer, place: str) -> keras.layers.Layer:
@@ -200,7 +203,7 @@ def materialized(model: keras.Model, trainable: bool = True) -> tuple[keras.Mode
             return _materialized_layer(layer, trainable)
         return _plain_copy(layer)
 
-    new_model, pairs = clone(model, convert, is_converted, "materialize")
+    new_model, pairs = clone(model, convert, is_slot, "materialize")
     if not any(isinstance(old, SlotLayer) for old, _ in pairs):
         raise ValueError(
             "`model` has no slot layer, so there is nothing to materialize. Received: model "
@@ -365,12 +368,13 @@ def _warn_of_plain_kernels(pairs: Pairs, wanted: Callable) -> None:
 
 
 def clone(
-    model: keras.Model, convert: Convert, is_converted: Callable[[Any], bool], caller: str
+    model: keras.Model, convert: Convert, is_slot: Callable[[Any], bool], caller: str
 ) -> tuple[keras.Model, Pairs]:
     """Returns a copy whose layers `convert` has made, and the pairs of old and new layers; copies no weights.
 
-    Nested models, and layers inside wrappers and composites are converted too; shared layers stay shared. `convert`
-    gets each layer with its place in the model, which is its name, or leads to it through a composite.
+    Nested models, and layers inside wrappers and composites are converted too; shared layers stay shared.
+    `convert` gets each layer with its place in the model, which is its name, or leads to it through a composite.
+    `is_slot` says which layers are, or become slot layers; a composite without any is copied as a whole.
     """
     if not (is_model(model) or (isinstance(model, keras.Model) and model.built)):
         raise ValueError(
@@ -389,8 +393,8 @@ def clone(
         def copy_inner(part: Any) -> Any:
             return copy(part, place and f"{place}/{part.name}")
 
-        if has_own_config(layer) and any(map(is_converted, inner_layers(layer))):
-            return _copy_composite(layer, place or layer.name, copy, is_converted, pairs)
+        if has_own_config(layer) and any(map(is_slot, inner_layers(layer))):
+            return _copy_composite(layer, place or layer.name, copy, is_slot, pairs)
         if isinstance(layer, keras.Sequential):
             return _copy_sequential(layer, copy_inner)
         if is_model(layer):
@@ -401,8 +405,8 @@ def clone(
         if type(layer) in WRAPPERS:
             return _copy_wrapper(layer, copy_inner)
         place = place or layer.name
-        if not is_whole(layer) and any(map(is_converted, inner_layers(layer))):
-            return _copy_composite(layer, place, copy, is_converted, pairs)
+        if not is_whole(layer) and any(map(is_slot, inner_layers(layer))):
+            return _copy_composite(layer, place, copy, is_slot, pairs)
         new = convert(layer, place)
         pairs.append((layer, new))
         return new
@@ -411,7 +415,7 @@ def clone(
 
 
 def _copy_composite(
-    old: Any, place: str, copy: Callable, is_converted: Callable[[Any], bool], pairs: Pairs
+    old: Any, place: str, copy: Callable, is_slot: Callable[[Any], bool], pairs: Pairs
 ) -> keras.layers.Layer:
     """Copies a composite: makes it as its class does, then puts copies of its inner layers into their places."""
     new = _plain_copy(old)
@@ -423,6 +427,7 @@ def _copy_composite(
     made = {path: part for path, _, part in places_in(new)}
     copies: dict[int, Any] = {}
     apart = {id(old)}
+    has_slots = False
     for path, scope, part in places_in(old):
         twin = made.get(path)
         if twin is None:
@@ -433,7 +438,7 @@ def _copy_composite(
         if id(part) in apart:
             continue
         apart.add(id(part))
-        if not is_whole(part) or not any(map(is_converted, inner_layers(part))):
+        if not is_whole(part) or not any(map(is_slot, inner_layers(part))):
             pairs.append((part, twin))
             continue
         apart |= {id(x) for x in inner_layers(part)}
@@ -441,12 +446,13 @@ def _copy_composite(
             copied = copies[id(twin)] = copy(part, f"{place}/{path}")
             if part.built and not copied.built:
                 copied.build_from_config(part.get_build_config())
-        if isinstance(twin, SlotLayer) and not isinstance(copied, SlotLayer):
+        has_slots |= holds_slots(copied) and not holds_slots(twin)
+        if holds_slots(twin) and not holds_slots(copied):
             raise ValueError(
-                f"The slot layer '{place}/{path}' is made by layer '{place}' itself, of type {type(old).__name__}, "
-                "so it cannot be replaced. Let that class make a plain layer, and apply `slotify` to the model."
+                f"The slot layer '{place}/{path}' is made by layer '{place}' itself, of type "
+                f"{type(old).__name__}, so it cannot be replaced. Let that class make a plain layer, and apply `slotify` to the model."
             )
-    lost = [x.path or x.name for x in inner_layers(old) if is_converted(x) and id(x) not in apart]
+    lost = [x.path or x.name for x in inner_layers(old) if is_slot(x) and id(x) not in apart]
     if lost:
         raise ValueError(
             f"The layers {lost} inside layer '{place}' of type {type(old).__name__} cannot be replaced: they are "
@@ -462,7 +468,7 @@ def _copy_composite(
             "weights themselves. Leave them out through `filters`."
         )
     pairs.append((old, new))
-    if any(isinstance(x, SlotLayer) for part in copies.values() for x in inner_layers(part)):
+    if has_slots:
         new = as_slot_composite(new)
     if old.built and not new.built:
         new.build_from_config(old.get_build_config())
@@ -479,9 +485,9 @@ def _build_like(old: Any, new: Any, seen: set[int]) -> None:
     if is_whole(old):
         return
     twins = {path: part for path, _, part in places_in(new, is_closed=lambda layer: True)}
-    with keras.name_scope(new.name):
-        for path, _, part in places_in(old, is_closed=lambda layer: True):
-            if path in twins:
+    for path, scope, part in places_in(old, is_closed=lambda layer: True):
+        if path in twins:
+            with scoped(scope):
                 _build_like(part, twins[path], seen)
 
 

@@ -19,7 +19,7 @@ class Block(L.Layer):
     def __init__(self, width, **kwargs):
         super().__init__(**kwargs)
         self.width = width
-        self.norm = L.LayerNormalization()
+        self.norm = L.LayerNormalization(name="norm")
         self.feed = keras.Sequential([L.Dense(2 * width, activation="relu"), L.Dense(width)])
         self.several = [L.Dense(width), {"last": L.Dense(width)}]
         self.again = self.several[0]
@@ -118,7 +118,7 @@ def trained(model, mode="nearest", **arguments):
 KERNELS = {functional: 3 * 8 + 2, subclassed: 8 + 2, backbone: 8 + 2}
 models = pytest.mark.parametrize("make", KERNELS)
 # Keras' own about `Lazy`; and ours, about classes that a reader of a file must know.
-quiet = pytest.mark.filterwarnings("ignore:`build.. was called", "ignore:The model has layer classes")
+quiet = pytest.mark.filterwarnings("ignore:`build..` was called", "ignore:The model has layer classes")
 
 
 @models
@@ -213,8 +213,8 @@ def test_slotify_goes_on_where_filters_stopped():
     partly = slotify(functional(), filters=lambda layer: layer.path.startswith("two/"), seed=1)
     slot = slotify(partly, seed=2)
     assert len(summary_dict(slot)["kernels"]) == KERNELS[functional]
-    for old, new in ((x.layers[2].several[1]["last"], slot.layers[2].several[1]["last"]) for x in (partly,)):
-        np.testing.assert_array_equal(numpy_of(old.kernel), numpy_of(new.kernel))
+    old, new = (model.layers[2].several[1]["last"] for model in (partly, slot))
+    np.testing.assert_array_equal(numpy_of(new.kernel), numpy_of(old.kernel))
 
 
 class Unordered(L.Layer):

@@ -259,7 +259,9 @@ def test_materialize_refuses_a_slot_layer_that_another_layer_makes():
     model = keras.Sequential(
         [keras.Input((4, 3)), L.Bidirectional(L.LSTM(2)), L.RepeatVector(2), Wrapped(name="wrap")]
     )
-    with pytest.raises(ValueError, match="The slot layer 'wrap/inner' is made by layer 'wrap' itself, of type Wrapped"):
+    with pytest.raises(
+        ValueError, match="The slot layer 'wrap/inner' is made by layer 'wrap' itself, of type Wrapped"
+    ):
         materialize(model)
 
 

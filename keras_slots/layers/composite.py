@@ -2,7 +2,7 @@
 
 A *composite* is a layer or a subclassed model with other layers in its attributes, such as the block of a
 transformer. Its class makes these in its constructor or in `build`, and knows no slot layers. So a composite with
-slot layers is first made as its class makes it, and then the slot layers take the places of the plain ones. Its file
+slot layers is first made as its class makes it, and then the slot layers take the places of the plain ones. A file
 holds the configuration of the composite, and those of the slot layers by path.
 """
 
@@ -55,6 +55,11 @@ def is_whole(layer: Any) -> bool:
     return known or is_model(layer) or isinstance(layer, (SlotLayer, keras.layers.RNN))
 
 
+def holds_slots(layer: Any) -> bool:
+    """Whether a layer is a slot layer, or has one inside."""
+    return any(isinstance(x, SlotLayer) for x in inner_layers(layer))
+
+
 def places_in(composite: Any, is_closed: Callable[[Any], bool] = is_whole) -> Iterator[Place]:
     """All layers in the attributes of a composite, at any depth, but none inside those that `is_closed`.
 
@@ -73,7 +78,8 @@ def places_in(composite: Any, is_closed: Callable[[Any], bool] = is_whole) -> It
                     entered.add(id(part))
                     yield from walk(part, way, (*scope, part.name))
 
-    return walk(composite, (), (composite.name,))
+    # The paths of variables in a graph do not begin with the name of the model.
+    return walk(composite, (), () if is_model(composite) else (composite.name,))
 
 
 def exchange(composite: Any, new: dict[int, keras.layers.Layer]) -> None:
@@ -104,20 +110,22 @@ class SlotComposite:
     composite_class: ClassVar[type]
 
     def get_config(self) -> dict[str, Any]:
-        plain = object.__new__(self.composite_class)
+        plain: Any = object.__new__(self.composite_class)
         vars(plain).update(vars(self))
         layer = keras.saving.serialize_keras_object(plain)
         layer.pop("compile_config", None)  # the one of the composite is enough
         slots: dict[int, tuple[str, Any]] = {}
         others: dict[int, tuple[str, Any]] = {}
         for path, _, part in places_in(self):
-            holds_slots = is_whole(part) and any(isinstance(x, SlotLayer) for x in inner_layers(part))
-            (slots if holds_slots else others).setdefault(id(part), (path, part))
+            whole = is_whole(part) and holds_slots(part)
+            (slots if whole else others).setdefault(id(part), (path, part))
         builds = {}
         if not has_own_build(self):
             layer.pop("build_config", None)
             builds = {
-                path: part.get_build_config() for path, part in others.values() if part.built and has_own_build(part)
+                path: part.get_build_config()
+                for path, part in others.values()
+                if part.built and has_own_build(part)
             }
         return {
             "layer": layer,

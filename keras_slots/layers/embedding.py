@@ -74,8 +74,8 @@ class SlotReversibleEmbedding(SlotEmbedding, keras.layers.ReversibleEmbedding):
     """Embedding that can also project back to tokens, and selects each weight from K fixed random values.
 
     Forward as `SlotEmbedding`. With `reverse=True` the output is `y = x @ transpose(W)`, with the same selected
-    table W; with `tie_weights=False` it is `y = x @ V`, where V has values and choices of its own. Not in the paper,
-    which has no embeddings.
+    table W; with `tie_weights=False` it is `y = x @ V`, where V has values and choices of its own. Not in the
+    paper, which has no embeddings.
 
     {shared}
 
@@ -98,7 +98,11 @@ class SlotReversibleEmbedding(SlotEmbedding, keras.layers.ReversibleEmbedding):
         if not self.tie_weights:
             source, fans = initializers.of_fixed_size(self.embeddings_initializer)
             self.reverse_slot_kernel = self.add_slot_kernel(
-                (self.output_dim, self.input_dim), "reverse", name="reverse_embeddings", fans=fans, initializer=source
+                (self.output_dim, self.input_dim),
+                "reverse",
+                name="reverse_embeddings",
+                fans=fans,
+                initializer=source,
             )
 
     @property
@@ -111,7 +115,9 @@ class SlotReversibleEmbedding(SlotEmbedding, keras.layers.ReversibleEmbedding):
         """The greedily selected weights of the way back, `(output_dim, input_dim)`, unless they are tied."""
         return self.reverse_slot_kernel.select()
 
-    def call(self, inputs: Tensor, reverse: bool = False, training: bool | None = None) -> Tensor:
+    def call(  # type: ignore[override]
+        self, inputs: Tensor, reverse: bool = False, training: bool | None = None
+    ) -> Tensor:
         if not reverse:
             outputs = super().call(inputs, training)
             mask = keras.layers.Embedding.compute_mask(self, inputs)

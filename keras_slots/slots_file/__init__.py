@@ -41,7 +41,7 @@ def save_slots(model: keras.Model, path: Path_, *, overwrite: bool = False) -> P
     replaced), the file holds its selected values, and there is a warning.
 
     Args:
-        model: Functional or Sequential model with at least one slot layer.
+        model: Model with at least one slot layer, of a kind that `slotify` takes.
         path: File to write, whose name ends in `.slots`. It is written completely or not at all.
         overwrite: Whether to replace an existing file once the new one is complete.
 
@@ -49,7 +49,7 @@ def save_slots(model: keras.Model, path: Path_, *, overwrite: bool = False) -> P
         The path that was written.
 
     Raises:
-        ValueError: If `path` has another suffix, `materialize(model)` refuses the model (subclassed, not built,
+        ValueError: If `path` has another suffix, `materialize(model)` refuses the model (not built,
             without slot layers, scores that are not finite), or a layer has a vocabulary or a function that a file
             cannot hold.
         FileExistsError: If `path` exists and `overwrite` is False, or `path` is not a file.
