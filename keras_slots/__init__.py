@@ -22,7 +22,7 @@ from keras_slots.layers.depthwise import (
     SlotSeparableConv1D,
     SlotSeparableConv2D,
 )
-from keras_slots.layers.embedding import SlotEmbedding
+from keras_slots.layers.embedding import SlotEmbedding, SlotReversibleEmbedding
 from keras_slots.layers.recurrent import (
     SlotGRU,
     SlotGRUCell,
@@ -76,6 +76,7 @@ __all__ = [
     "SlotLSTMCell",
     "SlotLayer",
     "SlotMultiHeadAttention",
+    "SlotReversibleEmbedding",
     "SlotSeparableConv1D",
     "SlotSeparableConv2D",
     "SlotSimpleRNN",

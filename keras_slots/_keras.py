@@ -7,13 +7,15 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 import keras
+from keras.src.backend import set_keras_mask
 from keras.src.backend.common import global_state
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.layers.core.einsum_dense import _analyze_einsum_string
+from keras.src.ops.function import map_graph
 from keras.src.quantizers.utils import should_quantize_layer
 
 from keras_slots._backend import initializer as initializer_of
@@ -68,6 +70,11 @@ def _call_context(layer: Any) -> Any:
     return context
 
 
+def set_mask(tensor: Any, mask: Any) -> None:
+    """Sets the mask that Keras passes to the layers that take a tensor; in public, only `compute_mask` does."""
+    set_keras_mask(tensor, mask)
+
+
 def replace_parts(layer: Any, **parts: Any) -> None:
     """Sets attributes that hold a layer or a random generator; Keras would keep what they held before, too."""
     for name in parts:
@@ -75,6 +82,62 @@ def replace_parts(layer: Any, **parts: Any) -> None:
         delattr(layer, name)
     for name, part in parts.items():
         setattr(layer, name, part)
+
+
+@cache
+def _attributes_of_keras(kind: type) -> frozenset[str]:
+    """The attributes that Keras gives to every layer, or to every model."""
+    return frozenset(vars(kind(name="any")))
+
+
+def parts_of(layer: Any) -> dict[str, Any]:
+    """The attributes of a layer that hold layers, also in lists, tuples and dictionaries, without Keras' own.
+
+    The layers in the graph of a Functional model come first, as its `layers`.
+    """
+    theirs = _attributes_of_keras(keras.Model if isinstance(layer, keras.Model) else keras.layers.Layer)
+    attributes = {**vars(layer), **vars(layer).get("_modules", {})}  # where PyTorch keeps layers
+    own = {
+        name: value
+        for name, value in attributes.items()
+        # TensorFlow keeps lists of the other attributes.
+        if name not in theirs and not name.startswith("_self_unconditional") and _holds_layers(value)
+    }
+    return {"layers": layer.layers, **own} if hasattr(layer, "operations") else own
+
+
+def _holds_layers(value: Any) -> bool:
+    try:
+        return any(isinstance(x, keras.layers.Layer) for x in keras.tree.flatten(value))
+    except TypeError:  # a dictionary whose keys have no order
+        return False
+
+
+def exchange_parts(layer: Any, new: dict[int, keras.layers.Layer]) -> None:
+    """Puts layers into the places of others, given by `id`; `layer.weights` keeps its order."""
+    for name, value in parts_of(layer).items():
+        found = {id(x): x for x in keras.tree.flatten(value) if id(x) in new}
+        for key, old in found.items():
+            if layer._tracker.is_in_store("layers", old):
+                layer._tracker.replace_tracked_value("layers", old, new[key])
+        if found and name == "layers":
+            _exchange_in_graph(layer, [(old, new[key]) for key, old in found.items()])
+        elif found:
+            setattr(layer, name, keras.tree.map_structure(lambda x: new.get(id(x), x), value))
+    if layer.built:
+        layer._post_build()  # PyTorch lists the parameters of all layers inside
+
+
+def _exchange_in_graph(model: Any, pairs: list[tuple[Any, Any]]) -> None:
+    """Puts the second layer of each pair into the place of the first one in the graph of a Functional model."""
+    for old, new in pairs:
+        vars(new).update(_inbound_nodes=old._inbound_nodes, _outbound_nodes=old._outbound_nodes)
+        for node in new._inbound_nodes:
+            node.operation = new
+            for tensor in node.output_tensors:
+                tensor._keras_history = tensor._keras_history._replace(operation=new)
+    graph = map_graph(model._inputs, model._outputs)
+    model._nodes, model._nodes_by_depth, model._operations, model._operations_by_depth = graph
 
 
 class _HiddenFromKeras(str):

@@ -54,7 +54,7 @@ class CarriedObject:
 
 def live_config(layer: keras.layers.Layer, owner: type | None = None) -> Config:
     """The configuration of a layer, for a copy in the same process, by `get_config` of its class or of `owner`."""
-    config = (owner or type(layer)).get_config(_stand_in(layer, {}))  # type: ignore[attr-defined]
+    config = (owner or own_class(layer)).get_config(_stand_in(layer, {}))  # type: ignore[attr-defined]
     config = _mapped(_unwrapped, config)
     if isinstance(layer, keras.layers.Lambda):
         config["mask"] = layer.mask  # Keras deserializes all of a `Lambda` but its mask
@@ -63,7 +63,7 @@ def live_config(layer: keras.layers.Layer, owner: type | None = None) -> Config:
 
 def from_live_config(cls: type, config: Config, layer: keras.layers.Layer) -> keras.layers.Layer:
     """Makes a layer of class `cls` from `live_config(layer)`; classes of inner layers need not be registered."""
-    classes = {type(x).__name__: type(x) for x in inner_layers(layer) if not _is_registered(type(x))}
+    classes = {cls.__name__: cls for cls in map(own_class, inner_layers(layer)) if not _is_registered(cls)}
     with keras.saving.custom_object_scope(classes):
         return cls.from_config(config)  # type: ignore[attr-defined]
 
@@ -80,11 +80,17 @@ def carried_in(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, A
             yield from carried_in(value, (*path, str(number)))
 
 
+def own_class(layer: Any) -> type:
+    """The class of a layer; of a composite with slot layers, that of the composite itself."""
+    return getattr(layer, "composite_class", type(layer))
+
+
 def _stand_in(layer: Any, done: dict[int, Any]) -> Any:
     """A stand-in of the layer's class with its attributes; objects that Keras cannot deserialize are carried."""
     if id(layer) in done:
         return done[id(layer)]
-    new = done[id(layer)] = object.__new__(type(layer))
+    new: Any = object.__new__(own_class(layer))
+    done[id(layer)] = new
 
     def stand_in(value: Any) -> Any:
         # Not for models: they identify their operations by object.

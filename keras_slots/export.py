@@ -23,6 +23,7 @@ from keras_slots._files import (
 )
 from keras_slots._keras import inner_layers
 from keras_slots.c_export import c_header
+from keras_slots.layers.composite import is_model
 from keras_slots.transforms import holds_assets, materialize
 
 FORMATS = ("tf_saved_model", "litert", "onnx", "c")
@@ -109,6 +110,11 @@ def export_selected(
         raise ImportError(f'`format="{format}"` needs pip install "keras-slots[{format}]"')
     path = check_path(path, overwrite, folder=format == "tf_saved_model")
     plain = materialize(model, trainable=False)
+    if not is_model(plain):
+        raise ValueError(
+            "`model` must be a Functional or Sequential model, whose inputs are known. Received: model "
+            f"'{model.name}' of type {type(plain).__name__}. Call `materialize(model).export(path)` instead."
+        )
     if format != "tf_saved_model":
         _check_float32(plain, format)
     write_export(plain, path, format, overwrite=overwrite)

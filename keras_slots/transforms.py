@@ -1,10 +1,11 @@
 """`slotify` replaces plain layers of a model by slot layers, `materialize` slot layers by plain ones."""
 
 import inspect
+import math
 import tempfile
 import types
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
 import keras
@@ -12,15 +13,27 @@ import keras
 import keras_slots.layers  # noqa: F401 (registers the slot layers)
 from keras_slots._checks import check_choice, check_seed
 from keras_slots._keras import copy_operation, direct_layers, inner_layers, replace_parts
-from keras_slots._live_config import carried_in, from_live_config, live_config
+from keras_slots._live_config import carried_in, from_live_config, live_config, own_class
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.layers.arguments import parameters_of
 from keras_slots.layers.base import SLOT_ARGUMENTS, SlotLayer, copied_array
+from keras_slots.layers.composite import (
+    WRAPPERS,
+    as_slot_composite,
+    exchange,
+    has_own_build,
+    has_own_config,
+    holds_slots,
+    is_model,
+    is_whole,
+    places_in,
+    scoped,
+)
 from keras_slots.layers.naming import named_weights
 from keras_slots.values.philox import derive_seed
 from keras_slots.values.stratified import StratifiedUniform
 
-Convert = Callable[[keras.layers.Layer], keras.layers.Layer]
+Convert = Callable[[keras.layers.Layer, str], keras.layers.Layer]
 Pairs = list[tuple[keras.layers.Layer, keras.layers.Layer]]
 
 
@@ -38,30 +51,33 @@ def slotify(
     copied. Slot layers that the model already has are kept with what they have learned, whatever the arguments
     are. The given model is not changed; the new one is not compiled.
 
-    Nested and shared layers are replaced too, and layers inside `TimeDistributed`, `Bidirectional`, `RNN` and
-    `StackedRNNCells`. Layers without a slot version stay plain, such as `ConvLSTM2D`, and layers inside composite
-    layers. A warning lists those that hold kernels.
+    Nested and shared layers are replaced too, and layers inside wrappers such as `TimeDistributed`. So are layers
+    inside composite layers, such as the block of a transformer, and inside subclassed models, if these hold them
+    in attributes, lists, tuples or dictionaries; a composite is made again from its configuration. Layers without
+    a slot version stay plain, such as `ConvLSTM2D`. A warning lists those that hold kernels.
 
     Args:
-        model: Functional or Sequential model, nested and shared layers included.
+        model: Functional or Sequential model, or a subclassed one that is built.
         num_values: K, the number of fixed random values of each connection.
-        filters: Which of the layers to replace: a function `layer -> bool`, or a collection of layer names. None
-            replaces all. There is no warning about layers that `filters` leaves out.
+        filters: Which of the layers to replace: a function `layer -> bool`, or a collection of names, or of paths
+            (`layer.path`, as in `"block_0/dense"`). None replaces all. There is no warning about layers that
+            `filters` leaves out.
         start: `"initializer"` draws what training starts from, as in a new layer. `"weights"` starts from the
             weights of the model, which must be built: each connection selects the value nearest to its weight, and
             trains on from there with `score_mode="nearest"`, which is implied. Each layer gets a bank of the width
             at which the selected values are closest to its weights in the mean square, unless you pass
             `bank_initializer`.
         **layer_args: Further arguments of the slot layers, such as `selection` or `score_mode`. An integer
-            `seed` gives each layer its own seed, derived from its name.
+            `seed` gives each layer its own seed, derived from its name, or from its place in a composite.
 
     Returns:
         A new model of the same kind.
 
     Raises:
-        ValueError: If `model` is a subclassed model, or of a class whose `call` would be lost; if no layer would
-            be replaced; if a name in `filters` is not that of a layer with a slot version; or if the model has no
-            weights to start from, or `layer_args` do not go with `start="weights"`.
+        ValueError: If `model` is a subclassed model that is not built, or of a class whose `call` would be lost;
+            if no layer would be replaced, or one inside a composite cannot be; if a name in `filters` is not that
+            of a layer with a slot version; or if the model has no weights to start from, or `layer_args` do not go
+            with `start="weights"`.
 
     Warns:
         UserWarning: If layers with kernels stay plain, if trained kernels are left behind (the optimizer of the
@@ -90,13 +106,16 @@ def slotify(
     if keeps_weights:
         layer_args = _check_start_arguments(model, layer_args)
 
-    def convert(layer: keras.layers.Layer) -> keras.layers.Layer:
+    def is_slot(layer: keras.layers.Layer) -> bool:
+        return isinstance(layer, SlotLayer) or (type(layer) in SlotLayer.registry and wanted(layer))
+
+    def convert(layer: keras.layers.Layer, place: str) -> keras.layers.Layer:
         slot_class = SlotLayer.registry.get(type(layer))
         if slot_class is None or not wanted(layer):
             return copied_layer(layer)
         arguments = {"num_values": num_values, **layer_args}
         if seed is not None:
-            arguments["seed"] = derive_seed(seed, layer.name) % slot_class.seed_limit
+            arguments["seed"] = derive_seed(seed, place) % slot_class.seed_limit
         try:
             config = {**live_config(layer), **arguments}
             if keeps_weights and not {"bank_initializer", "sharing"} & layer_args.keys():
@@ -105,10 +124,10 @@ def slotify(
         except (TypeError, ValueError, NotImplementedError) as error:
             # Keras wraps the error of a layer in a TypeError that shows the whole configuration.
             cause = error.__context__ or error
-            raise ValueError(f"Layer '{layer.name}' cannot become a slot layer. {cause}") from error
+            raise ValueError(f"Layer '{place}' cannot become a slot layer. {cause}") from error
 
-    new_model, pairs = clone(model, convert, "slotify")
-    if all(type(old) is type(new) for old, new in pairs):
+    new_model, pairs = clone(model, convert, is_slot, "slotify")
+    if not any(map(_is_replaced, pairs)):
         if any(isinstance(old, SlotLayer) for old, _ in pairs):
             raise ValueError(
                 "`model` is already a slot model: no layer that `filters` selects is left to replace. Received: "
@@ -120,10 +139,9 @@ def slotify(
             f"`model` has no layer to replace. Expected at least one of {names} that `filters` selects. "
             f"Received: model '{model.name}', filters={filters!r}"
         )
-    for old, new in pairs:
-        if type(old) is type(new):
-            copy_state(old, new)
-        elif old.built and new.built:
+    copy_states(pairs)
+    for old, new in filter(_is_replaced, pairs):
+        if old.built and new.built:
             for weight, source in pair_weights(old, new, new.weight_sources()):
                 if isinstance(source, keras.Variable):
                     source.assign(copied_array(weight))
@@ -143,7 +161,7 @@ def materialize(model: keras.Model, trainable: bool = True) -> keras.Model:
     one is not compiled.
 
     Args:
-        model: Functional or Sequential model with at least one slot layer.
+        model: Model with at least one slot layer, of a kind that `slotify` takes.
         trainable: Whether the layers that were slot layers can be trained further (the paper's fine-tuning). Those
             that were frozen stay frozen.
 
@@ -151,9 +169,9 @@ def materialize(model: keras.Model, trainable: bool = True) -> keras.Model:
         A new model of the same kind that does not depend on keras_slots.
 
     Raises:
-        ValueError: If `model` is a subclassed model, or of a class whose `call` would be lost; if it has no slot
-            layer; if a slot layer is inside another layer where it cannot be replaced, has its own `call`, or has
-            other weights than its Keras layer; or if scores or selected values are not finite.
+        ValueError: If `model` is a subclassed model that is not built, or of a class whose `call` would be lost;
+            if it has no slot layer; if another layer makes a slot layer itself; if a slot layer has a `call` of
+            its own, or other weights than its Keras layer; or if scores or selected values are not finite.
 
     Warns:
         UserWarning: If the class of the model cannot be kept.
@@ -178,43 +196,45 @@ def materialize(model: keras.Model, trainable: bool = True) -> keras.Model:
 def materialized(model: keras.Model, trainable: bool = True) -> tuple[keras.Model, Pairs]:
     """The result of `materialize`, and the pairs of old and new layers."""
 
-    def convert(layer: keras.layers.Layer) -> keras.layers.Layer:
+    def is_slot(layer: keras.layers.Layer) -> bool:
+        return isinstance(layer, SlotLayer)
+
+    def convert(layer: keras.layers.Layer, place: str) -> keras.layers.Layer:
         if isinstance(layer, SlotLayer):
             return _materialized_layer(layer, trainable)
-        inner = [x.name for x in inner_layers(layer) if isinstance(x, SlotLayer)]
-        if inner:
-            raise ValueError(
-                f"The slot layers {inner} are inside layer '{layer.name}' of type {type(layer).__name__}, where "
-                "they cannot be replaced. Move them into the model itself, a nested model or a wrapper such as "
-                "`keras.layers.TimeDistributed`."
-            )
         return copied_layer(layer)
 
-    new_model, pairs = clone(model, convert, "materialize")
+    new_model, pairs = clone(model, convert, is_slot, "materialize")
     if not any(isinstance(old, SlotLayer) for old, _ in pairs):
         raise ValueError(
             "`model` has no slot layer, so there is nothing to materialize. Received: model "
             f"'{model.name}' with the layers {[layer.name for layer in model.layers]}"
         )
-    for old, new in pairs:
-        if isinstance(old, SlotLayer):
-            _check_selection(old)
-            for weight, value in pair_weights(new, old, old.selected_weights()):
-                weight.assign(value)
-        else:
-            copy_state(old, new)
+    copy_states(pairs)
+    for old, new in filter(_is_replaced, pairs):
+        _check_selection(old)
+        for weight, value in pair_weights(new, old, old.selected_weights()):
+            weight.assign(value)
     return new_model, pairs
 
 
-def copied_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+def _is_replaced(pair: tuple[keras.layers.Layer, keras.layers.Layer]) -> bool:
+    """Whether one of two layers is a slot layer and the other one a plain one."""
+    old, new = pair
+    return isinstance(old, SlotLayer) != isinstance(new, SlotLayer)
+
+
+def copied_layer(layer: Any) -> Any:
     """A layer of the same configuration, without its weights."""
     try:
-        return from_live_config(type(layer), live_config(layer), layer)
+        copied = from_live_config(own_class(layer), live_config(layer), layer)
     except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
         raise ValueError(
             f"Layer '{layer.name}' of type {type(layer).__name__} cannot be copied: Keras cannot make it from its "
             f"own configuration. {error} Give the class a matching `get_config` and `from_config`."
         ) from error
+    copied.name = layer.name  # Keras writes no name where a class has no `get_config`
+    return copied
 
 
 def _materialized_layer(layer: Any, trainable: bool) -> keras.layers.Layer:
@@ -267,13 +287,14 @@ def _as_function(filters: Any, model: keras.Model) -> Callable[[keras.layers.Lay
     if callable(filters):
         return filters
     names = {filters} if isinstance(filters, str) else set(filters)
-    known = {x.name for x in inner_layers(model) if type(x) in SlotLayer.registry}
-    if names - known:
+    replaceable = [x for x in inner_layers(model) if type(x) in SlotLayer.registry]
+    known = {x.name for x in replaceable}
+    if names - known - {x.path for x in replaceable}:
         raise ValueError(
-            f"`filters` must be a function of a layer, or names out of {sorted(known)}. Received: "
+            f"`filters` must be a function of a layer, or paths or names out of {sorted(known)}. Received: "
             f"{sorted(names - known)}"
         )
-    return lambda layer: layer.name in names
+    return lambda layer: layer.name in names or layer.path in names
 
 
 def _check_start_arguments(model: keras.Model, layer_args: dict[str, Any]) -> dict[str, Any]:
@@ -330,16 +351,17 @@ def _has_moved_bias(layer: keras.layers.Layer) -> bool:
 
 def _warn_of_plain_kernels(pairs: Pairs, wanted: Callable) -> None:
     """Warns of layers with kernels that should have been replaced and stayed plain."""
-    plain = [old for old, new in pairs if type(old) is type(new) and not isinstance(old, SlotLayer)]
-    left = [x for x in plain if wanted(x) and any(len(v.shape) > 1 for v in x.weights)]
+    own = dict(zip((id(old) for old, _ in pairs), _own_variables(old for old, _ in pairs), strict=True))
+    plain = [pair[0] for pair in pairs if not _is_replaced(pair) and not isinstance(pair[0], SlotLayer)]
+    left = [x for x in plain if wanted(x) and any(len(v.shape) > 1 for v in own[id(x)])]
     if not left:
         return
-    total = sum(old.count_params() for old, _ in pairs if old.built)
+    sizes = {key: sum(math.prod(v.shape) for v in variables) for key, variables in own.items()}
     lines = []
     for kind in sorted({type(x).__name__ for x in left}):
         same = [x for x in left if type(x).__name__ == kind]
-        share = sum(x.count_params() for x in same) / total
-        lines.append(f"{kind} {[x.name for x in same]}: {share:.1%} of the weights")
+        share = sum(sizes[id(x)] for x in same) / sum(sizes.values())
+        lines.append(f"{kind} {[x.path or x.name for x in same]}: {share:.1%} of the weights")
     warnings.warn(
         "`slotify` has no slot version of these layers; they stay plain and are trained as usual: "
         f"{'; '.join(lines)}. Leave them out through `filters` to silence this warning.",
@@ -347,53 +369,134 @@ def _warn_of_plain_kernels(pairs: Pairs, wanted: Callable) -> None:
     )
 
 
-def clone(model: keras.Model, convert: Convert, caller: str) -> tuple[keras.Model, Pairs]:
+def clone(
+    model: keras.Model, convert: Convert, is_slot: Callable[[Any], bool], caller: str
+) -> tuple[keras.Model, Pairs]:
     """Returns a copy whose layers `convert` has made, and the pairs of old and new layers; copies no weights.
 
-    Nested models and layers inside wrappers are converted too; shared layers stay shared.
+    Nested models, and layers inside wrappers and composites are converted too; shared layers stay shared.
+    `convert` gets each layer with its place in the model, which is its name, or leads to it through a composite.
+    `is_slot` says which layers are, or become slot layers; a composite without any is copied as a whole.
     """
-    if not is_model(model):
+    if not (is_model(model) or (isinstance(model, keras.Model) and model.built)):
         raise ValueError(
-            f"`{caller}` takes only Functional and Sequential models. Received: a model of "
-            f"type {type(model).__name__}. Rebuild it with the Functional API, or use slot layers in it directly."
+            f"`{caller}` takes Keras models, and subclassed ones once they are built. Received: a model of type "
+            f"{type(model).__name__} that is not built. Call it on an input first."
         )
     pairs: Pairs = []
     done: dict[int, Any] = {}
 
-    def copy(layer: Any) -> Any:
+    def copy(layer: Any, place: str | None = None) -> Any:
         if id(layer) not in done:
-            done[id(layer)] = make_copy(layer)
+            done[id(layer)] = make_copy(layer, place)
         return done[id(layer)]
 
-    def make_copy(layer: Any) -> Any:
+    def make_copy(layer: Any, place: str | None) -> Any:
+        def copy_inner(part: Any) -> Any:
+            return copy(part, place and f"{place}/{part.name}")
+
+        if has_own_config(layer) and any(map(is_slot, inner_layers(layer))):
+            return _copy_composite(layer, place or layer.name, copy, is_slot, pairs)
         if isinstance(layer, keras.Sequential):
-            return _copy_sequential(layer, copy)
+            return _copy_sequential(layer, copy_inner)
         if is_model(layer):
-            return _copy_functional(layer, copy)
+            return _copy_functional(layer, copy_inner)
         if not isinstance(layer, keras.layers.Layer):
             # An operation, such as the sum of `x + y`, has no weights.
             return copy_operation(layer)
-        if type(layer) in _WRAPPERS:
-            return _copy_wrapper(layer, copy)
-        new = convert(layer)
+        if type(layer) in WRAPPERS:
+            return _copy_wrapper(layer, copy_inner)
+        place = place or layer.name
+        if not is_whole(layer) and any(map(is_slot, inner_layers(layer))):
+            return _copy_composite(layer, place, copy, is_slot, pairs)
+        new = convert(layer, place)
         pairs.append((layer, new))
         return new
 
     return copy(model), pairs
 
 
-#: Layers around other layers, and the attributes that hold these.
-_WRAPPERS = {
-    keras.layers.TimeDistributed: ("layer",),
-    keras.layers.Bidirectional: ("forward_layer", "backward_layer"),
-    keras.layers.RNN: ("cell",),
-    keras.layers.StackedRNNCells: ("cells",),
-}
+def _copy_composite(
+    old: Any, place: str, copy: Callable, is_slot: Callable[[Any], bool], pairs: Pairs
+) -> keras.layers.Layer:
+    """Copies a composite: makes it as its class does, then puts copies of its inner layers into their places."""
+    new = copied_layer(old)
+    names = {path: part.name for path, _, part in places_in(old)}
+    for path, _, part in places_in(new):
+        if path in names and not part.variables:
+            part.name = names[path]
+    _build_like(old, new, set())
+    made = {path: part for path, _, part in places_in(new)}
+    copies: dict[int, Any] = {}
+    apart = {id(old)}
+    has_slots = False
+    for path, scope, part in places_in(old):
+        twin = made.get(path)
+        if twin is None:
+            raise ValueError(
+                f"Layer '{place}' of type {type(old).__name__} cannot be copied: one that Keras makes from its "
+                f"configuration has no layer '{path}'. Create all layers in `__init__` or in `build`."
+            )
+        if id(part) in apart:
+            continue
+        apart.add(id(part))
+        if not is_whole(part) or not any(map(is_slot, inner_layers(part))):
+            pairs.append((part, twin))
+            continue
+        apart |= {id(x) for x in inner_layers(part)}
+        with scoped(scope):
+            copied = copies[id(twin)] = copy(part, f"{place}/{path}")
+            if part.built and not copied.built:
+                copied.build_from_config(part.get_build_config())
+        has_slots |= holds_slots(copied) and not holds_slots(twin)
+        if holds_slots(twin) and not holds_slots(copied):
+            raise ValueError(
+                f"The slot layer '{place}/{path}' is made by layer '{place}' itself, of type "
+                f"{type(old).__name__}, so it cannot be replaced. Let that class make a plain layer, and apply "
+                "`slotify` to the model."
+            )
+    lost = [x.path or x.name for x in inner_layers(old) if is_slot(x) and id(x) not in apart]
+    if lost:
+        raise ValueError(
+            f"The layers {lost} inside layer '{place}' of type {type(old).__name__} cannot be replaced: they are "
+            "not in its attributes, nor in a list, tuple or dictionary in one. Move them there, or leave them out "
+            "through `filters`."
+        )
+    held = {id(v): path for path, part in made.items() if id(part) in copies for v in part.variables}
+    exchange(new, copies)
+    kept = sorted({f"{place}/{held[id(v)]}" for v in new.variables if id(v) in held})
+    if kept:
+        raise ValueError(
+            f"The layers {kept} cannot be replaced: layer '{place}' of type {type(old).__name__} also holds their "
+            "weights themselves. Leave them out through `filters`."
+        )
+    pairs.append((old, new))
+    if has_slots:
+        new = as_slot_composite(new)
+    if old.built and not new.built:
+        new.build_from_config(old.get_build_config())
+    return new
+
+
+def _build_like(old: Any, new: Any, seen: set[int]) -> None:
+    """Builds a layer and the layers inside it as those of another one."""
+    if id(old) in seen:
+        return
+    seen.add(id(old))
+    if old.built and not new.built and has_own_build(new):
+        new.build_from_config(old.get_build_config())
+    if is_whole(old):
+        return
+    twins = {path: part for path, _, part in places_in(new, is_closed=lambda layer: True)}
+    for path, scope, part in places_in(old, is_closed=lambda layer: True):
+        if path in twins:
+            with scoped(scope):
+                _build_like(part, twins[path], seen)
 
 
 def _copy_wrapper(wrapper: Any, copy: Callable) -> keras.layers.Layer:
-    """Copies a layer of `_WRAPPERS`, with copies of the layers inside it."""
-    inner = {name: keras.tree.map_structure(copy, getattr(wrapper, name)) for name in _WRAPPERS[type(wrapper)]}
+    """Copies a layer of `WRAPPERS`, with copies of the layers inside it."""
+    inner = {name: keras.tree.map_structure(copy, getattr(wrapper, name)) for name in WRAPPERS[type(wrapper)]}
     if type(wrapper) is not keras.layers.Bidirectional:
         return type(wrapper)(**{**live_config(wrapper), **inner})
     # The constructor would make the layers again from their configurations.
@@ -405,17 +508,34 @@ def _copy_wrapper(wrapper: Any, copy: Callable) -> keras.layers.Layer:
     return new
 
 
-def is_model(layer: Any) -> bool:
-    """Whether a layer is a Functional or Sequential model."""
-    return isinstance(layer, keras.Sequential) or (isinstance(layer, keras.Model) and hasattr(layer, "operations"))
+def _own_variables(layers: Iterable[keras.layers.Layer]) -> list[list[keras.Variable]]:
+    """The variables of each layer, without those of layers inside it that are in the list themselves."""
+    layers = list(layers)
+    listed = {id(x) for x in layers}
+    own = []
+    for layer in layers:
+        apart = [x for x in inner_layers(layer) if x is not layer and id(x) in listed]
+        inner = {id(v) for x in apart for v in x.variables}
+        own.append([v for v in layer.variables if id(v) not in inner])
+    return own
 
 
-def copy_state(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
+def copy_states(pairs: Pairs) -> None:
+    """Copies the state of the layers that are neither slot layers nor copies of them."""
+    own = zip(_own_variables(old for old, _ in pairs), _own_variables(new for _, new in pairs), strict=True)
+    for pair, variables in zip(pairs, own, strict=True):
+        if not _is_replaced(pair):
+            _copy_state(*pair, *variables)
+
+
+def _copy_state(
+    old: keras.layers.Layer, new: keras.layers.Layer, mine: list[keras.Variable], its: list[keras.Variable]
+) -> None:
     """Copies the state of a layer to its copy: variables, random state and vocabularies."""
     if not old.built or not new.built:
         return
-    for mine, its in zip(old.variables, new.variables, strict=True):
-        its.assign(copied_array(mine))
+    for variable, copied in zip(mine, its, strict=True):
+        copied.assign(copied_array(variable))
     if holds_assets(old):
         with tempfile.TemporaryDirectory() as folder:
             old.save_assets(folder)
@@ -469,7 +589,11 @@ def serialize(model: keras.Model) -> dict[str, Any]:
     for layer in inner_layers(model):
         if is_model(layer) or isinstance(layer, SlotLayer):
             continue
-        for argument, value in carried_in(live_config(layer)):
+        try:
+            config = live_config(layer)
+        except (TypeError, ValueError, AttributeError, NotImplementedError):
+            continue  # made by a composite, whose configuration is enough; if not, Keras says so below
+        for argument, value in carried_in(config):
             named = isinstance(value, types.FunctionType) and value.__name__ != "<lambda>"
             if not (named or hasattr(value, "get_config")):
                 raise ValueError(
@@ -478,12 +602,12 @@ def serialize(model: keras.Model) -> dict[str, Any]:
                     "decorated with `keras.saving.register_keras_serializable()`."
                 )
     try:
-        config: dict[str, Any] = keras.saving.serialize_keras_object(model)
+        serialized: dict[str, Any] = keras.saving.serialize_keras_object(model)
     except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
         raise ValueError(
             f"A file cannot hold model '{model.name}': Keras cannot write its configuration. {error}"
         ) from error
-    return config
+    return serialized
 
 
 def _copy_sequential(model: keras.Sequential, copy: Callable) -> keras.Sequential:

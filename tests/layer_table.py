@@ -68,6 +68,11 @@ LAYERS = {
         {"input_dim": 12, "output_dim": 4, "embeddings_initializer": "glorot_uniform"},
         (2, 5),
     ),
+    "reversible_embedding": (
+        L.ReversibleEmbedding,
+        {"input_dim": 12, "output_dim": 4, "embeddings_initializer": "glorot_uniform"},
+        (2, 5),
+    ),
     "simple_rnn_cell": (L.SimpleRNNCell, {"units": 4, **_RECURRENT}, (2, 4)),
     "lstm_cell": (L.LSTMCell, {"units": 4, **_RECURRENT}, (2, 4)),
     "gru_cell": (L.GRUCell, {"units": 4, **_RECURRENT}, (2, 4)),
@@ -102,6 +107,7 @@ PREFIXES = {
     "separable1d": ("depthwise", "pointwise"),
     "separable2d": ("depthwise", "pointwise"),
     "embedding": ("embeddings",),
+    "reversible_embedding": ("embeddings",),
     **{name: ("kernel", "recurrent") for name in LAYERS if "rnn" in name or "lstm" in name or "gru" in name},
 }
 
@@ -194,7 +200,7 @@ def layer_input(name, seed=0):
 def numbers_for(cls, shape, seed=0):
     """An input for a Keras layer of this class."""
     rng = np.random.default_rng(seed)
-    if cls is L.Embedding:
+    if issubclass(cls, L.Embedding):
         return rng.integers(0, 12, shape).astype("int32")
     return rng.normal(size=shape).astype("float32")
 

@@ -45,6 +45,7 @@ PUBLIC_NAMES = {
     "SlotLSTMCell",
     "SlotLayer",
     "SlotMultiHeadAttention",
+    "SlotReversibleEmbedding",
     "SlotSeparableConv1D",
     "SlotSeparableConv2D",
     "SlotSimpleRNN",

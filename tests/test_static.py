@@ -26,12 +26,12 @@ DEFAULTS = {
 }
 #: Arguments of Keras that make no sense for a kernel that is selected: accepted by name only to be refused.
 REFUSED = ("lora_rank", "lora_alpha", "quantization_config", "gptq_unpacked_column_size")
-#: The layers of Keras that hold kernels, but for `ConvLSTM1D` to `ConvLSTM3D` and `ReversibleEmbedding`.
+#: The layers of Keras that hold kernels, but for `ConvLSTM1D` to `ConvLSTM3D`.
 EXPECTED = {
     *("Dense", "EinsumDense", "Conv1D", "Conv2D", "Conv3D"),
     *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
     *("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D"),
-    *("MultiHeadAttention", "GroupQueryAttention", "Embedding"),
+    *("MultiHeadAttention", "GroupQueryAttention", "Embedding", "ReversibleEmbedding"),
     *("SimpleRNN", "LSTM", "GRU", "SimpleRNNCell", "LSTMCell", "GRUCell"),
 }
 

@@ -1,10 +1,13 @@
-"""`SlotEmbedding`."""
+"""`SlotEmbedding` and `SlotReversibleEmbedding`."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_slots._keras import set_mask
 from keras_slots._registry import register
 from keras_slots.layers.base import Shape, SlotLayer, Tensor
 from keras_slots.values import initializers
@@ -64,3 +67,72 @@ class SlotEmbedding(SlotLayer, keras.layers.Embedding):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         rows = ops.cast(inputs, "int32")
         return ops.cast(self.slot_kernel.select_rows(rows, training), self.compute_dtype)
+
+
+@register(keras.layers.ReversibleEmbedding)
+class SlotReversibleEmbedding(SlotEmbedding, keras.layers.ReversibleEmbedding):
+    """Embedding that can also project back to tokens, and selects each weight from K fixed random values.
+
+    Forward as `SlotEmbedding`. With `reverse=True` the output is `y = x @ transpose(W)`, with the same selected
+    table W; with `tie_weights=False` it is `y = x @ V`, where V has values and choices of its own. Not in the
+    paper, which has no embeddings.
+
+    {shared}
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_slots import SlotReversibleEmbedding
+    >>> layer = SlotReversibleEmbedding(1000, 4)
+    >>> x = layer(np.array([[3, 7, 999]]))
+    >>> tuple(x.shape), tuple(layer(x, reverse=True).shape), list(layer.slot_kernels)
+    ((1, 3, 4), (1, 3, 1000), ['embeddings'])
+    """
+
+    reverse_regularizer = None  # Keras has none
+
+    def build(self, input_shape: Shape | None = None) -> None:
+        if self.built:
+            return
+        super().build(input_shape)
+        if not self.tie_weights:
+            source, fans = initializers.of_fixed_size(self.embeddings_initializer)
+            self.reverse_slot_kernel = self.add_slot_kernel(
+                (self.output_dim, self.input_dim),
+                "reverse",
+                name="reverse_embeddings",
+                fans=fans,
+                initializer=source,
+            )
+
+    @property
+    def embeddings(self) -> Tensor:
+        """The greedily selected table, `(input_dim, output_dim)`."""
+        return self.slot_kernel.select()
+
+    @property
+    def reverse_embeddings(self) -> Tensor:
+        """The greedily selected weights of the way back, `(output_dim, input_dim)`, unless they are tied."""
+        return self.reverse_slot_kernel.select()
+
+    def call(  # type: ignore[override]
+        self, inputs: Tensor, reverse: bool = False, training: bool | None = None
+    ) -> Tensor:
+        if not reverse:
+            outputs = super().call(inputs, training)
+            mask = keras.layers.Embedding.compute_mask(self, inputs)
+            if mask is not None:
+                set_mask(outputs, mask)
+            return outputs
+        if self.tie_weights:
+            kernel = ops.transpose(self.slot_kernel.select(training))
+        else:
+            kernel = self.reverse_slot_kernel.select(training)
+        if self.reverse_dtype is not None:
+            inputs, kernel = ops.cast(inputs, self.reverse_dtype), ops.cast(kernel, self.reverse_dtype)
+        logits = ops.matmul(inputs, kernel)
+        cap = self.logit_soft_cap
+        return logits if cap is None else ops.multiply(ops.tanh(ops.divide(logits, cap)), cap)
+
+    def compute_output_spec(self, inputs: Any, reverse: bool = False, training: bool | None = None) -> Any:
+        return super().compute_output_spec(inputs, reverse)

@@ -51,7 +51,7 @@ def save_slots(
     replaced), the file holds its selected values, and there is a warning.
 
     Args:
-        model: Functional or Sequential model with at least one slot layer.
+        model: Model with at least one slot layer, of a kind that `slotify` takes.
         path: File to write, whose name ends in `.slots`. It is written completely or not at all.
         overwrite: Whether to replace an existing file once the new one is complete.
         fold_batch_norm: Whether to write batch normalizations as the scale and the bias of each channel, which
@@ -64,8 +64,8 @@ def save_slots(
 
     Raises:
         ValueError: If `path` has another suffix, `float_dtype` is unknown, `materialize(model)` refuses the model
-            (subclassed, not built, without slot layers, scores that are not finite), or a layer has a vocabulary
-            or a function that a file cannot hold.
+            (not built, without slot layers, scores that are not finite), or a layer has a vocabulary or a function
+            that a file cannot hold.
         FileExistsError: If `path` exists and `overwrite` is False, or `path` is not a file.
         OSError: If `path` cannot be written.
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_slots.layers.base import copied_array
-from keras_slots.transforms import Pairs, clone, copied_layer, copy_state
+from keras_slots.transforms import Pairs, clone, copied_layer, copy_states
 
 
 def fold_batch_norms(plain: keras.Model) -> tuple[keras.Model, Pairs]:
@@ -20,10 +20,11 @@ def fold_batch_norms(plain: keras.Model) -> tuple[keras.Model, Pairs]:
     Args:
         plain: Built model without slot layers.
     """
-    folded, pairs = clone(plain, _converted, "save_slots")
+    # Composites are copied as a whole: their own classes make what is inside them.
+    folded, pairs = clone(plain, _converted, lambda layer: False, "save_slots")
+    copy_states([(old, new) for old, new in pairs if type(old) is type(new)])
     for old, new in pairs:
         if type(old) is type(new):
-            copy_state(old, new)
             continue
         mean, variance = (copied_array(x).astype("float64") for x in (old.moving_mean, old.moving_variance))
         scale = 1 / np.sqrt(variance + old.epsilon)
@@ -34,7 +35,7 @@ def fold_batch_norms(plain: keras.Model) -> tuple[keras.Model, Pairs]:
     return folded, pairs
 
 
-def _converted(layer: keras.layers.Layer) -> keras.layers.Layer:
+def _converted(layer: keras.layers.Layer, place: str) -> keras.layers.Layer:
     if type(layer) is not keras.layers.BatchNormalization or layer.compute_dtype != "float32":
         return copied_layer(layer)
     if layer.axis not in (-1, layer.input_spec.ndim - 1):

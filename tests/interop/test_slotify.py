@@ -60,20 +60,6 @@ def test_slotify_replaces_layers_in_time_distributed(name):
 # What stays plain.
 
 
-class Composite(L.Layer):
-    """A layer of another person, with a Dense layer inside."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.inner = L.Dense(40)
-
-    def build(self, input_shape):
-        self.inner.build(input_shape)
-
-    def call(self, inputs):
-        return self.inner(inputs)
-
-
 @keras.saving.register_keras_serializable(package="tests")
 class OwnLSTM(L.LSTM):
     """A layer that could compute anything else."""
@@ -83,7 +69,6 @@ STAY_PLAIN = {
     "OwnLSTM": lambda: OwnLSTM(8, name="memory"),
     "ConvLSTM1D": lambda: keras.Sequential([L.Reshape((5, 4, 1)), L.ConvLSTM1D(8, 2, name="memory"), L.Flatten()]),
     "Bidirectional": lambda: L.Bidirectional(OwnLSTM(8, name="memory")),
-    "Composite": lambda: Composite(name="memory"),
 }
 
 

@@ -1,0 +1,275 @@
+"""Layers inside composite layers and subclassed models: `slotify`, `materialize`, and what files bring back."""
+
+import keras
+import numpy as np
+import pytest
+
+from comparisons import assert_same, numpy_of
+from keras_slots import SelectionMonitor, SlotLayer, load_slots, materialize, save_slots, slotify, summary_dict
+
+L = keras.layers
+MODES = ("per_value", "per_connection", "nearest")
+register = keras.saving.register_keras_serializable(package="test_composites")
+
+
+@register
+class Block(L.Layer):
+    """Makes layers in `__init__` and in `build`, in attributes, a list and a dictionary, one of them twice."""
+
+    def __init__(self, width, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.norm = L.LayerNormalization(name="norm")
+        self.feed = keras.Sequential([L.Dense(2 * width, activation="relu"), L.Dense(width)])
+        self.several = [L.Dense(width), {"last": L.Dense(width)}]
+        self.again = self.several[0]
+
+    def build(self, shape):
+        self.attention = L.MultiHeadAttention(2, 3)
+        self.attention.build(shape, shape)
+        self.scale = self.add_weight(shape=(self.width,), name="scale", initializer="ones")
+        for layer in (self.norm, self.feed, self.several[0], self.several[1]["last"]):
+            layer.build(shape)
+
+    def call(self, x, training=None):
+        x = self.norm(x + self.attention(x, x, training=training))
+        return self.several[1]["last"](self.several[0](self.again(self.feed(x)))) * self.scale
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+@register
+class Lazy(L.Layer):
+    """Has no `build`: Keras builds what is inside in the first call."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = L.Dense(6)
+        self.norm = L.LayerNormalization()
+        self.block = Block(6)
+
+    def call(self, x):
+        return self.block(self.norm(self.dense(x)))
+
+
+@register
+class Net(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.lazy = Lazy()
+        self.head = L.Dense(3)
+
+    def call(self, x):
+        return self.head(self.lazy(x))
+
+
+@register
+class Backbone(keras.Model):
+    """A Functional model that makes its graph from an argument of its own, as those of KerasHub do."""
+
+    def __init__(self, width, **kwargs):
+        inputs = keras.Input((5, 6))
+        self.first = L.Dense(width, name="first")
+        outputs = L.Dense(3, name="last")(Block(width, name="block")(self.first(inputs)))
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        self.width = width
+
+    def get_config(self):
+        return {"width": self.width, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def functional():
+    inputs = keras.Input((5, 6))
+    x = Block(6, name="two")(Block(6, name="one")(inputs))
+    return keras.Model(inputs, L.Dense(3, name="last")(Lazy(name="lazy")(x)))
+
+
+def subclassed():
+    model = Net()
+    model(numbers())
+    return model
+
+
+def backbone():
+    return Backbone(6)
+
+
+def numbers(count=4):
+    return np.random.default_rng(0).normal(size=(count, 5, 6)).astype("float32")
+
+
+def inner(model):
+    return model._flatten_layers()
+
+
+def trained(model, mode="nearest", **arguments):
+    slot = slotify(model, score_mode=mode, seed=1, **arguments)
+    slot.compile("adam", "mse")
+    slot.fit(numbers(), np.zeros((4, 5, 3)), epochs=2, verbose=0)
+    return slot
+
+
+#: All kernels: four of the attention and four others in a block, in one list twice; and those around the blocks.
+KERNELS = {functional: 3 * 8 + 2, subclassed: 8 + 2, backbone: 8 + 2}
+models = pytest.mark.parametrize("make", KERNELS)
+# Keras' own about `Lazy`; and ours, about classes that a reader of a file must know.
+quiet = pytest.mark.filterwarnings("ignore:`build..` was called", "ignore:The model has layer classes")
+
+
+@models
+@pytest.mark.parametrize("mode", MODES)
+def test_slotify_and_materialize_reach_all_kernels_inside_composites(make, mode):
+    plain = make()
+    before = [numpy_of(w) for w in plain.weights]
+    slot = trained(plain, mode)
+    assert len(summary_dict(slot)["kernels"]) == KERNELS[make]
+    assert isinstance(slot, type(plain)) and isinstance(slot.layers[-1], L.Dense)
+    for weight, value in zip(plain.weights, before, strict=True):
+        np.testing.assert_array_equal(numpy_of(weight), value)
+    back = materialize(slot)
+    assert type(back) is type(plain)
+    assert [type(x) for x in inner(back)] == [type(x) for x in inner(plain)]
+    assert [v.path for v in back.weights] == [v.path for v in plain.weights]
+    assert_same(back(numbers()), slot(numbers(), training=False))
+
+
+@quiet
+@models
+@pytest.mark.parametrize("mode", MODES)
+def test_files_bring_back_slot_layers_inside_composites(make, mode, tmp_path):
+    slot = trained(make(), mode)
+    x, expected = numbers(), slot(numbers())
+    slot.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert_same(again(x), expected)
+    assert [v.name for v in again.weights] == [v.name for v in slot.weights]
+    assert_same(materialize(again)(x), expected)
+    again.fit(x, np.zeros((4, 5, 3)), verbose=0)
+    assert_same(load_slots(save_slots(slot, tmp_path / "model.slots"))(x), expected)
+    slot.save_weights(tmp_path / "model.weights.h5")
+    again.load_weights(tmp_path / "model.weights.h5")
+    assert_same(again(x), expected)
+
+
+@models
+def test_slotify_copies_all_that_is_not_a_kernel_from_a_composite(make):
+    plain = make()
+    rng = np.random.default_rng(1)
+    plain.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in plain.get_weights()])
+    slot = slotify(plain, num_values=4096, start="weights", seed=1)
+    kept = {v.path: numpy_of(v) for v in plain.weights if v.name in ("scale", "gamma", "beta", "bias")}
+    got = {v.path: numpy_of(v) for v in slot.weights if v.name in ("scale", "gamma", "beta", "bias")}
+    assert kept.keys() == got.keys()
+    for path, value in kept.items():
+        np.testing.assert_array_equal(got[path], value)
+    np.testing.assert_allclose(numpy_of(slot(numbers())), numpy_of(plain(numbers())), rtol=0.01, atol=0.01)
+
+
+def test_slotify_gives_layers_of_equal_names_in_two_blocks_other_values():
+    slot = slotify(functional(), seed=1)
+    banks = [numpy_of(x.several[1]["last"].bank) for x in slot.layers[1:3]]
+    assert not np.isin(banks[0], banks[1]).any()
+    again = slotify(functional(), seed=1)
+    np.testing.assert_array_equal(banks[0], numpy_of(again.layers[1].several[1]["last"].bank))
+
+
+def test_slotify_keeps_a_layer_in_two_attributes_one_layer():
+    block = slotify(functional()).layers[1]
+    assert block.again is block.several[0] and isinstance(block.again, SlotLayer)
+
+
+@pytest.mark.parametrize(
+    ("filters", "count"),
+    [
+        (lambda layer: layer.path.startswith("two/"), 8),
+        (lambda layer: isinstance(layer, L.MultiHeadAttention), 12),
+        (["last"], 1),
+    ],
+)
+def test_slotify_filters_reach_inside_composites(filters, count):
+    assert len(summary_dict(slotify(functional(), filters=filters))["kernels"]) == count
+
+
+def test_slotify_filters_take_the_path_of_an_inner_layer():
+    model = backbone()
+    path = model.layers[2].several[1]["last"].path
+    (row,) = summary_dict(slotify(model, filters=[path]))["kernels"]
+    assert row["shape"] == (6, 6)
+
+
+def test_selection_monitor_reports_kernels_inside_composites():
+    slot = slotify(subclassed(), score_mode="nearest")
+    slot.compile("adam", "mse")
+    logs = slot.fit(numbers(), np.zeros((4, 5, 3)), verbose=0, callbacks=[SelectionMonitor()]).history
+    assert len([name for name in logs if name.endswith("/changed")]) == 1 + KERNELS[subclassed]
+
+
+def test_slotify_goes_on_where_filters_stopped():
+    partly = slotify(functional(), filters=lambda layer: layer.path.startswith("two/"), seed=1)
+    slot = slotify(partly, seed=2)
+    assert len(summary_dict(slot)["kernels"]) == KERNELS[functional]
+    old, new = (model.layers[2].several[1]["last"] for model in (partly, slot))
+    np.testing.assert_array_equal(numpy_of(new.kernel), numpy_of(old.kernel))
+
+
+class Unordered(L.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.parts = {1: L.Dense(3, name="hidden"), "two": L.ReLU()}
+
+    def call(self, x):
+        return self.parts[1](x)
+
+
+class Tied(L.Layer):
+    def build(self, shape):
+        self.dense = L.Dense(3, name="hidden")
+        self.dense.build(shape)
+        self.matrix = self.dense.kernel
+
+    def call(self, x):
+        return self.dense(x) @ keras.ops.transpose(self.matrix)
+
+
+class Wrapped(L.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = L.Dense(3, name="hidden")
+        self.memory = L.LSTM(3)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def get_config(self):
+        return {**super().get_config(), "units": 3}
+
+    def call(self, x):
+        return self.dense(x)
+
+
+@pytest.mark.parametrize(
+    ("cls", "text"),
+    [
+        (Unordered, r"The layers \['outer/hidden'\] inside layer 'outer' of type Unordered cannot be replaced"),
+        (Tied, r"The layers \['outer/dense'\] cannot be replaced: layer 'outer' of type Tied also holds their"),
+        (Wrapped, "Layer 'outer' of type Wrapped cannot be copied"),
+    ],
+)
+def test_slotify_refuses_what_it_cannot_replace_inside_a_layer_with_its_path(cls, text):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, cls(name="outer")(inputs))
+    with pytest.raises(ValueError, match=text):
+        slotify(model)
+
+
+def test_a_composite_whose_class_has_changed_is_refused_with_the_path_of_the_layer():
+    block = slotify(functional()).layers[1]
+    config = block.get_config()
+    config["slots"]["former"] = config["slots"].pop("attention")
+    with pytest.raises(ValueError, match="'one' of type Block was saved with a layer 'former'"):
+        type(block).from_config(config)
