@@ -51,16 +51,17 @@ def slotify(
     copied. Slot layers that the model already has are kept with what they have learned, whatever the arguments
     are. The given model is not changed; the new one is not compiled.
 
-    Nested and shared layers are replaced too, layers inside wrappers such as `TimeDistributed`, and layers inside
-    composite layers, such as the block of a transformer, and subclassed models: wherever these hold them in
-    attributes, lists, tuples and dictionaries. A composite is made again from its configuration and keeps its class.
-    Layers without a slot version stay plain, such as `ConvLSTM2D`. A warning lists those that hold kernels.
+    Nested and shared layers are replaced too, and layers inside wrappers such as `TimeDistributed`. So are layers
+    inside composite layers, such as the block of a transformer, and inside subclassed models, if these hold them
+    in attributes, lists, tuples or dictionaries; a composite is made again from its configuration. Layers without
+    a slot version stay plain, such as `ConvLSTM2D`. A warning lists those that hold kernels.
 
     Args:
         model: Functional or Sequential model, or a subclassed one that is built.
         num_values: K, the number of fixed random values of each connection.
         filters: Which of the layers to replace: a function `layer -> bool`, or a collection of names, or of paths
-            (`layer.path`, as in `"block_0/dense"`). None replaces all. There is no warning about layers that `filters` leaves out.
+            (`layer.path`, as in `"block_0/dense"`). None replaces all. There is no warning about layers that
+            `filters` leaves out.
         start: `"initializer"` draws what training starts from, as in a new layer. `"weights"` starts from the
             weights of the model, which must be built: each connection selects the value nearest to its weight, and
             trains on from there with `score_mode="nearest"`, which is implied. Each layer gets a bank of the width
@@ -73,8 +74,8 @@ def slotify(
         A new model of the same kind.
 
     Raises:
-        ValueError: If `model` is a subclassed model that is not built, or of a class whose `call` would be lost; if
-            no layer would be replaced; if a layer inside a composite cannot be; if a name in `filters` is not that
+        ValueError: If `model` is a subclassed model that is not built, or of a class whose `call` would be lost;
+            if no layer would be replaced, or one inside a composite cannot be; if a name in `filters` is not that
             of a layer with a slot version; or if the model has no weights to start from, or `layer_args` do not go
             with `start="weights"`.
 
@@ -168,9 +169,9 @@ def materialize(model: keras.Model, trainable: bool = True) -> keras.Model:
         A new model of the same kind that does not depend on keras_slots.
 
     Raises:
-        ValueError: If `model` is a subclassed model that is not built, or of a class whose `call` would be lost; if
-            it has no slot layer; if another layer makes a slot layer itself; if a slot layer has its own `call`, or
-            other weights than its Keras layer; or if scores or selected values are not finite.
+        ValueError: If `model` is a subclassed model that is not built, or of a class whose `call` would be lost;
+            if it has no slot layer; if another layer makes a slot layer itself; if a slot layer has a `call` of
+            its own, or other weights than its Keras layer; or if scores or selected values are not finite.
 
     Warns:
         UserWarning: If the class of the model cannot be kept.
@@ -450,7 +451,8 @@ def _copy_composite(
         if holds_slots(twin) and not holds_slots(copied):
             raise ValueError(
                 f"The slot layer '{place}/{path}' is made by layer '{place}' itself, of type "
-                f"{type(old).__name__}, so it cannot be replaced. Let that class make a plain layer, and apply `slotify` to the model."
+                f"{type(old).__name__}, so it cannot be replaced. Let that class make a plain layer, and apply "
+                "`slotify` to the model."
             )
     lost = [x.path or x.name for x in inner_layers(old) if is_slot(x) and id(x) not in apart]
     if lost:
