@@ -21,6 +21,7 @@ import keras_hub
 import numpy as np
 from keras_hub import models
 
+import record
 from keras_slots import load_slots, materialize, save_slots, slotify, summary_dict
 
 COLUMNS = {
@@ -28,9 +29,9 @@ COLUMNS = {
     "kernels": "{kernels:,}",
     "slots": "{slots:,}",
     "of kernels, %": "{percent:.2f}",
-    "others": "{others}",
     "slotify, s": "{seconds:.1f}",
     ".slots, kB": "{kilobytes:.0f}",
+    "others": "  {others}",
 }
 TEXT = {"num_layers": 2, "hidden_dim": 128, "intermediate_dim": 512}
 MODELS = {
@@ -54,9 +55,6 @@ MODELS = {
     ),
     "t5": lambda: models.T5Backbone(vocabulary_size=32128, num_heads=2, **TEXT),
     "llama": lambda: models.LlamaBackbone(vocabulary_size=32000, num_query_heads=4, num_key_value_heads=2, **TEXT),
-    "gemma": lambda: models.GemmaBackbone(
-        vocabulary_size=32000, num_query_heads=4, num_key_value_heads=1, head_dim=32, **TEXT
-    ),
 }
 
 
@@ -132,11 +130,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--score-mode", default="nearest")
-    parser.add_argument("--out")
-    arguments = parser.parse_args()
-    print(f"keras-hub {keras_hub.__version__}, Keras {keras.__version__}, {keras.backend.backend()}")
-    for name in arguments.models.split(","):
-        print(name, measure(name, arguments.score_mode), flush=True)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    record.print_head(f"keras-hub {keras_hub.__version__}, {keras.backend.backend()}", COLUMNS)
+    rows = []
+    for name in args.models.split(","):
+        rows.append({"variant": name, **measure(name, args.score_mode)})
+        record.print_row(rows[-1], COLUMNS)
+    record.write(args, rows, keras_hub=keras_hub.__version__)
 
 
 if __name__ == "__main__":

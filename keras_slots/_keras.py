@@ -114,7 +114,7 @@ def _holds_layers(value: Any) -> bool:
 
 
 def exchange_parts(layer: Any, new: dict[int, keras.layers.Layer]) -> None:
-    """Puts layers into the places of others, given by `id`; `layer.weights` keeps its order."""
+    """Puts layers into the places of others, given by `id`, in `parts_of(layer)`; keeps the order of weights."""
     for name, value in parts_of(layer).items():
         found = {id(x): x for x in keras.tree.flatten(value) if id(x) in new}
         for key, old in found.items():
