@@ -29,8 +29,7 @@ def read_version():
 INSTALL_REQUIRES = [
     'keras>=3.12.4,<3.16; python_version < "3.11"',
     'keras>=3.14,<3.16; python_version >= "3.11"',
-    'tensorflow>=2.20; python_version < "3.14"',
-    'tensorflow>=2.22.0rc0; python_version >= "3.14"',
+    "tensorflow>=2.20",
     "numpy>=1.26",
     "rich>=13.6",  # Keras brings it, cyclopts needs 13.6; tried on Python 3.11 alone.
 ]
@@ -92,7 +91,6 @@ setup(
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
-        "Programming Language :: Python :: 3.14",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
@@ -103,7 +101,7 @@ setup(
         "keras_slots.slots_file": ["dictionary.txt"],
     },
     include_package_data=False,
-    python_requires=">=3.10,<3.15",
+    python_requires=">=3.10,<3.14",
     install_requires=INSTALL_REQUIRES,
     extras_require={
         "docs": DOCS,

@@ -254,7 +254,7 @@ FILES = [
     (lambda f: save_slots(slots(), f / "m.keras"), "`path` must end in .slots.*m.keras'. Pass for"),
     (lambda f: save_slots(slots(), file_of(f, b"") / "m.slots"), f"{PLACE}.*m.slots/m.slots'"),
     (lambda f: save_slots(plain_model(), f / "m.slots"), "`model` has no slot layer"),
-    (lambda f: save_slots(Own(), f / "m.slots"), "takes only Functional and Sequential models"),
+    (lambda f: save_slots(Own(), f / "m.slots"), "takes Keras models, and subclassed ones once they are built"),
     (lambda f: save_slots(sick(), f / "m.slots"), "scores of layer 'dense0' holds NaN or infinity"),
     (lambda f: load_slots(f / "none.slots"), "No such file or directory.*none.slots"),
     (lambda f: load_slots(f), "Is a directory"),

@@ -121,6 +121,7 @@ models = pytest.mark.parametrize("make", KERNELS)
 quiet = pytest.mark.filterwarnings("ignore:`build..` was called", "ignore:The model has layer classes")
 
 
+@pytest.mark.quick
 @models
 @pytest.mark.parametrize("mode", MODES)
 def test_slotify_and_materialize_reach_all_kernels_inside_composites(make, mode):
@@ -140,6 +141,7 @@ def test_slotify_and_materialize_reach_all_kernels_inside_composites(make, mode)
 
 
 @quiet
+@pytest.mark.quick
 @models
 @pytest.mark.parametrize("mode", MODES)
 def test_files_bring_back_slot_layers_inside_composites(make, mode, tmp_path):

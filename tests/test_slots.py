@@ -265,7 +265,7 @@ def test_save_slots_refuses_what_materialize_refuses_and_leaves_nothing(tmp_path
     poisoned = dense_model(score_mode="per_connection")
     poisoned.layers[1].lever.assign(np.full(poisoned.layers[1].lever.shape, np.nan))
     for model, text in (
-        (Own(), "takes only Functional and Sequential models"),
+        (Own(), "takes Keras models, and subclassed ones once they are built"),
         (unbuilt, "is not built yet"),
         (plain, "has no slot layer"),
         (poisoned, "lever of layer 'dense1' holds NaN or infinity"),

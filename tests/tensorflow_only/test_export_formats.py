@@ -67,13 +67,12 @@ def all_kinds():
 def sequences():
     """One of each kind of slot layer over time. LiteRT has no loop over time, so they are unrolled."""
     x = inputs = keras.Input((5,), name="x")
-    x = keras_slots.SlotEmbedding(20, 4)(x)
+    tied = keras_slots.SlotReversibleEmbedding(20, 4)
+    x = keras_slots.SlotEmbedding(20, 4)(x) + tied(x)
     for layer in (keras_slots.SlotSimpleRNN, keras_slots.SlotLSTM, keras_slots.SlotGRU):
         x = keras.layers.Bidirectional(layer(3, return_sequences=True, unroll=True))(x)
-    cells = [
-        cell(3) for cell in (keras_slots.SlotSimpleRNNCell, keras_slots.SlotLSTMCell, keras_slots.SlotGRUCell)
-    ]
-    return keras.Model(inputs, keras.layers.RNN(cells, unroll=True)(x))
+    cells = [keras_slots.SlotSimpleRNNCell(3), keras_slots.SlotLSTMCell(3), keras_slots.SlotGRUCell(4)]
+    return keras.Model(inputs, tied(keras.layers.RNN(cells, unroll=True)(x), reverse=True))
 
 
 def test_a_loop_over_time_is_refused_by_litert_and_taken_by_onnx(tmp_path):
@@ -198,5 +197,5 @@ def test_export_selected_names_the_extra_of_a_missing_package(tmp_path, monkeypa
 
 
 def test_export_selected_refuses_an_unknown_format(tmp_path):
-    with pytest.raises(ValueError, match='`format` must be "tf_saved_model", "litert" or "onnx"'):
+    with pytest.raises(ValueError, match='`format` must be "tf_saved_model", "litert", "onnx" or "c"'):
         export_selected(lenet(), tmp_path / "model", format="torch")
