@@ -130,6 +130,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--score-mode", default="nearest")
+    parser.add_argument("--machine", help="name of the machine, for the file")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     record.print_head(f"keras-hub {keras_hub.__version__}, {keras.backend.backend()}", COLUMNS)

@@ -85,9 +85,12 @@ def replace_parts(layer: Any, **parts: Any) -> None:
 
 
 @cache
-def _attributes_of_keras(kind: type) -> frozenset[str]:
-    """The attributes that Keras gives to every layer, or to every model."""
-    return frozenset(vars(kind(name="any")))
+def _attributes_of_keras(is_model: bool) -> frozenset[str]:
+    """The attributes that Keras gives to every layer, or to models of all kinds."""
+    if not is_model:
+        return frozenset(vars(keras.layers.Layer(name="any")))
+    inputs = keras.Input((1,), name="any")
+    return frozenset(vars(keras.Model(name="any")) | vars(keras.Model(inputs, inputs, name="any")))
 
 
 def parts_of(layer: Any) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def parts_of(layer: Any) -> dict[str, Any]:
 
     The layers in the graph of a Functional model come first, as its `layers`.
     """
-    theirs = _attributes_of_keras(keras.Model if isinstance(layer, keras.Model) else keras.layers.Layer)
+    theirs = _attributes_of_keras(isinstance(layer, keras.Model))
     attributes = {**vars(layer), **vars(layer).get("_modules", {})}  # where PyTorch keeps layers
     own = {
         name: value

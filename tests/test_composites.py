@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from comparisons import assert_same, numpy_of
+from comparisons import assert_close, assert_same, numpy_of
 from keras_slots import SelectionMonitor, SlotLayer, load_slots, materialize, save_slots, slotify, summary_dict
 
 L = keras.layers
@@ -218,6 +218,27 @@ def test_slotify_goes_on_where_filters_stopped():
     assert len(summary_dict(slot)["kernels"]) == KERNELS[functional]
     old, new = (model.layers[2].several[1]["last"] for model in (partly, slot))
     np.testing.assert_array_equal(numpy_of(new.kernel), numpy_of(old.kernel))
+
+
+class Reads(L.Layer):
+    """Computes with the kernel of an inner layer, and never calls it."""
+
+    def build(self, shape):
+        self.dense = L.Dense(3, use_bias=False)
+        self.dense.build(shape)
+
+    def call(self, x):
+        return x @ self.dense.kernel
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_slot_kernels_train_where_a_composite_reads_the_kernel_of_an_inner_layer(mode):
+    inputs = keras.Input((5, 6))
+    slot = trained(keras.Model(inputs, Reads(name="reads")(inputs)), mode)
+    layer, x = slot.layers[1], numbers()
+    assert_close(slot(x), x @ numpy_of(layer.dense.kernel), rtol=1e-5, atol=1e-6)
+    fresh = slotify(keras.Model(inputs, Reads(name="reads")(inputs)), score_mode=mode, seed=1).layers[1]
+    assert np.any(numpy_of(fresh.dense.trainable_variables[0]) != numpy_of(layer.dense.trainable_variables[0]))
 
 
 class Unordered(L.Layer):

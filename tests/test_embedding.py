@@ -10,6 +10,7 @@ from comparisons import numpy_of
 from keras_slots import (
     SelectionRule,
     SlotEmbedding,
+    SlotReversibleEmbedding,
     ValueBank,
     load_slots,
     materialize,
@@ -262,3 +263,61 @@ def test_ragged_and_sparse_tokens_are_taken_as_by_keras(kind):
     if kind == "ragged":
         y, expected = y.to_tensor(), expected.to_tensor()
     np.testing.assert_array_equal(numpy_of(y), numpy_of(expected))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("cap", [None, 0.5])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_reversible_embedding_projects_back_as_the_keras_layer_with_its_selected_values(tied, cap, policy):
+    arguments = {"tie_weights": tied, "logit_soft_cap": cap, "reverse_dtype": "float32", "dtype": policy}
+    layer = SlotReversibleEmbedding(ROWS, WIDTH, score_mode="nearest", seed=1, **arguments)
+    plain = L.ReversibleEmbedding(ROWS, WIDTH, **arguments)
+    layer.build()
+    plain.build()
+    tables = [layer.embeddings] if tied else [layer.embeddings, layer.reverse_embeddings]
+    plain.set_weights([numpy_of(x) for x in tables])
+    x = np.random.default_rng(0).normal(size=(2, 3, WIDTH)).astype("float32")
+    for inputs, reverse in ((TOKENS, False), (x, True)):
+        got, expected = (numpy_of(one(inputs, reverse=reverse)) for one in (layer, plain))
+        np.testing.assert_array_equal(got, expected)
+    logits = x @ (numpy_of(layer.embeddings).T if tied else numpy_of(layer.reverse_embeddings))
+    expected = logits if cap is None else cap * np.tanh(logits / cap)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["per_value", "per_value_random", "per_connection", "nearest"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_reversible_embedding_is_slotified_trained_masked_and_saved(case, tied, tmp_path):
+    inputs = keras.Input((3,), dtype="int32")
+    table = L.ReversibleEmbedding(ROWS, WIDTH, tie_weights=tied, mask_zero=True, name="table")
+    plain = keras.Model(inputs, table(L.SimpleRNN(WIDTH, return_sequences=True)(table(inputs)), reverse=True))
+    model = slotify(plain, seed=1, **CASES[case])
+    layer = model.get_layer("table")
+    assert list(layer.slot_kernels) == (["embeddings"] if tied else ["embeddings", "reverse_embeddings"])
+    before = [numpy_of(kernel.trained_variables()[0]) for kernel in layer.slot_kernels.values()]
+    tokens = np.abs(TOKENS)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(tokens, tokens, verbose=0)
+    for kernel, start in zip(layer.slot_kernels.values(), before, strict=True):
+        assert np.any(numpy_of(kernel.trained_variables()[0]) != start)
+    expected = numpy_of(model(tokens))
+    np.testing.assert_array_equal(numpy_of(materialize(model)(tokens)), expected)
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(numpy_of(keras.models.load_model(tmp_path / "model.keras")(tokens)), expected)
+    np.testing.assert_array_equal(
+        numpy_of(load_slots(save_slots(model, tmp_path / "model.slots"))(tokens)), expected
+    )
+
+
+def test_reversible_embedding_selects_the_same_random_values_both_ways_in_one_pass():
+    layer = SlotReversibleEmbedding(ROWS, WIDTH, selection="probabilistic", seed=1)
+    inputs = keras.Input((1,), dtype="int32")
+    model = keras.Model(inputs, layer(layer(inputs), reverse=True))
+    tokens = np.arange(5)[:, None]
+    logits = numpy_of(model(tokens, training=True))[:, 0]
+    # Row n of `E[:5] @ E.T` has the square of row n of the table in column n.
+    assert (np.diag(logits) > 0).all()
+    twin = SlotReversibleEmbedding(ROWS, WIDTH, selection="probabilistic", seed=1)
+    twin.build()
+    table = numpy_of(twin.slot_kernel.select(True))
+    np.testing.assert_allclose(logits, table[:5] @ table.T, rtol=1e-5, atol=1e-7)

@@ -128,6 +128,7 @@ class SlotReversibleEmbedding(SlotEmbedding, keras.layers.ReversibleEmbedding):
             kernel = ops.transpose(self.slot_kernel.select(training))
         else:
             kernel = self.reverse_slot_kernel.select(training)
+        kernel = ops.cast(kernel, self.compute_dtype)  # as Keras casts variables
         if self.reverse_dtype is not None:
             inputs, kernel = ops.cast(inputs, self.reverse_dtype), ops.cast(kernel, self.reverse_dtype)
         logits = ops.matmul(inputs, kernel)

@@ -243,3 +243,51 @@ def test_give_value_gives_variables_of_shapes_alone_an_array_or_what_their_initi
     np.testing.assert_array_equal(layer(np.ones((1, 2), "float32")), [[4, 6, 8]])
     layer.kernel.assign(kernel + 1)
     np.testing.assert_array_equal(layer.get_weights()[0], kernel + 1)
+
+
+class Holder(keras.layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.last = keras.layers.Dense(2, name="first"), keras.layers.Dense(2, name="last")
+        self.several = [self.first, {"deep": (keras.layers.ReLU(name="deep"),)}]
+        self.number = 3
+
+    def call(self, inputs):
+        return self.last(self.several[0](inputs))
+
+
+def test_keras_internals_parts_are_attributes_that_hold_layers():
+    layer = Holder()
+    layer(np.ones((1, 2)))
+    assert keras_internals.parts_of(layer).keys() == {"first", "last", "several"}
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, layer(inputs))
+    assert list(keras_internals.parts_of(model)) == ["layers"]
+
+
+def test_keras_internals_exchange_parts_puts_a_layer_into_all_places_and_keeps_the_order_of_weights():
+    layer, new = Holder(), keras.layers.Dense(2, name="new")
+    x = np.ones((1, 2), "float32")
+    layer(x)
+    new.build((1, 2))
+    keras_internals.exchange_parts(layer, {id(layer.first): new})
+    assert layer.first is new and layer.several[0] is new
+    assert [x.name for x in layer._layers] == ["new", "last", "deep"]
+    expected = numpy_of(x) @ numpy_of(new.kernel) @ numpy_of(layer.last.kernel)
+    np.testing.assert_allclose(numpy_of(layer(x)), expected, rtol=1e-5)
+
+
+def test_keras_internals_exchange_parts_puts_a_layer_into_a_graph_wherever_it_is_called():
+    old, new = keras.layers.Dense(2, name="old"), keras.layers.Dense(2, name="new")
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.layers.ReLU()(old(old(inputs))))
+    new.build((None, 2))
+    keras_internals.exchange_parts(model, {id(old): new})
+    assert [x.name for x in model.layers][1] == "new" and len(model.weights) == 2
+    x = np.random.default_rng(0).normal(size=(5, 2)).astype("float32")
+    kernel = numpy_of(new.kernel)
+    np.testing.assert_allclose(numpy_of(model(x)), np.maximum(x @ kernel @ kernel, 0), rtol=1e-5)
+    again = keras.Model.from_config(model.get_config())
+    again.set_weights(model.get_weights())
+    np.testing.assert_array_equal(numpy_of(again(x)), numpy_of(model(x)))
+    assert keras.Model(model.input, model.get_layer("new").output).count_params() == 6

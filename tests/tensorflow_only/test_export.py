@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from comparisons import numpy_of
-from keras_slots import SlotDense, export, export_selected, materialize
+from keras_slots import SlotDense, export, export_selected, materialize, slotify
 from small_models import small_data, small_model
 
 
@@ -361,3 +361,25 @@ def test_export_selected_serves_the_vocabulary_of_a_lookup(tmp_path):
     np.testing.assert_array_equal(numpy_of(materialize(model)(given)), expected)
     (y,) = serve(export_selected(model, tmp_path / "out"))(given).values()
     np.testing.assert_allclose(y, expected, rtol=1e-6)
+
+
+class Inner(keras.Model):
+    """A subclassed model, and a composite layer inside another model."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def test_export_selected_takes_slot_layers_inside_a_composite_and_refuses_a_subclassed_model(tmp_path):
+    inputs = keras.Input((4,))
+    inner = Inner()
+    slot = slotify(keras.Model(inputs, inner(inputs)))
+    x = np.random.default_rng(0).normal(size=(2, 4)).astype("float32")
+    (y,) = serve(export_selected(slot, tmp_path / "out"))(tf.constant(x)).values()
+    np.testing.assert_allclose(y, numpy_of(slot(x)), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"of type Inner.*materialize\(model\).export"):
+        export_selected(slotify(inner), tmp_path / "subclassed")
