@@ -326,14 +326,15 @@ def test_export_selected_lets_an_error_of_the_model_through(tmp_path, monkeypatc
 @pytest.mark.quick("tf_saved_model")
 @pytest.mark.parametrize("format", export.FORMATS)
 def test_export_selected_says_that_the_disk_is_full(tmp_path, format):
-    model = keras.Sequential([keras.Input((300,)), SlotDense(200)])
-    export_selected(model, tmp_path / "first", format=format)
+    model = keras.Sequential([keras.Input((300,)), SlotDense(200, bank_initializer="stratified_uniform")])
+    path = tmp_path / "first.h"
+    export_selected(model, path, format=format)
     before = tree(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(OSError, match="`path` must be a place where.*(?i:too large|make room)"):
-            export_selected(model, tmp_path / "first", format=format, overwrite=True)
+            export_selected(model, path, format=format, overwrite=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert tree(tmp_path) == before
