@@ -475,6 +475,7 @@ def _copy_composite(
         new = as_slot_composite(new)
     if old.built and not new.built:
         new.build_from_config(old.get_build_config())
+        new.built = True  # as Keras does after that
     return new
 
 
