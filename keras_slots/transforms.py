@@ -420,12 +420,7 @@ def _copy_composite(
     old: Any, place: str, copy: Callable, is_slot: Callable[[Any], bool], pairs: Pairs
 ) -> keras.layers.Layer:
     """Copies a composite: makes it as its class does, then puts copies of its inner layers into their places."""
-    new = copied_layer(old)
-    names = {path: part.name for path, _, part in places_in(old)}
-    for path, _, part in places_in(new):
-        if path in names and not part.variables:
-            part.name = names[path]
-    _build_like(old, new, set())
+    new = _made_again(old)
     made = {path: part for path, _, part in places_in(new)}
     copies: dict[int, Any] = {}
     apart = {id(old)}
@@ -476,6 +471,17 @@ def _copy_composite(
     if old.built and not new.built:
         new.build_from_config(old.get_build_config())
         new.built = True  # as Keras does after that
+    return new
+
+
+def _made_again(old: Any) -> Any:
+    """A composite that its class has made from the configuration of another one, with the same names, and built."""
+    new = copied_layer(old)
+    names = {path: part.name for path, _, part in places_in(old)}
+    for path, _, part in places_in(new):
+        if path in names and not part.variables:
+            part.name = names[path]
+    _build_like(old, new, set())
     return new
 
 
