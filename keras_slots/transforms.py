@@ -475,7 +475,7 @@ def _copy_composite(
 
 
 def _made_again(old: Any) -> Any:
-    """A composite that its class has made from the configuration of another one, with the same names, and built."""
+    """A composite that its class has made from the configuration of another one, of the same names and built."""
     new = copied_layer(old)
     names = {path: part.name for path, _, part in places_in(old)}
     for path, _, part in places_in(new):
