@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from backends import BACKEND
-from comparisons import numpy_of
+from comparisons import assert_close, assert_same, numpy_of
 from keras_slots import (
     SelectionRule,
     SlotEmbedding,
@@ -303,12 +303,12 @@ def test_reversible_embedding_is_slotified_trained_masked_and_saved(case, tied, 
     for kernel, start in zip(layer.slot_kernels.values(), before, strict=True):
         assert np.any(numpy_of(kernel.trained_variables()[0]) != start)
     expected = numpy_of(model(tokens))
-    np.testing.assert_array_equal(numpy_of(materialize(model)(tokens)), expected)
+    # PyTorch rounds by the order in memory, and Keras keeps orthogonal kernels transposed there.
+    same = assert_close if keras.backend.backend() == "torch" else assert_same
+    same(materialize(model)(tokens), expected)
     model.save(tmp_path / "model.keras")
-    np.testing.assert_array_equal(numpy_of(keras.models.load_model(tmp_path / "model.keras")(tokens)), expected)
-    np.testing.assert_array_equal(
-        numpy_of(load_slots(save_slots(model, tmp_path / "model.slots"))(tokens)), expected
-    )
+    assert_same(keras.models.load_model(tmp_path / "model.keras")(tokens), expected)
+    same(load_slots(save_slots(model, tmp_path / "model.slots"))(tokens), expected)
 
 
 def test_reversible_embedding_selects_the_same_random_values_both_ways_in_one_pass():

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from backends import BACKEND
 from comparisons import numpy_of
 from keras_slots import NearestScores, SlotConv2D, SlotDense, StratifiedUniform, ValueBank, materialize
 from keras_slots.kernels.nearest import NearestKernel
@@ -62,7 +63,9 @@ def test_nearest_scores_and_levers_select_the_same_value_at_every_connection_in_
     assert changed > 20
 
 
-@pytest.mark.parametrize("mode", [{"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}], ids=str)
+@pytest.mark.parametrize(
+    "mode", [{"run_eagerly": True}, *({"jit_compile": x} for x in BACKEND.jit_compile)], ids=str
+)
 @pytest.mark.parametrize("arguments", [SCORES, STAIRCASE, NEAREST], ids=["per_value", "per_connection", "nearest"])
 def test_kernel_of_values_in_8_bits_stays_int8_times_one_number_in_training(arguments, mode):
     model = network(None, 3, **(arguments | INTEGERS))
