@@ -123,7 +123,7 @@ def exchange_parts(layer: Any, new: dict[int, keras.layers.Layer]) -> None:
         for key, old in found.items():
             if layer._tracker.is_in_store("layers", old):
                 layer._tracker.replace_tracked_value("layers", old, new[key])
-        if found and name == "layers":
+        if found and name == "layers" and hasattr(layer, "operations"):
             _exchange_in_graph(layer, [(old, new[key]) for key, old in found.items()])
         elif found:
             setattr(layer, name, keras.tree.map_structure(lambda x: new.get(id(x), x), value))

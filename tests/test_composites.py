@@ -121,6 +121,32 @@ models = pytest.mark.parametrize("make", KERNELS)
 quiet = pytest.mark.filterwarnings("ignore:`build..` was called", "ignore:The model has layer classes")
 
 
+@register
+class Stack(L.Layer):
+    """Keeps its layers under the name that a Functional model has for those of its graph."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.layers = [L.Dense(6), L.Dense(6)]
+
+    def build(self, shape):
+        for layer in self.layers:
+            layer.build(shape)
+
+    def call(self, x):
+        return self.layers[1](self.layers[0](x))
+
+
+def test_slotify_and_materialize_reach_layers_in_an_attribute_called_layers(tmp_path):
+    inputs = keras.Input((5, 6))
+    slot = slotify(keras.Model(inputs, Stack(name="stack")(inputs)), score_mode="nearest", seed=1)
+    assert len(summary_dict(slot)["kernels"]) == 2
+    expected = slot(numbers())
+    assert_same(materialize(slot)(numbers()), expected)
+    slot.save(tmp_path / "model.keras")
+    assert_same(keras.models.load_model(tmp_path / "model.keras")(numbers()), expected)
+
+
 @pytest.mark.quick
 @models
 @pytest.mark.parametrize("mode", MODES)
