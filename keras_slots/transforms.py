@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
 import keras
+import numpy as np
 
 import keras_slots.layers  # noqa: F401 (registers the slot layers)
 from keras_slots._checks import check_choice, check_seed
@@ -22,8 +23,8 @@ from keras_slots.layers.composite import (
     as_slot_composite,
     exchange,
     has_own_build,
-    has_own_config,
     holds_slots,
+    is_composite,
     is_model,
     is_whole,
     places_in,
@@ -35,6 +36,9 @@ from keras_slots.values.stratified import StratifiedUniform
 
 Convert = Callable[[keras.layers.Layer, str], keras.layers.Layer]
 Pairs = list[tuple[keras.layers.Layer, keras.layers.Layer]]
+
+#: Raised where Keras cannot write the configuration of a layer, or make the layer from it.
+_CONFIG_ERRORS = (TypeError, ValueError, AttributeError, NotImplementedError)
 
 
 def slotify(
@@ -228,7 +232,7 @@ def copied_layer(layer: Any) -> Any:
     """A layer of the same configuration, without its weights."""
     try:
         copied = from_live_config(own_class(layer), live_config(layer), layer)
-    except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
+    except _CONFIG_ERRORS as error:
         raise ValueError(
             f"Layer '{layer.name}' of type {type(layer).__name__} cannot be copied: Keras cannot make it from its "
             f"own configuration. {error} Give the class a matching `get_config` and `from_config`."
@@ -256,7 +260,7 @@ def _materialized_layer(layer: Any, trainable: bool) -> keras.layers.Layer:
     }
     try:
         plain = from_live_config(owner.plain_class, config, layer)
-    except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
+    except _CONFIG_ERRORS as error:
         raise ValueError(
             f"Layer '{layer.name}' of type {type(layer).__name__} cannot be materialized: "
             f"{owner.plain_class.__name__} cannot be created from its configuration. {error}"
@@ -395,21 +399,18 @@ def clone(
         def copy_inner(part: Any) -> Any:
             return copy(part, place and f"{place}/{part.name}")
 
-        if has_own_config(layer) and any(map(is_slot, inner_layers(layer))):
+        if not isinstance(layer, keras.layers.Layer):
+            # An operation, such as the sum of `x + y`, has no weights.
+            return copy_operation(layer)
+        if is_composite(layer) and any(map(is_slot, inner_layers(layer))):
             return _copy_composite(layer, place or layer.name, copy, is_slot, pairs)
         if isinstance(layer, keras.Sequential):
             return _copy_sequential(layer, copy_inner)
         if is_model(layer):
             return _copy_functional(layer, copy_inner)
-        if not isinstance(layer, keras.layers.Layer):
-            # An operation, such as the sum of `x + y`, has no weights.
-            return copy_operation(layer)
         if type(layer) in WRAPPERS:
             return _copy_wrapper(layer, copy_inner)
-        place = place or layer.name
-        if not is_whole(layer) and any(map(is_slot, inner_layers(layer))):
-            return _copy_composite(layer, place, copy, is_slot, pairs)
-        new = convert(layer, place)
+        new = convert(layer, place or layer.name)
         pairs.append((layer, new))
         return new
 
@@ -552,6 +553,18 @@ def _copy_state(
         new.finalize_state()
 
 
+def scale_and_bias(norm: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
+    """What a batch normalization does to each channel at inference, float64: `y = scale * x + bias`.
+
+    scale = gamma / sqrt(variance + epsilon)        bias = beta - mean * scale
+    """
+    mean, variance = (copied_array(x).astype("float64") for x in (norm.moving_mean, norm.moving_variance))
+    scale = 1 / np.sqrt(variance + norm.epsilon)
+    if norm.scale:
+        scale *= copied_array(norm.gamma)
+    return scale, -mean * scale + (copied_array(norm.beta) if norm.center else 0.0)
+
+
 Source = TypeVar("Source")
 
 
@@ -598,7 +611,7 @@ def serialize(model: keras.Model) -> dict[str, Any]:
             continue
         try:
             config = live_config(layer)
-        except (TypeError, ValueError, AttributeError, NotImplementedError):
+        except _CONFIG_ERRORS:
             continue  # made by a composite, whose configuration is enough; if not, Keras says so below
         for argument, value in carried_in(config):
             named = isinstance(value, types.FunctionType) and value.__name__ != "<lambda>"
@@ -610,7 +623,7 @@ def serialize(model: keras.Model) -> dict[str, Any]:
                 )
     try:
         serialized: dict[str, Any] = keras.saving.serialize_keras_object(model)
-    except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
+    except _CONFIG_ERRORS as error:
         raise ValueError(
             f"A file cannot hold model '{model.name}': Keras cannot write its configuration. {error}"
         ) from error

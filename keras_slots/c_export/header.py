@@ -348,11 +348,8 @@ def _code_file() -> str:
 
 def _float_unit(stage: Stage) -> float:
     """What a sum of products with the weights of the C code is multiplied by."""
-    if stage.kind == "average pooling":
-        assert stage.window is not None
-        return 1 / (stage.window.size[0] * stage.window.size[1])
     if stage.bank is None or stage.bank.hashed is None:
-        return 1.0
+        return stage.share
     return float(stage.bank.hashed.unit)
 
 

@@ -110,13 +110,10 @@ def check_sums(stages: list[Stage]) -> None:
 
 
 def _unit(stage: Stage) -> float:
-    if stage.bank is not None:
-        assert stage.bank.unit is not None
-        return float(stage.bank.unit)
-    if stage.kind == "average pooling":
-        assert stage.window is not None
-        return 1 / (stage.window.size[0] * stage.window.size[1])
-    return 1.0
+    if stage.bank is None:
+        return stage.share
+    assert stage.bank.unit is not None
+    return float(stage.bank.unit)
 
 
 def _bytes(low: float, high: float) -> Bytes:

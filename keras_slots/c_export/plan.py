@@ -13,7 +13,7 @@ from keras import layers, ops
 from keras_slots.c_export.banks import Bank, bank_of
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.layers.base import SlotLayer
-from keras_slots.transforms import is_model, materialized, pair_weights
+from keras_slots.transforms import is_model, materialized, pair_weights, scale_and_bias
 
 Array = np.ndarray[Any, Any]
 
@@ -89,6 +89,14 @@ class Stage:
     def channels(self) -> int:
         return self.shape[-1]
 
+    @property
+    def share(self) -> float:
+        """What an entry of a window counts in its average; 1 for all other stages."""
+        if self.kind != "average pooling":
+            return 1.0
+        assert self.window is not None
+        return 1 / prod(self.window.size)
+
 
 class Planner:
     """Collects the stages of a model, and what C code cannot express."""
@@ -147,7 +155,10 @@ class Planner:
         if kind in _POOLING:
             return self._pooling(layer, source, before, inputs[0], shape)
         if kind is layers.BatchNormalization:
-            gain, bias = _normalization(layer, len(shape))
+            axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
+            if axis not in (-1, len(shape)):
+                raise ValueError("its `axis` must be the last one")
+            gain, bias = scale_and_bias(layer)
             return self._affine(name, source, before, shape, gain, bias)
         if kind is layers.Rescaling:
             gain, bias = (np.atleast_1d(np.asarray(x, "float64")) for x in (layer.scale, layer.offset))
@@ -340,20 +351,3 @@ def _bounds(activation: Any, is_last: bool) -> tuple[float, float]:
         return _BOUNDS["linear"]
     where = "" if is_last else ", and here no other: such as softmax may be at the end only"
     raise ValueError(f"its activation is {name!r}. C code has 'linear', 'relu' and 'relu6'{where}")
-
-
-def _normalization(layer: Any, rank: int) -> tuple[Array, Array]:
-    """Scale and offset of a batch normalization at inference."""
-    axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
-    if axis not in (-1, rank):
-        raise ValueError("its `axis` must be the last one")
-    mean, variance = (
-        ops.convert_to_numpy(x).astype("float64") for x in (layer.moving_mean, layer.moving_variance)
-    )
-    gain = 1 / np.sqrt(variance + layer.epsilon)
-    if layer.scale:
-        gain = gain * ops.convert_to_numpy(layer.gamma)
-    bias = -mean * gain
-    if layer.center:
-        bias = bias + ops.convert_to_numpy(layer.beta)
-    return gain, bias

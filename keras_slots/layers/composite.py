@@ -33,12 +33,6 @@ def is_model(layer: Any) -> bool:
     return isinstance(layer, keras.Sequential) or (isinstance(layer, keras.Model) and hasattr(layer, "operations"))
 
 
-def has_own_config(model: Any) -> bool:
-    """Whether a model is Functional, but of a class that makes its graph itself from arguments of its own."""
-    functional = isinstance(model, keras.Model) and hasattr(model, "operations")
-    return functional and not type(model).get_config.__module__.startswith("keras.")
-
-
 #: Layers around other layers, and the attributes that hold these.
 WRAPPERS = {
     keras.layers.TimeDistributed: ("layer",),
@@ -53,6 +47,14 @@ def is_whole(layer: Any) -> bool:
     known = type(layer) in SlotLayer.registry or type(layer) in WRAPPERS
     # A recurrent layer may read the weights of its cell without calling it.
     return known or is_model(layer) or isinstance(layer, (SlotLayer, keras.layers.RNN))
+
+
+def is_composite(layer: Any) -> bool:
+    """Whether a layer is made again by its class before layers inside it are replaced."""
+    functional = isinstance(layer, keras.Model) and hasattr(layer, "operations")
+    # Some classes make the graph of a Functional model themselves, from arguments of their own.
+    has_own_config = functional and not type(layer).get_config.__module__.startswith("keras.")
+    return has_own_config or not is_whole(layer)
 
 
 def holds_slots(layer: Any) -> bool:

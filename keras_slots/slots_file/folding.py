@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import keras
-import numpy as np
 
-from keras_slots.layers.base import copied_array
-from keras_slots.transforms import Pairs, clone, copied_layer, copy_states
+from keras_slots.transforms import Pairs, clone, copied_layer, copy_states, scale_and_bias
 
 
 def fold_batch_norms(plain: keras.Model) -> tuple[keras.Model, Pairs]:
     """Returns a copy whose batch normalizations are layers `y = x * kernel + bias`, and the pairs of layers.
 
-        kernel = gamma / sqrt(variance + epsilon)        bias = beta - mean * kernel
-
-    computed in float64. The layer is an `EinsumDense`. Batch normalizations of another axis than the last one, and
-    those that compute in half precision, are copied.
+    Kernel and bias are those of `scale_and_bias`. The layer is an `EinsumDense`. Batch normalizations of another
+    axis than the last one, and those that compute in half precision, are copied.
 
     Args:
         plain: Built model without slot layers.
@@ -24,14 +20,10 @@ def fold_batch_norms(plain: keras.Model) -> tuple[keras.Model, Pairs]:
     folded, pairs = clone(plain, _converted, lambda layer: False, "save_slots")
     copy_states([(old, new) for old, new in pairs if type(old) is type(new)])
     for old, new in pairs:
-        if type(old) is type(new):
-            continue
-        mean, variance = (copied_array(x).astype("float64") for x in (old.moving_mean, old.moving_variance))
-        scale = 1 / np.sqrt(variance + old.epsilon)
-        if old.scale:
-            scale *= copied_array(old.gamma)
-        new.kernel.assign(scale)
-        new.bias.assign(-mean * scale + (copied_array(old.beta) if old.center else 0.0))
+        if type(old) is not type(new):
+            scale, bias = scale_and_bias(old)
+            new.kernel.assign(scale)
+            new.bias.assign(bias)
     return folded, pairs
 
 
