@@ -604,20 +604,18 @@ def test_damage_cases_know_where_the_fields_are(content, grid_content):
     assert parts["start_factor"] == struct.pack("<f", np.float32(np.sqrt(6 / 64)))
 
 
-@pytest.mark.parametrize("name", DAMAGE)
-def test_load_slots_names_the_damage(tmp_path, content, name):
-    damage, text = DAMAGE[name]
-    path = tmp_path / "m.slots"
-    path.write_bytes(damage(content))
-    with pytest.raises(ValueError, match=text):
-        load_slots(path)
+DAMAGED = [("content", DAMAGE, name) for name in DAMAGE] + [
+    ("grid_content", GRID_DAMAGE, name) for name in GRID_DAMAGE
+]
 
 
-@pytest.mark.parametrize("name", GRID_DAMAGE)
-def test_load_slots_names_the_damage_of_values_in_integers(tmp_path, grid_content, name):
-    damage, text = GRID_DAMAGE[name]
+@pytest.mark.parametrize(
+    ("file", "damages", "name"), DAMAGED, ids=[f"{name} of {file}" for file, _, name in DAMAGED]
+)
+def test_load_slots_names_the_damage(tmp_path, file, damages, name, request):
+    damage, text = damages[name]
     path = tmp_path / "m.slots"
-    path.write_bytes(damage(grid_content))
+    path.write_bytes(damage(request.getfixturevalue(file)))
     with pytest.raises(ValueError, match=text):
         load_slots(path)
 

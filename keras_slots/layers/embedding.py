@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_slots._keras import set_mask
 from keras_slots._registry import register
+from keras_slots.kernels import SlotKernel
 from keras_slots.layers.base import Shape, SlotLayer, Tensor
 from keras_slots.values import initializers
 
@@ -53,11 +54,12 @@ class SlotEmbedding(SlotLayer, keras.layers.Embedding):
             )
         if self.built:
             return
-        source, fans = initializers.of_fixed_size(self.embeddings_initializer)
-        self.slot_kernel = self.add_slot_kernel(
-            (self.input_dim, self.output_dim), "embeddings", name="embeddings", fans=fans, initializer=source
-        )
+        self.slot_kernel = self._add_table((self.input_dim, self.output_dim), "embeddings", "embeddings")
         self.built = True
+
+    def _add_table(self, shape: tuple[int, int], argument: str, name: str) -> SlotKernel:
+        source, fans = initializers.of_fixed_size(self.embeddings_initializer)
+        return self.add_slot_kernel(shape, argument, name=name, fans=fans, initializer=source)
 
     @property
     def embeddings(self) -> Tensor:
@@ -96,14 +98,8 @@ class SlotReversibleEmbedding(SlotEmbedding, keras.layers.ReversibleEmbedding):
             return
         super().build(input_shape)
         if not self.tie_weights:
-            source, fans = initializers.of_fixed_size(self.embeddings_initializer)
-            self.reverse_slot_kernel = self.add_slot_kernel(
-                (self.output_dim, self.input_dim),
-                "reverse",
-                name="reverse_embeddings",
-                fans=fans,
-                initializer=source,
-            )
+            shape = (self.output_dim, self.input_dim)
+            self.reverse_slot_kernel = self._add_table(shape, "reverse", "reverse_embeddings")
 
     @property
     def embeddings(self) -> Tensor:
