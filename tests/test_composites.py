@@ -137,6 +137,24 @@ class Stack(L.Layer):
         return self.layers[1](self.layers[0](x))
 
 
+@register
+class Pair(L.Layer):
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.first, self.last = L.Dense(units), L.Dense(units)
+
+    def build(self, shape):
+        self.first.build(shape)
+        self.last.build((None, self.units))
+
+    def call(self, x):
+        return self.last(self.first(x))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
 def test_slotify_and_materialize_reach_layers_in_an_attribute_called_layers(tmp_path):
     inputs = keras.Input((5, 6))
     slot = slotify(keras.Model(inputs, Stack(name="stack")(inputs)), score_mode="nearest", seed=1)
@@ -164,6 +182,16 @@ def test_slotify_and_materialize_reach_all_kernels_inside_composites(make, mode)
     assert [type(x) for x in inner(back)] == [type(x) for x in inner(plain)]
     assert [v.path for v in back.weights] == [v.path for v in plain.weights]
     assert_same(back(numbers()), slot(numbers(), training=False))
+
+
+def test_files_tell_many_composites_apart(tmp_path):
+    x = inputs = keras.Input((6,))
+    for index in range(8):
+        x = Pair(units=index + 1, name=f"pair_{index}")(x)
+    slot = slotify(keras.Model(inputs, x), score_mode="nearest", seed=1)
+    slot.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert [v.shape for v in again.weights] == [v.shape for v in slot.weights]
 
 
 @quiet

@@ -114,8 +114,10 @@ class SlotComposite:
     def get_config(self) -> dict[str, Any]:
         plain: Any = object.__new__(self.composite_class)
         vars(plain).update(vars(self))
-        layer = keras.saving.serialize_keras_object(plain)
+        layer = dict(keras.saving.serialize_keras_object(plain))
         layer.pop("compile_config", None)  # the one of the composite is enough
+        # Keras takes two objects with one `id` for one, and the next object may get the `id` of this one.
+        layer.pop("shared_object_id", None)
         slots: dict[int, tuple[str, Any]] = {}
         others: dict[int, tuple[str, Any]] = {}
         for path, _, part in places_in(self):
