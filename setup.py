@@ -24,7 +24,7 @@ def read_version():
 #   receives the fixes. The upper bound is the next minor version, which nobody has tried: slot layers
 #   compute what the Keras layers of these versions compute (tests/interop/test_keras_contract.py).
 # - tensorflow: no release for Python 3.13 before 2.20, and none whose protobuf is new enough for
-#   tensorflow-datasets.
+#   tensorflow-datasets. Python 3.14 has 2.22.0rc0 alone, see docs/support.md.
 # - numpy: that TensorFlow refuses it.
 INSTALL_REQUIRES = [
     'keras>=3.12.4,<3.16; python_version < "3.11"',
@@ -91,6 +91,7 @@ setup(
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
@@ -101,7 +102,7 @@ setup(
         "keras_slots.slots_file": ["dictionary.txt"],
     },
     include_package_data=False,
-    python_requires=">=3.10,<3.14",
+    python_requires=">=3.10,<3.15",
     install_requires=INSTALL_REQUIRES,
     extras_require={
         "docs": DOCS,

@@ -303,7 +303,7 @@ def test_saving_sizes_are_those_of_the_committed_run():
 def test_readme_versions_are_those_of_the_metadata():
     setup = text("setup.py")
     for required, stated in [
-        ('python_requires=">=3.10,<3.14"', "Python 3.10 to 3.13"),
+        ('python_requires=">=3.10,<3.15"', "Python 3.10 to 3.14"),
         ('"tensorflow>=2.20"', "TensorFlow 2.20 or newer"),
         ("'keras>=3.14,<3.16; python_version >= \"3.11\"'", "Keras 3.14 or newer"),
         ("'keras>=3.12.4,<3.16; python_version < \"3.11\"'", "3.12.4 on Python 3.10"),

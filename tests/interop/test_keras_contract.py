@@ -3,6 +3,8 @@
 Attention and refusals are in test_keras_attention.py and test_keras_refusals.py.
 """
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -199,6 +201,8 @@ def test_slot_layer_passes_the_layer_test_of_keras(name, num_values, mode):
     _, arguments, shape, value = CASES[name]
     plain = plain_class(**arguments)
     expected = plain(*_inputs(name, _random)).shape
+    for cls in slot_class.__mro__:
+        inspect.get_annotations(cls)  # Python 3.14 adds them to `dir` when they are first read.
     _Runner().run_layer_test(
         slot_class,
         init_kwargs={**arguments, "num_values": num_values, "score_mode": mode, "seed": 1},
