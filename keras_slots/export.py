@@ -57,6 +57,10 @@ def export_selected(
     the plain interpreter runs it, and the ONNX file is checked with `onnx.checker`. A model that the format
     cannot express is refused.
 
+    With calibration data, C code and LiteRT files compute with integers: weights and activations of eight bits,
+    whose scales are those that fit these inputs. The weights of banks of `StratifiedUniform(bits=8)` are exact.
+    For C code banks must be of that kind, or shared; in LiteRT files the weights of other banks are rounded.
+
     Args:
         model: Functional or Sequential model with at least one slot layer, on the TensorFlow backend.
         path: Folder (SavedModel) or file to write. It is written completely or not at all. For C code it ends in
@@ -66,9 +70,9 @@ def export_selected(
         overwrite: Whether to replace an earlier export once the new one is complete: a file, or a folder that is
             empty or holds nothing but a SavedModel. If the process is killed while it moves folders, the earlier
             export may be left beside `path`, complete, as `<name>.replaced-...`.
-        calibration_data: For C code: an array of inputs, `(n, ...)`, such as 500 training inputs. The code then
-            computes with integers: weights and activations of eight bits, whose scales are those that fit these
-            inputs. It needs banks of `StratifiedUniform(bits=8)`. None: the code computes with floats.
+        calibration_data: For C code and LiteRT files that compute with integers: an array of inputs, `(n, ...)`,
+            such as 500 training inputs; for several inputs, arrays in the structure that the model takes. None:
+            they compute with floats.
 
     Returns:
         The path that was written.
@@ -218,8 +222,8 @@ def _write_litert(model: keras.Model, path: Path, convert: Callable[[Any], tuple
         raise _unsupported_operation_error(model, "LiteRT", "; ".join(operations) or error) from error
     if rounded:
         warnings.warn(
-            f"The converter has rounded the weights of {rounded}. Only in dense and attention layers, and in "
-            "convolutions of one and two dimensions, they are the integers of the bank.",
+            f"The weights of {rounded} are rounded and not the integers of their bank: LiteRT does not use them "
+            "as those of a dense layer or convolution.",
             stacklevel=5,
         )
     path.write_bytes(content)

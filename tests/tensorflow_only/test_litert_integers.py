@@ -88,9 +88,10 @@ def run(interpreter, x):
 
 #: How LiteRT stores the kernel of a layer; attention has kernels (in, heads, size) and (heads, size, out).
 LAYOUTS = {
-    **dict.fromkeys(("SlotDense", "SlotEinsumDense", "SlotLSTMCell"), lambda w: w.T),
+    **dict.fromkeys(("SlotDense", "SlotEinsumDense", "SlotSimpleRNN", "SlotLSTM", "SlotGRU"), lambda w: w.T),
     "SlotConv1D": lambda w: w.transpose(2, 0, 1)[:, None],
     "SlotConv2D": lambda w: w.transpose(3, 0, 1, 2),
+    "SlotConv1DTranspose": lambda w: w.transpose(1, 0, 2)[:, None],
     "SlotConv2DTranspose": lambda w: w.transpose(2, 0, 1, 3),
     "SlotDepthwiseConv1D": lambda w: w.reshape(1, 1, len(w), -1),
     "SlotDepthwiseConv2D": lambda w: w.reshape(1, *w.shape[:2], -1),
@@ -108,7 +109,7 @@ def stored(layer, name, kernel):
         kind = f"{'SlotDepthwiseConv' if 'depthwise' in name else 'pointwise '}{kind[-2:]}"
     if "Attention" in kind:
         kind = "attention_output" if "output" in name else "projection"
-    return LAYOUTS[kind.replace("SlotLSTM", "SlotLSTMCell").replace("CellCell", "Cell")](values)
+    return LAYOUTS[kind](values)
 
 
 def kernels(model):
@@ -158,8 +159,15 @@ NETWORKS = {
         keras_slots.SlotSeparableConv1D(4, 3, **slots()),
         layers.GlobalAveragePooling1D(),
     ),
-    "lstm": ((5, 2), keras_slots.SlotLSTM(3, unroll=True, **slots())),
+    "sequence transpose": ((6, 3), keras_slots.SlotConv1DTranspose(4, 3, strides=2, **slots())),
+    "recurrent": (
+        (4, 2),
+        keras_slots.SlotSimpleRNN(3, unroll=True, return_sequences=True, **slots()),
+        keras_slots.SlotGRU(4, unroll=True, return_sequences=True, **slots()),
+        keras_slots.SlotLSTM(5, unroll=True, **slots()),
+    ),
     "attention": ((5, 4), lambda x: keras_slots.SlotMultiHeadAttention(2, 4, **slots())(x, x)),
+    "group query attention": ((5, 4), lambda x: keras_slots.SlotGroupQueryAttention(4, 4, 2, **slots())(x, x)),
     "alike": ((20,), two_alike),
     "twice": ((20,), one_twice),
     "pools": (IMAGE, conv(activation="relu6"), layers.MaxPooling2D(), layers.Flatten(), dense(), layers.Softmax()),
@@ -246,7 +254,7 @@ def test_export_selected_in_integers_warns_of_an_integer_bank_that_is_rounded(tm
     table = keras_slots.SlotEmbedding(20, 4, name="table", **slots())
     model = keras.Model(inputs, dense(3)(layers.Flatten()(table(inputs))))
     tokens = np.random.default_rng(0).integers(0, 20, (50, 5))
-    with pytest.warns(UserWarning, match=r"rounded the weights of \['table/embeddings'\]") as caught:
+    with pytest.warns(UserWarning, match=r"The weights of \['table/embeddings'\] are rounded") as caught:
         interpreter = export(model, tmp_path / "model", tokens)
     (warning,) = [x for x in caught if x.category is UserWarning]
     assert warning.filename == __file__
