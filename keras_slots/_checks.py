@@ -91,6 +91,29 @@ def check_finite(array: Any, name: str) -> np.ndarray[Any, Any]:
     return array
 
 
+def check_calibration_data(data: Any, shape: tuple[int | None, ...]) -> np.ndarray[Any, Any]:
+    """Returns inputs of a model as an array, or raises an error if they do not have the shape of its input."""
+    try:
+        array = np.asarray(data)
+    except ValueError:  # rows of different lengths
+        array = np.asarray(None)
+    fits = array.ndim == len(shape) + 1 and all(
+        size in (None, length) for size, length in zip(shape, array.shape[1:], strict=True)
+    )
+    if not fits or not array.size or array.dtype.kind not in "iubf":
+        raise ValueError(
+            "`calibration_data` must be an array of inputs of the model, of shape "
+            f"({', '.join(map(str, ('n', *shape)))}). Received: shape {array.shape} and dtype {array.dtype}. Pass "
+            "for example the first 500 training inputs."
+        )
+    if not (np.abs(array) < 3e38).all():
+        raise ValueError(
+            "`calibration_data` must be finite, but holds NaN, infinity or numbers beyond float32. Leave these "
+            "inputs out, and scale all as in training."
+        )
+    return array
+
+
 def _integer_or_none(value: Any) -> int | None:
     if isinstance(value, (bool, np.bool_)):
         return None

@@ -7,6 +7,8 @@ import re
 import shutil
 import tempfile
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from keras_slots._files import (
     write_file,
 )
 from keras_slots._keras import inner_layers
+from keras_slots._litert import calibration_samples, converted_to_integers, integer_kernels
 from keras_slots.c_export import c_header
 from keras_slots.layers.composite import is_model
 from keras_slots.transforms import holds_assets, materialize
@@ -54,6 +57,10 @@ def export_selected(
     the plain interpreter runs it, and the ONNX file is checked with `onnx.checker`. A model that the format
     cannot express is refused.
 
+    With calibration data, C code and LiteRT files compute with integers: weights and activations of eight bits,
+    whose scales are those that fit these inputs. The weights of banks of `StratifiedUniform(bits=8)` are exact.
+    For C code banks must be of that kind, or shared; in LiteRT files the weights of other banks are rounded.
+
     Args:
         model: Functional or Sequential model with at least one slot layer, on the TensorFlow backend.
         path: Folder (SavedModel) or file to write. It is written completely or not at all. For C code it ends in
@@ -63,9 +70,9 @@ def export_selected(
         overwrite: Whether to replace an earlier export once the new one is complete: a file, or a folder that is
             empty or holds nothing but a SavedModel. If the process is killed while it moves folders, the earlier
             export may be left beside `path`, complete, as `<name>.replaced-...`.
-        calibration_data: For C code: an array of inputs, `(n, ...)`, such as 500 training inputs. The code then
-            computes with integers: weights and activations of eight bits, whose scales are those that fit these
-            inputs. It needs banks of `StratifiedUniform(bits=8)`. None: the code computes with floats.
+        calibration_data: For C code and LiteRT files that compute with integers: an array of inputs, `(n, ...)`,
+            such as 500 training inputs; for several inputs, arrays in the structure that the model takes. None:
+            they compute with floats.
 
     Returns:
         The path that was written.
@@ -101,9 +108,10 @@ def export_selected(
             )
         write_file(path, c_header(model, path.stem, calibration_data).encode())
         return path
-    if calibration_data is not None:
+    if calibration_data is not None and format != "litert":
         raise ValueError(
-            f'`calibration_data` must be None for format="{format}": only `format="c"` calibrates. Leave it out.'
+            f'`calibration_data` must be None for format="{format}": only "litert" and "c" compute with integers. '
+            "Leave it out."
         )
     check_backend()
     if not all(map(importlib.util.find_spec, _PACKAGES.get(format, ()))):
@@ -117,7 +125,11 @@ def export_selected(
         )
     if format != "tf_saved_model":
         _check_float32(plain, format)
-    write_export(plain, path, format, overwrite=overwrite)
+    options = {}
+    if calibration_data is not None:
+        samples = calibration_samples(_signature(plain)[0], calibration_data)
+        options["convert"] = partial(converted_to_integers, samples=samples, kernels=integer_kernels(model))
+    write_export(plain, path, format, overwrite=overwrite, **options)
     return path
 
 
@@ -132,15 +144,18 @@ def check_backend() -> None:
 
 
 def write_export(
-    plain: keras.Model, path: Path, format: str = "tf_saved_model", *, overwrite: bool = False
+    plain: keras.Model, path: Path, format: str = "tf_saved_model", *, overwrite: bool = False, **options: Any
 ) -> None:
-    """Writes a model without slot layers to a folder or file, completely or not at all."""
+    """Writes a model without slot layers to a folder or file, completely or not at all.
+
+    `options` are those of the writer of the format.
+    """
     with errors_name_path(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     new, old = scratch / path.name, temporary_path_beside(path, "replaced")
     try:
-        _write(plain, new, path, format)
+        _write(plain, new, path, format, options)
         check_path(path, overwrite, folder=new.is_dir())  # again, because writing took time
         with errors_name_path(path):
             for file in (new, *new.rglob("*")):
@@ -156,11 +171,11 @@ def write_export(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _write(plain: keras.Model, new: Path, path: Path, format: str) -> None:
+def _write(plain: keras.Model, new: Path, path: Path, format: str, options: dict[str, Any]) -> None:
     import tensorflow as tf
 
     try:
-        _WRITERS[format](plain, new)
+        _WRITERS[format](plain, new, **options)
     except (OSError, tf.errors.OpError) as error:
         # The model may raise these types too; errors of its files name the folder, or come from `write`.
         if new.parent.name not in str(error) and getattr(error, "errno", None) not in _WRITE_ERRORS:
@@ -191,19 +206,26 @@ def _write_saved_model(model: keras.Model, path: Path) -> None:
     archive.write_out(str(path), verbose=False)
 
 
-def _write_litert(model: keras.Model, path: Path) -> None:
+def _write_litert(model: keras.Model, path: Path, convert: Callable[[Any], tuple] | None = None) -> None:
     import tensorflow as tf
 
     # Not `keras.Model.export`: it only exists since Keras 3.13, and its file may need TensorFlow.
     saved_model = path.with_name("saved_model")
     _write_saved_model(model, saved_model)
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model))
     try:
-        content = tf.lite.TFLiteConverter.from_saved_model(str(saved_model)).convert()
+        content, rounded = (converter.convert(), []) if convert is None else convert(converter)
     except OSError:
         raise
     except Exception as error:
         operations = [x for x in str(error).splitlines() if x.startswith(("TF Select", "Custom"))]
         raise _unsupported_operation_error(model, "LiteRT", "; ".join(operations) or error) from error
+    if rounded:
+        warnings.warn(
+            f"The weights of {rounded} are rounded and not the integers of their bank: LiteRT does not use them "
+            "as those of a dense layer or convolution.",
+            stacklevel=5,
+        )
     path.write_bytes(content)
 
 

@@ -105,7 +105,9 @@ def test_docs_python_runs(page, tmp_path, monkeypatch):
         for name in ("of_litert", "of_onnx"):
             np.testing.assert_allclose(names[name], selected, rtol=1e-4, atol=1e-4)
         files = {"model.keras", "model.slots", "model.weights.h5", "model.tflite", "model.onnx"}
-        files |= {"digits.slots", "small.slots"}
+        files |= {"digits.slots", "small.slots", "digits.tflite"}
+        assert names["right_in_keras"] > 340
+        assert abs(names["right_in_litert"] - names["right_in_keras"]) < 4
         free, priced, dear = names["sizes"]
         assert free > 1.05 * priced > 1.15 * dear
         assert written(tmp_path) == {*files, "selected"}

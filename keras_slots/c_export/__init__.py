@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import numpy as np
 
-from keras_slots._checks import check_finite
+from keras_slots._checks import check_calibration_data
 from keras_slots.c_export.header import header
 from keras_slots.c_export.integers import calibrated, check_sums
 from keras_slots.c_export.plan import Planner
@@ -28,15 +27,10 @@ def c_header(model: keras.Model, name: str, calibration_data: Any = None) -> str
     stages = planner.run()
     if calibration_data is None:
         return header(name, stages, planner.input_shape, None)
-    data = np.asarray(calibration_data)
-    if data.shape[1:] != planner.input_shape or not len(data):
-        raise ValueError(
-            f"`calibration_data` must be an array of inputs of the model, of shape (n, {planner.input_shape}). "
-            f"Received: shape {data.shape}. Pass for example the first 500 training inputs."
-        )
+    data = check_calibration_data(calibration_data, planner.input_shape)
     _check_banks(stages)
     check_sums(stages)
-    integers = calibrated(stages, check_finite(data, "calibration_data"))
+    integers = calibrated(stages, data)
     return header(name, stages, planner.input_shape, integers)
 
 
