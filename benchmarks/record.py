@@ -116,7 +116,7 @@ def processor():
 def origin(machine=None):
     """The command, machine and versions that figures come from."""
     versions = {"python": platform.python_version()}
-    for name in ("keras", "tensorflow", "jax", "numpy", "keras_slots"):
+    for name in ("keras", "tensorflow", "jax", "torch", "numpy", "keras_slots"):
         if name in sys.modules:
             versions[name] = sys.modules[name].__version__
     flags = sys.argv[1:]

@@ -43,10 +43,10 @@ def pytest_report_header():
     return f"backend: {NAME}, CPU devices asked for: {NUM_DEVICES}{left_out}"
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is exhaustive
 def pytest_collection_modifyitems(config, items):
     if not any("::" in argument for argument in config.args):  # else these cases are wanted
-        mark_slow(items)
+        mark_exhaustive(items)
     left_out = [x for x in items if NAME not in (marked_backends(x) or BACKENDS)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
@@ -59,7 +59,7 @@ def marked_backends(item):
     return own or {mark.name for mark in item.iter_markers()} & set(BACKENDS)
 
 
-def mark_slow(items):
+def mark_exhaustive(items):
     """Of a test that is marked `quick`, all cases but a few."""
     cases = {}
     for item in items:
@@ -72,7 +72,7 @@ def mark_slow(items):
             raise pytest.UsageError(f"{group[0].nodeid} has no case {sorted(unknown)}")
         few = [x for x in group if x.callspec.id in names] if names else every_value_once(group)
         for item in set(group) - set(few):
-            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.exhaustive)
 
 
 def every_value_once(group):

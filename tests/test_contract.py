@@ -7,9 +7,9 @@ from broken_layers import BROKEN, stored_tracer
 from contract import CHECKS, Maker, quick_rows, rows_of_all_pairs
 
 QUICK = quick_rows()
-#: Each check on every twelfth of these rows, and each row with every twelfth check; the rest is slow.
+#: Each check on every twelfth of these rows, and each row with every twelfth check; the rest is exhaustive.
 TURNS = [
-    pytest.param(row, check, id=f"{row}-{check}", marks=[pytest.mark.slow] * ((i + j) % 12 > 0))
+    pytest.param(row, check, id=f"{row}-{check}", marks=[pytest.mark.exhaustive] * ((i + j) % 12 > 0))
     for i, row in enumerate(QUICK)
     for j, check in enumerate(CHECKS)
 ]
@@ -27,7 +27,7 @@ def test_slot_layer_keeps_the_contract(make, check, tmp_path):
     CHECKS[check](make, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("row", [x for x in rows_of_all_pairs() if x not in QUICK], ids=str)
 def test_slot_layer_keeps_the_contract_in_all_pairs_of_factors(make, tmp_path):
     for check in CHECKS.values():

@@ -129,7 +129,7 @@ def test_reader_survives_thousands_of_changed_files_under_the_sanitizers(tmp_pat
     fuzz(tmp_path, 1000)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_reader_survives_a_million_changed_files_under_the_sanitizers(tmp_path):
     fuzz(tmp_path, 250_000)
 

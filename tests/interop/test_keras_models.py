@@ -24,6 +24,8 @@ APPLICATIONS = {
     "NASNetMobile": (32, {}),
     "ConvNeXtTiny": (32, {}),
 }
+if BACKEND.name == "torch":
+    del APPLICATIONS["NASNetMobile"]  # Keras refuses it there.
 
 
 @pytest.fixture(autouse=True)
@@ -183,7 +185,7 @@ def test_slotify_computes_what_the_plain_small_model_does_with_the_same_kernels(
     assert_close(slot(x), give_kernels(slot, plain)(x), atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("name", "mode"), [(name, MODES[i % 2]) for i, name in enumerate(APPLICATIONS)])
 def test_slotify_trains_saves_and_materializes_an_application(name, mode, tmp_path):
     check(without_memory(application(name)), mode, tmp_path)
