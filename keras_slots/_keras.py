@@ -11,8 +11,8 @@ from functools import cache, wraps
 from typing import Any
 
 import keras
-from keras.src.backend import set_keras_mask
 from keras.src.backend.common import global_state
+from keras.src.backend.common.masking import set_keras_mask
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.layers.core.einsum_dense import _analyze_einsum_string
 from keras.src.ops.function import map_graph

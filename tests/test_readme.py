@@ -232,6 +232,16 @@ def test_nearest_prices_of_a_step_are_those_of_the_committed_runs():
         assert rows[f"{network}, training step"] == ["1", *expected]
 
 
+def test_prices_of_a_step_on_other_backends_are_those_of_the_committed_runs():
+    rows = table_rows("docs/devices.md")
+    variants = [f"{mode} K={k}" for mode in ("nearest", "per_connection", "per_value") for k in (8, 64)]
+    for name in ("JAX", "PyTorch"):
+        measured = ratios("lenet300100_" + {"JAX": "jax", "PyTorch": "torch"}[name])
+        assert rows[f"step on {name}"] == ["1", *(shown(measured[x]) for x in variants)]
+    conv6 = [shown(ratios("conv6_torch")[f"nearest K={k}"]) for k in (8, 64)]
+    assert "takes {} (K = 8) and {} (K = 64)".format(*conv6) in text("docs/devices.md")
+
+
 def test_docs_memory_and_build_of_vgg19_are_those_of_the_committed_runs():
     found = {}
     for name, key in (("memory", "step_mib"), ("build", "seconds")):
