@@ -32,6 +32,8 @@ def load_data(recipe, options):
 
 def choose_devices(strategy):
     """The distribution of --strategy (None: one device), and its number of devices."""
+    if keras.backend.backend() == "torch":
+        return None, 1  # Keras has no strategy there.
     on_tensorflow = keras.backend.backend() == "tensorflow"
     if on_tensorflow:
         import tensorflow as tf
@@ -93,8 +95,9 @@ class Run(keras.callbacks.Callback):
         self.images = {split: data.evaluation(split, devices) for split in ("validation", "test")}
         self.evaluation_batch = EVALUATION_BATCH // devices * devices
         steps, together = len(data), 1
-        if recipe.network == "lenet300100" and (devices == 1 or keras.backend.backend() == "jax"):
-            # Small steps are grouped; the results do not depend on it.
+        grouped = {"tensorflow": devices == 1, "jax": True, "torch": False}[keras.backend.backend()]
+        if recipe.network == "lenet300100" and grouped:
+            # Small steps are grouped where Keras can; the results do not depend on it.
             together = max(size for size in range(1, min(200, steps) + 1) if steps % size == 0)
         self.set_model(model)
         model.compile(
@@ -218,7 +221,9 @@ def environment():
     cpuinfo = Path("/proc/cpuinfo")
     named = re.search(r"model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
     device = f"{named[1] if named else platform.machine()}, {os.cpu_count()} cores"
-    if backend == "jax" and library.default_backend() != "cpu":
+    if backend == "torch" and library.cuda.is_available():
+        device = library.cuda.get_device_name()
+    elif backend == "jax" and library.default_backend() != "cpu":
         device = library.devices()[0].device_kind
     elif backend == "tensorflow" and library.config.list_physical_devices("GPU"):
         first = library.config.list_physical_devices("GPU")[0]

@@ -8,8 +8,8 @@ import pytest
 
 import networks
 import recipes
+from comparisons import numpy_of
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.jax]  # the backends of the runner
 CIFAR = (32, 32, 3)
 
 
@@ -19,7 +19,7 @@ def model_of(network="lenet300100", shape=CIFAR, classes=10, **fields):
 
 
 def kernels_of(model):
-    return {x.name: np.asarray(x.kernel) for x in model.layers if hasattr(x, "kernel")}
+    return {x.name: numpy_of(x.kernel) for x in model.layers if hasattr(x, "kernel")}
 
 
 # Network, shape; connections, and the inputs of the first dense layer.
@@ -100,10 +100,9 @@ def test_dense_layers_of_the_paper_start_with_a_tenth_of_the_scores():
             *window, fan_in, fan_out = layer.kernel.shape
             sigma = (2 / (np.prod(window) * (fan_in + fan_out))) ** 0.5
             scale = 0.1 if layer.name.startswith("dense") else 1.0
-            assert 0 <= np.min(layer.scores) and 0.99 < np.max(layer.scores) / (scale * sigma) <= 1.0001, (
-                layer.name
-            )
-            assert 0.99 < np.max(np.abs(layer.bank)) / sigma <= 1.0001
+            scores, bank = numpy_of(layer.scores), numpy_of(layer.bank)
+            assert scores.min() >= 0 and 0.99 < scores.max() / (scale * sigma) <= 1.0001, layer.name
+            assert 0.99 < np.abs(bank).max() / sigma <= 1.0001
 
 
 @pytest.mark.tensorflow

@@ -18,7 +18,6 @@ import runs
 import training
 from data import read_arrays
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.jax]  # the backends of the runner
 PAPER = Path(training.__file__).parent
 LEARNED = ["--method", "learned"]
 
@@ -165,6 +164,8 @@ def test_every_network_trains_a_step_on_a_local_file(tmp_path, network):
     assert (row["test_averaged"] is None) == (network == "conv6bn")
 
 
+@pytest.mark.tensorflow
+@pytest.mark.jax
 @pytest.mark.slow
 def test_two_devices_train_like_one(tmp_path):
     """Runs on as many logical CPUs as the test session has; one is the control."""
