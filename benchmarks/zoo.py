@@ -30,7 +30,6 @@ NETWORKS = {
     "digits_dense": (1, "--small --layers d32 --num-values 8 --rate 0.05 --epochs 60"),
     "mnist_convnet_1kb": (1, "--layers 's6 c8 c8 p c10'"),
     "mnist_convnet_2kb": (3, "--layers 's8 c12 c12 p c16'"),
-    "mnist_convnet_2kb_priced": (3, "--layers 's8 c12 c12 p c16' --penalty 3e-4"),
     "mnist_convnet_3kb": (3, "--layers 's12 c16 c18 p c22'"),
     "mnist_lenet_k3": (1, "--layers 'd300 d100' --num-values 3 --penalty 3e-5 --rate 0.05"),
     "mnist_lenet_k8": (1, "--layers 'd300 d100' --num-values 8 --penalty 1e-5 --rate 0.05"),

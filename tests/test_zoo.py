@@ -37,7 +37,7 @@ def test_zoo_card_says_what_the_file_is(name):
     assert card["bits"] == round(8 * len(content) / card["connections"], 2)
     assert card["command"].startswith("python examples/tiny_mnist.py ")
     assert card["command"].endswith(f" --seed {card['seed']} --out {name}.slots")
-    assert {"keras", "keras_slots", "numpy", "python", "tensorflow"} == card["versions"].keys()
+    assert {"keras", "keras_slots", "numpy", "python", "tensorflow"} <= card["versions"].keys()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,8 +2,8 @@
 
 Example:
 
->>> import keras_slots.zoo
->>> keras_slots.zoo.load("digits_dense").input_shape
+>>> from keras_slots import zoo
+>>> zoo.load("digits_dense").input_shape
 (None, 8, 8, 1)
 """
 
@@ -26,7 +26,8 @@ def names() -> list[str]:
 
     Example:
 
-    >>> "digits_dense" in keras_slots.zoo.names()
+    >>> from keras_slots import zoo
+    >>> "digits_dense" in zoo.names()
     True
     """
     files = (entry.name for entry in _FOLDER.iterdir())
@@ -49,7 +50,8 @@ def card(name: str) -> dict[str, Any]:
 
     Example:
 
-    >>> card = keras_slots.zoo.card("digits_dense")
+    >>> from keras_slots import zoo
+    >>> card = zoo.card("digits_dense")
     >>> card["connections"], card["K"]
     (2368, 8)
     """
@@ -69,7 +71,8 @@ def load(name: str) -> keras.Model:
 
     Example:
 
-    >>> keras_slots.zoo.load("digits_dense").count_params()
+    >>> from keras_slots import zoo
+    >>> zoo.load("digits_dense").count_params()
     2368
     """
     with resources.as_file(_file(name, ".slots")) as path:
