@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from importlib import resources
 from pathlib import Path
 
@@ -78,6 +79,13 @@ def benchmark(monkeypatch):
     """benchmarks/zoo.py as a module."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     return importlib.import_module("benchmarks.zoo")
+
+
+def test_docs_zoo_python_runs(benchmark):
+    (block,) = re.findall(r"^```python\n(.*?)^```$", benchmark.PAGE.read_text(encoding="utf-8"), re.S | re.M)
+    names = {}
+    exec(block, names)  # noqa: S102
+    assert names["card"]["connections"] == 4728 and names["model"].input_shape == (None, 28, 28, 1)
 
 
 def test_docs_zoo_tables_are_those_of_the_cards_and_results(benchmark):
