@@ -100,6 +100,7 @@ setup(
         "keras_slots": ["py.typed"],
         "keras_slots.c_export": ["code.c"],
         "keras_slots.slots_file": ["dictionary.txt"],
+        "keras_slots.zoo": ["*.json", "*.slots"],
     },
     include_package_data=False,
     python_requires=">=3.10,<3.15",

@@ -1,6 +1,7 @@
 """Slot machine networks for Keras: training selects among fixed random values and never changes them."""
 
 from keras_slots import _command  # noqa: F401 - before Keras is imported
+from keras_slots import zoo as zoo
 from keras_slots._registry import register
 from keras_slots.export import export_selected
 from keras_slots.inspect.monitor import SelectionMonitor

@@ -196,6 +196,14 @@ def test_version_has_one_source(metadata):
     assert metadata["version"] == keras_slots.__version__
 
 
+def test_wheel_holds_the_files_that_are_no_python(metadata):
+    package = ROOT / "keras_slots"
+    wanted = {path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    listed = metadata["package_data"].items()
+    folders = {ROOT / name.replace(".", "/"): patterns for name, patterns in listed}
+    assert wanted == {path for folder in folders for pattern in folders[folder] for path in folder.glob(pattern)}
+
+
 def test_changelog_has_a_section_for_this_version():
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(rf"^## \[?{re.escape(keras_slots.__version__)}\b", changelog, re.MULTILINE)

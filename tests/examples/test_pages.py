@@ -59,7 +59,7 @@ class ReachedFit(Exception):
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
-    "page", ["lenet_mnist", "conv6_cifar10", "finetune", "vgg19_cifar10", "cifar10_in_an_hour"]
+    "page", ["lenet_mnist", "conv6_cifar10", "finetune", "vgg19_cifar10", "cifar10_in_an_hour", "tiny_mnist"]
 )
 def test_page_reads_an_npz_file_and_says_what_to_do_without_data(monkeypatch, tmp_path, page, capsys):
     with pytest.raises(SystemExit) as leave:
@@ -73,7 +73,7 @@ def test_page_reads_an_npz_file_and_says_what_to_do_without_data(monkeypatch, tm
         raise ReachedFit
 
     monkeypatch.setattr(keras.Model, "fit", fit)
-    shape = (28, 28, 1) if page == "lenet_mnist" else (32, 32, 3)
+    shape = (28, 28, 1) if page in ("lenet_mnist", "tiny_mnist") else (32, 32, 3)
     images = np.zeros((160, *shape), "uint8")
     labels = np.arange(160)[:, None] % 10
     parts = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
@@ -129,6 +129,38 @@ def test_cifar10_in_an_hour_page_writes_a_file_that_predicts_the_same(monkeypatc
     plain = load_slots(file)
     assert not any(isinstance(layer, SlotLayer) for layer in plain.layers)
     np.testing.assert_array_equal(plain.predict(names["x_test"], verbose=0), names["logits"])
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_tiny_mnist_page_writes_a_small_file_that_is_as_accurate_as_it_says(monkeypatch, tmp_path, capsys):
+    give_two_replicas(monkeypatch)
+    file = tmp_path / "tiny.slots"
+    names = run_page(monkeypatch, "tiny_mnist", "--small", "--layers", "c8 p c16 d20", "--out", file)
+    plain = load_slots(file)
+    assert [type(layer).__name__ for layer in plain.layers[:2]] == ["Conv2D", "EinsumDense"]
+    logits = plain.predict(names["x_test"], batch_size=500, verbose=0)
+    accuracy = np.mean(logits.argmax(axis=-1) == names["y_test"])
+    assert accuracy == names["accuracy"] > 0.9
+    # 8x8 images, pooled to 4x4: 3*3*8 + 3*3*8*16 + 4*4*16*20 + 20*10 connections of two bits.
+    assert names["connections"] == 72 + 1152 + 5120 + 200
+    assert file.stat().st_size < 6544 / 4 + 500
+    said = f"test accuracy {accuracy:.2%}, {file.stat().st_size:,} bytes, 6,544 connections"
+    assert said in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.tensorflow
+def test_tiny_mnist_page_moves_images_about_their_middle_and_keeps_them_whole(monkeypatch, tmp_path):
+    monkeypatch.setattr(keras.Model, "fit", lambda model, batches, **settings: next(batches))
+    names = run_page(monkeypatch, "tiny_mnist", "--small", "--layers", "d4", "--out", tmp_path / "tiny.slots")
+    # A square in the middle: its centre moves by up to 5 % of eight pixels, and it loses or gains up to 24 %.
+    images = np.zeros_like(names["x"])
+    images[:, 3:5, 3:5] = 1
+    monkeypatch.setitem(names["moved"].__globals__, "x", images)
+    moved = np.concatenate([np.asarray(next(names["moved"]())[0]) for _ in range(2)])
+    middle = (moved * np.arange(8)[:, None, None]).sum((1, 2, 3)) / moved.sum((1, 2, 3))
+    assert np.abs(middle - 3.5).max() < 0.65 and np.ptp(middle) > 0.2
+    np.testing.assert_allclose(moved.sum((1, 2, 3)), 4, rtol=0.35)
 
 
 @pytest.mark.slow
