@@ -2,15 +2,17 @@
 
     python benchmarks/microcontroller.py --data mnist.npz --models models --out FILE
 
-Two networks are trained on MNIST with nearest scores and values of eight bits, or read from `--models` if an
-earlier run has left them there: LeNet-300-100 with K = 8, and a convolutional network of 14,472 connections with
-K = 3. Each is exported with integers and with floats, run on this computer on all test images, and under
-qemu-system-arm on the first 100 of them. Needs gcc, and the Debian packages gcc-arm-none-eabi and qemu-system-arm.
+Networks are trained on MNIST with nearest scores and values of eight bits, or read from `--models` if an
+earlier run has left them there: LeNet-300-100 with K = 8, a convolutional network of 14,472 connections with
+K = 3, both exported with integers and with floats, and the network of examples/tiny_mnist.py, 4,728 connections
+with K = 4, as that page exports it. All are run on this computer on all test images, and under qemu-system-arm
+on the first 100 of them. Needs gcc, and the Debian packages gcc-arm-none-eabi and qemu-system-arm.
 """
 
 import argparse
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -90,6 +92,17 @@ def trained(make, moves, x, y, epochs):
     for _ in range(epochs):
         model.fit(moved(x, random) if moves else x, y, batch_size=128, verbose=0)
     return model
+
+
+def from_page(folder, data):
+    """Writes the header of examples/tiny_mnist.py; returns how many images are right in Keras."""
+    said = folder / "said.txt"
+    if not said.exists():
+        page = [sys.executable, PROGRAM.parent / "tiny_mnist.py", "--data-dir", data]
+        printed = run(*page, "--out", folder / "network.slots", "--header", folder / "network.h")
+        said.write_text(printed, encoding="utf-8")
+    accuracy = re.search(r"test accuracy ([\d.]+)%", said.read_text(encoding="utf-8"))[1]
+    return round(100 * float(accuracy))
 
 
 def write_images(path, images, labels):
@@ -172,6 +185,14 @@ def main():
         x, y, images, labels = (data[name] for name in ("x_train", "y_train", "x_test", "y_test"))
     x, x_test = ((part[..., None] / 255).astype("float32") for part in (x, images))
     rows = []
+
+    def add(name, folder, network, variant, processors, in_keras):
+        for row in measure(folder, network, images, labels, processors):
+            row = {"network": name, "variant": f"{variant}, {row['processor']}, {row['flags']}", **row}
+            rows.append({**row, "right_in_keras": in_keras})
+            record.print_row(row, COLUMNS)
+            record.write(args, rows)
+
     for name, (make, moves) in NETWORKS.items():
         args.models.mkdir(parents=True, exist_ok=True)
         path = args.models / f"{name}.keras"
@@ -189,12 +210,12 @@ def main():
                 network = folder / "network.c"
                 network.write_text(FLOATS, encoding="utf-8")
             # Floats need more RAM than a micro:bit has, and a processor that computes with them.
-            processors = PROCESSORS if variant == "integers" else ["Cortex-M4"]
-            for row in measure(folder, network, images, labels, processors):
-                row = {"network": name, "variant": f"{variant}, {row['processor']}, {row['flags']}", **row}
-                rows.append({**row, "right_in_keras": in_keras})
-                record.print_row(row, COLUMNS)
-                record.write(args, rows)
+            add(name, folder, network, variant, PROCESSORS if variant == "integers" else ["Cortex-M4"], in_keras)
+    folder = args.models / "tiny_mnist"
+    folder.mkdir(exist_ok=True)
+    in_keras = from_page(folder, args.data)
+    record.print_head(f"tiny_mnist: {in_keras} of 10,000 right in Keras", COLUMNS)
+    add("tiny_mnist", folder, PROGRAM / "network.c", "integers", PROCESSORS, in_keras)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,7 @@
 Layers are given in letters: c8 is a convolution of eight 3x3 filters, s8 one of 5x5 filters at every second
 pixel, p max pooling, d8 a dense layer of eight units. The accuracy is that of the file, read back.
 
-Needs pip install "keras-slots[examples]", TensorFlow. Takes about three minutes on two cores, or seconds with
---small.
+Needs pip install "keras-slots[examples]", TensorFlow. Takes about three minutes on two cores, --small seconds.
 
     python examples/tiny_mnist.py --data-dir DIR          # where tensorflow-datasets keeps MNIST
     python examples/tiny_mnist.py --data-dir mnist.npz    # x_train, y_train, x_test, y_test
@@ -20,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_slots import SlotConv2D, SlotDense, StratifiedUniform, load_slots, save_slots
+from keras_slots import SlotConv2D, SlotDense, StratifiedUniform, export_selected, load_slots, save_slots
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data-dir", help="folder of tensorflow-datasets (default: its own), or an .npz file")
@@ -32,6 +31,7 @@ parser.add_argument("--rate", type=float, default=0.2, help="first learning rate
 parser.add_argument("--epochs", type=int, default=20, help="(default: %(default)s)")
 parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
 parser.add_argument("--out", default="tiny.slots", help="(default: %(default)s)")
+parser.add_argument("--header", metavar="FILE.h", help="where to write it as C code for a microcontroller, too")
 args = parser.parse_args()
 keras.utils.set_random_seed(args.seed)
 
@@ -52,7 +52,7 @@ else:
     except AssertionError:
         parser.error("no MNIST here: pass --small or an .npz file, or run tfds.load('mnist') once")
     (x, y), (x_test, y_test) = tfds.as_numpy(parts)
-size, batch_size, scale = (8, 32, 1) if args.small else (28, 128, 255)
+size, batch_size, scale, padding = (8, 32, 1, "same") if args.small else (28, 128, 255, "valid")
 x, x_test = ((images.reshape(-1, size, size, 1) / scale).astype("float32") for images in (x, x_test))
 steps = len(x) // batch_size
 
@@ -82,8 +82,7 @@ with tf.distribute.MirroredStrategy().scope():
             z = SlotDense(number, "relu", seed=next(seeds), **slots)(keras.layers.Flatten()(z))
         else:
             shape = {"strides": 2, "kernel_size": 5} if kind == "s" else {"kernel_size": 3}
-            shape |= {"padding": "same" if args.small else "valid"}
-            z = SlotConv2D(number, seed=next(seeds), **shape, **slots)(z)
+            z = SlotConv2D(number, padding=padding, seed=next(seeds), **shape, **slots)(z)
             z = keras.layers.ReLU()(keras.layers.BatchNormalization(scale=False)(z))
     model = keras.Model(inputs, SlotDense(10, seed=next(seeds), **slots)(keras.layers.Flatten()(z)))
     rate = keras.optimizers.schedules.CosineDecay(args.rate, args.epochs * steps)
@@ -93,7 +92,8 @@ with tf.distribute.MirroredStrategy().scope():
 model.fit(moved(), epochs=args.epochs, steps_per_epoch=steps, shuffle=False, verbose=2)
 chain = keras.Sequential(model.layers)  # says in fewer bytes which layer follows which
 file = save_slots(chain, args.out, overwrite=True, fold_batch_norm=True, float_dtype="float16")
-answers = load_slots(file).predict(x_test, batch_size=500, verbose=0).argmax(axis=-1)
-accuracy = np.mean(answers == y_test.ravel())
+if args.header:
+    export_selected(chain, args.header, format="c", calibration_data=x[:500], overwrite=True)
+accuracy = np.mean(load_slots(file).predict(x_test, batch_size=500, verbose=0).argmax(axis=-1) == y_test.ravel())
 connections = sum(layer.kernel.shape.num_elements() for layer in chain.layers if hasattr(layer, "bank"))
 print(f"{file}: test accuracy {accuracy:.2%}, {file.stat().st_size:,} bytes, {connections:,} connections")

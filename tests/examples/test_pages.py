@@ -135,8 +135,9 @@ def test_cifar10_in_an_hour_page_writes_a_file_that_predicts_the_same(monkeypatc
 @pytest.mark.tensorflow
 def test_tiny_mnist_page_writes_a_small_file_that_is_as_accurate_as_it_says(monkeypatch, tmp_path, capsys):
     give_two_replicas(monkeypatch)
-    file = tmp_path / "tiny.slots"
-    names = run_page(monkeypatch, "tiny_mnist", "--small", "--layers", "c8 p c16 d20", "--out", file)
+    file, header = tmp_path / "tiny.slots", tmp_path / "tiny.h"
+    flags = ["--layers", "c8 p c16 d20", "--out", file, "--header", header]
+    names = run_page(monkeypatch, "tiny_mnist", "--small", *flags)
     plain = load_slots(file)
     assert [type(layer).__name__ for layer in plain.layers[:2]] == ["Conv2D", "EinsumDense"]
     logits = plain.predict(names["x_test"], batch_size=500, verbose=0)
@@ -145,6 +146,7 @@ def test_tiny_mnist_page_writes_a_small_file_that_is_as_accurate_as_it_says(monk
     # 8x8 images, pooled to 4x4: 3*3*8 + 3*3*8*16 + 4*4*16*20 + 20*10 connections of two bits.
     assert names["connections"] == 72 + 1152 + 5120 + 200
     assert file.stat().st_size < 6544 / 4 + 500
+    assert "tiny_predict(const tiny_value input[64]" in header.read_text(encoding="utf-8")
     said = f"test accuracy {accuracy:.2%}, {file.stat().st_size:,} bytes, 6,544 connections"
     assert said in capsys.readouterr().out.splitlines()[-1]
 
