@@ -80,7 +80,7 @@ def register(key: Any, *, replace: bool = False) -> Callable[[Class], Class]:
         if before is not None and not replace and _module_and_name(before) != _module_and_name(cls):
             raise ValueError(
                 f"`key` is taken. Received: key={getattr(key, '__name__', repr(key))}, which belongs to "
-                f"{before.__name__}, for {cls.__name__}. Choose another one, or pass `replace=True` to take its "
+                f"{'.'.join(_module_and_name(before))}, for {'.'.join(_module_and_name(cls))}. Choose another one, or pass `replace=True` to take its "
                 "place everywhere in this process."
             )
         cls.registry[key] = cls

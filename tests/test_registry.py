@@ -142,7 +142,7 @@ def test_another_slot_layer_of_a_keras_layer_is_refused_unless_asked_for(own_reg
         pass
 
     before = dict(own_registrations)
-    text = "Received: key=Dense, which belongs to SlotDense, for Other.*`replace=True`"
+    text = "Received: key=Dense, which belongs to keras_slots.layers.dense.SlotDense, for .*Other.*`replace=True`"
     with pytest.raises(ValueError, match=text):
         register(L.Dense)(Other)
     assert own_registrations == before and Other.plain_class is L.Dense
@@ -208,9 +208,9 @@ class NoRole(ValueSource):
         ("own", L.Dense, "decorates a subclass of `SelectionRule`"),
         ("own", Unmoved, r"Received: Unmoved without \['moves'\]"),
         ("own", Abstract, r"Received: Abstract without \['add_variables', 'bank'"),
-        ("nearest", Taken, "`key` is taken. Received: key='nearest', which belongs to NearestKernel"),
-        ("greedy", Last, "`key` is taken. Received: key='greedy', which belongs to Greedy"),
-        ("he_normal", Wide, "`key` is taken. Received: key='he_normal', which belongs to HeNormal"),
+        ("nearest", Taken, "`key` is taken. Received: key='nearest', which belongs to keras_slots.kernels.nearest.NearestKernel"),
+        ("greedy", Last, "`key` is taken. Received: key='greedy', which belongs to keras_slots.selection.Greedy"),
+        ("he_normal", Wide, "`key` is taken. Received: key='he_normal', which belongs to keras_slots.values.distributions.HeNormal"),
         ("own", NoRole, "`NoRole.roles` must contain 'bank', 'scores' or 'start'"),
         (7, Last, "`key` must be the name of a selection rule. Received: key=7"),
         ("own", SlotDense, "`key` must be the Keras layer that computes the same"),
