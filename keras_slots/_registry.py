@@ -77,11 +77,11 @@ def register(key: Any, *, replace: bool = False) -> Callable[[Class], Class]:
         cls.check_registration(key)
         before = cls.registry.get(key)
         # The same class, defined again by running a notebook cell twice, is not a conflict.
-        if before is not None and not replace and _module_and_name(before) != _module_and_name(cls):
+        if before is not None and not replace and _full_name(before) != _full_name(cls):
             raise ValueError(
                 f"`key` is taken. Received: key={getattr(key, '__name__', repr(key))}, which belongs to "
-                f"{'.'.join(_module_and_name(before))}, for {'.'.join(_module_and_name(cls))}. Choose another one, or pass `replace=True` to take its "
-                "place everywhere in this process."
+                f"{_full_name(before)}, for {_full_name(cls)}. Choose another one, or pass `replace=True` to take "
+                "its place everywhere in this process."
             )
         cls.registry[key] = cls
         cls.on_registration(key)
@@ -90,5 +90,5 @@ def register(key: Any, *, replace: bool = False) -> Callable[[Class], Class]:
     return decorate
 
 
-def _module_and_name(cls: type) -> tuple[str, str]:
-    return cls.__module__, cls.__qualname__
+def _full_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
