@@ -1,10 +1,10 @@
 """Makes keras_slots/slots_file/dictionary.txt from configurations of the layers that Keras has.
 
-    python tests/make_dictionary.py > keras_slots/slots_file/dictionary.txt
+    python tests/make_dictionary.py > dictionary.txt && cmp dictionary.txt keras_slots/slots_file/dictionary.txt
 
 Architectures in `.slots` files are compressed with that text as preset dictionary. It is a part of the format: it
-must not change once a version of the format has been released. What a later Keras writes otherwise only takes
-some bytes more. Common layers come last, where they are cheapest to refer to.
+must not change once a version of the format has been released. It is what Keras 3.15.1 writes; what a later one
+writes otherwise only takes some bytes more. Common layers come last, where they are cheapest to refer to.
 """
 
 import json

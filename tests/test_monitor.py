@@ -11,7 +11,7 @@ import pytest
 import keras_slots
 from comparisons import assert_same_weights, numpy_of
 from keras_slots import SelectionMonitor, SlotDense
-from mode_table import MODE_ARGUMENTS
+from mode_table import MODE_ARGUMENTS, SCORE_MODES
 from small_models import compiled_model, small_data, small_model
 
 NUMBERS = ("changed", "magnitude", "reach", "bits")
@@ -79,7 +79,7 @@ def expected(mode, states):
     num_values = bank.shape[-1]
     rows, lines = bank.reshape(-1, num_values), scores.reshape(-1, num_values)
     reachable = [selectable(b, s) for b, s in zip(rows, lines, strict=True)]
-    values = reachable if mode not in ("per_value", "per_value_shared") else map(np.sort, rows)
+    values = reachable if SCORE_MODES[MODES[mode]["score_mode"]].trained != "scores" else map(np.sort, rows)
     values = [np.float32(v) for v in values]
 
     def positions(kernel):

@@ -277,6 +277,15 @@ class SameName(InAList):
         return super().add_slot_kernel(shape, argument, name="kernel")
 
 
+@pytest.mark.parametrize("kind", ["initializer", "regularizer"])
+def test_a_layer_without_the_attributes_of_a_kernel_says_which(kind):
+    layer = InAList(name="two")
+    delattr(layer, f"second_{kind}")
+    text = f"argument='second' for the layer 'two', of type InAList, without second_{kind}. Set"
+    with pytest.raises(ValueError, match=text):
+        layer.build((None, 2))
+
+
 def test_two_kernels_of_one_name_in_a_layer_are_refused():
     with pytest.raises(ValueError, match="'two' already has a kernel named 'kernel'.*`name`"):
         model_of(registered(SameName)(name="two", seed=1))

@@ -45,6 +45,14 @@ def test_load_model_of_an_unseeded_model_brings_back_its_numbers(tmp_path):
     assert_same_weights(model, keras.models.load_model(tmp_path / "model.keras"))
 
 
+def test_load_model_gives_each_unseeded_layer_its_own_seed_back(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), SlotDense(4), SlotDense(2), SlotDense(2, score_mode="nearest")])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    seeds, again = ([layer.slot_kernel.seed for layer in x.layers] for x in (model, loaded))
+    assert again == seeds and len(set(seeds)) == 3
+
+
 @pytest.mark.quick("probabilistic")
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_load_weights_fills_a_model_of_another_seed(tmp_path, selection):

@@ -201,6 +201,13 @@ class SlotLayer(Refusals, Registrable):
                 f"Layer '{self.name}' already has a kernel named '{name}'. Pass another `argument`, or as `name` "
                 "the name of the weight of the Keras layer that this kernel replaces."
             )
+        given = [f"{argument}_regularizer"] + [f"{argument}_initializer"] * (initializer is None)
+        if missing := [attribute for attribute in given if not hasattr(self, attribute)]:
+            raise ValueError(
+                f"`argument` must be the prefix of attributes of the layer. Received: argument='{argument}' for "
+                f"the layer '{self.name}', of type {type(self).__name__}, without {' and '.join(missing)}. "
+                "Set them in the constructor of the Keras layer; a regularizer may be None."
+            )
         first = argument == self.kernel_arguments[0]
         kernel = SlotKernel.registry[self.score_mode](
             num_values=self.num_values,

@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 
 MAGIC = b"\x89SLOTS\r\n"
 VERSION = 2  # that is written
-_SMALLEST = len(MAGIC) + 8  # version, three numbers, checksum
+_SMALLEST = len(MAGIC) + 8  # the smallest of all versions: version, three numbers, checksum
 #: How a weight is stored: as an array, or as choices that are packed or coded.
 FORMS = ("stored", "packed", "hull", "nearest")
 #: Dtypes, in the order of their numbers in the file.

@@ -16,7 +16,7 @@ from keras_slots.values.stratified import Grid, integers
 
 Array = np.ndarray[Any, Any]
 
-#: Kinds of values, in the order of their numbers in the file: those of `philox.KINDS`, and three others.
+#: Kinds of values, in the order of their numbers in the file: those of `philox.KINDS`, and others.
 KINDS = ("uniform", "positive_uniform", "truncated_normal", "signed_constant", "strata", "given", "grid")
 #: Maximum magnitude of the integers as which values are compared.
 LARGEST = 2**24
