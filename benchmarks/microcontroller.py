@@ -12,7 +12,6 @@ on the first 100 of them. Needs gcc, and the Debian packages gcc-arm-none-eabi a
 import argparse
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -20,6 +19,7 @@ import numpy as np
 
 import record
 from keras_slots import SlotConv2D, SlotDense, StratifiedUniform, export_selected
+from zoo import run_page
 
 L = keras.layers
 PROGRAM = Path(__file__).resolve().parents[1] / "examples" / "microcontroller"
@@ -92,17 +92,6 @@ def trained(make, moves, x, y, epochs):
     for _ in range(epochs):
         model.fit(moved(x, random) if moves else x, y, batch_size=128, verbose=0)
     return model
-
-
-def from_page(folder, data):
-    """Writes the header of examples/tiny_mnist.py; returns how many images are right in Keras."""
-    said = folder / "said.txt"
-    if not said.exists():
-        page = [sys.executable, PROGRAM.parent / "tiny_mnist.py", "--data-dir", data]
-        printed = run(*page, "--out", folder / "network.slots", "--header", folder / "network.h")
-        said.write_text(printed, encoding="utf-8")
-    accuracy = re.search(r"test accuracy ([\d.]+)%", said.read_text(encoding="utf-8"))[1]
-    return round(100 * float(accuracy))
 
 
 def write_images(path, images, labels):
@@ -213,7 +202,8 @@ def main():
             add(name, folder, network, variant, PROCESSORS if variant == "integers" else ["Cortex-M4"], in_keras)
     folder = args.models / "tiny_mnist"
     folder.mkdir(exist_ok=True)
-    in_keras = from_page(folder, args.data)
+    accuracy, *_ = run_page(folder / "network.slots", "--data-dir", args.data, "--header", folder / "network.h")
+    in_keras = round(100 * accuracy)
     record.print_head(f"tiny_mnist: {in_keras} of 10,000 right in Keras", COLUMNS)
     add("tiny_mnist", folder, PROGRAM / "network.c", "integers", PROCESSORS, in_keras)
 

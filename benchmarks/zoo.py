@@ -36,27 +36,32 @@ NETWORKS = {
 }
 
 
+def run_page(out, *flags):
+    """Runs examples/tiny_mnist.py, unless its file is there; returns test accuracy, bytes and connections."""
+    said = out.with_suffix(".txt")
+    if not out.exists():
+        page = [sys.executable, ROOT / "examples" / "tiny_mnist.py"]
+        with said.open("w", encoding="utf-8") as printed:
+            subprocess.run([*page, *flags, "--out", out], check=True, stdout=printed)
+    *_, last = said.read_text(encoding="utf-8").splitlines()
+    found = re.search(r"test accuracy ([\d.]+)%, ([\d,]+) bytes, ([\d,]+) conn", last)
+    accuracy, *counts = (float(x.replace(",", "")) for x in found.groups())
+    return accuracy, *map(int, counts)
+
+
 def trained(name, seed, args):
     """The card of a network, which is trained if its file is not there yet."""
     out = args.runs / f"{name}-{seed}.slots"
-    said = out.with_suffix(".txt")
-    flags = [*shlex.split(NETWORKS[name][1]), "--seed", str(seed), "--out"]
+    flags = [*shlex.split(NETWORKS[name][1]), "--seed", str(seed)]
     data = [] if "--small" in flags else ["--data-dir"]
-    if not out.exists():
-        command = [sys.executable, ROOT / "examples" / "tiny_mnist.py", *data, *([args.data] if data else [])]
-        with said.open("w", encoding="utf-8") as printed:
-            subprocess.run([*command, *flags, out], check=True, stdout=printed)
-    *_, last = said.read_text(encoding="utf-8").splitlines()
-    accuracy, size, connections = re.search(
-        r"test accuracy ([\d.]+)%, ([\d,]+) bytes, ([\d,]+) conn", last
-    ).groups()
-    size, connections = (int(x.replace(",", "")) for x in (size, connections))
+    accuracy, size, connections = run_page(out, *data, *([args.data] if data else []), *flags)
     origin = record.origin(args.machine)
-    command = ["python", "examples/tiny_mnist.py", *data, *["mnist.npz"][: len(data)], *flags, f"{name}.slots"]
+    command = ["python", "examples/tiny_mnist.py", *data, *["mnist.npz"][: len(data)], *flags]
+    command += ["--out", f"{name}.slots"]
     card = {
         "name": name,
         "data": "MNIST" if data else "digits of scikit-learn",
-        "accuracy": float(accuracy),
+        "accuracy": accuracy,
         "bytes": size,
         "connections": connections,
         "K": int(flags[flags.index("--num-values") + 1]) if "--num-values" in flags else 4,

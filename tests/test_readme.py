@@ -235,8 +235,8 @@ def test_nearest_prices_of_a_step_are_those_of_the_committed_runs():
 def test_prices_of_a_step_on_other_backends_are_those_of_the_committed_runs():
     rows = table_rows("docs/devices.md")
     variants = [f"{mode} K={k}" for mode in ("nearest", "per_connection", "per_value") for k in (8, 64)]
-    for name in ("JAX", "PyTorch"):
-        measured = ratios("lenet300100_" + {"JAX": "jax", "PyTorch": "torch"}[name])
+    for name, backend in (("JAX", "jax"), ("PyTorch", "torch")):
+        measured = ratios(f"lenet300100_{backend}")
         assert rows[f"step on {name}"] == ["1", *(shown(measured[x]) for x in variants)]
     conv6 = [shown(ratios("conv6_torch")[f"nearest K={k}"]) for k in (8, 64)]
     assert "takes {} (K = 8) and {} (K = 64)".format(*conv6) in text("docs/devices.md")

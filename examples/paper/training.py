@@ -32,9 +32,10 @@ def load_data(recipe, options):
 
 def choose_devices(strategy):
     """The distribution of --strategy (None: one device), and its number of devices."""
-    if keras.backend.backend() == "torch":
+    backend = keras.backend.backend()
+    if backend == "torch":
         return None, 1  # Keras has no strategy there.
-    on_tensorflow = keras.backend.backend() == "tensorflow"
+    on_tensorflow = backend == "tensorflow"
     if on_tensorflow:
         import tensorflow as tf
 

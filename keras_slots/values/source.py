@@ -17,9 +17,7 @@ class Description(NamedTuple):
     kind: str  # one of `slots_file.values.KINDS`
     seed: int = 0  # of the stream, or of the keys of a hash
     factor: float = 1.0  # of the numbers of the stream, or of the integers of a hash
-    given: Array | None = (
-        None  # the values themselves if they are not drawn, float32, `(K,)`, shared by all connections
-    )
+    given: Array | None = None  # values that are not drawn, those of all connections, float32, `(K,)`
     bits: int | None = None  # the size of the integers of a hash, if it is limited
 
 
