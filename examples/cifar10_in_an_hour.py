@@ -17,17 +17,19 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow starts
 import keras
 import numpy as np
 
-from keras_slots import SlotConv2D, SlotDense, save_slots
+from keras_slots import SlotConv2D, SlotDense, load_slots, save_slots
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data-dir", help="folder of tensorflow-datasets (default: its own), or an .npz file")
 parser.add_argument("--learned", action="store_true", help="ordinary weights")
 parser.add_argument("--small", action="store_true", help="a quarter of the filters, digits")
+parser.add_argument("--num-values", type=int, default=8, help="K (default: %(default)s)")
+parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
 parser.add_argument("--out", help=".slots file to write the selected network to")
 args = parser.parse_args()
-if args.out and not args.out.endswith(".slots"):
-    parser.error(f"--out must end in .slots. Received: {args.out}")
-keras.utils.set_random_seed(0)
+if args.out and (args.learned or not args.out.endswith(".slots")):
+    parser.error(f"--out must end in .slots, and is for a selected network. Received: {args.out}")
+keras.utils.set_random_seed(args.seed)
 keras.config.set_dtype_policy("mixed_bfloat16")
 
 if args.small:
@@ -55,7 +57,7 @@ y, y_test = np.eye(10)[y.ravel()], y_test.ravel()
 
 def moved():
     """Endless batches of images shifted by up to four pixels; each image is mirrored in every second epoch."""
-    rng, padded = np.random.default_rng(0), np.pad(x, ((0, 0), (4, 4), (4, 4), (0, 0)), "reflect")
+    rng, padded = np.random.default_rng(args.seed), np.pad(x, ((0, 0), (4, 4), (4, 4), (0, 0)), "reflect")
     mirrored = rng.random(len(x)) < 0.5
     while True:
         order, mirrored = rng.permutation(len(x)), ~mirrored
@@ -70,7 +72,7 @@ def moved():
 
 settings = {"use_bias": False, "kernel_regularizer": keras.regularizers.L2(2.5e-4)}
 conv, dense = (keras.layers.Conv2D, keras.layers.Dense) if args.learned else (SlotConv2D, SlotDense)
-settings |= {} if args.learned else {"num_values": 8, "score_mode": "nearest"}
+settings |= {} if args.learned else {"num_values": args.num_values, "score_mode": "nearest"}
 whiten = keras.layers.Conv2D(24, 2, use_bias=False, trainable=False, activation="gelu")
 z = whiten(inputs := keras.Input((32, 32, 3)))
 patches = np.lib.stride_tricks.sliding_window_view(x[:5000], (2, 2), axis=(1, 2))
@@ -91,9 +93,11 @@ rate = keras.optimizers.schedules.CosineDecay(0.01, fall, warmup_target=0.2, war
 loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
 model.compile(keras.optimizers.SGD(rate, momentum=0.9, nesterov=True), loss, metrics=["accuracy"])
 model.fit(moved(), epochs=epochs, steps_per_epoch=steps, shuffle=False, verbose=2)
+if args.out:
+    save_slots(model, args.out, overwrite=True, fold_batch_norm=True, float_dtype="float16")
+    model = load_slots(args.out)
+    print(f"{args.out}: {os.path.getsize(args.out):,} bytes, read back for the test")
 logits = model.predict(x_test, batch_size=1000, verbose=0)
 both = logits + model.predict(x_test[:, :, ::-1], batch_size=1000, verbose=0)
 accuracy, mirrored = ((z.argmax(axis=-1) == y_test).mean() for z in (logits, both))
 print(f"test accuracy {accuracy:.2%}; with the mean of image and mirror image {mirrored:.2%}")
-if args.out:
-    print(f"{save_slots(model, args.out)}: {os.path.getsize(args.out):,} bytes")
