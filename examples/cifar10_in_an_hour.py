@@ -1,4 +1,4 @@
-"""CIFAR-10 without a GPU: half a million connections, each of which selects one of eight random values.
+"""CIFAR-10 without a GPU: half a million connections, each of which selects one of K random values.
 
 The recipe follows fast ones for CIFAR-10: a fixed layer that whitens patches of 2x2 pixels, three blocks of two
 convolutions, smoothed labels, and images that are shifted, cut out and mirrored in alternate epochs.
@@ -82,10 +82,8 @@ whiten.set_weights([np.concatenate([filters, -filters], axis=-1)])
 for number, filters in enumerate((64, 64, 128, 128, 128, 128)):
     z = conv(filters // width, 3, padding="same", **settings)(z)
     z = keras.layers.MaxPooling2D()(z) if number % 2 == 0 else z
-    z = keras.layers.BatchNormalization(center=False, scale=False)(z)
-    z = keras.layers.Activation("gelu")(z)
-z = keras.layers.GlobalAveragePooling2D()(z)
-model = keras.Model(inputs, dense(10, dtype="float32", **settings)(z))
+    z = keras.layers.Activation("gelu")(keras.layers.BatchNormalization(center=False, scale=False)(z))
+model = keras.Model(inputs, dense(10, dtype="float32", **settings)(keras.layers.GlobalAveragePooling2D()(z)))
 
 steps = len(x) // batch_size
 rise, fall = steps * epochs // 5, steps * epochs * 4 // 5
@@ -94,10 +92,8 @@ loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.
 model.compile(keras.optimizers.SGD(rate, momentum=0.9, nesterov=True), loss, metrics=["accuracy"])
 model.fit(moved(), epochs=epochs, steps_per_epoch=steps, shuffle=False, verbose=2)
 if args.out:
-    save_slots(model, args.out, overwrite=True, fold_batch_norm=True, float_dtype="float16")
-    model = load_slots(args.out)
+    model = load_slots(save_slots(model, args.out, overwrite=True, fold_batch_norm=True, float_dtype="float16"))
     print(f"{args.out}: {os.path.getsize(args.out):,} bytes, read back for the test")
-logits = model.predict(x_test, batch_size=1000, verbose=0)
-both = logits + model.predict(x_test[:, :, ::-1], batch_size=1000, verbose=0)
-accuracy, mirrored = ((z.argmax(axis=-1) == y_test).mean() for z in (logits, both))
+logits = [model.predict(images, 1000, verbose=0) for images in (x_test, x_test[:, :, ::-1])]
+accuracy, mirrored = ((z.argmax(axis=-1) == y_test).mean() for z in (logits[0], sum(logits)))
 print(f"test accuracy {accuracy:.2%}; with the mean of image and mirror image {mirrored:.2%}")
