@@ -7,6 +7,7 @@ Source: Slot Machines (arXiv 2101.06475), appendix, table of architectures.
 """
 
 import functools
+import itertools
 import math
 import zlib
 
@@ -25,8 +26,10 @@ CONVOLUTIONS = {
     "vgg19": (64, 64, "pool", 128, 128, "pool", *[256] * 4, "pool", *[512] * 4, "pool", *[512] * 4),
     # Not in the paper: small enough to compare many runs on a processor.
     "conv6bn": (32, 32, "pool", 64, 64, "pool", 128, 128),
+    "resnet8": (),  # that of MLPerf Tiny: residual blocks of two convolutions
 }
-NORMALIZED = ("vgg19", "conv6bn")
+RESIDUAL_BLOCKS = ((16, 1), (32, 2), (64, 2))  # filters, strides
+NORMALIZED = ("vgg19", "conv6bn", "resnet8")
 
 
 def build_model(recipe, input_shape, num_classes):
@@ -83,19 +86,27 @@ def _build(recipe, input_shape, num_classes, dense, conv, arguments):
     normalized = recipe.network in NORMALIZED
     fused = normalized and keras.backend.backend() == "tensorflow"
     norm = FusedBatchNormalization if fused else kl.BatchNormalization
-    inputs = x = keras.Input(input_shape, name="image")
-    number = pools = 0
-    for filters in CONVOLUTIONS[recipe.network]:
-        if filters == "pool":
-            pools += 1
-            x = kl.MaxPooling2D(2, name=f"pool{pools}")(x)
-            continue
-        number += 1
-        activation = None if normalized else "relu"
-        x = conv(filters, 3, padding="same", activation=activation, **common(f"conv{number}"))(x)
+    numbers, pools = itertools.count(1), itertools.count(1)
+
+    def convolve(x, filters, size=3, strides=1, relu=True):
+        number, activation = next(numbers), "relu" if relu and not normalized else None
+        settings = {"padding": "same", "activation": activation} | common(f"conv{number}")
+        x = conv(filters, size, strides, **settings)(x)
         if normalized:
             x = norm(center=False, scale=False, name=f"norm{number}")(x)
-            x = kl.Activation("relu", name=f"relu{number}")(x)
+            x = kl.Activation("relu", name=f"relu{number}")(x) if relu else x
+        return x
+
+    inputs = x = keras.Input(input_shape, name="image")
+    for filters in CONVOLUTIONS[recipe.network]:
+        pool = filters == "pool"
+        x = kl.MaxPooling2D(2, name=f"pool{next(pools)}")(x) if pool else convolve(x, filters)
+    if recipe.network == "resnet8":
+        x = convolve(x, 16)
+        for filters, strides in RESIDUAL_BLOCKS:
+            before = x if strides == 1 else convolve(x, filters, 1, strides, relu=False)
+            x = convolve(convolve(x, filters, strides=strides), filters, relu=False)
+            x = kl.Activation("relu")(kl.Add()([x, before]))
     last = "dense" if normalized else "dense3"
     x = kl.GlobalAveragePooling2D()(x) if normalized else kl.Flatten(name="flatten")(x)
     if recipe.network == "lenet300100":

@@ -3,8 +3,9 @@
     <kind>-<network>-<method>[-k<K>][-<sharing>]
 
     kind      paper: the settings in the text of the paper; ours: what was chosen here, on validation images
-    network   lenet300100, conv2, conv4, conv6, vgg19, and conv6bn, which is not in the paper: six
-              convolutions with batch norm on CIFAR-10 averaged down to 16x16 pixels
+    network   lenet300100, conv2, conv4, conv6, vgg19, and two that are not in the paper: conv6bn, six
+              convolutions with batch norm on CIFAR-10 averaged down to 16x16 pixels, and resnet8, the
+              residual network of MLPerf Tiny
     method    gs, ps: slot machine, greedy or probabilistic selection; ns: greedy, nearest scores, which
               are not in the paper; learned: the ordinary trained network, the baseline
     K         values per connection; left out: 8
@@ -26,7 +27,7 @@ from paper_numbers import VALUES
 
 Share = Annotated[float, Parameter(validator=validators.Number(gte=0, lt=1))]
 Kind = Literal["ours", "paper"]
-Network = Literal["lenet300100", "conv2", "conv4", "conv6", "vgg19", "conv6bn"]
+Network = Literal["lenet300100", "conv2", "conv4", "conv6", "vgg19", "conv6bn", "resnet8"]
 Selection = Literal["greedy", "probabilistic"]
 Sharing = Literal["connection", "layer", "network"]
 Scores = Literal["uniform", "nearest"]
@@ -102,6 +103,7 @@ NETWORKS = {
     "conv6": (CIFAR10 | {"dropout": 0.5}, 0.05, 5e-4),
     "vgg19": (CIFAR10 | {"epochs": 20}, 0.1, 5e-4),
     "conv6bn": (SMALL_CIFAR10, 0.1, 0.0),
+    "resnet8": (CIFAR10 | {"epochs": 60}, 0.1, 5e-4),
 }
 # But few values, or many layers with batch norm, need small steps and a bank as wide as the weights:
 # learning rate, decay, scale of the bank.
@@ -161,7 +163,7 @@ NAME = re.compile(r"(ours|paper)-(\w+)-(gs|ps|ns|learned)(?:-k([1-9]\d*))?(?:-(l
 
 
 def _exists(kind, network, method):
-    return network in NETWORKS and (kind == "ours" or (network != "conv6bn" and method != "ns"))
+    return network in NETWORKS and (kind == "ours" or (network not in ("conv6bn", "resnet8") and method != "ns"))
 
 
 def make_recipe(name):

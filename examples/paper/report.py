@@ -29,6 +29,7 @@ NETWORKS = {
     "conv6": "CONV-6",
     "vgg19": "VGG-19",
     "conv6bn": "CONV-6 with batch norm",
+    "resnet8": "ResNet-8",
 }
 # What trains the weights of a row of learning_rates.py.
 WEIGHTS = {"plain": "learned", "nearest": "nearest scores", "paper": "the paper's scores, greedy"}
