@@ -32,13 +32,16 @@ RESIDUAL_BLOCKS = ((16, 1), (32, 2), (64, 2))  # filters, strides
 NORMALIZED = ("vgg19", "conv6bn", "resnet8")
 
 
-def build_model(recipe, input_shape, num_classes):
-    """The network of a recipe, from images of `input_shape` to logits."""
+def build_model(recipe, input_shape, num_classes, fused=True):
+    """The network of a recipe, from images of `input_shape` to logits.
+
+    `fused` takes the batch norm that trains faster on TensorFlow, instead of Keras' own.
+    """
 
     def learned(name):
         return {"kernel_initializer": keras.initializers.GlorotUniform(_layer_seed(recipe, name))}
 
-    build = functools.partial(_build, recipe, input_shape, num_classes)
+    build = functools.partial(_build, recipe, input_shape, num_classes, fused)
     if recipe.method == "learned":
         return build(kl.Dense, kl.Conv2D, learned)
     scale, sharing = recipe.bank_scale, recipe.sharing
@@ -71,7 +74,7 @@ def _layer_seed(recipe, name):
     return zlib.crc32(f"{recipe.seed}/{name}".encode()) % (2**31 - 1)
 
 
-def _build(recipe, input_shape, num_classes, dense, conv, arguments):
+def _build(recipe, input_shape, num_classes, fused, dense, conv, arguments):
     def common(name):
         decay = recipe.weight_decay if recipe.weight_decay_kind == "weights" else 0
         penalty = keras.regularizers.L2(decay / 2) if decay else None
@@ -84,8 +87,8 @@ def _build(recipe, input_shape, num_classes, dense, conv, arguments):
         return kl.Dropout(recipe.dropout, seed=_layer_seed(recipe, name), name=name)(x)
 
     normalized = recipe.network in NORMALIZED
-    fused = normalized and keras.backend.backend() == "tensorflow"
-    norm = FusedBatchNormalization if fused else kl.BatchNormalization
+    on_tensorflow = keras.backend.backend() == "tensorflow"
+    norm = FusedBatchNormalization if fused and on_tensorflow else kl.BatchNormalization
     numbers, pools = itertools.count(1), itertools.count(1)
 
     def convolve(x, filters, size=3, strides=1, relu=True):

@@ -1,5 +1,7 @@
 """Accuracy against bytes: packs finished runs as `.slots` files and tests the unpacked networks.
 
+Batch norms are folded, and all floats but those of the kernels are rounded to float16.
+
     python examples/paper/size.py runs/* --data-dir DIR --out sizes.csv
 
 Beside accuracies and bytes of the file a row holds the bits a weight (the records of the kernels, their
@@ -9,7 +11,6 @@ doing goes to the standard error.
 
 import dataclasses
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +42,9 @@ def size_row(folder, state, options):
     run_id = runs.read_json(Path(folder, "run.json"))["run_id"]
     row = {"run_id": f"{run_id}-{state}", "state": state, **dataclasses.asdict(recipe)}
     say("pack it")
-    with tempfile.TemporaryDirectory() as place:
-        path = keras_slots.save_slots(model, Path(place, "model.slots"))
-        plain, size = keras_slots.load_slots(path), path.stat().st_size
+    path = Path(folder, "state", f"{state}.slots")
+    keras_slots.save_slots(model, path, overwrite=True, fold_batch_norm=True, float_dtype="float16")
+    plain, size = keras_slots.load_slots(path), path.stat().st_size
     plain.compile(weighted_metrics=["accuracy"], loss=training.make_loss())
     data = training.load_data(recipe, options)
     for split in ("validation", "test"):
@@ -60,7 +61,7 @@ def size_row(folder, state, options):
 
 @app.default
 def main(folders: list[str], /, *, data_dir: str | None = None, state: str = "best", out: str = "runs/sizes.csv"):
-    """Packs the state (best or last) of run folders of slot machines."""
+    """Packs the state (best or last) of run folders of slot machines, beside that state."""
     for number, folder in enumerate(folders, 1):
         print(f"{number} of {len(folders)}: {folder}", file=sys.stderr)
         runs.append_row(out, size_row(folder, state, cli.Options(data_dir=data_dir)))

@@ -248,10 +248,10 @@ def recipe_of(folder):
 
 
 def load_model(folder, state="best"):
-    """The recipe of a run folder, and its model with one of its states."""
+    """The recipe of a run folder, and its model with one of its states: Keras' own layers, in full precision."""
     recipe, path = recipe_of(folder), runs.state_file(folder, state)
     facts = runs.read_state(path)[1]
-    keras.config.set_dtype_policy(recipe.dtype_policy)
-    model = build_model(recipe, tuple(facts["input_shape"]), facts["num_classes"])
+    keras.config.set_dtype_policy(keras.DTypePolicy(recipe.dtype_policy).variable_dtype)
+    model = build_model(recipe, tuple(facts["input_shape"]), facts["num_classes"], fused=False)
     runs.load_state(path, model)
     return recipe, model

@@ -31,6 +31,8 @@ CONNECTIONS = [
     ("vgg19", CIFAR, 20_018_880 + 5_120, 512),
     # Filters 3, 32, 32, 64, 64, 128, 128.
     ("conv6bn", (16, 16, 3), 9 * (96 + 1024 + 2048 + 4096 + 8192 + 16384) + 1280, 128),
+    # Filters 3, 16, 16, 16, 32, 32, 64, 64, and two of one pixel beside the blocks that halve the image.
+    ("resnet8", CIFAR, 9 * (48 + 256 + 256 + 512 + 1024 + 2048 + 4096) + 512 + 2048 + 640, 64),
 ]
 
 
@@ -40,10 +42,33 @@ def test_connections_are_those_of_the_paper(name, shape, connections, inputs):
     assert next(x for x in model.layers if x.name.startswith("dense")).kernel.shape[0] == inputs
     assert all(getattr(layer, "bias", None) is None for layer in model.layers)
     norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
-    assert len(norms) == {"vgg19": 16, "conv6bn": 6}.get(name, 0)
+    assert len(norms) == {"vgg19": 16, "conv6bn": 6, "resnet8": 9}.get(name, 0)
     assert networks.count_connections(model) == connections
     # So batch norm has nothing to train.
     assert sum(int(np.prod(w.shape)) for w in model.trainable_weights) == connections
+
+
+def test_resnet8_adds_the_input_of_each_block_to_its_output():
+    model = model_of("resnet8", (8, 8, 3))
+    images = x = np.random.default_rng(0).normal(size=(1, 8, 8, 3))
+    for layer in model.layers:  # norms do nothing: mean 0, variance 1 - epsilon
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.moving_variance.assign(np.full_like(layer.moving_variance, 1 - layer.epsilon))
+
+    def convolve(x, name, strides=1):
+        kernel = kernels_of(model)[name]
+        return numpy_of(keras.ops.conv(x.astype("float32"), kernel, strides, "same"))
+
+    def relu(x):
+        return np.maximum(x, 0)
+
+    x = relu(convolve(x, "conv1"))
+    x = relu(x + convolve(relu(convolve(x, "conv2")), "conv3"))
+    for beside, first, second in (("conv4", "conv5", "conv6"), ("conv7", "conv8", "conv9")):
+        x = relu(convolve(x, beside, 2) + convolve(relu(convolve(x, first, 2)), second))
+    expected = x.mean(axis=(1, 2)) @ kernels_of(model)["dense"]
+    found = model.predict(images, verbose=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_dropout_stands_before_the_first_two_dense_layers_only():

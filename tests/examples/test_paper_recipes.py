@@ -132,6 +132,7 @@ def test_a_name_leads_to_the_recipe_that_has_it():
         "ours-conv2-gs-k0",
         "paper-conv2-ns",
         "paper-conv6bn-gs",
+        "paper-resnet8-gs",
     ):
         with pytest.raises(SystemExit, match=f"No recipe is called {wrong}"):
             recipes.make_recipe(wrong)

@@ -152,7 +152,7 @@ def test_a_finished_run_is_reported_again_and_its_row_stays_alone_or_comes_back(
 
 
 @pytest.mark.quick("conv6bn")
-@pytest.mark.parametrize("network", ["conv2", "conv4", "conv6", "conv6bn", "vgg19"])
+@pytest.mark.parametrize("network", ["conv2", "conv4", "conv6", "conv6bn", "resnet8", "vgg19"])
 def test_every_network_trains_a_step_on_a_local_file(tmp_path, network):
     x, y = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), "uint8"), np.arange(24) % 3
     np.savez(tmp_path / "cifar10.npz", x_train=x, y_train=y, x_test=x[:6], y_test=y[:6])
