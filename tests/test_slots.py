@@ -18,8 +18,9 @@ import keras_slots
 import make_dictionary
 from backends import two_replicas
 from comparisons import numpy_of
-from keras_slots import SlotDense, load_slots, materialize, save_slots
+from keras_slots import SlotDense, load_slots, materialize, register, save_slots
 from keras_slots.__main__ import main
+from keras_slots._config import EqualByConfig
 from keras_slots.kernels.envelope import envelope
 from keras_slots.slots_file import container, name_records
 from keras_slots.slots_file.coder import (
@@ -37,8 +38,9 @@ from keras_slots.slots_file.coder import (
     unpack,
 )
 from keras_slots.slots_file.container import array_of, join, number_to_bytes, split, stored
-from keras_slots.slots_file.records import read_choices, read_kernel, write_kernel
+from keras_slots.slots_file.records import read_choices, read_kernel, summary, write_kernel
 from keras_slots.slots_file.values import Stream, Values
+from keras_slots.values.source import Description, ValueSource
 from slots_reference import plain_values, with_checksum
 from small_models import KERNELS, conv_model, dense_model, moved, saved
 
@@ -182,6 +184,30 @@ def test_save_slots_holds_values_that_no_seed_brings_back_and_says_so(tmp_path):
     model = dense_model((6,), bank_initializer=keras.initializers.RandomNormal(seed=1))
     with pytest.warns(UserWarning, match="selected values of kernel 'dense0/kernel'.*cannot be drawn from a seed"):
         save_slots(model, tmp_path / "m.slots")
+
+
+@pytest.mark.usefixtures("own_registrations")
+@pytest.mark.parametrize("mode", ["per_value", "per_connection"])
+def test_save_slots_takes_a_source_that_gives_each_connection_the_same_values(tmp_path, mode):
+    @register("table")
+    class Table(EqualByConfig, ValueSource):
+        roles = frozenset({"bank"})
+        needs_seed = False
+        values = np.array([-0.9, -0.5, -0.1, -0.05, 0.2, 0.3, 0.6, 0.8], "float32")
+
+        def rows(self, seed, num_values, fans, start, stop):
+            return np.tile(self.values, (stop - start, 1))
+
+        def describe(self, seed, num_values, fans):
+            return Description("given", given=self.values)
+
+        def get_config(self):
+            return {}
+
+    model = moved(dense_model((6,), 4, bank_initializer="table", score_mode=mode))
+    path = save_slots(model, tmp_path / "m.slots")
+    assert_same_weights(load_slots(path), materialize(model))
+    assert summary(split(path.read_bytes()).records[0]) == "K = 8, listed, shared"
 
 
 def test_save_slots_warns_of_classes_that_keras_does_not_know_and_load_slots_takes_them(tmp_path):

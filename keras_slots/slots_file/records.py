@@ -278,7 +278,9 @@ def values_of(kernel: SlotKernel) -> Values:
     if described is None:
         raise ValueError(f"the values of {kernel.bank_initializer!r} cannot be drawn from a seed")
     kind, seed, factor, given, bits = described
-    given = None if given is None else given.astype("float32")
+    if given is not None:
+        # They are those of all connections, even if the bank repeats them for each.
+        given, shared = given.astype("float32"), True
     return Values(k, kind, seed, factor, shared, rounded, given, bits)
 
 
