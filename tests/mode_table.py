@@ -32,6 +32,8 @@ SCORE_MODES = {
 assert SCORE_MODES.keys() == SlotKernel.registry.keys()
 #: Score mode -> the arguments of a layer in it.
 MODE_ARGUMENTS = {mode: {"score_mode": mode} for mode in SCORE_MODES}
+#: The modes that take rules that draw.
+DRAWING_MODES = [mode for mode, row in SCORE_MODES.items() if row.draws]
 #: The modes that draw their bank from the seed in the weights, and so can lose it.
 SEEDED_MODES = [mode for mode in SCORE_MODES if SlotKernel.registry[mode].needs_seed]
 #: Every mode with every rule that it takes.

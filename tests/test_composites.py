@@ -6,9 +6,9 @@ import pytest
 
 from comparisons import assert_close, assert_same, numpy_of
 from keras_slots import SelectionMonitor, SlotLayer, load_slots, materialize, save_slots, slotify, summary_dict
+from mode_table import SCORE_MODES
 
 L = keras.layers
-MODES = ("per_value", "per_connection", "nearest")
 register = keras.saving.register_keras_serializable(package="test_composites")
 
 
@@ -167,7 +167,7 @@ def test_slotify_and_materialize_reach_layers_in_an_attribute_called_layers(tmp_
 
 @pytest.mark.quick
 @models
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SCORE_MODES)
 def test_slotify_and_materialize_reach_all_kernels_inside_composites(make, mode):
     plain = make()
     before = [numpy_of(w) for w in plain.weights]
@@ -197,7 +197,7 @@ def test_files_tell_many_composites_apart(tmp_path):
 @quiet
 @pytest.mark.quick
 @models
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SCORE_MODES)
 def test_files_bring_back_slot_layers_inside_composites(make, mode, tmp_path):
     slot = trained(make(), mode)
     x, expected = numbers(), slot(numbers())
@@ -285,7 +285,7 @@ class Reads(L.Layer):
         return x @ self.dense.kernel
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SCORE_MODES)
 def test_slot_kernels_train_where_a_composite_reads_the_kernel_of_an_inner_layer(mode):
     inputs = keras.Input((5, 6))
     slot = trained(keras.Model(inputs, Reads(name="reads")(inputs)), mode)

@@ -19,17 +19,16 @@ from keras_slots import (
     slotify,
 )
 from layer_table import L
+from mode_table import MODE_ARGUMENTS, SCORE_MODES
 
 ROWS, WIDTH = 50, 6
 TOKENS = np.array([[3, 0, 49], [3, 7, -1]], "int32")
 CASES = {
-    "per_value": {},
+    **MODE_ARGUMENTS,
     "per_value_many": {"num_values": 21},
     "per_value_shared": {"sharing": "layer"},
     "per_value_random": {"selection": "probabilistic"},
-    "per_connection": {"score_mode": "per_connection"},
     "per_connection_random": {"score_mode": "per_connection", "selection": "probabilistic"},
-    "nearest": {"score_mode": "nearest"},
     "nearest_shared": {"score_mode": "nearest", "sharing": "layer"},
     "nearest_of_a_bank": {"score_mode": "nearest", "sharing": ValueBank(8, bound=0.1, seed=1)},
 }
@@ -106,7 +105,7 @@ def test_a_call_that_may_ask_for_every_row_selects_the_table():
 def test_gradient_of_a_step_holds_the_rows_alone():
     import tensorflow as tf
 
-    for case in ("per_value", "per_connection", "nearest"):
+    for case in SCORE_MODES:
         layer = embedding(case)
         (variable,) = layer.trainable_variables
         with tf.GradientTape() as tape:
@@ -188,14 +187,14 @@ def test_a_rule_whose_numbers_are_not_those_of_connections_selects_the_table():
 
 @pytest.mark.jax
 def test_a_row_that_does_not_exist_is_nan_as_in_keras():
-    for case in ("per_value", "per_connection", "nearest"):
+    for case in SCORE_MODES:
         assert np.isnan(numpy_of(embedding(case)(np.array([ROWS])))).all()
 
 
 # The size of the values.
 
 
-@pytest.mark.parametrize("mode", ["per_value", "per_connection", "nearest"])
+@pytest.mark.parametrize("mode", SCORE_MODES)
 def test_values_and_scores_have_the_size_of_the_default_initializer(mode):
     layer = SlotEmbedding(400, 10, score_mode=mode, seed=1)
     layer.build()

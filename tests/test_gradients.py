@@ -12,6 +12,7 @@ from keras import ops
 from backends import BACKEND
 from comparisons import numpy_of
 from layer_table import ONE_INPUT, bank_variable, built_layer, gradients, plain_twin
+from mode_table import SCORE_MODES
 
 MODES = ("eager", *BACKEND.compilations)
 
@@ -101,12 +102,12 @@ def test_score_gradient_of_a_mixed_policy_is_the_half_precision_upstream_times_t
 
 
 @pytest.mark.parametrize("policy", ["bfloat16", "float16"])
-@pytest.mark.parametrize("mode", ["per_value", "per_connection"])
+@pytest.mark.parametrize("mode", SCORE_MODES)
 def test_gradient_of_a_half_precision_policy_is_single_for_scores_and_levers(policy, mode):
     layer, x, upstream = integer_problem("dense", dtype=policy, score_mode=mode)
     _, ours = gradients(layer, x, upstream, "eager")
     _, plain = gradients(plain_twin(layer, x), x, upstream, "eager")
-    name = "scores" if mode == "per_value" else "lever"
+    name = SCORE_MODES[mode].trained
     assert ours[name].dtype == "float32"
     expected = plain["kernel"].astype("float32")
     if mode == "per_value":

@@ -272,7 +272,7 @@ class Unreached(keras.Model):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("mode", ["per_value", "per_connection", "nearest"])
+@pytest.mark.parametrize("mode", SCORE_MODES)
 @pytest.mark.parametrize("kind", ["sequential", "subclassed", "in_build"])
 def test_selection_monitor_counts_a_model_that_fit_builds_as_one_that_was_built(mode, kind):
     class InBuild(keras.Model):

@@ -11,13 +11,13 @@ from comparisons import arrays, assert_close, assert_same, numpy_of
 from keras_slots import load_slots, materialize, save_slots, slotify
 from keras_slots.selection import Greedy
 from layer_table import SLOT_CLASSES, L, keras_can
+from mode_table import SCORE_MODES
 from plain_models import give_kernels
 
 BATCH, TIME, WIDTH, UNITS = 3, 5, 4, 6
 X = np.random.default_rng(0).normal(size=(BATCH, TIME, WIDTH)).astype("float32")
 MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]], "bool")
 KINDS = ("SimpleRNN", "LSTM", "GRU")
-MODES = ("per_value", "per_connection", "nearest")
 FORMS = {
     "plain": {},
     "sequences": {"return_sequences": True, "return_state": True},
@@ -77,7 +77,7 @@ def gradients(layer, way, **arguments):
 
 @pytest.mark.quick
 @pytest.mark.parametrize(("kind", "form"), CASES)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", SCORE_MODES)
 @pytest.mark.parametrize("way", WAYS)
 def test_outputs_and_gradients_are_those_of_the_keras_layer(kind, form, mode, way):
     layer = slot(kind, score_mode=mode, **FORMS[form])

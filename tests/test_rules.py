@@ -11,6 +11,7 @@ from comparisons import numpy_of
 from keras_slots import GlorotUniform, NearestScores, SelectionRule, SlotConv2D, SlotDense, slotify
 from keras_slots.selection import Greedy, get_rule, serialize_rule
 from keras_slots.values.source import sources_with_role
+from mode_table import DRAWING_MODES
 from small_models import compiled_model, small_data, small_model
 
 
@@ -58,7 +59,7 @@ def test_get_rule_refuses_what_is_no_rule_and_says_what_is(wrong):
         get_rule(wrong)
 
 
-@pytest.mark.parametrize("mode", ["per_value", "per_connection"])
+@pytest.mark.parametrize("mode", DRAWING_MODES)
 def test_slot_layers_follow_a_rule_of_the_users_own_in_training_alone(mode):
     layer = SlotDense(4, num_values=5, selection=Worst(1), score_mode=mode, use_bias=False, seed=1)
     eye = np.eye(6, dtype="float32")
@@ -74,7 +75,7 @@ def test_slot_layers_follow_a_rule_of_the_users_own_in_training_alone(mode):
 
 
 @pytest.mark.quick("per_connection")
-@pytest.mark.parametrize("mode", ["per_value", "per_connection"])
+@pytest.mark.parametrize("mode", DRAWING_MODES)
 def test_a_model_with_a_rule_of_the_users_own_trains_and_is_saved(tmp_path, mode):
     model = compiled_model(small_model(selection=Worst(1), score_mode=mode))
     x, y = small_data(32)
@@ -102,7 +103,7 @@ class Twice(keras.layers.Layer):
         return ops.stack([self.inner(x, training=training) for _ in range(2)])
 
 
-@pytest.mark.parametrize("mode", ["per_value", "per_connection"])
+@pytest.mark.parametrize("mode", DRAWING_MODES)
 def test_probabilistic_selection_draws_one_network_in_a_forward_pass(mode):
     inner = SlotConv2D(3, 2, selection="probabilistic", score_mode=mode, seed=1)
     outer = Twice(inner)
