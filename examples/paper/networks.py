@@ -1,7 +1,7 @@
 """The networks of the paper in the Functional API, written once for slot machine and baseline.
 
 They differ in nothing but the class of their dense and convolution layers. No layer has a bias, batch norm
-has no parameters, and all networks end in logits.
+has no parameters (but that of ResNet-8, which the paper does not have), and all networks end in logits.
 
 Source: Slot Machines (arXiv 2101.06475), appendix, table of architectures.
 """
@@ -87,6 +87,7 @@ def _build(recipe, input_shape, num_classes, fused, dense, conv, arguments):
         return kl.Dropout(recipe.dropout, seed=_layer_seed(recipe, name), name=name)(x)
 
     normalized = recipe.network in NORMALIZED
+    affine = recipe.network == "resnet8"
     on_tensorflow = keras.backend.backend() == "tensorflow"
     norm = FusedBatchNormalization if fused and on_tensorflow else kl.BatchNormalization
     numbers, pools = itertools.count(1), itertools.count(1)
@@ -96,7 +97,7 @@ def _build(recipe, input_shape, num_classes, fused, dense, conv, arguments):
         settings = {"padding": "same", "activation": activation} | common(f"conv{number}")
         x = conv(filters, size, strides, **settings)(x)
         if normalized:
-            x = norm(center=False, scale=False, name=f"norm{number}")(x)
+            x = norm(center=affine, scale=affine, name=f"norm{number}")(x)
             x = kl.Activation("relu", name=f"relu{number}")(x) if relu else x
         return x
 
@@ -126,7 +127,7 @@ def _build(recipe, input_shape, num_classes, fused, dense, conv, arguments):
 
 
 class FusedBatchNormalization(kl.BatchNormalization):
-    """Batch norm without affine parameters, by TensorFlow's one operation for it in training.
+    """Batch norm by TensorFlow's one operation for it in training.
 
     Keras computes the same in several passes, which cost a quarter of VGG-19's step on a processor.
     """
@@ -137,8 +138,10 @@ class FusedBatchNormalization(kl.BatchNormalization):
         import tensorflow as tf
 
         size = inputs.shape[-1]
+        scale = tf.convert_to_tensor(self.gamma) if self.scale else tf.ones(size)
+        offset = tf.convert_to_tensor(self.beta) if self.center else tf.zeros(size)
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs, tf.ones(size), tf.zeros(size), epsilon=self.epsilon, is_training=True
+            inputs, scale, offset, epsilon=self.epsilon, is_training=True
         )
         count = tf.cast(tf.size(inputs) // size, tf.float32)
         for average, new in (

@@ -44,8 +44,10 @@ def test_connections_are_those_of_the_paper(name, shape, connections, inputs):
     norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
     assert len(norms) == {"vgg19": 16, "conv6bn": 6, "resnet8": 9}.get(name, 0)
     assert networks.count_connections(model) == connections
-    # So batch norm has nothing to train.
-    assert sum(int(np.prod(w.shape)) for w in model.trainable_weights) == connections
+    # So batch norm has nothing to train, but in ResNet-8.
+    of_norms = sum(int(np.prod(w.shape)) for x in norms for w in x.trainable_weights)
+    assert of_norms == (2 * 336 if name == "resnet8" else 0)
+    assert sum(int(np.prod(w.shape)) for w in model.trainable_weights) == connections + of_norms
 
 
 def test_resnet8_adds_the_input_of_each_block_to_its_output():
@@ -131,12 +133,19 @@ def test_dense_layers_of_the_paper_start_with_a_tenth_of_the_scores():
 
 
 @pytest.mark.tensorflow
-def test_fused_batch_norm_computes_what_keras_computes_and_has_its_gradient():
+@pytest.mark.parametrize("affine", [False, True])
+def test_fused_batch_norm_computes_what_keras_computes_and_has_its_gradient(affine):
     import tensorflow as tf
 
-    x = np.random.default_rng(0).normal(2.0, 3.0, (8, 4, 4, 5)).astype("float32")
-    fused = networks.FusedBatchNormalization(center=False, scale=False)
-    plain = keras.layers.BatchNormalization(center=False, scale=False)
+    rng = np.random.default_rng(0)
+    x = rng.normal(2.0, 3.0, (8, 4, 4, 5)).astype("float32")
+    fused = networks.FusedBatchNormalization(center=affine, scale=affine)
+    plain = keras.layers.BatchNormalization(center=affine, scale=affine)
+    for layer in (fused, plain):
+        layer.build(x.shape)
+    for one, other in zip(fused.trainable_variables, plain.trainable_variables, strict=True):
+        one.assign(rng.normal(size=5))
+        other.assign(one)
     for _ in range(3):
         np.testing.assert_allclose(fused(x, training=True), plain(x, training=True), atol=1e-5)
     for one, other in zip(fused.weights, plain.weights, strict=True):
@@ -148,8 +157,9 @@ def test_fused_batch_norm_computes_what_keras_computes_and_has_its_gradient():
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             loss = tf.reduce_sum(layer(inputs, training=True) ** 3)
-        gradients.append(tape.gradient(loss, inputs))
-    np.testing.assert_allclose(*gradients, atol=1e-3)
+        gradients.append(tape.gradient(loss, [inputs, *(v.value for v in layer.trainable_variables)]))
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-3)
 
 
 def test_logits_are_computed_in_full_precision_under_a_mixed_policy():
