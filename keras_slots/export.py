@@ -51,7 +51,7 @@ def export_selected(
 
     Any other file holds only the selected values: no bank, no scores, no seed. It takes the inputs of `model`,
     with a free batch size, and returns what `model(x, training=False)` returns. The signature of SavedModel and
-    LiteRT files is `serving_default`.
+    LiteRT files is `serving_default`. Its arguments have the names of the inputs; `"my input"` becomes `my_input`.
 
     LiteRT and ONNX need a model that computes in float32. The LiteRT file uses only built-in operations, so that
     the plain interpreter runs it, and the ONNX file is checked with `onnx.checker`. A model that the format
@@ -269,8 +269,21 @@ _WRITERS = {"tf_saved_model": _write_saved_model, "litert": _write_litert, "onnx
 def _signature(model: keras.Model) -> list:
     # A Sequential model has one input, and Keras does not mark it as called.
     inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    names = _argument_names([tensor.name for tensor in keras.tree.flatten(inputs)])
 
     def with_free_batch(tensor: keras.KerasTensor) -> keras.InputSpec:
-        return keras.InputSpec(shape=(None, *tensor.shape[1:]), dtype=tensor.dtype, name=tensor.name)
+        return keras.InputSpec(shape=(None, *tensor.shape[1:]), dtype=tensor.dtype, name=names[tensor.name])
 
     return [keras.tree.map_structure(with_free_batch, inputs)]
+
+
+def _argument_names(names: list[str]) -> dict[str, str]:
+    """Input name -> a name that TensorFlow takes for an argument: itself, or one without special characters."""
+    arguments = {name: name for name in names if re.fullmatch(r"[A-Za-z0-9]\w*", name, re.ASCII)}
+    for name in names:
+        base = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "input"
+        free = (
+            x for x in (base, *(f"{base}_{n}" for n in range(2, len(names) + 2))) if x not in arguments.values()
+        )
+        arguments.setdefault(name, next(free))
+    return arguments

@@ -41,6 +41,24 @@ def test_export_selected_takes_several_inputs_as_a_dictionary(tmp_path):
     np.testing.assert_allclose(signature(**x)["y"], model(x)["y"], rtol=1e-6)
 
 
+NAMES = {("my input",): ["my_input"], ("größe",): ["gr_e"], ("_x",): ["x"], ("ä", "ö"): ["input", "input_2"]}
+NAMES |= {("a b", "a_b"): ["a_b_2", "a_b"], ("a.b", "1x"): ["a_b", "arg_1x"], ("a.b", "a_b"): ["a_b_2", "a_b"]}
+
+
+@pytest.mark.parametrize("structure", [list, dict])
+@pytest.mark.parametrize(("names", "expected"), NAMES.items(), ids=map(",".join, NAMES))
+def test_export_selected_gives_inputs_names_that_tensorflow_takes(tmp_path, names, expected, structure):
+    inputs = [keras.Input((number + 2,), name=name) for number, name in enumerate(names)]
+    y = sum(SlotDense(3)(x) for x in inputs)
+    model = keras.Model(inputs if structure is list else dict(zip(names, inputs, strict=True)), y)
+    signature = serve(export_selected(model, tmp_path / "out"))
+    x = [np.random.default_rng(0).normal(size=(2, number + 2)).astype("float32") for number in range(len(names))]
+    (found,) = signature(**{name: tf.constant(one) for name, one in zip(expected, x, strict=True)}).values()
+    np.testing.assert_allclose(
+        found, model(x if structure is list else dict(zip(names, x, strict=True))), rtol=1e-5
+    )
+
+
 def test_export_selected_is_small_and_holds_no_slot_variables(tmp_path):
     model = keras.Sequential([keras.Input((784,))])
     for units in (300, 100, 10):
