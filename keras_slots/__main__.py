@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
-from keras_slots._command import PROGRAM, fail, parse
+from keras_slots._command import EXPORT_FORMATS, PROGRAM, fail, parse
 from keras_slots._files import atomic_replace, check_path
-from keras_slots.export import check_backend, write_export
+from keras_slots.export import export_selected, write_export
 from keras_slots.slots_file import load_slots, name_records, save_slots
 from keras_slots.slots_file.container import split
 from keras_slots.slots_file.records import summary
@@ -42,11 +43,18 @@ def info(file: Path) -> str:
     return "\n".join([*lines, "", f"{_printable(model)}, .slots format version {version}", sizes])
 
 
-def convert(command: str, file: Path, out: Path, overwrite: bool, **options: Any) -> str:
+def convert(
+    command: str, file: Path, out: Path, overwrite: bool, calibration_data: Path | None = None, **options: Any
+) -> str:
     """Writes what `pack`, `unpack` or `export` makes of a file; says what was written."""
     if command == "export":
-        check_backend()
-        write_export(load_slots(file), out, overwrite=overwrite)
+        kind = EXPORT_FORMATS.get(out.suffix, "tf_saved_model")
+        if file.suffix == ".slots":
+            write_export(load_slots(file), out, kind, overwrite=overwrite)
+        else:
+            model = keras.models.load_model(file, compile=False)
+            data = None if calibration_data is None else np.load(calibration_data)
+            export_selected(model, out, format=kind, overwrite=overwrite, calibration_data=data)
         return str(out)
     if command == "pack":
         save_slots(keras.models.load_model(file, compile=False), out, overwrite=overwrite, **options)

@@ -14,12 +14,14 @@ from keras_slots._files import check_path
 from keras_slots.version import __version__
 
 PROGRAM = "keras-slots"
+#: The formats of `export_selected` for files, by suffix; a folder is a SavedModel.
+EXPORT_FORMATS = {".h": "c", ".tflite": "litert", ".onnx": "onnx"}
 #: What each command does, reads and writes.
 _COMMANDS = {
     "info": ("show what a file holds", "FILE.slots", None),
     "pack": ("write the selected network of a saved slot model", "MODEL.keras", "FILE.slots"),
     "unpack": ("write a plain Keras model with the selected values", "FILE.slots", "PLAIN.keras"),
-    "export": ("write a TensorFlow SavedModel with the selected values", "FILE.slots", "FOLDER"),
+    "export": ("write FILE.tflite, FILE.onnx, FILE.h (C code) or the folder of a SavedModel", "MODEL", "OUT"),
 }
 
 
@@ -39,18 +41,36 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         if name == "pack":
             one.add_argument("--fold-batch-norm", action="store_true", help="write scale and bias of each channel")
             one.add_argument("--float-dtype", choices=["float16"], help="round all floats but the kernels")
+        if name == "export":
+            text = "inputs to choose the scales of integers by, for FILE.tflite or FILE.h"
+            one.add_argument("--calibration-data", type=Path, metavar="FILE.npy", help=text)
     args = parser.parse_args(argv)
     target = _COMMANDS[args.command][2]
     try:
-        if args.file.is_dir() or not args.file.exists():
-            raise FileNotFoundError(f"{'not a file' if args.file.exists() else 'no such file'}: '{args.file}'")
+        for file in filter(None, (args.file, getattr(args, "calibration_data", None))):
+            if file.is_dir() or not file.exists():
+                raise FileNotFoundError(f"{'not a file' if file.exists() else 'no such file'}: '{file}'")
         if target is not None:
             if os.path.lexists(args.out) and not args.overwrite:
                 raise FileExistsError(f"'{args.out}' exists. Pass --overwrite, or choose another name.")
-            check_path(args.out, args.overwrite, suffix=Path(target).suffix or None, folder=target == "FOLDER")
+            folder = args.command == "export" and args.out.suffix not in EXPORT_FORMATS
+            check_path(args.out, args.overwrite, suffix=Path(target).suffix or None, folder=folder)
+        if args.command == "export" and args.file.suffix != ".keras":
+            _check_plain_export(args)
     except (OSError, ValueError) as error:
         fail(args.command, error)
     return args
+
+
+def _check_plain_export(args: argparse.Namespace) -> None:
+    """Raises an error for what can only be made of the model that was trained."""
+    if args.file.suffix != ".slots":
+        raise ValueError(f"MODEL must end in .keras or .slots. Received: '{args.file}'.")
+    if args.out.suffix == ".h" or args.calibration_data:
+        raise ValueError(
+            "C code and integers need the banks of the model that was trained. Received: "
+            f"'{args.file}'. Pass the .keras file that `model.save` wrote."
+        )
 
 
 def fail(command: str, error: Exception) -> NoReturn:

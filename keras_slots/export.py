@@ -113,9 +113,7 @@ def export_selected(
             f'`calibration_data` must be None for format="{format}": only "litert" and "c" compute with integers. '
             "Leave it out."
         )
-    check_backend()
-    if not all(map(importlib.util.find_spec, _PACKAGES.get(format, ()))):
-        raise ImportError(f'`format="{format}"` needs pip install "keras-slots[{format}]"')
+    _check_format(format)
     path = check_path(path, overwrite, folder=format == "tf_saved_model")
     plain = materialize(model, trainable=False)
     if not is_model(plain):
@@ -123,8 +121,6 @@ def export_selected(
             "`model` must be a Functional or Sequential model, whose inputs are known. Received: model "
             f"'{model.name}' of type {type(plain).__name__}. Call `materialize(model).export(path)` instead."
         )
-    if format != "tf_saved_model":
-        _check_float32(plain, format)
     options = {}
     if calibration_data is not None:
         samples = calibration_samples(_signature(plain)[0], calibration_data)
@@ -133,14 +129,16 @@ def export_selected(
     return path
 
 
-def check_backend() -> None:
-    """Raises an error on a backend that cannot write exports."""
+def _check_format(format: str) -> None:
+    """Raises an error if this backend and the installed packages cannot write a format other than C."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             "`export_selected` writes with the TensorFlow backend. Received: backend "
             f"{keras.backend.backend()!r}. Save the model as a .keras file, and load and export it under "
             "KERAS_BACKEND=tensorflow."
         )
+    if not all(map(importlib.util.find_spec, _PACKAGES.get(format, ()))):
+        raise ImportError(f'`format="{format}"` needs pip install "keras-slots[{format}]"')
 
 
 def write_export(
@@ -150,6 +148,9 @@ def write_export(
 
     `options` are those of the writer of the format.
     """
+    _check_format(format)
+    if format != "tf_saved_model":
+        _check_float32(plain, format)
     with errors_name_path(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))

@@ -329,6 +329,15 @@ def test_files_that_cannot_be_written_or_read_are_named_and_nothing_is_lost(tmp_
         (["pack", "other", "old.slots"], 1, "^keras-slots pack: 'old.slots' exists. Pass --overwrite.*\n$"),
         (["pack", "other", "folder.slots", "--overwrite"], 1, "^keras-slots pack: .*folder.slots.*\n$"),
         (["export", "other", "full", "--overwrite"], 1, "^keras-slots export: .*also holds 'x'.*\n$"),
+        (["export", "other", "new"], 1, "^keras-slots export: MODEL must end in .keras or .slots.*'other'.\n$"),
+        (["export", "old.slots", "new.h"], 1, "^keras-slots export: C code .* Pass the .keras file .*\n$"),
+        (
+            ["export", "old.slots", "new.tflite", "--calibration-data", "other"],
+            1,
+            "^keras-slots export: C code and integers need the banks.*'old.slots'.*\n$",
+        ),
+        (["export", "old.slots", "x", "--calibration-data", "x.npy"], 1, "export: no such file: 'x.npy'\n$"),
+        (["export", "old.slots", "full"], 1, "^keras-slots export: 'full' exists. Pass --overwrite.*\n$"),
         (["shrink", "x"], 2, "invalid choice: 'shrink'"),
     ],
 )

@@ -1167,6 +1167,36 @@ def test_main_exports_a_saved_model(tmp_path):
         main(["export", str(path), str(tmp_path / "served")])
 
 
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("name", ["m.slots", "m.keras"])
+def test_main_exports_a_litert_file_of_either_kind_of_file(tmp_path, name):
+    from ai_edge_litert.interpreter import Interpreter
+
+    model = moved(dense_model())
+    model.save(tmp_path / "m.keras")
+    save_slots(model, tmp_path / "m.slots")
+    main(["export", str(tmp_path / name), str(tmp_path / "m.tflite")])
+    x = np.random.default_rng(0).normal(size=(3, 40)).astype("float32")
+    runner = Interpreter(str(tmp_path / "m.tflite")).get_signature_runner("serving_default")
+    (y,) = runner(**dict.fromkeys(runner.get_input_details(), x)).values()
+    np.testing.assert_allclose(y, numpy_of(model(x)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_main_exports_c_code_as_export_selected_does(tmp_path, calibrated):
+    bank = keras_slots.StratifiedUniform(1.5, bits=8)
+    model = moved(dense_model(score_mode="nearest", bank_initializer=bank))
+    model.save(tmp_path / "m.keras")
+    x = np.random.default_rng(0).normal(size=(30, 40)).astype("float32")
+    np.save(tmp_path / "x.npy", x)
+    flags = ["--calibration-data", str(tmp_path / "x.npy")] if calibrated else []
+    main(["export", str(tmp_path / "m.keras"), str(tmp_path / "m.h"), *flags])
+    (tmp_path / "expected").mkdir()
+    expected = tmp_path / "expected" / "m.h"
+    keras_slots.export_selected(model, expected, format="c", calibration_data=x if calibrated else None)
+    assert (tmp_path / "m.h").read_text() == expected.read_text()
+
+
 @pytest.mark.parametrize("version", container.READERS)
 def test_load_slots_reads_the_stored_file_of_each_version(version):
     path = FIXTURES / f"v{version}.slots"
