@@ -15,6 +15,8 @@ import keras
 from keras_slots._keras import inner_layers
 
 Config = dict[str, Any]
+#: Raised where Keras cannot write the configuration of a layer, or make the layer from it.
+CONFIG_ERRORS = (TypeError, ValueError, AttributeError, NotImplementedError)
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 
 

@@ -27,7 +27,8 @@ from keras_slots._keras import inner_layers
 from keras_slots._litert import calibration_samples, converted_to_integers, integer_kernels
 from keras_slots.c_export import c_header
 from keras_slots.layers.composite import is_model
-from keras_slots.transforms import holds_assets, materialize
+from keras_slots.transforms import materialize
+from keras_slots.transforms.weights import holds_assets
 
 FORMATS = ("tf_saved_model", "litert", "onnx", "c")
 # Packages that a writer imports besides TensorFlow; the extra has the name of the format.

@@ -13,7 +13,10 @@ from keras import layers, ops
 from keras_slots.c_export.banks import Bank, bank_of
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.layers.base import SlotLayer
-from keras_slots.transforms import is_model, materialized, pair_weights, scale_and_bias
+from keras_slots.layers.composite import is_model
+from keras_slots.transforms import materialized
+from keras_slots.transforms.folding import scale_and_bias
+from keras_slots.transforms.weights import pair_weights
 
 Array = np.ndarray[Any, Any]
 

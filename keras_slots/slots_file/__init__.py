@@ -9,6 +9,7 @@ import copy
 import math
 import os
 import re
+import types
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +21,15 @@ import numpy as np
 from keras_slots._checks import check_choice
 from keras_slots._files import check_path, write_file
 from keras_slots._keras import inner_layers, set_first_value, without_values
+from keras_slots._live_config import CONFIG_ERRORS, carried_in, live_config
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.layers.base import SlotLayer
+from keras_slots.layers.composite import is_model
 from keras_slots.slots_file.container import Contents, Record, array_of, damaged, itemsize, join, split, stored
-from keras_slots.slots_file.folding import fold_batch_norms
 from keras_slots.slots_file.records import coding_of, find_choices, read_kernel, values_of, write_kernel
-from keras_slots.transforms import holds_assets, materialized, pair_weights, serialize
+from keras_slots.transforms import materialized
+from keras_slots.transforms.folding import fold_batch_norms
+from keras_slots.transforms.weights import holds_assets, pair_weights
 
 Array = np.ndarray[Any, Any]
 Path_ = str | os.PathLike
@@ -178,7 +182,33 @@ def file_of(
             sizes[id(kernel)] = len(records[-1].payload)
         else:
             records.append(stored(_name(variable), _in_dtype(array, float_dtype)))
-    return join(serialize(plain), records), sizes
+    return join(_serialize(plain), records), sizes
+
+
+def _serialize(model: keras.Model) -> dict[str, Any]:
+    """Serializes a model to a dictionary that a file can hold; refuses functions and objects that none can."""
+    for layer in inner_layers(model):
+        if is_model(layer) or isinstance(layer, SlotLayer):
+            continue
+        try:
+            config = live_config(layer)
+        except CONFIG_ERRORS:
+            continue  # made by a composite, whose configuration is enough; if not, Keras says so below
+        for argument, value in carried_in(config):
+            named = isinstance(value, types.FunctionType) and value.__name__ != "<lambda>"
+            if not (named or hasattr(value, "get_config")):
+                raise ValueError(
+                    f"A file cannot hold the `{argument}` of layer '{layer.name}'. Expected a function with a "
+                    f"name, or an object with a `get_config`. Received: {value!r}. Write it as a named function, "
+                    "decorated with `keras.saving.register_keras_serializable()`."
+                )
+    try:
+        serialized: dict[str, Any] = keras.saving.serialize_keras_object(model)
+    except CONFIG_ERRORS as error:
+        raise ValueError(
+            f"A file cannot hold model '{model.name}': Keras cannot write its configuration. {error}"
+        ) from error
+    return serialized
 
 
 def _in_dtype(array: Array, dtype: str | None) -> Array:

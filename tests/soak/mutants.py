@@ -50,7 +50,10 @@ TESTS = {
     "slots_file/container.py": "test_slots",
     "slots_file/records.py": "test_slots test_slots_reader",
     "slots_file/values.py": "test_slots",
-    "transforms.py": "test_transforms interop/test_slotify interop/test_models test_live_copies",
+    "transforms/__init__.py": "test_transforms interop/test_slotify",
+    "transforms/cloning.py": "test_transforms interop/test_slotify interop/test_models test_live_copies",
+    "transforms/folding.py": "test_slots_folding test_c_export",
+    "transforms/weights.py": "test_transforms interop/test_models test_layers",
 }
 NOT_IMPORTED = 100  # our own exit status
 #: Exit status -> outcome; a test file that cannot be collected ends with 2, and no other status is expected.

@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 
-from keras_slots.transforms import Pairs, clone, copied_layer, copy_states, scale_and_bias
+from keras_slots.layers.base import copied_array
+from keras_slots.transforms.cloning import clone, copied_layer
+from keras_slots.transforms.weights import Pairs, copy_states
+
+
+def scale_and_bias(norm: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
+    """What a batch normalization does to each channel at inference, float64: `y = scale * x + bias`.
+
+    scale = gamma / sqrt(variance + epsilon)        bias = beta - mean * scale
+    """
+    mean, variance = (copied_array(x).astype("float64") for x in (norm.moving_mean, norm.moving_variance))
+    scale = 1 / np.sqrt(variance + norm.epsilon)
+    if norm.scale:
+        scale *= copied_array(norm.gamma)
+    return scale, -mean * scale + (copied_array(norm.beta) if norm.center else 0.0)
 
 
 def fold_batch_norms(plain: keras.Model) -> tuple[keras.Model, Pairs]:
