@@ -63,7 +63,7 @@ def export_selected(
     For C code banks must be of that kind, or shared; in LiteRT files the weights of other banks are rounded.
 
     Args:
-        model: Functional or Sequential model with at least one slot layer, on the TensorFlow backend.
+        model: Functional or Sequential model with at least one slot layer; on the TensorFlow backend, but for C.
         path: Folder (SavedModel) or file to write. It is written completely or not at all. For C code it ends in
             `.h`, and all names in it begin with the name of the file.
         format: `"tf_saved_model"`; `"litert"`, a `.tflite` file, which the extra `litert` can run; `"onnx"`,
@@ -79,7 +79,7 @@ def export_selected(
         The path that was written.
 
     Raises:
-        ValueError: If `format` is unknown, the backend is not TensorFlow, the format cannot express the model,
+        ValueError: If `format` is unknown, or not C on another backend, the format cannot express the model,
             `calibration_data` are not inputs of it, or `materialize(model)` refuses it.
         ImportError: If the packages of the format are not installed.
         FileExistsError: If `path` exists and `overwrite` is False, or `path` is not an earlier export.

@@ -55,8 +55,8 @@ class SlotLayer(Refusals, Registrable):
             an ordinary network. Adam would move all K scores of a connection by the same step, however large
             their values are, so values of the same sign would never overtake each other. `"per_connection"`
             trains one lever u per connection, from which the K scores follow: `initial_scores + bank * u`. Under
-            SGD, also with momentum or Nesterov, it selects the same values as the paper's scores, at about the
-            cost of an ordinary layer. Adam and clipping by norm train a lever well too, but not as they would
+            SGD, also with momentum or Nesterov, it selects the same values as the paper's scores, at a lower
+            cost. Adam and clipping by norm train a lever well too, but not as they would
             train K scores; weight decay pulls a connection back to its initial choice. `"nearest"` trains one
             lever per connection like an ordinary weight, with the same optimizer and rate, and selects the value
             nearest to it: every value can be selected, and cost and memory do not depend on K.
