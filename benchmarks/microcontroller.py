@@ -202,7 +202,8 @@ def main():
             add(name, folder, network, variant, PROCESSORS if variant == "integers" else ["Cortex-M4"], in_keras)
     folder = args.models / "tiny_mnist"
     folder.mkdir(exist_ok=True)
-    accuracy, *_ = run_page(folder / "network.slots", "--data-dir", args.data, "--header", folder / "network.h")
+    flags = ["--data-dir", args.data, "--header", folder / "network.h"]
+    accuracy = run_page("tiny_mnist.py", folder / "network.slots", *flags)
     in_keras = round(100 * accuracy)
     record.print_head(f"tiny_mnist: {in_keras} of 10,000 right in Keras", COLUMNS)
     add("tiny_mnist", folder, PROGRAM / "network.c", "integers", PROCESSORS, in_keras)

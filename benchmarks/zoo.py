@@ -1,10 +1,12 @@
-"""Makes the networks of `keras_slots.zoo` with examples/tiny_mnist.py: files, cards, and tables in docs/zoo.md.
+"""Makes the networks of `keras_slots.zoo` with pages of examples/: files, cards, and tables in docs/zoo.md.
 
-    python benchmarks/zoo.py --data mnist.npz --runs runs/zoo --out benchmarks/results/zoo.json
+    python benchmarks/zoo.py --data-dir DIR --runs runs/zoo     # DIR holds mnist.npz and cifar10.npz
+    python benchmarks/zoo.py --data-dir DIR --runs runs/zoo --networks mnist_convnet_2kb
     python benchmarks/zoo.py --tables
 
 The first command may be interrupted: it trains no network whose file is in `--runs` already. The networks of seed
-0 become those of the package. The second command only writes the tables again.
+0 become those of the package. Results are in benchmarks/results/zoo.json. The last command only writes the tables
+again.
 """
 
 import argparse
@@ -19,56 +21,61 @@ from pathlib import Path
 
 import record
 from keras_slots import zoo
+from keras_slots.slots_file import container
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "keras_slots" / "zoo"
 PAGE = ROOT / "docs" / "zoo.md"
 RESULTS = ROOT / "benchmarks" / "results" / "zoo.json"
-#: Name -> number of seeds, and the flags of the page.
+#: Page -> the file of its data, and what a card says of them; with `--small` they are digits.
+DATA = {
+    "tiny_mnist.py": ("mnist.npz", "MNIST"),
+    "cifar10_in_an_hour.py": ("cifar10.npz", "CIFAR-10, 40,000 images for training, the next 10,000 for the test"),
+}
+#: Name -> number of seeds, and the page with its flags.
 NETWORKS = {
-    "digits_convnet": (1, "--small --layers 'c8 p c12 p c16' --epochs 60"),
-    "digits_dense": (1, "--small --layers d32 --num-values 8 --rate 0.05 --epochs 60"),
-    "mnist_convnet_1kb": (1, "--layers 's6 c8 c8 p c10'"),
-    "mnist_convnet_2kb": (3, "--layers 's8 c12 c12 p c16'"),
-    "mnist_convnet_3kb": (3, "--layers 's12 c16 c18 p c22'"),
-    "mnist_lenet_k3": (1, "--layers 'd300 d100' --num-values 3 --penalty 3e-5 --rate 0.05"),
-    "mnist_lenet_k8": (1, "--layers 'd300 d100' --num-values 8 --penalty 1e-5 --rate 0.05"),
+    "cifar10_convnet": (1, "cifar10_in_an_hour.py --num-values 4"),
+    "digits_convnet": (1, "tiny_mnist.py --small --layers 'c8 p c12 p c16' --epochs 60"),
+    "digits_dense": (1, "tiny_mnist.py --small --layers d32 --num-values 8 --rate 0.05 --epochs 60"),
+    "mnist_convnet_1kb": (1, "tiny_mnist.py --layers 's6 c8 c8 p c10'"),
+    "mnist_convnet_2kb": (3, "tiny_mnist.py --layers 's8 c12 c12 p c16'"),
+    "mnist_convnet_3kb": (3, "tiny_mnist.py --layers 's12 c16 c18 p c22'"),
+    "mnist_lenet_k3": (1, "tiny_mnist.py --layers 'd300 d100' --num-values 3 --penalty 3e-5 --rate 0.05"),
+    "mnist_lenet_k8": (1, "tiny_mnist.py --layers 'd300 d100' --num-values 8 --penalty 1e-5 --rate 0.05"),
 }
 
 
-def run_page(out, *flags):
-    """Runs examples/tiny_mnist.py, unless its file is there; returns test accuracy, bytes and connections."""
+def run_page(page, out, *flags):
+    """Runs a page of examples/, unless its file is there; returns the test accuracy that it prints, in percent."""
     said = out.with_suffix(".txt")
     if not out.exists():
-        page = [sys.executable, ROOT / "examples" / "tiny_mnist.py"]
         with said.open("w", encoding="utf-8") as printed:
-            subprocess.run([*page, *flags, "--out", out], check=True, stdout=printed)
-    *_, last = said.read_text(encoding="utf-8").splitlines()
-    found = re.search(r"test accuracy ([\d.]+)%, ([\d,]+) bytes, ([\d,]+) conn", last)
-    accuracy, *counts = (float(x.replace(",", "")) for x in found.groups())
-    return accuracy, *map(int, counts)
+            command = [sys.executable, ROOT / "examples" / page, *flags, "--out", out]
+            subprocess.run(command, check=True, stdout=printed)
+    return float(re.findall(r"test accuracy ([\d.]+)%", said.read_text(encoding="utf-8"))[-1])
 
 
 def trained(name, seed, args):
     """The card of a network, which is trained if its file is not there yet."""
     out = args.runs / f"{name}-{seed}.slots"
-    flags = [*shlex.split(NETWORKS[name][1]), "--seed", str(seed)]
-    data = [] if "--small" in flags else ["--data-dir"]
-    accuracy, size, connections = run_page(out, *data, *([args.data] if data else []), *flags)
-    origin = record.origin(args.machine)
-    command = ["python", "examples/tiny_mnist.py", *data, *["mnist.npz"][: len(data)], *flags]
-    command += ["--out", f"{name}.slots"]
+    page, *flags = [*shlex.split(NETWORKS[name][1]), "--seed", str(seed)]
+    file, data = DATA[page]
+    small = "--small" in flags
+    accuracy = run_page(page, out, *([] if small else ["--data-dir", args.data_dir / file]), *flags)
+    content = out.read_bytes()
+    connections = sum(kernel.size for kernel in container.split(content).records if kernel.form != "stored")
+    command = ["python", f"examples/{page}", *([] if small else ["--data-dir", file]), *flags]
     card = {
         "name": name,
-        "data": "MNIST" if data else "digits of scikit-learn",
+        "data": "digits of scikit-learn" if small else data,
         "accuracy": accuracy,
-        "bytes": size,
+        "bytes": len(content),
         "connections": connections,
         "K": int(flags[flags.index("--num-values") + 1]) if "--num-values" in flags else 4,
-        "bits": round(8 * size / connections, 2),
+        "bits": round(8 * len(content) / connections, 2),
         "seed": seed,
-        **origin,
-        "command": shlex.join(command),
+        **record.origin(args.machine),
+        "command": shlex.join([*command, "--out", f"{name}.slots"]),
     }
     if seed == 0:
         shutil.copy(out, SHIPPED / f"{name}.slots")
@@ -115,18 +122,22 @@ def filled(text):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help=".npz file with x_train, y_train, x_test, y_test of MNIST")
+    parser.add_argument("--data-dir", type=Path, help="folder of mnist.npz and cifar10.npz")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/zoo"), help="folder of runs (default: %(default)s)"
     )
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME")
     parser.add_argument("--machine", help="what to write for the machine; default: its processor")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="file for all cards, JSON")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file for all cards (default: %(default)s)")
     parser.add_argument("--tables", action="store_true", help="write the tables, train nothing")
     args = parser.parse_args()
     if not args.tables:
         args.runs.mkdir(parents=True, exist_ok=True)
-        rows = [trained(name, seed, args) for name, (count, _) in NETWORKS.items() for seed in range(count)]
-        record.write(args, rows)
+        known = json.loads(args.out.read_text(encoding="utf-8"))["rows"] if args.out.exists() else []
+        rows = {(card["name"], card["seed"]): card for card in known}
+        each = [(name, seed) for name, (count, _) in NETWORKS.items() for seed in range(count)]
+        rows |= {(name, seed): trained(name, seed, args) for name, seed in each if name in args.networks}
+        record.write(args, [rows[key] for key in each if key in rows])
     PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 

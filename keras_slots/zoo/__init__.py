@@ -61,7 +61,8 @@ def card(name: str) -> dict[str, Any]:
 def load(name: str) -> keras.Model:
     """Returns a network as `load_slots` reads it: a plain Keras model of the selected values.
 
-    It takes images of shape `(n, size, size, 1)` whose pixels go from 0 to 1, and returns ten logits for each.
+    Networks for digits and MNIST take images of shape `(n, size, size, 1)` whose pixels go from 0 to 1, those for
+    CIFAR-10 images of shape `(n, 32, 32, 3)` whose pixels are `bytes / 64 - 2`. They return ten logits for each.
 
     Args:
         name: One of `names()`.
