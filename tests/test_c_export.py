@@ -101,6 +101,20 @@ NETWORKS = {
         layers.GlobalMaxPooling1D(),
         dense(),
     ),
+    "conv as sequence": (
+        IMAGE,
+        conv(4, padding="same"),
+        layers.Reshape((72, 4)),
+        layers.GlobalMaxPooling1D(),
+        dense(),
+    ),
+    "conv turned": (
+        IMAGE,
+        conv(4, padding="same"),
+        layers.Reshape((8, 9, 4)),
+        layers.MaxPooling2D((1, 3)),
+        dense(),
+    ),
     "reshape dropout": ((24,), layers.Reshape((2, 3, 4)), layers.Dropout(0.5), conv(2, 2), layers.Flatten()),
     "residual": (IMAGE, residual, layers.GlobalAveragePooling2D(), dense()),
     "branches": (IMAGE, branches, layers.Flatten(), dense()),
@@ -121,7 +135,7 @@ QUICK = pytest.mark.quick(
         "conv dilation",
     ),
     *("conv pool 3 2", "average pool same", "conv ends", "depthwise multiplier", "separable strides", "sequence"),
-    *("residual", "branches", "both"),
+    *("residual", "branches", "both", "conv as sequence", "conv turned"),
 )
 #: Where Keras pads a pooling, it computes another average on PyTorch.
 PADDED = [pytest.mark.tensorflow, pytest.mark.jax]
@@ -312,6 +326,12 @@ REFUSED = {
         lambda: functional((3, 4, 5, 2), keras_slots.SlotConv3D(2, 2, name="cube", **slots())),
         ["'cube' (Conv3D)"],
     ),
+    "plus one": (lambda: functional((20,), dense(), lambda x: x + 1.0), ["(Add)", "no such layer"]),
+    "plus array": (
+        lambda: functional((20,), dense(), lambda x: keras.ops.add(x, np.ones(5, "float32"))),
+        ["(Add)"],
+    ),
+    "minus": (lambda: functional((20,), dense(), lambda x: x - 1.0), ["(Subtract)"]),
     "wide": (lambda: functional((70_000,), dense(1, name="wide")), ["'wide'", "65,535"]),
 }
 

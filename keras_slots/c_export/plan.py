@@ -168,7 +168,8 @@ class Planner:
             return self._affine(name, source, None, shape, gain, bias)
         if kind in (layers.Activation, layers.ReLU, layers.Softmax):
             return self._activation(layer, source, before, shape, is_last)
-        if kind.__name__ == "Add" and len({tuple(x.shape) for x in inputs}) == 1:
+        # With one tensor, the other summand is a constant.
+        if kind.__name__ == "Add" and len(inputs) > 1 and len({tuple(x.shape) for x in inputs}) == 1:
             total = source
             for tensor in inputs[1:]:
                 total = self._append(Stage("add", name, (total, self.stage_of[id(tensor)]), shape))
@@ -239,13 +240,11 @@ class Planner:
         covered = (window.count[0] * window.size[0], window.count[1] * window.size[1])
         inside = covered[0] <= image[0] and covered[1] <= image[1]
         apart = inside and (whole or window.size == window.strides)
-        if (
-            before is not None
-            and before.kind == "convolution"
-            and before.pool == (1, 1)
-            and apart
-            and what == "max"
-        ):
+        # A layer between the two may have changed the shape of what the convolution made.
+        made = (
+            (*before.window.count, before.channels) if before is not None and before.window is not None else None
+        )
+        if before is not None and before.kind == "convolution" and made == image and apart and what == "max":
             assert before.window is not None
             before.window, before.pool = replace(before.window, count=covered), window.size
             before.shape = shape
