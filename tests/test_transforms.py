@@ -192,6 +192,45 @@ def test_materialize_lets_normalization_compute_with_its_copied_statistics():
     np.testing.assert_array_equal(numpy_of(materialize(slot)(x)), numpy_of(slot(x)))
 
 
+def learned_layers():
+    """Layers that have learned something before their model is built, and an input of each."""
+    rng = np.random.default_rng(0)
+    numbers = rng.normal(3, 2, size=(50, 4)).astype("float32")
+    adapted = {"normalization": L.Normalization(), "discretization": L.Discretization(num_bins=3)}
+    for layer in adapted.values():
+        layer.adapt(numbers)
+    built = {"batch_norm": L.BatchNormalization(), "dense": L.Dense(2)}
+    for layer in built.values():
+        layer.build((None, 4))
+        layer.set_weights([rng.uniform(1, 2, size=w.shape) for w in layer.weights])
+    return {name: (layer, numbers[:3]) for name, layer in (adapted | built).items()}
+
+
+@pytest.mark.parametrize("name", ["normalization", "discretization", "batch_norm", "dense"])
+def test_slotify_copies_what_layers_of_a_model_that_is_not_built_have_learned(name):
+    layer, x = learned_layers()[name]
+    model = keras.Sequential([layer, L.Flatten(), L.Dense(3)])
+    slot = slotify(model, filters=lambda each: each is model.layers[-1])
+    np.testing.assert_array_equal(numpy_of(slot.layers[0](x)), numpy_of(layer(x)))
+    assert not slot.built and numpy_of(slot(x)).shape == (3, 3)
+
+
+def test_slotify_copies_the_bias_of_a_layer_of_a_model_that_is_not_built():
+    layer, x = learned_layers()["dense"]
+    with pytest.warns(UserWarning, match="seem to be trained"):
+        slot = slotify(keras.Sequential([layer]))
+    np.testing.assert_array_equal(numpy_of(slot.layers[0].bias), numpy_of(layer.bias))
+    assert numpy_of(slot(x)).shape == (3, 2)
+
+
+@pytest.mark.tensorflow
+def test_slotify_copies_the_vocabulary_of_a_layer_of_a_model_that_is_not_built():
+    words = L.StringLookup()
+    words.adapt(["a", "b"])
+    slot = slotify(keras.Sequential([words, L.Embedding(3, 2)]))
+    assert slot.layers[0].get_vocabulary() == words.get_vocabulary() == ["[UNK]", "b", "a"]
+
+
 def test_slotify_and_materialize_take_a_model_compiled_with_a_loss_that_cannot_be_saved():
     plain = functional()
     plain.compile(optimizer="sgd", loss=lambda y, p: keras.ops.mean(p))

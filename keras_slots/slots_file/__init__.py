@@ -29,7 +29,7 @@ from keras_slots.slots_file.container import Contents, Record, array_of, damaged
 from keras_slots.slots_file.records import coding_of, find_choices, read_kernel, values_of, write_kernel
 from keras_slots.transforms import materialized
 from keras_slots.transforms.folding import fold_batch_norms
-from keras_slots.transforms.weights import holds_assets, pair_weights
+from keras_slots.transforms.weights import finalize, holds_assets, pair_weights
 
 Array = np.ndarray[Any, Any]
 Path_ = str | os.PathLike
@@ -142,9 +142,7 @@ def load_slots(
     for variable in others:
         set_first_value(variable)
     for layer in inner_layers(model):
-        if hasattr(layer, "finalize_state"):
-            # `Normalization` and similar layers compute with numbers derived from their weights.
-            layer.finalize_state()
+        finalize(layer)
     return model
 
 

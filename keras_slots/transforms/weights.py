@@ -22,7 +22,11 @@ def is_replaced(pair: tuple[keras.layers.Layer, keras.layers.Layer]) -> bool:
 
 
 def copy_states(pairs: Pairs) -> None:
-    """Copies the state of the layers that are neither slot layers nor copies of them."""
+    """Copies the state of the layers that are neither slot layers nor copies of them; builds copies like them."""
+    for old, new in pairs:
+        if old.built and not new.built:
+            # A layer may be built before its model, as one that `adapt` was called on.
+            new.build_from_config(old.get_build_config())
     own = zip(own_variables(old for old, _ in pairs), own_variables(new for _, new in pairs), strict=True)
     for pair, variables in zip(pairs, own, strict=True):
         if not is_replaced(pair):
@@ -33,17 +37,21 @@ def _copy_state(
     old: keras.layers.Layer, new: keras.layers.Layer, mine: list[keras.Variable], its: list[keras.Variable]
 ) -> None:
     """Copies the state of a layer to its copy: variables, random state and vocabularies."""
-    if not old.built or not new.built:
-        return
-    for variable, copied in zip(mine, its, strict=True):
-        copied.assign(copied_array(variable))
     if holds_assets(old):
         with tempfile.TemporaryDirectory() as folder:
             old.save_assets(folder)
             new.load_assets(folder)
-    if hasattr(new, "finalize_state"):
-        # `Normalization` and similar layers compute with numbers derived from their weights.
-        new.finalize_state()
+    if not old.built or not new.built:
+        return
+    for variable, copied in zip(mine, its, strict=True):
+        copied.assign(copied_array(variable))
+    finalize(new)
+
+
+def finalize(layer: keras.layers.Layer) -> None:
+    """Lets `Normalization` and similar layers compute with their weights. Without weights, they have all already."""
+    if layer.variables and hasattr(layer, "finalize_state"):
+        layer.finalize_state()
 
 
 def own_variables(layers: Iterable[keras.layers.Layer]) -> list[list[keras.Variable]]:
