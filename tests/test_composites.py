@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 
 from comparisons import assert_close, assert_same, numpy_of
-from keras_slots import SelectionMonitor, SlotLayer, load_slots, materialize, save_slots, slotify, summary_dict
+from keras_slots import (
+    SelectionMonitor,
+    SlotEmbedding,
+    SlotLayer,
+    load_slots,
+    materialize,
+    save_slots,
+    slotify,
+    summary_dict,
+)
 from mode_table import SCORE_MODES
 
 L = keras.layers
@@ -135,6 +144,112 @@ class Stack(L.Layer):
 
     def call(self, x):
         return self.layers[1](self.layers[0](x))
+
+
+@register
+class Residual(L.Layer):
+    """Is given its layer, and has it in its configuration."""
+
+    def __init__(self, layer, **kwargs):
+        super().__init__(**kwargs)
+        self.layer = layer
+
+    def build(self, shape):
+        if not self.layer.built:
+            self.layer.build(shape)
+
+    def call(self, x):
+        return x + self.layer(x)
+
+    def get_config(self):
+        return {**super().get_config(), "layer": keras.saving.serialize_keras_object(self.layer)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "layer": keras.saving.deserialize_keras_object(config["layer"])})
+
+
+@register
+class Twice(L.Wrapper):
+    """Has the configuration of Keras' own base class."""
+
+    def call(self, x):
+        return self.layer(self.layer(x))
+
+
+@register
+class Halves(keras.Model):
+    def __init__(self, first, last, **kwargs):
+        super().__init__(**kwargs)
+        self.first, self.last = first, last
+
+    def call(self, x):
+        return self.last(self.first(x))
+
+    def get_config(self):
+        parts = {"first": self.first, "last": self.last}
+        return {name: keras.saving.serialize_keras_object(part) for name, part in parts.items()}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{name: keras.saving.deserialize_keras_object(part) for name, part in config.items()})
+
+
+def given(cls):
+    """A model with a composite of that class that is given its layers."""
+    inputs = keras.Input((5, 6))
+    if cls is Halves:
+        parts = [keras.Sequential([keras.Input((5, width)), L.Dense(10 - width)]) for width in (6, 4)]
+        model = Halves(*parts)
+        model(numbers())
+        return model
+    return keras.Model(inputs, cls(keras.Sequential([keras.Input((5, 6)), L.Dense(6)]))(cls(L.Dense(6))(inputs)))
+
+
+@quiet
+@pytest.mark.parametrize("cls", [Residual, Twice, Halves])
+def test_layers_that_a_composite_is_given_are_replaced_there_and_back_in_memory_and_in_files(tmp_path, cls):
+    slot = slotify(given(cls), score_mode="nearest", seed=1)
+    slot.compile("adam", "mse")
+    slot.fit(numbers(), np.zeros((4, 5, 6)), verbose=0)
+    expected = slot(numbers())
+    slot.save(tmp_path / "slot.keras")
+    loaded = keras.models.load_model(tmp_path / "slot.keras")
+    plain = materialize(slot)
+    plain.save(tmp_path / "plain.keras")
+    for model in (materialize(loaded), plain, keras.models.load_model(tmp_path / "plain.keras")):
+        assert_same(model(numbers()), expected)
+        assert not any(isinstance(layer, SlotLayer) for layer in inner(model))
+        assert len(summary_dict(slotify(model, start="weights"))["kernels"]) == 2
+    assert_same(load_slots(save_slots(slot, tmp_path / "model.slots"))(numbers()), expected)
+
+
+@register
+class Projection(L.Layer):
+    """Reads the table of an embedding that it is given."""
+
+    def __init__(self, table, **kwargs):
+        super().__init__(**kwargs)
+        self.table = table
+
+    def call(self, x):
+        return keras.ops.matmul(x, keras.ops.transpose(self.table.embeddings))
+
+    def get_config(self):
+        return {**super().get_config(), "table": keras.saving.serialize_keras_object(self.table)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "table": keras.saving.deserialize_keras_object(config["table"])})
+
+
+def test_materialize_keeps_an_embedding_shared_with_the_layer_that_reads_it():
+    inputs, table = keras.Input((5,), dtype="int32"), SlotEmbedding(11, 4, seed=0, name="table")
+    model = keras.Model(inputs, Projection(table, name="head")(table(inputs)))
+    plain = materialize(model)
+    tokens = np.array([[1, 2, 3, 4, 10]])
+    assert_same(plain(tokens), model(tokens))
+    assert plain.get_layer("head").table is plain.get_layer("table") and len(plain.variables) == 1
 
 
 @register

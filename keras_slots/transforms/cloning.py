@@ -195,12 +195,6 @@ def _copy_composite(
             if part.built and not copied.built:
                 copied.build_from_config(part.get_build_config())
         has_slots |= holds_slots(copied) and not holds_slots(twin)
-        if holds_slots(twin) and not holds_slots(copied):
-            raise ValueError(
-                f"The slot layer '{place}/{path}' is made by layer '{place}' itself, of type "
-                f"{type(old).__name__}, so it cannot be replaced. Let that class make a plain layer, and apply "
-                "`slotify` to the model."
-            )
     lost = [x.path or x.name for x in inner_layers(old) if is_slot(x) and id(x) not in apart]
     if lost:
         raise ValueError(
@@ -216,6 +210,14 @@ def _copy_composite(
             f"The layers {kept} cannot be replaced: layer '{place}' of type {type(old).__name__} also holds their "
             "weights themselves. Leave them out through `filters`."
         )
+    if not holds_slots(new):
+        made_by_class = [path for path, _, part in places_in(copied_layer(new)) if holds_slots(part)]
+        if made_by_class:
+            raise ValueError(
+                f"The slot layer '{place}/{made_by_class[0]}' is made by layer '{place}' itself, of type "
+                f"{type(old).__name__}, so it cannot be replaced. Let that class make a plain layer, and apply "
+                "`slotify` to the model."
+            )
     pairs.append((old, new))
     if has_slots:
         new = as_slot_composite(new)
