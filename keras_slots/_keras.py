@@ -17,11 +17,14 @@ from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.layers.core.einsum_dense import _analyze_einsum_string
 from keras.src.ops.function import map_graph
 from keras.src.quantizers.utils import should_quantize_layer
+from keras.src.saving.serialization_lib import ObjectSharingScope
 
 from keras_slots._backend import initializer as initializer_of
 
 Shape = tuple[int | None, ...]
 _ONE_AT_A_TIME = threading.RLock()
+#: A context in which a layer in several places of a configuration stays one layer, as in `.keras` files.
+sharing_scope = ObjectSharingScope
 
 
 def einsum_shapes(layer: Any, input_shape: Shape) -> tuple[tuple[int, ...], tuple[int, ...] | None, Shape]:

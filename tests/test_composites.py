@@ -243,13 +243,76 @@ class Projection(L.Layer):
         return cls(**{**config, "table": keras.saving.deserialize_keras_object(config["table"])})
 
 
-def test_materialize_keeps_an_embedding_shared_with_the_layer_that_reads_it():
+@quiet
+def test_an_embedding_stays_shared_with_the_layer_that_reads_it(tmp_path):
     inputs, table = keras.Input((5,), dtype="int32"), SlotEmbedding(11, 4, seed=0, name="table")
     model = keras.Model(inputs, Projection(table, name="head")(table(inputs)))
     plain = materialize(model)
     tokens = np.array([[1, 2, 3, 4, 10]])
     assert_same(plain(tokens), model(tokens))
-    assert plain.get_layer("head").table is plain.get_layer("table") and len(plain.variables) == 1
+    loaded = load_slots(save_slots(model, tmp_path / "m.slots"))
+    assert_same(loaded(tokens), model(tokens))
+    for made in (plain, loaded):
+        assert made.get_layer("head").table is made.get_layer("table") and len(made.variables) == 1
+
+
+@register
+class Projected(Projection):
+    """Also has a layer of its own."""
+
+    def __init__(self, table, **kwargs):
+        super().__init__(table, **kwargs)
+        self.dense = L.Dense(4)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return super().call(self.dense(x))
+
+
+@quiet
+@pytest.mark.parametrize("first", ["table", "head"])
+@pytest.mark.parametrize("cls", [Projection, Projected])
+def test_a_plain_layer_that_a_composite_shares_with_the_model_stays_shared(tmp_path, cls, first):
+    inputs, table = keras.Input((5,), dtype="int32"), L.Embedding(11, 4, name="table")
+    head = cls(table, name="head")
+    if first == "table":
+        model = keras.Model(inputs, head(L.Dense(4, name="dense")(table(inputs))))
+    else:
+        table.build()
+        x = head(L.Dense(4, name="dense")(L.Embedding(11, 4, name="other")(inputs)))
+        model = keras.Model(inputs, [x, table(inputs)])
+    slot = slotify(model, filters=lambda layer: type(layer) is L.Dense, seed=1)
+    copies = [slot, materialize(slot)]
+    if first == "table":  # Keras itself cannot load a file of the other
+        slot.save(tmp_path / "m.keras")
+        copies += [
+            keras.models.load_model(tmp_path / "m.keras"),
+            load_slots(save_slots(slot, tmp_path / "m.slots")),
+        ]
+    tokens = np.array([[1, 2, 3, 4, 10]])
+    for made in copies:
+        assert made.get_layer("head").table is made.get_layer("table")
+        assert len(made.trainable_variables) <= len(model.trainable_variables)
+        for one, other in zip(keras.tree.flatten(made(tokens)), keras.tree.flatten(slot(tokens)), strict=True):
+            assert_same(one, other)
+
+
+@pytest.mark.parametrize("filters", [None, ["last"]])
+def test_a_plain_layer_that_two_composites_share_stays_shared(filters):
+    inputs, norm = keras.Input((5, 6)), L.LayerNormalization()
+    x = Twice(norm, name="two")(Residual(norm, name="one")(inputs))
+    model = keras.Model(inputs, L.Dense(3, name="last")(x))
+    norm.set_weights([np.full(6, 2.0), np.full(6, 0.5)])
+    slot = slotify(model, filters=filters)
+    for made in (slot, materialize(slot)):
+        assert made.get_layer("one").layer is made.get_layer("two").layer
+        assert_same(made(numbers()), slot(numbers()))
+        assert (
+            len(made.layers[1].trainable_variables) == 2
+            and len(made.variables) == len(made.layers[-1].variables) + 2
+        )
 
 
 @register

@@ -11,6 +11,7 @@ import os
 import re
 import types
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 
 from keras_slots._checks import check_choice
 from keras_slots._files import check_path, write_file
-from keras_slots._keras import inner_layers, set_first_value, without_values
+from keras_slots._keras import inner_layers, set_first_value, sharing_scope, without_values
 from keras_slots._live_config import CONFIG_ERRORS, carried_in, live_config
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.layers.base import SlotLayer
@@ -201,12 +202,31 @@ def _serialize(model: keras.Model) -> dict[str, Any]:
                     "decorated with `keras.saving.register_keras_serializable()`."
                 )
     try:
-        serialized: dict[str, Any] = keras.saving.serialize_keras_object(model)
+        with sharing_scope():
+            serialized: dict[str, Any] = keras.saving.serialize_keras_object(model)
     except CONFIG_ERRORS as error:
         raise ValueError(
             f"A file cannot hold model '{model.name}': Keras cannot write its configuration. {error}"
         ) from error
+    _number_shared_layers(serialized, {id(layer) for layer in inner_layers(model)})
     return serialized
+
+
+def _number_shared_layers(config: dict[str, Any], layers: set[int]) -> None:
+    """Numbers layers that are in several places from 0. Keras takes the `id`, and marks other objects too."""
+    numbers: dict[int, int] = {}
+    for part in _dictionaries_in(config):
+        key = part.pop("shared_object_id", None)
+        if key in layers:
+            part["shared_object_id"] = numbers.setdefault(key, len(numbers))
+
+
+def _dictionaries_in(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+    if isinstance(value, (dict, list, tuple)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _dictionaries_in(part)
 
 
 def _in_dtype(array: Array, dtype: str | None) -> Array:
@@ -240,11 +260,12 @@ def _check_memory(needed: int, max_bytes: int) -> None:
 
 def _model(architecture: dict[str, Any], custom_objects: dict[str, Any] | None) -> keras.Model:
     try:
-        model = keras.saving.deserialize_keras_object(
-            copy.deepcopy(architecture),  # Keras modifies the dictionary that it reads
-            custom_objects=custom_objects,
-            safe_mode=True,
-        )
+        with sharing_scope():
+            model = keras.saving.deserialize_keras_object(
+                copy.deepcopy(architecture),  # Keras modifies the dictionary that it reads
+                custom_objects=custom_objects,
+                safe_mode=True,
+            )
     except Exception as error:
         # Keras raises various errors for a configuration that it cannot read; the first one has the reason.
         cause: BaseException = error

@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,8 @@ def clone(
 
     Nested models, and layers inside wrappers and composites are converted too; shared layers stay shared.
     `convert` gets each layer with its place in the model, which is its name, or leads to it through a composite.
-    `is_slot` says which layers are, or become slot layers; a composite without any is copied as a whole.
+    `is_slot` says which layers are, or become slot layers; a composite without any is copied as a whole, unless it
+    shares a layer.
     """
     if not (is_model(model) or (isinstance(model, keras.Model) and model.built)):
         raise ValueError(
@@ -45,6 +47,7 @@ def clone(
         )
     pairs: Pairs = []
     done: dict[int, Any] = {}
+    owners = Counter(key for owner in inner_layers(model) for key in {id(x) for x in direct_layers(owner)})
 
     def copy(layer: Any, place: str | None = None) -> Any:
         if id(layer) not in done:
@@ -58,8 +61,9 @@ def clone(
         if not isinstance(layer, keras.layers.Layer):
             # An operation, such as the sum of `x + y`, has no weights.
             return copy_operation(layer)
-        if is_composite(layer) and any(map(is_slot, inner_layers(layer))):
-            return _copy_composite(layer, place or layer.name, copy, is_slot, pairs)
+        inner = inner_layers(layer)[1:]
+        if is_composite(layer) and (any(map(is_slot, inner)) or any(owners[id(x)] > 1 for x in inner)):
+            return _copy_composite(layer, place or layer.name, copy, is_slot, pairs, done)
         if isinstance(layer, keras.Sequential):
             return _copy_sequential(layer, copy_inner)
         if is_model(layer):
@@ -168,14 +172,13 @@ def _copy_wrapper(wrapper: Any, copy: Callable) -> keras.layers.Layer:
 
 
 def _copy_composite(
-    old: Any, place: str, copy: Callable, is_slot: Callable[[Any], bool], pairs: Pairs
+    old: Any, place: str, copy: Callable, is_slot: Callable[[Any], bool], pairs: Pairs, done: dict[int, Any]
 ) -> keras.layers.Layer:
     """Copies a composite: makes it as its class does, then puts copies of its inner layers into their places."""
     new = _made_again(old)
     made = {path: part for path, _, part in places_in(new)}
     copies: dict[int, Any] = {}
     apart = {id(old)}
-    has_slots = False
     for path, scope, part in places_in(old):
         twin = made.get(path)
         if twin is None:
@@ -186,15 +189,20 @@ def _copy_composite(
         if id(part) in apart:
             continue
         apart.add(id(part))
-        if not is_whole(part) or not any(map(is_slot, inner_layers(part))):
+        has_slot = any(map(is_slot, inner_layers(part)))
+        if id(part) in done and not has_slot:  # the composite shares it with what was copied before
+            copies[id(twin)] = done[id(part)]
+        elif has_slot and is_whole(part):
+            with scoped(scope):
+                copied = copies[id(twin)] = copy(part, f"{place}/{path}")
+                if part.built and not copied.built:
+                    copied.build_from_config(part.get_build_config())
+        else:
             pairs.append((part, twin))
+            if not has_slot:
+                done[id(part)] = twin
             continue
         apart |= {id(x) for x in inner_layers(part)}
-        with scoped(scope):
-            copied = copies[id(twin)] = copy(part, f"{place}/{path}")
-            if part.built and not copied.built:
-                copied.build_from_config(part.get_build_config())
-        has_slots |= holds_slots(copied) and not holds_slots(twin)
     lost = [x.path or x.name for x in inner_layers(old) if is_slot(x) and id(x) not in apart]
     if lost:
         raise ValueError(
@@ -202,22 +210,11 @@ def _copy_composite(
             "not in its attributes, nor in a list, tuple or dictionary in one. Move them there, or leave them out "
             "through `filters`."
         )
-    held = {id(v): path for path, part in made.items() if id(part) in copies for v in part.variables}
+    replaced = [(path, part) for path, part in made.items() if id(part) in copies]
+    held = {id(v): path for path, part in replaced for v in part.variables}
+    has_slots = any(holds_slots(copies[id(part)]) and not holds_slots(part) for _, part in replaced)
     exchange(new, copies)
-    kept = sorted({f"{place}/{held[id(v)]}" for v in new.variables if id(v) in held})
-    if kept:
-        raise ValueError(
-            f"The layers {kept} cannot be replaced: layer '{place}' of type {type(old).__name__} also holds their "
-            "weights themselves. Leave them out through `filters`."
-        )
-    if not holds_slots(new):
-        made_by_class = [path for path, _, part in places_in(copied_layer(new)) if holds_slots(part)]
-        if made_by_class:
-            raise ValueError(
-                f"The slot layer '{place}/{made_by_class[0]}' is made by layer '{place}' itself, of type "
-                f"{type(old).__name__}, so it cannot be replaced. Let that class make a plain layer, and apply "
-                "`slotify` to the model."
-            )
+    _check_exchanged(old, new, place, held)
     pairs.append((old, new))
     if has_slots:
         new = as_slot_composite(new)
@@ -225,6 +222,28 @@ def _copy_composite(
         new.build_from_config(old.get_build_config())
         new.built = True  # as Keras does after that
     return new
+
+
+def _check_exchanged(old: Any, new: Any, place: str, held: dict[int, str]) -> None:
+    """Raises an error if a copy still holds variables of replaced layers, or if its class makes slot layers.
+
+    `held` are the `id` of each variable of a replaced layer, and the path of that layer.
+    """
+    kept = sorted({f"{place}/{held[id(v)]}" for v in new.variables if id(v) in held})
+    if kept:
+        raise ValueError(
+            f"The layers {kept} cannot be replaced: layer '{place}' of type {type(old).__name__} also holds their "
+            "weights themselves. Leave them out through `filters`."
+        )
+    if holds_slots(new):
+        return
+    for path, _, part in places_in(copied_layer(new)):
+        if holds_slots(part):
+            raise ValueError(
+                f"The slot layer '{place}/{path}' is made by layer '{place}' itself, of type "
+                f"{type(old).__name__}, so it cannot be replaced. Let that class make a plain layer, and apply "
+                "`slotify` to the model."
+            )
 
 
 def _made_again(old: Any) -> Any:

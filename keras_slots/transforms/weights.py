@@ -49,7 +49,7 @@ def _copy_state(
 
 
 def finalize(layer: keras.layers.Layer) -> None:
-    """Lets `Normalization` and similar layers compute with their weights. Without weights, they have all already."""
+    """Lets `Normalization` and similar layers compute with their weights, if they have some."""
     if layer.variables and hasattr(layer, "finalize_state"):
         layer.finalize_state()
 

@@ -40,6 +40,16 @@ def test_keras_internals_inner_layers_reach_through_layers_of_any_kind():
     assert any(layer is inner for layer in keras_internals.inner_layers(outer))
 
 
+def test_keras_internals_sharing_scope_keeps_a_layer_in_two_places_one_layer():
+    inner = keras.layers.Dense(2)
+    model = keras.Sequential([inner, keras.layers.TimeDistributed(inner)])
+    with keras_internals.sharing_scope():
+        config = keras.saving.serialize_keras_object(model)
+    with keras_internals.sharing_scope():
+        dense, wrapper = keras.saving.deserialize_keras_object(config).layers
+    assert wrapper.layer is dense
+
+
 def test_keras_internals_direct_layers_are_in_order_and_no_deeper():
     names = ("first", "second", "third")
     inner = keras.Sequential([keras.layers.Dense(2, name=name) for name in names], name="inner")
