@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 from keras.src.backend.common import global_state
-from keras.src.backend.common.masking import set_keras_mask
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.layers.core.einsum_dense import _analyze_einsum_string
 from keras.src.ops.function import map_graph
@@ -44,6 +44,12 @@ def inner_layers(layer: Any) -> list[keras.layers.Layer]:
 def direct_layers(layer: Any) -> list[keras.layers.Layer]:
     """The direct sub-layers of a layer, in order."""
     return layer._flatten_layers(include_self=False, recursive=False)
+
+
+def receives_mask(layer: Any) -> bool:
+    """Whether a mask reaches the layer in the graph of its model."""
+    tensors = (tensor for node in layer._inbound_nodes for tensor in node.input_tensors)
+    return any(get_keras_mask(tensor) is not None for tensor in tensors)
 
 
 def current_call(layer: Any) -> Any:

@@ -296,6 +296,21 @@ def two_outputs():
     return keras.Model(inputs, [dense(2)(inputs), dense(3)(inputs)])
 
 
+class SubclassedModel(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(5)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def subclassed():
+    model = SubclassedModel()
+    model(np.ones((1, 20), "float32"))
+    return keras_slots.slotify(model, **slots())
+
+
 def one_dense(**arguments):
     return functional((20,), dense(**arguments))
 
@@ -321,6 +336,7 @@ REFUSED = {
         lambda: functional((20,), dense(), layers.ReLU(negative_slope=0.1, name="leaky")),
         ["'leaky'", "negative_slope"],
     ),
+    "subclassed": (subclassed, ["a graph", "SubclassedModel"]),
     "outputs": (two_outputs, ["one input and one output"]),
     "axes": (
         lambda: functional((3, 4, 5, 2), keras_slots.SlotConv3D(2, 2, name="cube", **slots())),

@@ -315,6 +315,27 @@ def test_a_plain_layer_that_two_composites_share_stays_shared(filters):
         )
 
 
+@quiet
+@pytest.mark.parametrize("frozen", ["two", "two/norm", "two/feed", "two/several/1/last", "lazy/norm"])
+def test_frozen_layers_inside_a_composite_stay_frozen(frozen):
+    name, _, path = frozen.partition("/")
+    model = functional()
+    part = model.get_layer(name)
+    for key in filter(None, path.split("/")):
+        part = (
+            getattr(part, key)
+            if isinstance(key, str) and hasattr(part, key)
+            else part[int(key) if key.isdigit() else key]
+        )
+    part.trainable = False
+    slot = slotify(model, seed=1)
+    # Each weight comes from one: a kernel from scores, all others from themselves.
+    count = len(model.trainable_variables)
+    assert len(slot.trainable_variables) == count < len(model.variables)
+    back = materialize(slot)
+    assert len(back.trainable_variables) == count
+
+
 @register
 class Pair(L.Layer):
     def __init__(self, units, **kwargs):

@@ -189,6 +189,28 @@ def test_materialize_and_slotify_keep_the_arguments_of_operations(operation):
     assert [len(x._inbound_nodes) for x in model.operations] == nodes
 
 
+@pytest.mark.parametrize("regularizer", [total, lambda x: 2 * total(x), Sum()], ids=["named", "lambda", "object"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **arguments: L.MultiHeadAttention(2, 2, **arguments),
+        lambda **arguments: L.GroupQueryAttention(2, 2, 1, **arguments),
+    ],
+    ids=["multi_head", "grouped_query"],
+)
+def test_slot_attention_takes_over_regularizers_and_gives_them_back(make, regularizer):
+    inputs = keras.Input((3, 4))
+    arguments = {"kernel_regularizer": regularizer, "bias_regularizer": regularizer}
+    plain = keras.Model(inputs, make(**arguments)(inputs, inputs))
+    slot = slotify(plain, seed=1)
+    back = materialize(slot)
+    assert len(plain.losses) == len(slot.losses) == len(back.losses) == 8
+    x = X.reshape(2, 3, 4)
+    np.testing.assert_array_equal(numpy_of(back(x)), numpy_of(slot(x)))
+    losses = [sorted(float(numpy_of(loss)) for loss in model.losses) for model in (slot, back)]
+    assert losses[0] == pytest.approx(losses[1])
+
+
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 @pytest.mark.parametrize("argument", ["activation", "activity_regularizer", "kernel_initializer"])
 def test_slot_layers_take_over_the_functions_of_their_keras_layer_and_give_them_back(argument, function):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from comparisons import numpy_of
-from keras_slots import SlotConv2D, SlotDense, load_slots, materialize, save_slots
+from keras_slots import SlotConv2D, SlotDense, SlotLSTM, load_slots, materialize, save_slots, slotify
 from keras_slots.__main__ import main
 from keras_slots.slots_file.container import split
 from small_models import conv_model, dense_model, moved
@@ -58,6 +58,44 @@ def test_save_slots_folds_batch_norms_into_a_scale_and_a_bias_of_each_channel(tm
     assert "stored" not in {
         r.form for r in split((tmp_path / "m.slots").read_bytes()).records if len(r.shape) == 4
     }
+
+
+@pytest.mark.parametrize("kind", ["sequential", "functional"])
+def test_save_slots_leaves_batch_norms_that_a_mask_passes(tmp_path, kind):
+    parts = [layers.Masking(), layers.BatchNormalization(name="norm"), SlotLSTM(4, seed=0, return_sequences=True)]
+    parts.append(layers.BatchNormalization(name="last"))
+    x = inputs = keras.Input((5, 3))
+    for part in parts:
+        x = part(x)
+    model = keras.Model(inputs, x) if kind == "functional" else keras.Sequential([inputs, *parts])
+    random = np.random.default_rng(0)
+    for variable in parts[1].variables:
+        variable.assign(random.uniform(0.5, 2, variable.shape))
+    loaded = load_slots(save_slots(model, tmp_path / "m.slots", fold_batch_norm=True))
+    data = random.normal(size=(2, 5, 3)).astype("float32")
+    data[:, 3:] = 0
+    np.testing.assert_array_equal(numpy_of(loaded(data)), numpy_of(model(data)))
+    assert type(loaded.get_layer("norm")) is layers.BatchNormalization
+
+
+@keras.saving.register_keras_serializable("folding")
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense, self.norm = layers.Dense(3), layers.BatchNormalization()
+
+    def call(self, x):
+        return self.norm(self.dense(x))
+
+
+@pytest.mark.filterwarnings("ignore:The model has layer classes:UserWarning")
+def test_save_slots_takes_subclassed_models_with_batch_norms_to_fold(tmp_path):
+    model, x = Subclassed(), np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    model(x)
+    model = slotify(model, seed=0)
+    expected = numpy_of(model(x))
+    loaded = load_slots(save_slots(model, tmp_path / "m.slots", fold_batch_norm=True))
+    np.testing.assert_allclose(numpy_of(loaded(x)), expected, rtol=1e-5)
 
 
 def test_save_slots_leaves_batch_norms_in_half_precision(tmp_path):

@@ -285,6 +285,11 @@ class Planner:
 
 def _calls(model: keras.Model) -> list[tuple[Any, list[Any], Any]]:
     """The calls of a model and of the models in it: layer, inputs, output; the first is the input."""
+    if not is_model(model):
+        raise ValueError(
+            '`model` must have a graph for format="c": a Functional or Sequential model. Received: model '
+            f"'{model.name}' of type {type(model).__name__}."
+        )
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ValueError(
             '`model` must have one input and one output for format="c". Received: model '

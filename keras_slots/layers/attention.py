@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from keras_slots._live_config import from_live_config, live_config
 from keras_slots._registry import register
 from keras_slots.layers.base import SLOT_ARGUMENTS, SlotLayer
 from keras_slots.layers.dense import SlotEinsumDense
@@ -22,7 +23,7 @@ class SlotAttention(SlotLayer):
         if type(value) is keras.layers.EinsumDense:
             slots = {argument: getattr(self, argument) for argument in SLOT_ARGUMENTS}
             slots["seed"] = derive_seed(self._seed, value.name)
-            value = SlotEinsumDense.from_config({**value.get_config(), **slots})
+            value = from_live_config(SlotEinsumDense, {**live_config(value), **slots}, value)
         super().__setattr__(name, value)
 
 

@@ -38,7 +38,7 @@ def clone(
     Nested models, and layers inside wrappers and composites are converted too; shared layers stay shared.
     `convert` gets each layer with its place in the model, which is its name, or leads to it through a composite.
     `is_slot` says which layers are, or become slot layers; a composite without any is copied as a whole, unless it
-    shares a layer.
+    shares a layer or is a subclassed model.
     """
     if not (is_model(model) or (isinstance(model, keras.Model) and model.built)):
         raise ValueError(
@@ -62,7 +62,9 @@ def clone(
             # An operation, such as the sum of `x + y`, has no weights.
             return copy_operation(layer)
         inner = inner_layers(layer)[1:]
-        if is_composite(layer) and (any(map(is_slot, inner)) or any(owners[id(x)] > 1 for x in inner)):
+        is_subclassed = isinstance(layer, keras.Model) and not is_model(layer)
+        taken_apart = is_subclassed or any(map(is_slot, inner)) or any(owners[id(x)] > 1 for x in inner)
+        if is_composite(layer) and taken_apart:
             return _copy_composite(layer, place or layer.name, copy, is_slot, pairs, done)
         if isinstance(layer, keras.Sequential):
             return _copy_sequential(layer, copy_inner)
@@ -177,18 +179,19 @@ def _copy_composite(
     """Copies a composite: makes it as its class does, then puts copies of its inner layers into their places."""
     new = _made_again(old)
     made = {path: part for path, _, part in places_in(new)}
+    missing = [path for path, _, _ in places_in(old) if path not in made]
+    if missing:
+        raise ValueError(
+            f"Layer '{place}' of type {type(old).__name__} cannot be copied: one that Keras makes from its "
+            f"configuration has no layer '{missing[0]}'. Create all layers in `__init__` or in `build`."
+        )
     copies: dict[int, Any] = {}
-    apart = {id(old)}
+    apart, frozen = {id(old)}, [] if old.trainable else [new]
     for path, scope, part in places_in(old):
-        twin = made.get(path)
-        if twin is None:
-            raise ValueError(
-                f"Layer '{place}' of type {type(old).__name__} cannot be copied: one that Keras makes from its "
-                f"configuration has no layer '{path}'. Create all layers in `__init__` or in `build`."
-            )
         if id(part) in apart:
             continue
         apart.add(id(part))
+        twin = made[path]
         has_slot = any(map(is_slot, inner_layers(part)))
         if id(part) in done and not has_slot:  # the composite shares it with what was copied before
             copies[id(twin)] = done[id(part)]
@@ -199,20 +202,16 @@ def _copy_composite(
                     copied.build_from_config(part.get_build_config())
         else:
             pairs.append((part, twin))
+            if not part.trainable:
+                frozen.append(twin)
             if not has_slot:
                 done[id(part)] = twin
             continue
         apart |= {id(x) for x in inner_layers(part)}
-    lost = [x.path or x.name for x in inner_layers(old) if is_slot(x) and id(x) not in apart]
-    if lost:
-        raise ValueError(
-            f"The layers {lost} inside layer '{place}' of type {type(old).__name__} cannot be replaced: they are "
-            "not in its attributes, nor in a list, tuple or dictionary in one. Move them there, or leave them out "
-            "through `filters`."
-        )
-    replaced = [(path, part) for path, part in made.items() if id(part) in copies]
-    held = {id(v): path for path, part in replaced for v in part.variables}
-    has_slots = any(holds_slots(copies[id(part)]) and not holds_slots(part) for _, part in replaced)
+    _check_reached(old, place, [x for x in inner_layers(old) if is_slot(x) and id(x) not in apart])
+    replaced = {path: part for path, part in made.items() if id(part) in copies}
+    held = {id(v): path for path, part in replaced.items() for v in part.variables}
+    has_slots = any(holds_slots(copies[id(part)]) and not holds_slots(part) for part in replaced.values())
     exchange(new, copies)
     _check_exchanged(old, new, place, held)
     pairs.append((old, new))
@@ -221,7 +220,24 @@ def _copy_composite(
     if old.built and not new.built:
         new.build_from_config(old.get_build_config())
         new.built = True  # as Keras does after that
+    _freeze(frozen)
     return new
+
+
+def _check_reached(old: Any, place: str, lost: list[keras.layers.Layer]) -> None:
+    if lost:
+        raise ValueError(
+            f"The layers {[x.path or x.name for x in lost]} inside layer '{place}' of type {type(old).__name__} "
+            "cannot be replaced: they are not in its attributes, nor in a list, tuple or dictionary in one. Move "
+            "them there, or leave them out through `filters`."
+        )
+
+
+def _freeze(layers: list[keras.layers.Layer]) -> None:
+    """Freezes layers and all layers inside them, of which a configuration says nothing."""
+    for layer in layers:
+        layer.trainable = True  # TensorFlow skips an assignment that changes nothing
+        layer.trainable = False
 
 
 def _check_exchanged(old: Any, new: Any, place: str, held: dict[int, str]) -> None:

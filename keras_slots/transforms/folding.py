@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
+from keras_slots._keras import receives_mask
 from keras_slots.layers.base import copied_array
 from keras_slots.transforms.cloning import clone, copied_layer
 from keras_slots.transforms.weights import Pairs, copy_states
@@ -26,7 +27,7 @@ def fold_batch_norms(plain: keras.Model) -> tuple[keras.Model, Pairs]:
     """Returns a copy whose batch normalizations are layers `y = x * kernel + bias`, and the pairs of layers.
 
     Kernel and bias are those of `scale_and_bias`. The layer is an `EinsumDense`. Batch normalizations of another
-    axis than the last one, and those that compute in half precision, are copied.
+    axis than the last one, those that compute in half precision, and those that a mask passes, are copied.
 
     Args:
         plain: Built model without slot layers.
@@ -45,8 +46,8 @@ def fold_batch_norms(plain: keras.Model) -> tuple[keras.Model, Pairs]:
 def _converted(layer: keras.layers.Layer, place: str) -> keras.layers.Layer:
     if type(layer) is not keras.layers.BatchNormalization or layer.compute_dtype != "float32":
         return copied_layer(layer)
-    if layer.axis not in (-1, layer.input_spec.ndim - 1):
-        return copied_layer(layer)
+    if layer.axis not in (-1, layer.input_spec.ndim - 1) or receives_mask(layer):
+        return copied_layer(layer)  # an `EinsumDense` passes no mask on
     channels = layer.moving_mean.shape[0]
     return keras.layers.EinsumDense(
         "...c,c->...c", channels, bias_axes="c", name=layer.name, dtype=layer.dtype_policy
