@@ -177,14 +177,8 @@ def _copy_composite(
     old: Any, place: str, copy: Callable, is_slot: Callable[[Any], bool], pairs: Pairs, done: dict[int, Any]
 ) -> keras.layers.Layer:
     """Copies a composite: makes it as its class does, then puts copies of its inner layers into their places."""
-    new = _made_again(old)
+    new = _made_again(old, place)
     made = {path: part for path, _, part in places_in(new)}
-    missing = [path for path, _, _ in places_in(old) if path not in made]
-    if missing:
-        raise ValueError(
-            f"Layer '{place}' of type {type(old).__name__} cannot be copied: one that Keras makes from its "
-            f"configuration has no layer '{missing[0]}'. Create all layers in `__init__` or in `build`."
-        )
     copies: dict[int, Any] = {}
     apart, frozen = {id(old)}, [] if old.trainable else [new]
     for path, scope, part in places_in(old):
@@ -262,7 +256,7 @@ def _check_exchanged(old: Any, new: Any, place: str, held: dict[int, str]) -> No
             )
 
 
-def _made_again(old: Any) -> Any:
+def _made_again(old: Any, place: str) -> Any:
     """A composite that its class has made from the configuration of another one, of the same names and built."""
     new = copied_layer(old)
     names = {path: part.name for path, _, part in places_in(old)}
@@ -270,6 +264,12 @@ def _made_again(old: Any) -> Any:
         if path in names and not part.variables:
             part.name = names[path]
     _build_like(old, new, set())
+    missing = names.keys() - {path for path, _, _ in places_in(new)}
+    if missing:
+        raise ValueError(
+            f"Layer '{place}' of type {type(old).__name__} cannot be copied: one that Keras makes from its "
+            f"configuration has no layer '{min(missing)}'. Create all layers in `__init__` or in `build`."
+        )
     return new
 
 
