@@ -54,6 +54,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
             if os.path.lexists(args.out) and not args.overwrite:
                 raise FileExistsError(f"'{args.out}' exists. Pass --overwrite, or choose another name.")
             folder = args.command == "export" and args.out.suffix not in EXPORT_FORMATS
+            if folder and args.out.suffix[1:].isalpha():
+                raise ValueError(
+                    f"OUT must end in {', '.join(EXPORT_FORMATS)}, or be a folder. Received: '{args.out}'."
+                )
             check_path(args.out, args.overwrite, suffix=Path(target).suffix or None, folder=folder)
         if args.command == "export" and args.file.suffix != ".keras":
             _check_plain_export(args)

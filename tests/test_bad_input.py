@@ -330,6 +330,8 @@ def test_files_that_cannot_be_written_or_read_are_named_and_nothing_is_lost(tmp_
         (["pack", "other", "folder.slots", "--overwrite"], 1, "^keras-slots pack: .*folder.slots.*\n$"),
         (["export", "other", "full", "--overwrite"], 1, "^keras-slots export: .*also holds 'x'.*\n$"),
         (["export", "other", "new"], 1, "^keras-slots export: MODEL must end in .keras or .slots.*'other'.\n$"),
+        (["export", "old.slots", "new.c"], 1, "^keras-slots export: OUT must end in .h, .* Received: 'new.c'.\n$"),
+        (["export", "old.slots", "new.TFLITE"], 1, "^keras-slots export: OUT must end in .*'new.TFLITE'.\n$"),
         (["export", "old.slots", "new.h"], 1, "^keras-slots export: C code .* Pass the .keras file .*\n$"),
         (
             ["export", "old.slots", "new.tflite", "--calibration-data", "other"],

@@ -304,6 +304,12 @@ def test_materialize_refuses_a_slot_layer_that_another_layer_makes():
         materialize(model)
 
 
+def attentive():
+    inputs = keras.Input((3, 4))
+    x = L.MultiHeadAttention(2, 2, name="attention")(inputs, inputs)
+    return keras.Model(inputs, L.Dense(2, name="last")(x))
+
+
 class Wrapped(L.Layer):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -327,6 +333,7 @@ class Wrapped(L.Layer):
             r"names out of \['conv', 'depthwise', 'logits'\]. Received: \['no_such'\]",
         ),
         (lambda: slotify(functional(), filters=["norm"]), r"Received: \['norm'\]"),
+        (lambda: slotify(attentive(), filters=["last", "query"]), r"out of \['attention', 'last'\].*\['query'\]"),
         (
             lambda: slotify(functional(), num_values=0),
             "Layer 'conv' cannot become a slot layer. `num_values` must be a positive integer",

@@ -37,7 +37,8 @@ class Refusals(_Mixin):
         """Raises an error: LoRA adds to a trained kernel, but this kernel is selected."""
         raise ValueError(
             f"A slot layer does not support LoRA. Received: rank={rank} for layer '{self.name}'. Call "
-            "`keras_slots.materialize(model)` and enable LoRA on the plain layers of the new model."
+            "`keras_slots.materialize(model)` and enable LoRA on the plain layers of the new model. To keep a "
+            "plain layer that has LoRA already, leave it out through `filters` of `slotify`."
         )
 
     def quantize(self, mode: str | None = None, *args: Any, **kwargs: Any) -> None:
@@ -47,7 +48,8 @@ class Refusals(_Mixin):
     def _no_quantization(self, mode: str | None) -> str:
         return (
             f"A slot layer cannot be quantized. Received: mode={mode!r} for layer '{self.name}'. Call "
-            "`keras_slots.materialize(model)` and quantize the new model."
+            "`keras_slots.materialize(model)` and quantize the new model. To keep a plain layer that "
+            "is quantized already, leave it out through `filters` of `slotify`."
         )
 
 

@@ -254,7 +254,9 @@ def _as_function(filters: Any, model: keras.Model) -> Callable[[keras.layers.Lay
     if callable(filters):
         return filters
     names = {filters} if isinstance(filters, str) else set(filters)
-    replaceable = [x for x in inner_layers(model) if type(x) in SlotLayer.registry]
+    found = [x for x in inner_layers(model) if type(x) in SlotLayer.registry]
+    inside = {id(part) for x in found for part in inner_layers(x)[1:]}  # such as the projections of attention
+    replaceable = [x for x in found if id(x) not in inside]
     known = {x.name for x in replaceable}
     if names - known - {x.path for x in replaceable}:
         raise ValueError(
