@@ -1,4 +1,4 @@
-"""Makes the networks of `keras_slots.zoo` with pages of examples/: files, cards, and tables in docs/zoo.md.
+"""Makes the networks of `keras_slots.zoo` with scripts of examples/: files, cards, and tables in docs/zoo.md.
 
     python benchmarks/zoo.py --data-dir DIR --runs runs/zoo     # DIR holds mnist.npz and cifar10.npz
     python benchmarks/zoo.py --data-dir DIR --runs runs/zoo --networks mnist_convnet_2kb
@@ -10,6 +10,7 @@ again.
 """
 
 import argparse
+import csv
 import json
 import re
 import shlex
@@ -21,20 +22,19 @@ from pathlib import Path
 
 import record
 from keras_slots import zoo
-from keras_slots.slots_file import container
+from keras_slots.slots_file import container, records
 
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "keras_slots" / "zoo"
 PAGE = ROOT / "docs" / "zoo.md"
 RESULTS = ROOT / "benchmarks" / "results" / "zoo.json"
-#: Page -> the file of its data, and what a card says of them; with `--small` they are digits.
-DATA = {
-    "tiny_mnist.py": ("mnist.npz", "MNIST"),
-    "cifar10_in_an_hour.py": ("cifar10.npz", "CIFAR-10, 40,000 images for training, the next 10,000 for the test"),
-}
-#: Name -> number of seeds, and the page with its flags.
+CIFAR10 = "cifar10.npz", "CIFAR-10, 40,000 images for training, the next 10,000 for the test"
+#: Script -> the file of its data, and what a card says of them; with `--small` they are digits.
+DATA = {"tiny_mnist.py": ("mnist.npz", "MNIST"), "cifar10_in_an_hour.py": CIFAR10, "paper/train.py": CIFAR10}
+#: Name -> number of seeds, and the script with its flags.
 NETWORKS = {
     "cifar10_convnet": (1, "cifar10_in_an_hour.py --num-values 4"),
+    "cifar10_resnet8": (1, "paper/train.py --recipe ours-resnet8-ns-k5 --validation-share 0.02"),
     "digits_convnet": (1, "tiny_mnist.py --small --layers 'c8 p c12 p c16' --epochs 60"),
     "digits_dense": (1, "tiny_mnist.py --small --layers d32 --num-values 8 --rate 0.05 --epochs 60"),
     "mnist_convnet_1kb": (1, "tiny_mnist.py --layers 's6 c8 c8 p c10'"),
@@ -55,27 +55,48 @@ def run_page(page, out, *flags):
     return float(re.findall(r"test accuracy ([\d.]+)%", said.read_text(encoding="utf-8"))[-1])
 
 
+def run_paper(out, data, *flags):
+    """Trains with the runner of the paper and packs the last state, unless that is there; as `run_page`."""
+    folder, scripts = out.with_suffix(""), ROOT / "examples" / "paper"
+    if not out.exists():
+        train = [scripts / "train.py", *flags, "--run-dir", folder, "--results", folder / "results.csv"]
+        pack = [scripts / "size.py", folder, "--state", "last", "--out", folder / "sizes.csv"]
+        for command in (train, pack):
+            subprocess.run([sys.executable, *command, "--data-dir", data], check=True)
+        shutil.copy(folder / "state" / "last.slots", out)
+    with (folder / "sizes.csv").open(encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    return round(100 * float(row["test"]), 2)
+
+
 def trained(name, seed, args):
     """The card of a network, which is trained if its file is not there yet."""
     out = args.runs / f"{name}-{seed}.slots"
-    page, *flags = [*shlex.split(NETWORKS[name][1]), "--seed", str(seed)]
-    file, data = DATA[page]
+    script, *flags = [*shlex.split(NETWORKS[name][1]), "--seed", str(seed)]
+    file, data = DATA[script]
     small = "--small" in flags
-    accuracy = run_page(page, out, *([] if small else ["--data-dir", args.data_dir / file]), *flags)
+    command = ["python", f"examples/{script}", *([] if small else ["--data-dir", file]), *flags]
+    if script == "paper/train.py":
+        accuracy = run_paper(out, args.data_dir / file, *flags)
+        pack = ["python", "examples/paper/size.py", name, "--state", "last", "--data-dir", file]
+        command = f"{shlex.join([*command, '--run-dir', name])} && {shlex.join(pack)}"
+    else:
+        accuracy = run_page(script, out, *([] if small else ["--data-dir", args.data_dir / file]), *flags)
+        command = shlex.join([*command, "--out", f"{name}.slots"])
     content = out.read_bytes()
-    connections = sum(kernel.size for kernel in container.split(content).records if kernel.form != "stored")
-    command = ["python", f"examples/{page}", *([] if small else ["--data-dir", file]), *flags]
+    kernels = [kernel for kernel in container.split(content).records if kernel.form != "stored"]
+    connections = sum(kernel.size for kernel in kernels)
     card = {
         "name": name,
         "data": "digits of scikit-learn" if small else data,
         "accuracy": accuracy,
         "bytes": len(content),
         "connections": connections,
-        "K": int(flags[flags.index("--num-values") + 1]) if "--num-values" in flags else 4,
+        "K": int(re.match(r"K = (\d+)", records.summary(kernels[0]))[1]),
         "bits": round(8 * len(content) / connections, 2),
         "seed": seed,
         **record.origin(args.machine),
-        "command": shlex.join([*command, "--out", f"{name}.slots"]),
+        "command": command,
     }
     if seed == 0:
         shutil.copy(out, SHIPPED / f"{name}.slots")

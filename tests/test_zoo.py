@@ -38,9 +38,8 @@ def test_zoo_card_says_what_the_file_is(name):
     (values,) = {records.summary(record) for record in kernels}
     assert values.startswith(f"K = {card['K']}, stratified")
     assert card["bits"] == round(8 * len(content) / card["connections"], 2)
-    page = "cifar10_in_an_hour.py" if name.startswith("cifar10") else "tiny_mnist.py"
-    assert card["command"].startswith(f"python examples/{page} ")
-    assert card["command"].endswith(f" --seed {card['seed']} --out {name}.slots")
+    assert re.match(r"python examples/(tiny_mnist|cifar10_in_an_hour|paper/train)\.py ", card["command"])
+    assert f" --seed {card['seed']} " in card["command"] and f" {name}" in card["command"]
     assert {"keras", "keras_slots", "numpy", "python", "tensorflow"} <= card["versions"].keys()
 
 

@@ -62,7 +62,9 @@ def load(name: str) -> keras.Model:
     """Returns a network as `load_slots` reads it: a plain Keras model of the selected values.
 
     Networks for digits and MNIST take images of shape `(n, size, size, 1)` whose pixels go from 0 to 1, those for
-    CIFAR-10 images of shape `(n, 32, 32, 3)` whose pixels are `bytes / 64 - 2`. They return ten logits for each.
+    CIFAR-10 images of shape `(n, 32, 32, 3)`, with pixels `bytes / 64 - 2` (`cifar10_convnet`) or
+    `(bytes / 255 - mean) / deviation` (`cifar10_resnet8`), where mean and deviation of the three channels are
+    (0.4914, 0.4822, 0.4465) and (0.247, 0.243, 0.261). They return ten logits for each.
 
     Args:
         name: One of `names()`.
