@@ -23,8 +23,6 @@ from keras_slots._backend import initializer as initializer_of
 
 Shape = tuple[int | None, ...]
 _ONE_AT_A_TIME = threading.RLock()
-#: A context in which a layer in several places of a configuration stays one layer, as in `.keras` files.
-sharing_scope = ObjectSharingScope
 
 
 def einsum_shapes(layer: Any, input_shape: Shape) -> tuple[tuple[int, ...], tuple[int, ...] | None, Shape]:
@@ -50,6 +48,28 @@ def receives_mask(layer: Any) -> bool:
     """Whether a mask reaches the layer in the graph of its model."""
     tensors = (tensor for node in layer._inbound_nodes for tensor in node.input_tensors)
     return any(get_keras_mask(tensor) is not None for tensor in tensors)
+
+
+class _Everything(dict):
+    """As if the configuration of every object had been written before."""
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __missing__(self, key: int) -> dict[str, Any]:
+        return {}
+
+
+@contextmanager
+def sharing_scope() -> Iterator[None]:
+    """A context in which a layer in several places of a configuration stays one layer, as in `.keras` files.
+
+    Every object is written with its `id` as `"shared_object_id"`. Keras writes it from the second time on, and
+    into the first configuration, which the class of a composite may have copied by then.
+    """
+    with ObjectSharingScope():
+        global_state.set_global_attribute("shared_objects/id_to_config_map", _Everything())
+        yield
 
 
 def current_call(layer: Any) -> Any:

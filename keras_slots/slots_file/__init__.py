@@ -11,6 +11,7 @@ import os
 import re
 import types
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -213,11 +214,12 @@ def _serialize(model: keras.Model) -> dict[str, Any]:
 
 
 def _number_shared_layers(config: dict[str, Any], layers: set[int]) -> None:
-    """Numbers layers that are in several places from 0. Keras takes the `id`, and marks other objects too."""
+    """Numbers layers that are in several places from 0, in the place of the `id` of every object."""
+    marked = [(part, part.pop("shared_object_id", None)) for part in _dictionaries_in(config)]
+    places = Counter(key for _, key in marked)
     numbers: dict[int, int] = {}
-    for part in _dictionaries_in(config):
-        key = part.pop("shared_object_id", None)
-        if key in layers:
+    for part, key in marked:
+        if key in layers and places[key] > 1:
             part["shared_object_id"] = numbers.setdefault(key, len(numbers))
 
 
