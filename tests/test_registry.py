@@ -208,9 +208,20 @@ class NoRole(ValueSource):
         ("own", L.Dense, "decorates a subclass of `SelectionRule`"),
         ("own", Unmoved, r"Received: Unmoved without \['moves'\]"),
         ("own", Abstract, r"Received: Abstract without \['add_variables', 'bank'"),
-        ("nearest", Taken, "Received: key='nearest', which belongs to keras_slots.kernels.nearest.NearestKernel"),
+        (
+            "nearest",
+            Taken,
+            "`key` is taken. Received: key='nearest', which belongs to keras_slots.kernels.nearest.NearestKernel",
+        ),
         ("greedy", Last, "`key` is taken. Received: key='greedy', which belongs to keras_slots.selection.Greedy"),
-        ("he_normal", Wide, "key='he_normal', which belongs to keras_slots.values.distributions.HeNormal"),
+        (
+            "he_normal",
+            Wide,
+            (
+                "`key` is taken. Received: key='he_normal', which belongs to "
+                "keras_slots.values.distributions.HeNormal"
+            ),
+        ),
         ("own", NoRole, "`NoRole.roles` must contain 'bank', 'scores' or 'start'"),
         (7, Last, "`key` must be the name of a selection rule. Received: key=7"),
         ("own", SlotDense, "`key` must be the Keras layer that computes the same"),

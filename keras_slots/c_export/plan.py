@@ -241,14 +241,12 @@ class Planner:
         inside = covered[0] <= image[0] and covered[1] <= image[1]
         apart = inside and (whole or window.size == window.strides)
         # A layer between the two may have changed the shape of what the convolution made.
-        made = (
-            (*before.window.count, before.channels) if before is not None and before.window is not None else None
-        )
-        if before is not None and before.kind == "convolution" and made == image and apart and what == "max":
+        if before is not None and before.kind == "convolution" and apart and what == "max":
             assert before.window is not None
-            before.window, before.pool = replace(before.window, count=covered), window.size
-            before.shape = shape
-            return source
+            if (*before.window.count, before.channels) == image:
+                before.window, before.pool = replace(before.window, count=covered), window.size
+                before.shape = shape
+                return source
         if what == "average" and not inside and prod(window.size) > 2048:
             raise ValueError("its windows may have at most 2,048 entries, or no padding")
         return self._append(Stage(f"{what} pooling", layer.name, (source,), shape, window=window))
