@@ -24,6 +24,7 @@ CHANGES = {
     "translate_altflip": (4, "alternating", "reflect", 0),
     "translate_altflip_cutout": (4, "alternating", "reflect", 8),
 }
+AFFINE = 0.12, 0.05  # how far an image is turned and stretched, and moved as a share of its side
 _FIRST_FLIPS = 2**40  # a step that no run reaches
 
 
@@ -141,10 +142,12 @@ def gatherer(x, augmentation, seed):
     """A function from (rows, epoch, step) to the images of those rows, changed at random.
 
     "alternating" flips mirror each image in every second epoch. The square that "cutout" paints in the
-    mean colour may lie partly outside.
+    mean colour may lie partly outside. "affine" turns, stretches and moves, in floats.
     """
     if augmentation == "none":
         return lambda rows, epoch, step: x[rows]
+    if augmentation == "affine":
+        return lambda rows, epoch, step: _affine(x[rows], stateless.uniform((6, len(rows)), (seed, step)))
     reach, flips, border, hole = CHANGES[augmentation]
     count, height, width, channels = x.shape
     paint = np.round(x.mean(axis=(0, 1, 2))).astype(x.dtype) if hole else None
@@ -173,6 +176,19 @@ def gatherer(x, augmentation, seed):
         return picked
 
     return take
+
+
+def _affine(images, draws):
+    """Images that are turned, stretched and moved about their middle, by six draws for each."""
+    sides = np.array(images.shape[2:0:-1])[:, None]  # width, height
+    turn, move = (most * (2 * each - 1) for most, each in zip(AFFINE, (draws[:4], draws[4:]), strict=True))
+    linear = (np.eye(2).reshape(4, 1) + turn).reshape(2, 2, -1)
+    middle = (sides - 1) / 2
+    offset = middle - (linear * middle).sum(axis=1) + sides * move
+    (a, b), (d, e), (c, f) = *linear, offset
+    maps = np.stack([a, b, c, d, e, f, 0 * a, 0 * a], axis=1).astype("float32")
+    moved = keras.ops.image.affine_transform(images.astype("float32"), maps, data_format="channels_last")
+    return keras.ops.convert_to_numpy(moved)
 
 
 def _in_hole(draws, size, hole):

@@ -1,7 +1,7 @@
 """The networks of the paper in the Functional API, written once for slot machine and baseline.
 
 They differ in nothing but the class of their dense and convolution layers. No layer has a bias, batch norm
-has no parameters (but that of ResNet-8, which the paper does not have), and all networks end in logits.
+has no parameters (but in two networks that are not in the paper), and all networks end in logits.
 
 Source: Slot Machines (arXiv 2101.06475), appendix, table of architectures.
 """
@@ -27,9 +27,10 @@ CONVOLUTIONS = {
     # Not in the paper: small enough to compare many runs on a processor.
     "conv6bn": (32, 32, "pool", 64, 64, "pool", 128, 128),
     "resnet8": (),  # that of MLPerf Tiny: residual blocks of two convolutions
+    "tinyconv": ((8, 5, 2), (12,), (12,), "pool", (16,)),  # filters, window, strides; that of tiny_mnist.py
 }
 RESIDUAL_BLOCKS = ((16, 1), (32, 2), (64, 2))  # filters, strides
-NORMALIZED = ("vgg19", "conv6bn", "resnet8")
+NORMALIZED = ("vgg19", "conv6bn", "resnet8", "tinyconv")
 
 
 def build_model(recipe, input_shape, num_classes, fused=True):
@@ -87,24 +88,28 @@ def _build(recipe, input_shape, num_classes, fused, dense, conv, arguments):
         return kl.Dropout(recipe.dropout, seed=_layer_seed(recipe, name), name=name)(x)
 
     normalized = recipe.network in NORMALIZED
-    affine = recipe.network == "resnet8"
+    tiny = recipe.network == "tinyconv"
+    affine = {"center": tiny or recipe.network == "resnet8", "scale": recipe.network == "resnet8"}
     on_tensorflow = keras.backend.backend() == "tensorflow"
     norm = FusedBatchNormalization if fused and on_tensorflow else kl.BatchNormalization
     numbers, pools = itertools.count(1), itertools.count(1)
 
     def convolve(x, filters, size=3, strides=1, relu=True):
         number, activation = next(numbers), "relu" if relu and not normalized else None
-        settings = {"padding": "same", "activation": activation} | common(f"conv{number}")
+        padding = "valid" if tiny else "same"
+        settings = {"padding": padding, "activation": activation} | common(f"conv{number}")
         x = conv(filters, size, strides, **settings)(x)
         if normalized:
-            x = norm(center=affine, scale=affine, name=f"norm{number}")(x)
+            x = norm(**affine, name=f"norm{number}")(x)
             x = kl.Activation("relu", name=f"relu{number}")(x) if relu else x
         return x
 
     inputs = x = keras.Input(input_shape, name="image")
     for filters in CONVOLUTIONS[recipe.network]:
-        pool = filters == "pool"
-        x = kl.MaxPooling2D(2, name=f"pool{next(pools)}")(x) if pool else convolve(x, filters)
+        if filters == "pool":
+            x = kl.MaxPooling2D(2, name=f"pool{next(pools)}")(x)
+        else:
+            x = convolve(x, *filters) if tiny else convolve(x, filters)
     if recipe.network == "resnet8":
         x = convolve(x, 16)
         for filters, strides in RESIDUAL_BLOCKS:
@@ -112,7 +117,8 @@ def _build(recipe, input_shape, num_classes, fused, dense, conv, arguments):
             x = convolve(convolve(x, filters, strides=strides), filters, relu=False)
             x = kl.Activation("relu")(kl.Add()([x, before]))
     last = "dense" if normalized else "dense3"
-    x = kl.GlobalAveragePooling2D()(x) if normalized else kl.Flatten(name="flatten")(x)
+    averaged = normalized and not tiny
+    x = kl.GlobalAveragePooling2D()(x) if averaged else kl.Flatten(name="flatten")(x)
     if recipe.network == "lenet300100":
         for number, units in ((1, 300), (2, 100)):
             x = dense(units, activation="relu", **common(f"dense{number}"))(x)

@@ -38,7 +38,7 @@ WEIGHTS = {
     "the paper's scores, greedy": (COLORS[1], "^"),
     "the paper's scores, probabilistic": (COLORS[2], "D"),
 }
-DATASETS = {"lenet300100": "MNIST", "conv6bn": "CIFAR-10 at 16x16 pixels"}
+DATASETS = {"lenet300100": "MNIST", "tinyconv": "MNIST", "conv6bn": "CIFAR-10 at 16x16 pixels"}
 app = cli.make_app("plots.py", __doc__)
 
 
@@ -130,6 +130,11 @@ def sizes(sources: list[str], /, *, out: Path):
             means = files.groupby("move_penalty")[["bytes", "test"]].mean().sort_values("bytes")
             look = {"color": COLORS[number % 6], "marker": MARKERS[number % 6], "lw": 1.4}
             ax.plot(means["bytes"] / 1000, means["test"], label=f"K = {k}", **look)
+        cells = rows[rows["weights"] == kind].groupby(["num_values", "move_penalty"])
+        means = cells[["bytes", "test"]].mean().sort_values("bytes")
+        means = means[report.front(*(list(means[name]) for name in ("bytes", "test")))]
+        look = {"color": "0.6", "lw": 5, "alpha": 0.5, "zorder": 1, "label": "no file beats these"}
+        ax.plot(means["bytes"] / 1000, means["test"], **look)
         ax.set(xscale="log", xlabel="size of the .slots file, kB", title=kind)
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 4, 6)))
         ax.xaxis.set_major_formatter("{x:g}")

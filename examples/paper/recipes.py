@@ -3,9 +3,9 @@
     <kind>-<network>-<method>[-k<K>][-<sharing>]
 
     kind      paper: the settings in the text of the paper; ours: what was chosen here, on validation images
-    network   lenet300100, conv2, conv4, conv6, vgg19, and two that are not in the paper: conv6bn, six
-              convolutions with batch norm on CIFAR-10 averaged down to 16x16 pixels, and resnet8, the
-              residual network of MLPerf Tiny
+    network   lenet300100, conv2, conv4, conv6, vgg19, and three that are not in the paper: conv6bn, six
+              convolutions with batch norm on CIFAR-10 averaged down to 16x16 pixels; resnet8, the
+              residual network of MLPerf Tiny; tinyconv, 4,728 connections for MNIST
     method    gs, ps: slot machine, greedy or probabilistic selection; ns: greedy, nearest scores, which
               are not in the paper; learned: the ordinary trained network, the baseline
     K         values per connection; left out: 8
@@ -27,12 +27,12 @@ from paper_numbers import VALUES
 
 Share = Annotated[float, Parameter(validator=validators.Number(gte=0, lt=1))]
 Kind = Literal["ours", "paper"]
-Network = Literal["lenet300100", "conv2", "conv4", "conv6", "vgg19", "conv6bn", "resnet8"]
+Network = Literal["lenet300100", "conv2", "conv4", "conv6", "vgg19", "conv6bn", "resnet8", "tinyconv"]
 Selection = Literal["greedy", "probabilistic"]
 Sharing = Literal["connection", "layer", "network"]
 Scores = Literal["uniform", "nearest"]
 Augmentation = Literal[
-    "none", "flip", "crop_flip", "shift1", "shift", "translate_altflip", "translate_altflip_cutout"
+    "none", "flip", "crop_flip", "shift1", "shift", "affine", "translate_altflip", "translate_altflip_cutout"
 ]
 
 
@@ -95,6 +95,8 @@ SMALL_CIFAR10 = {
     "augmentation": "flip",
     "dtype_policy": "mixed_bfloat16",
 }
+TINY_MNIST = {"validation_share": 1 / 12, "epochs": 20, "nesterov": True, "augmentation": "affine"}
+NOT_IN_THE_PAPER = ("conv6bn", "resnet8", "tinyconv")
 # Fields of all recipes; learning rate and decay of the learned network, and of nearest scores too.
 NETWORKS = {
     "lenet300100": (MNIST, 0.1, 5e-4),
@@ -104,6 +106,7 @@ NETWORKS = {
     "vgg19": (CIFAR10 | {"epochs": 20}, 0.1, 5e-4),
     "conv6bn": (SMALL_CIFAR10, 0.1, 0.0),
     "resnet8": (CIFAR10 | {"epochs": 60}, 0.1, 5e-4),
+    "tinyconv": (TINY_MNIST, 0.2, 0.0),
 }
 # But few values, or many layers with batch norm, need small steps and a bank as wide as the weights:
 # learning rate, decay, scale of the bank.
@@ -123,7 +126,7 @@ def _searched(network, method, k, sharing):
     if method == "learned":
         return {"method": "learned", "learning_rate": rate, "weight_decay": decay}
     if method == "ns":
-        default = rate, decay, {2: 1.2, 4: 1.5}.get(k, 2.0)
+        default = rate, decay, {2: 1.2, 3: 1.5, 4: 1.5}.get(k, 2.0)
         rate, decay, scale = NEAREST.get((network, k), default)
         # A decay of the levers would not change which value is nearest.
         kind = {"weight_decay": decay, "weight_decay_kind": "weights" if decay else "l2"}
@@ -165,7 +168,7 @@ NAME = re.compile(r"(ours|paper)-(\w+)-(gs|ps|ns|learned)(?:-k([1-9]\d*))?(?:-(l
 
 
 def _exists(kind, network, method):
-    return network in NETWORKS and (kind == "ours" or (network not in ("conv6bn", "resnet8") and method != "ns"))
+    return network in NETWORKS and (kind == "ours" or (network not in NOT_IN_THE_PAPER and method != "ns"))
 
 
 def make_recipe(name):

@@ -30,6 +30,7 @@ NETWORKS = {
     "vgg19": "VGG-19",
     "conv6bn": "CONV-6 with batch norm",
     "resnet8": "ResNet-8",
+    "tinyconv": "tiny convnet",
 }
 # What trains the weights of a row of learning_rates.py.
 WEIGHTS = {"plain": "learned", "nearest": "nearest scores", "paper": "the paper's scores, greedy"}
@@ -239,9 +240,20 @@ def rates(rows):
         yield texts
 
 
+def front(sizes, accuracies):
+    """Which files no other beats: none is at most as large, and more accurate or smaller at the same accuracy."""
+    order = sorted(range(len(sizes)), key=lambda each: (sizes[each], -accuracies[each]))
+    best, found = -1.0, [False] * len(sizes)
+    for each in order:
+        found[each], best = accuracies[each] > best, max(best, accuracies[each])
+    return found
+
+
 def sizes(rows):
     names = [*differing(rows, SIZED), "num_values"]
-    for cell in grouped(rows, [*names, "move_penalty"]):
+    every = grouped(rows, [*names, "move_penalty"])
+    best = front(*([cell[column].mean() for cell in every] for column in ("bytes", "test")))
+    for cell, unbeaten in zip(every, best, strict=True):
         yield {
             **marks_of(cell, names),
             "penalty of moves": f"{float(cell['move_penalty'].iloc[0]):g}",
@@ -252,6 +264,7 @@ def sizes(rows):
             "validation %": number(cell["validation"].mean()),
             "test %": number(cell["test"].mean()),
             "lowest to highest": span(cell["test"]),
+            **({"front": "yes" if unbeaten else "–"} if len(every) > 1 else {}),
             **limited(cell, rows),
         }
 

@@ -1,4 +1,4 @@
-"""Trains a grid: K x selection (and nearest scores) x sharing x seeds, and the learned baseline.
+"""Trains a grid: K x selection (and nearest scores) x sharing x penalty of moves x seeds, and the baseline.
 
     python examples/paper/sweep.py --data-dir DIR --num-values 2,4,8 --seeds 5 --learned
 
@@ -17,19 +17,20 @@ import report
 import training
 from recipes import Kind, Network, Recipe, Scores, Selection, Sharing, make_recipe, recipe_name
 
-AXES = ("network", "num_values", "selection", "scores", "sharing", "seed", "method")
+AXES = ("network", "num_values", "selection", "scores", "sharing", "move_penalty", "seed", "method")
 app = cli.make_app("sweep.py", __doc__)
 
 
-def plan(kind, network, selection, sharing, scores, num_values, seeds, learned, only_learned, fields):
+def plan(kind, network, selection, sharing, scores, num_values, penalties, seeds, learned, only_learned, fields):
     """The recipes of the grid, seed by seed, the baseline first."""
     methods = {"greedy": "gs", "probabilistic": "ps"}
     methods = [methods[rule] for rule in selection if "uniform" in scores]
     methods += ["ns"] * ("nearest" in scores)
-    grid = [] if only_learned else itertools.product(methods, sharing, num_values)
-    names = [recipe_name(network, "learned", kind=kind)] * (learned or only_learned)
-    names += [recipe_name(network, method, k, who, kind) for method, who, k in grid]
-    cells = [dataclasses.replace(make_recipe(name), **fields or {}) for name in names]
+    grid = [] if only_learned else itertools.product(methods, sharing, num_values, penalties)
+    named = [(recipe_name(network, "learned", kind=kind), 0.0)] * (learned or only_learned)
+    named += [(recipe_name(network, method, k, who, kind), penalty) for method, who, k, penalty in grid]
+    fields = fields or {}
+    cells = [dataclasses.replace(make_recipe(name), move_penalty=c, **fields) for name, c in named]
     return [dataclasses.replace(cell, seed=seed) for seed in range(seeds) for cell in cells]
 
 
@@ -42,6 +43,7 @@ def main(
     sharing: Annotated[list[Sharing], cli.COMMAS] = ("connection",),
     scores: Annotated[list[Scores], cli.COMMAS] = ("uniform",),
     num_values: Annotated[list[int], cli.COMMAS] = (2, 4, 8, 16, 32, 64),
+    move_penalty: Annotated[list[float], cli.COMMAS] = (0.0,),
     seeds: int = 1,
     learned: bool = False,
     only_learned: bool = False,
@@ -50,7 +52,7 @@ def main(
     fields: cli.flags(Recipe, without=AXES) = None,
 ):
     """Lists are separated by commas; --seeds N trains the seeds 0 to N - 1."""
-    cells = kind, network, selection, sharing, scores, num_values
+    cells = kind, network, selection, sharing, scores, num_values, move_penalty
     ids, recipes = [], plan(*cells, seeds, learned, only_learned, fields)
     for number, recipe in enumerate(recipes, 1):
         print(f"{number} of {len(recipes)}: {recipe.folder}", flush=True)

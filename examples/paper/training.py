@@ -189,7 +189,7 @@ class Run(keras.callbacks.Callback):
         self.load("last", optimizer=True)
         measured |= {"val_last": last["val_accuracy"], "test_last": self.accuracy("test")}
         for split, short in (("validation", "val"), ("test", "test")):
-            mirrored = recipe.augmentation != "none" and CHANGES[recipe.augmentation][1]
+            _, mirrored, *_ = CHANGES.get(recipe.augmentation, (0, None))
             measured[f"{short}_mirror"] = self.accuracy(split, mirror=True) if mirrored else None
         if recipe.averaging:
             # Levers or scores in a slot machine, whose values no average touches.

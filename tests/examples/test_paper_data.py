@@ -34,7 +34,7 @@ def test_an_epoch_gives_every_image_once_and_the_next_another_order():
     assert first != second
 
 
-@pytest.mark.parametrize("augmentation", CHANGES)
+@pytest.mark.parametrize("augmentation", [*CHANGES, "affine"])
 def test_an_epoch_looks_the_same_to_a_resumed_run(augmentation):
     recipe = dataclasses.replace(RECIPE, augmentation=augmentation)
     whole, late = (Data(recipe, read_arrays("digits")) for _ in range(2))
@@ -60,6 +60,21 @@ def test_the_split_is_fixed_and_disjoint():
     assert len(first.splits["validation"][1]) == 6
     assert sorted([*first.y, *first.splits["validation"][1]]) == list(range(40))
     np.testing.assert_equal(first.y, other.y)
+
+
+def test_affine_turns_stretches_and_moves_as_scipy_does(monkeypatch):
+    ndimage = pytest.importorskip("scipy.ndimage")
+    x = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 1), "uint8")
+    draws = np.random.default_rng(1).uniform(size=(6, 3))
+    draws[:, 0], draws[5, 1] = 0.5, 1.0  # as it is; moved down by the most
+    monkeypatch.setattr("data.stateless.uniform", lambda shape, seed: draws)
+    moved = gatherer(x, "affine", 0)(np.arange(3), 0, 0)
+    np.testing.assert_allclose(moved[0], x[0], atol=1e-3)
+    for image, found, (a, b, d, e, right, down) in zip(x, moved, 2 * draws.T - 1, strict=True):
+        matrix = np.eye(2) + 0.12 * np.array([[e, d], [b, a]])  # rows first
+        offset = 9.5 - matrix @ [9.5, 9.5] + 0.05 * 20 * np.array([down, right])
+        expected = ndimage.affine_transform(image[..., 0] / 1.0, matrix, offset, order=1, mode="grid-constant")
+        np.testing.assert_allclose(found[..., 0], expected, atol=0.01)
 
 
 @pytest.mark.parametrize(("augmentation", "reach"), [("flip", 0), ("shift1", 1), ("shift", 2)])

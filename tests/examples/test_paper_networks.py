@@ -33,6 +33,7 @@ CONNECTIONS = [
     ("conv6bn", (16, 16, 3), 9 * (96 + 1024 + 2048 + 4096 + 8192 + 16384) + 1280, 128),
     # Filters 3, 16, 16, 16, 32, 32, 64, 64, and two of one pixel beside the blocks that halve the image.
     ("resnet8", CIFAR, 9 * (48 + 256 + 256 + 512 + 1024 + 2048 + 4096) + 512 + 2048 + 640, 64),
+    ("tinyconv", (28, 28, 1), 25 * 8 + 9 * (8 * 12 + 12 * 12 + 12 * 16) + 640, 64),
 ]
 
 
@@ -42,11 +43,11 @@ def test_connections_are_those_of_the_paper(name, shape, connections, inputs):
     assert next(x for x in model.layers if x.name.startswith("dense")).kernel.shape[0] == inputs
     assert all(getattr(layer, "bias", None) is None for layer in model.layers)
     norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
-    assert len(norms) == {"vgg19": 16, "conv6bn": 6, "resnet8": 9}.get(name, 0)
+    assert len(norms) == {"vgg19": 16, "conv6bn": 6, "resnet8": 9, "tinyconv": 4}.get(name, 0)
     assert networks.count_connections(model) == connections
-    # So batch norm has nothing to train, but in ResNet-8.
+    # So batch norm has nothing to train, but in the two small networks.
     of_norms = sum(int(np.prod(w.shape)) for x in norms for w in x.trainable_weights)
-    assert of_norms == (2 * 336 if name == "resnet8" else 0)
+    assert of_norms == {"resnet8": 2 * 336, "tinyconv": 48}.get(name, 0)
     assert sum(int(np.prod(w.shape)) for w in model.trainable_weights) == connections + of_norms
 
 

@@ -37,7 +37,7 @@ def recipes_of(command):
     script, given = parsed(command)
     if script == "train":
         return [recipes.choose_recipe(given["recipe"], given["fields"] or {})]
-    names = ("kind", "network", "selection", "sharing", "scores", "num_values", "seeds")
+    names = ("kind", "network", "selection", "sharing", "scores", "num_values", "move_penalty", "seeds")
     return sweep.plan(*(given[x] for x in (*names, "learned", "only_learned", "fields")))
 
 
@@ -133,6 +133,7 @@ def test_a_name_leads_to_the_recipe_that_has_it():
         "paper-conv2-ns",
         "paper-conv6bn-gs",
         "paper-resnet8-gs",
+        "paper-tinyconv-gs",
     ):
         with pytest.raises(SystemExit, match=f"No recipe is called {wrong}"):
             recipes.make_recipe(wrong)

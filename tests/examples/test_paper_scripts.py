@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from example_scripts import DIGITS, run
@@ -115,11 +116,13 @@ def test_a_sweep_trains_the_grid_once_and_goes_on_where_it_stopped(tmp_path, cap
         assert (tmp_path / "k.svg").stat().st_size > 5000
 
 
-def test_a_sweep_goes_over_selection_sharing_and_scores():
+def test_a_sweep_goes_over_selection_sharing_scores_and_penalties():
     both = ["greedy", "probabilistic"], ["layer", "network"], ["uniform"]
-    plan = sweep.plan("ours", "conv2", *both, [8], 1, False, False, {"epochs": 2})
+    plan = sweep.plan("ours", "conv2", *both, [8], [0.0, 1e-5], 1, True, False, {"epochs": 2})
     names = ("gs-layer", "gs-network", "ps-layer", "ps-network")
-    assert [recipe.name for recipe in plan] == [f"ours-conv2-{name}" for name in names]
+    expected = [(f"ours-conv2-{name}", penalty) for name in names for penalty in (0.0, 1e-5)]
+    found = [(recipe.name, recipe.move_penalty) for recipe in plan]
+    assert found == [("ours-conv2-learned", 0.0), *expected]
     assert {recipe.epochs for recipe in plan} == {2}
 
 
@@ -159,7 +162,7 @@ def test_size_tells_what_the_unpacked_file_of_a_run_reaches(selected, tmp_path, 
     assert float(row["validation"]) == pytest.approx(float(trained["val_last"]), abs=1e-6)
     assert (row["num_values"], row["scores"], row["move_penalty"]) == ("4", "uniform", "0.0")
     (_, model), (_, before) = (training.load_model(selected, state) for state in ("last", 0))
-    path = keras_slots.save_slots(model, tmp_path / "m.slots")
+    path = keras_slots.save_slots(keras.Sequential(model.layers, name="lenet300100"), tmp_path / "m.slots")
     assert int(row["bytes"]) == path.stat().st_size
     pairs = list(zip(model.layers[2:], before.layers[2:], strict=True))
     same = np.concatenate([np.ravel(np.asarray(a.kernel) == b.kernel) for a, b in pairs])
