@@ -10,6 +10,7 @@ import pytest
 from comparisons import assert_same_weights, numpy_of
 from keras_slots import SelectionRule, SlotDense, SlotMultiHeadAttention, SlotSeparableConv1D, ValueBank
 from layer_table import LAYERS, built_layer, slot_layer
+from make_fixtures import model_of_all_modes
 from mode_table import MODE_ARGUMENTS
 from small_models import compiled_model, small_data, small_model
 
@@ -280,19 +281,6 @@ def test_weights_of_an_older_layout_are_refused_by_name_and_change_nothing(mode,
 
 
 FIXTURES = Path(__file__).parent / "fixtures"
-
-
-def model_of_all_modes():
-    """One layer of each score mode, and one that draws."""
-    inputs = keras.Input((4,))
-    layers = {
-        "scores": SlotDense(3, name="scores"),
-        "levers": SlotDense(3, score_mode="per_connection", num_values=16, name="levers"),
-        "nearest": SlotDense(3, score_mode="nearest", name="nearest"),
-        "draws": SlotDense(3, selection="probabilistic", name="draws"),
-        "bank": SlotDense(3, sharing=ValueBank(8, bound=0.5, seed=3), name="bank"),
-    }
-    return keras.Model(inputs, [layer(inputs) for layer in layers.values()])
 
 
 @pytest.mark.parametrize("kind", ["model.keras", "model.weights.h5"])

@@ -41,6 +41,7 @@ from keras_slots.slots_file.container import array_of, join, number_to_bytes, sp
 from keras_slots.slots_file.records import read_choices, read_kernel, summary, write_kernel
 from keras_slots.slots_file.values import Stream, Values
 from keras_slots.values.source import Description, ValueSource
+from make_fixtures import model_of_all_forms
 from slots_reference import plain_values, with_checksum
 from small_models import KERNELS, conv_model, dense_model, moved, saved
 
@@ -1199,6 +1200,14 @@ def test_main_exports_c_code_as_export_selected_does(tmp_path, calibrated):
     expected = tmp_path / "expected" / "m.h"
     keras_slots.export_selected(model, expected, format="c", calibration_data=x if calibrated else None)
     assert (tmp_path / "m.h").read_text() == expected.read_text()
+
+
+def test_save_slots_writes_the_records_of_the_stored_file(tmp_path):
+    content = save_slots(model_of_all_forms(), tmp_path / "m.slots").read_bytes()
+    stored = split((FIXTURES / f"v{container.VERSION}.slots").read_bytes())
+    assert split(content).records == stored.records
+    expected = [KERNELS[record.name.split("/")[0]][1] for record in name_records(stored)[:-2:2]]
+    assert [record.form for record in stored.records[:-2:2]] == expected
 
 
 @pytest.mark.parametrize("version", container.READERS)
