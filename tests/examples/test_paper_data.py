@@ -209,5 +209,9 @@ def test_tiles_become_the_images_of_an_npz_file_in_their_order(tmp_path):
         np.testing.assert_array_equal(x, images[:train])
         np.testing.assert_array_equal(x_test, images[train : train + test])
         np.testing.assert_array_equal(np.concatenate([y, y_test]), labels[: train + test])
+    tiles_to_npz.app([*flags, "--train", "15", "--test", "5", "--jpeg", "75"])
+    *_, copies, _ = read_arrays.__wrapped__("cifar10", str(tmp_path))
+    Image.fromarray(images[17]).save(tmp_path / "copy.jpg", quality=75, subsampling=2)
+    np.testing.assert_array_equal(copies[2], Image.open(tmp_path / "copy.jpg"))
     with pytest.raises(SystemExit, match="2000 labels, 2 pictures of 1000"):
         tiles_to_npz.app([*flags, "--train", "2000"])
