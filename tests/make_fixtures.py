@@ -14,6 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+import keras_slots
 from comparisons import numpy_of
 from keras_slots import SlotDense, ValueBank, load_slots, save_slots
 from keras_slots.slots_file import container
@@ -47,6 +48,7 @@ def model_of_all_modes():
 
 
 def main(folder):
+    folder.mkdir(parents=True, exist_ok=True)
     file = save_slots(model_of_all_forms(), folder / f"v{container.VERSION}.slots", overwrite=True)
     arrays = [numpy_of(variable) for variable in load_slots(file).variables]
     facts = {
@@ -55,7 +57,7 @@ def main(folder):
         "crc32": zlib.crc32(b"".join(array.astype("<f4").tobytes() for array in arrays)),
     }
     file.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    saved = folder / "saved_0_3_0"
+    saved = folder / f"saved_{keras_slots.__version__.replace('.', '_')}"
     saved.mkdir(exist_ok=True)
     model = moved(model_of_all_modes())
     model.save(saved / "model.keras")

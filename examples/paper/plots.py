@@ -124,17 +124,21 @@ def sizes(sources: list[str], /, *, out: Path):
     rows = read(sources)
     kinds, ks = sorted(set(rows["weights"])), sorted(set(rows["num_values"]))
     panels = new_axes(len(kinds))
+    cells = rows.groupby(["network", "weights", "num_values", "move_penalty"], as_index=False)
+    best = cells[["bytes", "test"]].mean().sort_values("bytes", ignore_index=True)
+    best = best[report.front(best)]
     for ax, kind in zip(panels, kinds, strict=True):
         for number, k in enumerate(ks):
             files = rows[(rows["weights"] == kind) & (rows["num_values"] == k)]
+            if files.empty:
+                continue
             means = files.groupby("move_penalty")[["bytes", "test"]].mean().sort_values("bytes")
             look = {"color": COLORS[number % 6], "marker": MARKERS[number % 6], "lw": 1.4}
             ax.plot(means["bytes"] / 1000, means["test"], label=f"K = {k}", **look)
-        cells = rows[rows["weights"] == kind].groupby(["num_values", "move_penalty"])
-        means = cells[["bytes", "test"]].mean().sort_values("bytes")
-        means = means[report.front(*(list(means[name]) for name in ("bytes", "test")))]
-        look = {"color": "0.6", "lw": 5, "alpha": 0.5, "zorder": 1, "label": "no file beats these"}
-        ax.plot(means["bytes"] / 1000, means["test"], **look)
+        own = best[best["weights"] == kind]
+        if len(own):
+            look = {"color": "0.6", "lw": 5, "alpha": 0.5, "zorder": 1, "label": "no file beats these"}
+            ax.plot(own["bytes"] / 1000, own["test"], **look)
         ax.set(xscale="log", xlabel="size of the .slots file, kB", title=kind)
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 4, 6)))
         ax.xaxis.set_major_formatter("{x:g}")

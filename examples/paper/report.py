@@ -240,20 +240,18 @@ def rates(rows):
         yield texts
 
 
-def front(sizes, accuracies):
-    """Which files no other beats: none is at most as large, and more accurate or smaller at the same accuracy."""
-    order = sorted(range(len(sizes)), key=lambda each: (sizes[each], -accuracies[each]))
-    best, found = -1.0, [False] * len(sizes)
-    for each in order:
-        found[each], best = accuracies[each] > best, max(best, accuracies[each])
-    return found
+def front(files):
+    """Which rows (network, bytes, test) no other of that network beats: at most as large, at least as accurate."""
+    files = files.sort_values(["bytes", "test"], ascending=[True, False], kind="stable")
+    smaller = files.groupby("network")["test"].transform(lambda tests: tests.cummax().shift(fill_value=-1.0))
+    return (files["test"] > smaller).sort_index()
 
 
 def sizes(rows):
     names = [*differing(rows, SIZED), "num_values"]
     every = grouped(rows, [*names, "move_penalty"])
-    best = front(*([cell[column].mean() for cell in every] for column in ("bytes", "test")))
-    for cell, unbeaten in zip(every, best, strict=True):
+    means = [{"network": cell["network"].iloc[0], **cell[["bytes", "test"]].mean()} for cell in every]
+    for cell, unbeaten in zip(every, front(pd.DataFrame(means)), strict=True):
         yield {
             **marks_of(cell, names),
             "penalty of moves": f"{float(cell['move_penalty'].iloc[0]):g}",

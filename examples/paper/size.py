@@ -2,7 +2,7 @@
 
 Batch norms are folded, and all floats but those of the kernels are rounded to float16.
 
-    python examples/paper/size.py runs/* --data-dir DIR --out sizes.csv
+    python examples/paper/size.py runs/ours-* --data-dir DIR --out sizes.csv
 
 Beside accuracies and bytes of the file a row holds the bits a weight (the records of the kernels, their
 headers included), and what share of the connections kept what they selected before training. What it is

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 import cli
 
 ROWS, COLUMNS, SIZE = 25, 40, 32
 app = cli.make_app("tiles_to_npz.py", __doc__)
+Quality = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=95), help="of JPEG compression")]
 Count = Annotated[int, Parameter(help="number of images")]
 
 
@@ -47,7 +48,9 @@ def jpeg_copy(image, quality):
 
 
 @app.default
-def main(folder: Path, /, *, out: Path, train: Count = 50_000, test: Count | None = None, jpeg: int | None = None):
+def main(
+    folder: Path, /, *, out: Path, train: Count = 50_000, test: Count | None = None, jpeg: Quality | None = None
+):
     """Writes the first `train` images, and the `test` after them (all, unless said otherwise), to one file."""
     pictures = sorted(folder.glob("batch_*.*"))
     labels = np.load(folder / "labels.npy").astype("uint8").ravel()
@@ -56,7 +59,7 @@ def main(folder: Path, /, *, out: Path, train: Count = 50_000, test: Count | Non
     if len(labels) != each * len(pictures) or not 0 < train < end <= len(labels):
         raise SystemExit(f"{folder} has {len(labels)} labels, {len(pictures)} pictures of {each} images")
     x = np.concatenate([images_of(picture) for picture in pictures[: -(-end // each)]])
-    if jpeg:
+    if jpeg is not None:
         x = np.stack([jpeg_copy(image, jpeg) for image in x[:end]])
     parts = slice(train), slice(train, end)
     (x_train, x_test), (y_train, y_test) = ([array[part] for part in parts] for array in (x, labels))

@@ -64,7 +64,8 @@ def test_the_split_is_fixed_and_disjoint():
 
 def test_affine_turns_stretches_and_moves_as_scipy_does(monkeypatch):
     ndimage = pytest.importorskip("scipy.ndimage")
-    x = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 1), "uint8")
+    x = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 1), "uint8")
+    middle = np.array([9.5, 11.5])
     draws = np.random.default_rng(1).uniform(size=(6, 3))
     draws[:, 0], draws[5, 1] = 0.5, 1.0  # as it is; moved down by the most
     monkeypatch.setattr("data.stateless.uniform", lambda shape, seed: draws)
@@ -72,7 +73,7 @@ def test_affine_turns_stretches_and_moves_as_scipy_does(monkeypatch):
     np.testing.assert_allclose(moved[0], x[0], atol=1e-3)
     for image, found, (a, b, d, e, right, down) in zip(x, moved, 2 * draws.T - 1, strict=True):
         matrix = np.eye(2) + 0.12 * np.array([[e, d], [b, a]])  # rows first
-        offset = 9.5 - matrix @ [9.5, 9.5] + 0.05 * 20 * np.array([down, right])
+        offset = middle - matrix @ middle + 0.05 * np.array([20 * down, 24 * right])
         expected = ndimage.affine_transform(image[..., 0] / 1.0, matrix, offset, order=1, mode="grid-constant")
         np.testing.assert_allclose(found[..., 0], expected, atol=0.01)
 

@@ -212,7 +212,12 @@ def test_curves_are_named_by_their_runs_and_drawn_in_panels(tmp_path):
 
 def test_the_committed_results_can_be_drawn(tmp_path):
     results = Path(report.__file__).parents[2] / "docs/results"
-    for figure, file in (("accuracy", "lenet300100_mnist"), ("sizes", "lenet300100_mnist_sizes")):
+    figures = (
+        ("accuracy", "lenet300100_mnist"),
+        ("sizes", "lenet300100_mnist_sizes"),
+        ("sizes", "mnist_tinyconv_sizes"),
+    )
+    for figure, file in figures:
         run("plots", figure, results / f"{file}.csv", "--out", tmp_path / "f.svg")
         assert (tmp_path / "f.svg").stat().st_size > 5000
 
