@@ -1202,6 +1202,14 @@ def test_main_exports_c_code_as_export_selected_does(tmp_path, calibrated):
     assert (tmp_path / "m.h").read_text() == expected.read_text()
 
 
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("kind", ["truncated_normal", "strata", "grid"])
+def test_values_of_a_hostile_factor_are_infinite_and_warn_of_nothing(kind, rounded):
+    bits = {"bits": 8} if kind == "grid" else {}
+    values = Values(4, kind, factor=3e38, rounded=rounded, **bits).rows(0, 100)
+    assert np.isinf(values).any() and not np.isnan(values).any()
+
+
 def test_save_slots_writes_the_records_of_the_stored_file(tmp_path):
     content = save_slots(model_of_all_forms(), tmp_path / "m.slots").read_bytes()
     stored = split((FIXTURES / f"v{container.VERSION}.slots").read_bytes())

@@ -38,6 +38,7 @@ class Stream:
     stream: int
     factor: float
 
+    @np.errstate(over="ignore")  # a factor in a damaged file may make values infinite
     def draw(self, count: int, start: int) -> Array:
         """The elements `[start, start + count)`, float32."""
         return philox.draw(self.kind, self.seed, self.stream, count, start, self.factor)
@@ -67,6 +68,7 @@ class Values:
     given: Array | None = None
     bits: int | None = None
 
+    @np.errstate(over="ignore")  # a factor in a damaged file may make values infinite
     def rows(self, start: int, stop: int) -> Array:
         """The values of the connections `start` to `stop - 1`, float32 of shape `(stop - start, K)`."""
         first, last = (0, 1) if self.shared else (start, stop)
