@@ -33,8 +33,8 @@ CIFAR10 = "cifar10.npz", "CIFAR-10, 40,000 images for training, the next 10,000 
 DATA = {"tiny_mnist.py": ("mnist.npz", "MNIST"), "cifar10_in_an_hour.py": CIFAR10, "paper/train.py": CIFAR10}
 #: Name -> number of seeds, and the script with its flags.
 NETWORKS = {
-    "cifar10_convnet": (1, "cifar10_in_an_hour.py --num-values 4"),
-    "cifar10_resnet8": (1, "paper/train.py --recipe ours-resnet8-ns-k5 --validation-share 0.02"),
+    "cifar10_convnet": (3, "cifar10_in_an_hour.py --num-values 4"),
+    "cifar10_resnet8": (3, "paper/train.py --recipe ours-resnet8-ns-k5 --validation-share 0.02"),
     "digits_convnet": (1, "tiny_mnist.py --small --layers 'c8 p c12 p c16' --epochs 60"),
     "digits_dense": (1, "tiny_mnist.py --small --layers d32 --num-values 8 --rate 0.05 --epochs 60"),
     "mnist_convnet_1kb": (1, "tiny_mnist.py --layers 's6 c8 c8 p c10'"),
