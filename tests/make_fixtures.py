@@ -47,16 +47,20 @@ def model_of_all_modes():
     return keras.Model(inputs, [layer(inputs) for layer in layers.values()])
 
 
-def main(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    file = save_slots(model_of_all_forms(), folder / f"v{container.VERSION}.slots", overwrite=True)
+def facts_of(file):
+    """Shapes, forms and a checksum of what a `.slots` file holds."""
     arrays = [numpy_of(variable) for variable in load_slots(file).variables]
-    facts = {
+    return {
         "shapes": [list(array.shape) for array in arrays],
         "forms": [record.form for record in container.split(file.read_bytes()).records],
         "crc32": zlib.crc32(b"".join(array.astype("<f4").tobytes() for array in arrays)),
     }
-    file.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def main(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    file = save_slots(model_of_all_forms(), folder / f"v{container.VERSION}.slots", overwrite=True)
+    file.with_suffix(".json").write_text(json.dumps(facts_of(file), indent=1) + "\n", encoding="utf-8")
     saved = folder / f"saved_{keras_slots.__version__.replace('.', '_')}"
     saved.mkdir(exist_ok=True)
     model = moved(model_of_all_modes())

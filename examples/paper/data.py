@@ -24,7 +24,7 @@ CHANGES = {
     "translate_altflip": (4, "alternating", "reflect", 0),
     "translate_altflip_cutout": (4, "alternating", "reflect", 8),
 }
-AFFINE = 0.12, 0.05  # how far an image is turned and stretched, and moved as a share of its side
+TURN, MOVE = 0.12, 0.05  # how far "affine" turns and stretches an image, and moves it as a share of its side
 _FIRST_FLIPS = 2**40  # a step that no run reaches
 
 
@@ -181,10 +181,10 @@ def gatherer(x, augmentation, seed):
 def _affine(images, draws):
     """Images that are turned, stretched and moved about their middle, by six draws for each."""
     sides = np.array(images.shape[2:0:-1])[:, None]  # width, height
-    turn, move = (most * (2 * each - 1) for most, each in zip(AFFINE, (draws[:4], draws[4:]), strict=True))
-    linear = (np.eye(2).reshape(4, 1) + turn).reshape(2, 2, -1)
+    draws = 2 * draws - 1
+    linear = (np.eye(2).reshape(4, 1) + TURN * draws[:4]).reshape(2, 2, -1)
     middle = (sides - 1) / 2
-    offset = middle - (linear * middle).sum(axis=1) + sides * move
+    offset = middle - (linear * middle).sum(axis=1) + sides * (MOVE * draws[4:])
     (a, b), (d, e), (c, f) = *linear, offset
     maps = np.stack([a, b, c, d, e, f, 0 * a, 0 * a], axis=1).astype("float32")
     moved = keras.ops.image.affine_transform(images.astype("float32"), maps, data_format="channels_last")

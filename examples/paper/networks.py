@@ -12,6 +12,7 @@ import math
 import zlib
 
 import keras
+import numpy as np
 from keras import layers as kl
 
 import keras_slots
@@ -27,10 +28,11 @@ CONVOLUTIONS = {
     # Not in the paper: small enough to compare many runs on a processor.
     "conv6bn": (32, 32, "pool", 64, 64, "pool", 128, 128),
     "resnet8": (),  # that of MLPerf Tiny: residual blocks of two convolutions
-    "tinyconv": ((8, 5, 2), (12,), (12,), "pool", (16,)),  # filters, window, strides; that of tiny_mnist.py
+    "tinyconv": ((8, 5, 2), 12, 12, "pool", 16),  # that of tiny_mnist.py; of the first one window and strides, too
 }
 RESIDUAL_BLOCKS = ((16, 1), (32, 2), (64, 2))  # filters, strides
-NORMALIZED = ("vgg19", "conv6bn", "resnet8", "tinyconv")
+# What batch norm trains.
+NORMALIZED = {"vgg19": (), "conv6bn": (), "resnet8": ("center", "scale"), "tinyconv": ("center",)}
 
 
 def build_model(recipe, input_shape, num_classes, fused=True):
@@ -89,7 +91,7 @@ def _build(recipe, input_shape, num_classes, fused, dense, conv, arguments):
 
     normalized = recipe.network in NORMALIZED
     tiny = recipe.network == "tinyconv"
-    affine = {"center": tiny or recipe.network == "resnet8", "scale": recipe.network == "resnet8"}
+    affine = {part: part in NORMALIZED.get(recipe.network, ()) for part in ("center", "scale")}
     on_tensorflow = keras.backend.backend() == "tensorflow"
     norm = FusedBatchNormalization if fused and on_tensorflow else kl.BatchNormalization
     numbers, pools = itertools.count(1), itertools.count(1)
@@ -109,7 +111,7 @@ def _build(recipe, input_shape, num_classes, fused, dense, conv, arguments):
         if filters == "pool":
             x = kl.MaxPooling2D(2, name=f"pool{next(pools)}")(x)
         else:
-            x = convolve(x, *filters) if tiny else convolve(x, filters)
+            x = convolve(x, *np.atleast_1d(filters).tolist())
     if recipe.network == "resnet8":
         x = convolve(x, 16)
         for filters, strides in RESIDUAL_BLOCKS:
@@ -117,8 +119,8 @@ def _build(recipe, input_shape, num_classes, fused, dense, conv, arguments):
             x = convolve(convolve(x, filters, strides=strides), filters, relu=False)
             x = kl.Activation("relu")(kl.Add()([x, before]))
     last = "dense" if normalized else "dense3"
-    averaged = normalized and not tiny
-    x = kl.GlobalAveragePooling2D()(x) if averaged else kl.Flatten(name="flatten")(x)
+    flat = tiny or not normalized
+    x = kl.Flatten(name="flatten")(x) if flat else kl.GlobalAveragePooling2D()(x)
     if recipe.network == "lenet300100":
         for number, units in ((1, 300), (2, 100)):
             x = dense(units, activation="relu", **common(f"dense{number}"))(x)

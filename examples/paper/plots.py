@@ -38,7 +38,7 @@ WEIGHTS = {
     "the paper's scores, greedy": (COLORS[1], "^"),
     "the paper's scores, probabilistic": (COLORS[2], "D"),
 }
-DATASETS = {"lenet300100": "MNIST", "tinyconv": "MNIST", "conv6bn": "CIFAR-10 at 16x16 pixels"}
+DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10", "cifar10_16x16": "CIFAR-10 at 16x16 pixels"}
 app = cli.make_app("plots.py", __doc__)
 
 
@@ -59,7 +59,7 @@ def count_epochs(axes):
 
 
 def title_of(network):
-    return f"{report.NETWORKS[network]} on {DATASETS.get(network, 'CIFAR-10')}"
+    return f"{report.NETWORKS[network]} on {DATASETS[make_recipe(f'ours-{network}-learned').dataset]}"
 
 
 def add_legend(panels, **options):
@@ -122,23 +122,19 @@ app.command(accuracy, name="selections")
 def sizes(sources: list[str], /, *, out: Path):
     """Test accuracy against the bytes of a .slots file, from rows of size.py."""
     rows = read(sources)
-    kinds, ks = sorted(set(rows["weights"])), sorted(set(rows["num_values"]))
-    panels = new_axes(len(kinds))
     cells = rows.groupby(["network", "weights", "num_values", "move_penalty"], as_index=False)
-    best = cells[["bytes", "test"]].mean().sort_values("bytes", ignore_index=True)
-    best = best[report.front(best)]
-    for ax, kind in zip(panels, kinds, strict=True):
-        for number, k in enumerate(ks):
-            files = rows[(rows["weights"] == kind) & (rows["num_values"] == k)]
-            if files.empty:
-                continue
-            means = files.groupby("move_penalty")[["bytes", "test"]].mean().sort_values("bytes")
-            look = {"color": COLORS[number % 6], "marker": MARKERS[number % 6], "lw": 1.4}
-            ax.plot(means["bytes"] / 1000, means["test"], label=f"K = {k}", **look)
-        own = best[best["weights"] == kind]
-        if len(own):
+    files = cells[["bytes", "test"]].mean().sort_values("bytes", ignore_index=True)
+    files = files.assign(kB=files["bytes"] / 1000, best=report.front(files))
+    ks = sorted(set(files["num_values"]))
+    panels = new_axes(files["weights"].nunique())
+    for ax, (kind, own) in zip(panels, files.groupby("weights"), strict=True):
+        for k, curve in own.groupby("num_values"):
+            number = ks.index(k) % 6
+            look = {"color": COLORS[number], "marker": MARKERS[number], "lw": 1.4}
+            ax.plot(curve["kB"], curve["test"], label=f"K = {k}", **look)
+        if own["best"].any():
             look = {"color": "0.6", "lw": 5, "alpha": 0.5, "zorder": 1, "label": "no file beats these"}
-            ax.plot(own["bytes"] / 1000, own["test"], **look)
+            ax.plot(own["kB"][own["best"]], own["test"][own["best"]], **look)
         ax.set(xscale="log", xlabel="size of the .slots file, kB", title=kind)
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 4, 6)))
         ax.xaxis.set_major_formatter("{x:g}")

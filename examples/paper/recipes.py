@@ -23,7 +23,7 @@ from typing import Annotated, Literal, get_args
 from cyclopts import Parameter, types, validators
 
 from cli import changes
-from paper_numbers import VALUES
+from paper_numbers import ACCURACIES, VALUES
 
 Share = Annotated[float, Parameter(validator=validators.Number(gte=0, lt=1))]
 Kind = Literal["ours", "paper"]
@@ -96,7 +96,6 @@ SMALL_CIFAR10 = {
     "dtype_policy": "mixed_bfloat16",
 }
 TINY_MNIST = {"validation_share": 1 / 12, "epochs": 20, "nesterov": True, "augmentation": "affine"}
-NOT_IN_THE_PAPER = ("conv6bn", "resnet8", "tinyconv")
 # Fields of all recipes; learning rate and decay of the learned network, and of nearest scores too.
 NETWORKS = {
     "lenet300100": (MNIST, 0.1, 5e-4),
@@ -170,7 +169,7 @@ NAME = re.compile(r"(ours|paper)-(\w+)-(gs|ps|ns|learned)(?:-k([1-9]\d*))?(?:-(l
 
 
 def _exists(kind, network, method):
-    return network in NETWORKS and (kind == "ours" or (network not in NOT_IN_THE_PAPER and method != "ns"))
+    return network in NETWORKS and (kind == "ours" or (network in ACCURACIES["greedy"] and method != "ns"))
 
 
 def make_recipe(name):

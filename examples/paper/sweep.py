@@ -12,6 +12,8 @@ import itertools
 from pathlib import Path
 from typing import Annotated
 
+from cyclopts import types
+
 import cli
 import report
 import training
@@ -43,7 +45,7 @@ def main(
     sharing: Annotated[list[Sharing], cli.COMMAS] = ("connection",),
     scores: Annotated[list[Scores], cli.COMMAS] = ("uniform",),
     num_values: Annotated[list[int], cli.COMMAS] = (2, 4, 8, 16, 32, 64),
-    move_penalty: Annotated[list[float], cli.COMMAS] = (0.0,),
+    move_penalty: Annotated[list[types.NonNegativeFloat], cli.COMMAS] = (0.0,),
     seeds: int = 1,
     learned: bool = False,
     only_learned: bool = False,

@@ -188,8 +188,8 @@ class Run(keras.callbacks.Callback):
         measured["test_best"] = self.accuracy("test")
         self.load("last", optimizer=True)
         measured |= {"val_last": last["val_accuracy"], "test_last": self.accuracy("test")}
+        _, mirrored, *_ = CHANGES.get(recipe.augmentation, (0, None))
         for split, short in (("validation", "val"), ("test", "test")):
-            _, mirrored, *_ = CHANGES.get(recipe.augmentation, (0, None))
             measured[f"{short}_mirror"] = self.accuracy(split, mirror=True) if mirrored else None
         if recipe.averaging:
             # Levers or scores in a slot machine, whose values no average touches.

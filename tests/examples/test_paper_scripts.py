@@ -5,6 +5,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from cyclopts import ValidationError
 from example_scripts import DIGITS, run
 from test_paper_recipes import difference, recipes_of
 from test_paper_train import rows_of
@@ -124,6 +125,11 @@ def test_a_sweep_goes_over_selection_sharing_scores_and_penalties():
     found = [(recipe.name, recipe.move_penalty) for recipe in plan]
     assert found == [("ours-conv2-learned", 0.0), *expected]
     assert {recipe.epochs for recipe in plan} == {2}
+
+
+def test_a_sweep_refuses_a_negative_penalty():
+    with pytest.raises(ValidationError, match="Must be >= 0"):
+        sweep.app.parse_args(["--move-penalty", "0,-1"], exit_on_error=False, print_error=False)
 
 
 @pytest.mark.slow
