@@ -44,6 +44,15 @@ class ConnectionSteps:
     steps: tuple[list[Array], list[Array]]
     thresholds: tuple[list[Array], list[Array]]
 
+    def part(self, first: int, last: int) -> ConnectionSteps:
+        """The steps of the connections `first` to `last - 1`, as views."""
+
+        def of_both_sides(lists: tuple[list[Array], list[Array]]) -> tuple[list[Array], list[Array]]:
+            return [each[first:last] for each in lists[0]], [each[first:last] for each in lists[1]]
+
+        steps, thresholds = of_both_sides(self.steps), of_both_sides(self.thresholds)
+        return ConnectionSteps(self.rows[first:last], self.start[first:last], steps, thresholds)
+
 
 _NO_STREAM = Stream("uniform", 0, 0, 1.0)
 
@@ -348,6 +357,8 @@ def _context(kind: int, far: Array, expected: Array, activity: Array) -> Array:
 STAIRS = {"hull": hull, "nearest": nearest}
 #: Maximum number of values that are processed at once, unless one row has more.
 BLOCK_VALUES = 2**18
+#: Number of values of which steps are computed at once: small groups together, because each call takes time.
+_STEP_VALUES = 2**15
 #: Number of choices that are packed at once: a multiple of 8, so that blocks begin at a whole byte.
 _PACKED = 2**16
 #: Maximum K of coded choices, because each step of a connection is a decision.
@@ -379,19 +390,23 @@ class Coding:
     activity: bool
 
     def blocks(self, values: Values) -> Iterator[tuple[int, int, ConnectionSteps]]:
-        """Yields first connection, end and steps of each group; a thread computes them one group ahead."""
+        """Yields first connection, end and steps of each group; a thread computes the steps ahead."""
         n, size = self.rows * self.width, self.group * self.width
+        together = size * max(1, _STEP_VALUES // (size * values.num_values))
 
         def steps(first: int) -> ConnectionSteps:
-            return STAIRS[self.stairs](values, self.start, first, min(first + size, n))
+            return STAIRS[self.stairs](values, self.start, first, min(first + together, n))
 
-        with ThreadPoolExecutor(1) as pool:
-            coming = pool.submit(steps, 0)
-            for first in range(0, n, size):
-                ready = coming.result()
-                if first + size < n:
-                    coming = pool.submit(steps, first + size)
-                yield first, min(first + size, n), ready
+        ready = steps(0)
+        with ThreadPoolExecutor(1) as pool:  # starts its thread at the first `submit`
+            for begin in range(0, n, together):
+                after = begin + together
+                coming = pool.submit(steps, after) if after < n else None
+                for first in range(begin, min(after, n), size):
+                    last = min(first + size, n)
+                    yield first, last, ready.part(first - begin, last - begin)
+                if coming:
+                    ready = coming.result()
 
 
 def encode(index: Array, values: Values, coding: Coding) -> tuple[Array, Array]:
