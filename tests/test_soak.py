@@ -34,6 +34,12 @@ def test_writers_leave_the_old_or_the_new_file_after_a_crash_at_any_step():
 
 
 @pytest.mark.slow
+def test_runs_that_are_killed_lose_nothing():
+    rows = rows_of("kills.py", "--quick", "--only", "runs")
+    assert len(rows) == 1 and all(row["held"] and row["tried"] == 3 for row in rows.values()), rows
+
+
+@pytest.mark.slow
 def test_writers_name_a_full_disk_and_a_read_only_folder_and_leave_the_old_file():
     rows = rows_of("hostile.py", "--quick", "--only", "places")
     assert len(rows) == 2 and all(row["held"] and row["tried"] >= 6 for row in rows.values()), rows

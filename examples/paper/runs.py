@@ -33,6 +33,12 @@ def write_whole(path, content):
     write_file(Path(path), content if isinstance(content, bytes) else content.encode())
 
 
+def remove_unfinished(folder):
+    """Removes what killed writes have left in a run folder."""
+    for path in Path(folder).rglob(".*.*.*"):  # names that `write_file` makes
+        path.unlink()
+
+
 def _variables(model, optimizer):
     slots = [layer for layer in model.layers if hasattr(layer, "bank")]
     fixed = {id(variable) for layer in slots for variable in layer.non_trainable_weights}

@@ -111,6 +111,7 @@ class Run(keras.callbacks.Callback):
 
     def fit(self):
         """Goes on from the folder's last state."""
+        runs.remove_unfinished(self.folder)
         if (self.folder / "state" / "last.npz").exists():
             self.load("last", optimizer=True)
         elif 0 in self.options.save_epochs:

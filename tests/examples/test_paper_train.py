@@ -17,6 +17,7 @@ import recipes
 import runs
 import training
 from data import read_arrays
+from keras_slots._files import temporary_path_beside
 
 PAPER = Path(training.__file__).parent
 LEARNED = ["--method", "learned"]
@@ -96,7 +97,7 @@ def dies_after(last, on_epoch_end=training.Run.on_epoch_end):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_end(tmp_path):
+def test_a_killed_run_goes_on_to_the_same_end_and_leaves_no_unfinished_files(tmp_path):
     """By SIGKILL, in a process of its own, wherever it comes."""
     more = ["--num-values", "4", "--dropout", "0.2"]
     trained(tmp_path, *more, epochs=6, folder="whole")
@@ -113,7 +114,11 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path):
         assert process.poll() is None
     process.kill()
     process.communicate()
+    unfinished = [temporary_path_beside(tmp_path / "killed" / name) for name in ("run.json", "state/best.npz")]
+    for path in unfinished:
+        path.touch()
     trained(tmp_path, *more, epochs=6, folder="killed")
+    assert not any(path.exists() for path in unfinished)
     assert_equal_states(tmp_path, "whole", "killed")
 
 
