@@ -59,11 +59,13 @@ def export_selected(
     cannot express is refused.
 
     With calibration data, C code and LiteRT files compute with integers: weights and activations of eight bits,
-    whose scales are those that fit these inputs. The weights of banks of `StratifiedUniform(bits=8)` are exact.
-    For C code banks must be of that kind, or shared; in LiteRT files the weights of other banks are rounded.
+    with the scales of activations chosen to fit these inputs. The weights of banks of
+    `StratifiedUniform(bits=8)` are exact. For C code banks must be of that kind, or shared; in LiteRT files the
+    weights of other banks are rounded.
 
     Args:
-        model: Functional or Sequential model with at least one slot layer; on the TensorFlow backend, but for C.
+        model: Functional or Sequential model with at least one slot layer; all formats but C need the
+            TensorFlow backend.
         path: Folder (SavedModel) or file to write. It is written completely or not at all. For C code it ends in
             `.h`, and all names in it begin with the name of the file.
         format: `"tf_saved_model"`; `"litert"`, a `.tflite` file, which the extra `litert` can run; `"onnx"`,
@@ -79,8 +81,9 @@ def export_selected(
         The path that was written.
 
     Raises:
-        ValueError: If `format` is unknown, or not C on another backend, the format cannot express the model,
-            `calibration_data` are not inputs of it, or `materialize(model)` refuses it.
+        ValueError: If `format` is unknown, or needs the TensorFlow backend and another one is in use; if the
+            format cannot express the model, `calibration_data` are not inputs of it, or `materialize(model)`
+            refuses it.
         ImportError: If the packages of the format are not installed.
         FileExistsError: If `path` exists and `overwrite` is False, or `path` is not an earlier export.
         OSError: If `path` cannot be written.

@@ -32,8 +32,9 @@ class SelectionMonitor(keras.callbacks.Callback):
         per_layer: Whether the logs, and so the progress line, also contain the numbers of each layer. If False,
             only `History` does.
 
-    If `fit` builds the model, changes are counted from before its first batch if the initial choices can be drawn
-    from a seed, and otherwise from that batch on. Layers that are never called, and so never built, are left out.
+    If `fit` builds the model, changes are counted from the start of `fit` where the initial choices can be drawn
+    from a seed, and otherwise from the end of its first batch. Layers that are never called, and so never built,
+    are left out.
 
     Raises:
         ValueError: From `fit`, if the model has no slot layer.

@@ -37,7 +37,7 @@ _DISPENSABLE = (
 
 
 def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]:
-    """Returns what `summary` prints, as numbers; None for those that are not known.
+    """Returns what `summary` prints, as numbers; those that are not known are None.
 
     - `"kernels"`: for each kernel `name`, `layer` (its class), `shape`, `connections`, `num_values`, `selection`,
       `score_mode`, `scores`, `sharing`, `move_regularizer`; `values_within_reach`, the mean number of its K

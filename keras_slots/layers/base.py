@@ -56,10 +56,10 @@ class SlotLayer(Refusals, Registrable):
             their values are, so values of the same sign would never overtake each other. `"per_connection"`
             trains one lever u per connection, from which the K scores follow: `initial_scores + bank * u`. Under
             SGD, also with momentum or Nesterov, it selects the same values as the paper's scores, at a lower
-            cost. Adam and clipping by norm train a lever well too, but not as they would
-            train K scores; weight decay pulls a connection back to its initial choice. `"nearest"` trains one
-            lever per connection like an ordinary weight, with the same optimizer and rate, and selects the value
-            nearest to it: every value can be selected, and cost and memory do not depend on K.
+            cost. Adam and clipping by norm train a lever too, but not as they would train K scores; weight decay
+            pulls a connection back to its initial choice. `"nearest"` trains one lever per connection like an
+            ordinary weight, with the same optimizer and rate, and selects the value nearest to it: every value
+            can be selected, and cost and memory do not depend on K.
         bank_initializer: Distribution of the values: `"glorot_uniform"`, `"glorot_normal"`, `"he_uniform"`,
             `"he_normal"`, `"signed_constant"`, `"stratified_uniform"`; the class of that name in `keras_slots`,
             with a `scale`; or a Keras initializer, called once with the shape of the whole bank. None means the
@@ -67,8 +67,8 @@ class SlotLayer(Refusals, Registrable):
             `keras_slots.StratifiedUniform`; None means one of scale 1.5, and levers start at values drawn by
             `kernel_initializer`.
         score_initializer: `keras_slots.UniformScores(scale)`, a Keras initializer, or `"nearest"`
-            (`keras_slots.NearestScores`), with which the value nearest to a random start is selected first; with
-            `"per_value"`, that is not for Adam either. None means U(0, b), where b is the Glorot-uniform bound of
+            (`keras_slots.NearestScores`), with which the value nearest to a random start is selected first; do
+            not combine it with `"per_value"` and Adam. None means U(0, b), where b is the Glorot-uniform bound of
             the kernel, as in the author's code. With `score_mode="nearest"` it must be None.
         sharing: `"connection"`: each connection has its own values; `"layer"`: one set of K values for each
             kernel of the layer; a `keras_slots.ValueBank`: that set, which several layers may share.
@@ -176,7 +176,7 @@ class SlotLayer(Refusals, Registrable):
         fans: tuple[int, int] | None = None,
         initializer: Any = None,
     ) -> SlotKernel:
-        """Builds a kernel of this layer's score mode, which you keep in an attribute or in a list or dict in one.
+        """Builds a kernel of this layer's score mode; keep it in an attribute, or in a list or dict in one.
 
         Args:
             shape: Shape of the kernel in the layout of the Keras layer.

@@ -21,8 +21,8 @@ class SlotDense(SlotLayer, keras.layers.Dense):
     `d W[i, j] = sum_n x[n, i] * d y[n, j]`. Inputs of shape `(batch, ..., input_dim)` give outputs of shape
     `(batch, ..., units)`.
 
-    In the paper these are equations 1 to 3. It has no bias; pass `use_bias=False` for its networks. The scale of
-    the scores is that of the author's code, not of the text.
+    These are equations 1 to 3 of the paper. Its networks have no bias: pass `use_bias=False` for them. The scale
+    of the scores is that of the author's code, not of the text.
 
     {shared}
 

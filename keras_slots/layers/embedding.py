@@ -19,15 +19,15 @@ class SlotEmbedding(SlotLayer, keras.layers.Embedding):
     """Embedding that selects each weight from K fixed random values.
 
     The output is `y[n, j] = W[x[n], j]` with `W[i, j] = bank[i, j, k*]`, where k* is the selected index. Only the
-    rows that a call asks for are selected, in training too, unless it may ask for as many as there are. The
-    gradient of the other rows is zero.
+    rows that a call asks for are selected, in training too, unless it may ask for as many rows as the table has.
+    The gradient of the other rows is zero.
 
     `layer.embeddings` is the whole selected table, with a gradient, for an output layer that shares it:
     `logits = keras.ops.matmul(x, keras.ops.transpose(layer.embeddings))`.
 
     Keras' default `embeddings_initializer` is uniform on [-0.05, 0.05), whatever the size of the table. The fans
-    of the table are then those at which the Glorot bound is 0.05, so that scores, and the default bank of
-    `score_mode="nearest"`, fit to it. This holds for every `RandomUniform`, `RandomNormal` and `TruncatedNormal`
+    of the table are then those at which the Glorot bound is 0.05, so that the scores, and the default bank of
+    `score_mode="nearest"`, match it. This holds for every `RandomUniform`, `RandomNormal` and `TruncatedNormal`
     of mean 0. Not in the paper, which has no embeddings.
 
     {shared}

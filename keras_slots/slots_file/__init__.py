@@ -47,7 +47,7 @@ def save_slots(
     fold_batch_norm: bool = False,
     float_dtype: str | None = None,
 ) -> Path:
-    """Writes the selected network as a `.slots` file: seeds, and about one bit per connection.
+    """Writes the selected network as a `.slots` file: seeds, and one coded choice per connection.
 
     The file holds the architecture, the seed and the distribution of each bank, the choice of each connection,
     and all other weights (biases, batch normalization) unchanged. The result is read back and compared before it

@@ -1,4 +1,4 @@
-"""`slotify` replaces plain layers of a model by slot layers, `materialize` slot layers by plain ones.
+"""`slotify` replaces plain layers of a model with slot layers, `materialize` slot layers with plain ones.
 
 `cloning` copies models, `weights` pairs the weights of old and new layers, `folding` simplifies for inference.
 """
@@ -50,8 +50,8 @@ def slotify(
             `filters` leaves out.
         start: `"initializer"` draws what training starts from, as in a new layer. `"weights"` starts from the
             weights of the model, which must be built: each connection selects the value nearest to its weight, and
-            trains on from there with `score_mode="nearest"`, which is implied. Each layer gets a bank of the width
-            at which the selected values are closest to its weights in the mean square, unless you pass
+            training continues from there with `score_mode="nearest"`, which is implied. Each layer gets a bank of
+            the width at which the selected values are closest to its weights in the mean square, unless you pass
             `bank_initializer`.
         **layer_args: Further arguments of the slot layers, such as `selection` or `score_mode`. An integer
             `seed` gives each layer its own seed, derived from its name, or from its place in a composite.
@@ -62,8 +62,8 @@ def slotify(
     Raises:
         ValueError: If `model` is a subclassed model that is not built, or of a class whose `call` would be lost;
             if no layer would be replaced, or one inside a composite cannot be; if a name in `filters` is not that
-            of a layer with a slot version; or if the model has no weights to start from, or `layer_args` do not go
-            with `start="weights"`.
+            of a layer with a slot version; or if, with `start="weights"`, the model is not built or `layer_args`
+            do not allow it.
 
     Warns:
         UserWarning: If layers with kernels stay plain, if trained kernels are left behind (the optimizer of the
