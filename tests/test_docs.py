@@ -98,6 +98,7 @@ def test_docs_extending_score_mode_is_monitored_and_summed_up(extending):
     assert history["slots/changed"] == pytest.approx([changed]) and changed > 0
     (row,) = summary_dict(model)["kernels"]
     assert (row["score_mode"], row["trained_bytes"], row["choice_bits"]) == ("per_output", 4 * 3 * 4, None)
+    assert row["values_within_reach"] == row["num_values"] == 4
 
 
 @pytest.mark.quick
