@@ -61,14 +61,25 @@ class _Everything(dict):
 
 
 @contextmanager
-def sharing_scope() -> Iterator[None]:
-    """A context in which a layer in several places of a configuration stays one layer, as in `.keras` files.
+def writing_scope() -> Iterator[None]:
+    """A context in which a layer in several places of a model is written as one layer, as in `.keras` files.
 
     Every object is written with its `id` as `"shared_object_id"`. Keras writes it from the second time on, and
     into the first configuration, which the class of a composite may have copied by then.
     """
     with ObjectSharingScope():
         global_state.set_global_attribute("shared_objects/id_to_config_map", _Everything())
+        yield
+
+
+@contextmanager
+def reading_scope() -> Iterator[None]:
+    """A context in which a layer in several places of a configuration is read as one layer.
+
+    What a constructor writes and reads itself is not shared: the `id` of an object that is gone may come again.
+    """
+    with ObjectSharingScope():
+        global_state.set_global_attribute("shared_objects/id_to_config_map", None)
         yield
 
 

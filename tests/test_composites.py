@@ -7,6 +7,7 @@ import pytest
 from comparisons import assert_close, assert_same, numpy_of
 from keras_slots import (
     SelectionMonitor,
+    SlotDense,
     SlotEmbedding,
     SlotLayer,
     load_slots,
@@ -391,6 +392,105 @@ def test_slotify_and_materialize_reach_all_kernels_inside_composites(make, mode)
     assert [type(x) for x in inner(back)] == [type(x) for x in inner(plain)]
     assert [v.path for v in back.weights] == [v.path for v in plain.weights]
     assert_same(back(numbers()), slot(numbers(), training=False))
+
+
+@register
+class BothWays(L.Layer):
+    """Makes a wrapper in `__init__`, which makes copies of its layer there."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.both = L.Bidirectional(L.GRU(units, return_sequences=True))
+
+    def build(self, shape):
+        self.both.build(shape)
+
+    def call(self, x):
+        return self.both(x)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+@register
+class Copies(Residual):
+    """Makes copies of the layer that it is given."""
+
+    def __init__(self, layer, **kwargs):
+        super().__init__(layer, **kwargs)
+        config = keras.saving.serialize_keras_object(layer)
+        self.copies = [keras.saving.deserialize_keras_object(config) for _ in range(2)]
+
+    def build(self, shape):
+        for layer in (self.layer, *self.copies):
+            if not layer.built:
+                layer.build(shape)
+
+    def call(self, x):
+        return self.copies[1](self.copies[0](self.layer(x)))
+
+
+@quiet
+@pytest.mark.parametrize("make", [lambda: BothWays(3), lambda: Copies(L.Dense(6))], ids=["wrapper", "copies"])
+def test_files_bring_back_composites_that_copy_layers_in_their_constructor(make, tmp_path):
+    plain = keras.Sequential([keras.Input((5, 6)), make(), make(), L.Dense(3)])
+    slot = slotify(plain, score_mode="nearest", seed=1)
+    x, expected = numbers(), slot(numbers())
+    assert_same(load_slots(save_slots(slot, tmp_path / "model.slots"))(x), expected)
+    slot.save(tmp_path / "model.keras")
+    assert_same(keras.models.load_model(tmp_path / "model.keras")(x), expected)
+
+
+@register
+class Forgetful(Stack):
+    """Makes another number of layers from its configuration."""
+
+    def __init__(self, number=3, **kwargs):
+        super().__init__(**kwargs)
+        self.layers = [L.Dense(6) for _ in range(number)]
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+def test_materialize_refuses_a_layer_that_its_configuration_does_not_bring_back():
+    model = keras.Sequential([keras.Input((5, 6)), Forgetful(2, name="forgets"), SlotDense(3)])
+    with pytest.raises(ValueError, match="Layer 'forgets' of type Forgetful cannot be copied: .* shapes"):
+        materialize(model)
+
+
+@register
+class Keyed(Stack):
+    """Has a dictionary in its configuration whose keys are other ones in a file."""
+
+    def __init__(self, sizes, **kwargs):
+        super().__init__(**kwargs)
+        self.sizes = sizes
+        self.layers = [L.Dense(sizes.get(i, 6)) for i in range(2)]
+
+    def get_config(self):
+        return {"name": self.name, "sizes": self.sizes}
+
+
+@quiet
+def test_save_slots_refuses_a_model_that_its_file_would_not_bring_back(tmp_path):
+    model = keras.Sequential([keras.Input((5, 6)), SlotDense(6), Keyed({1: 4})])
+    with pytest.raises(ValueError, match="A file cannot hold model .* get_config"):
+        save_slots(model, tmp_path / "model.slots")
+    assert not list(tmp_path.iterdir())
+
+
+def own_activation(x):
+    return 2 * x
+
+
+def test_save_slots_warns_of_a_file_that_keras_cannot_read_without_more(tmp_path):
+    model = keras.Sequential([keras.Input((5,)), SlotDense(3), L.Activation(own_activation)])
+    with pytest.warns(UserWarning, match=r"`load_slots` cannot read the file without more: .*own_activation"):
+        path = save_slots(model, tmp_path / "model.slots")
+    x = np.ones((2, 5), "float32")
+    assert_same(load_slots(path, custom_objects={"own_activation": own_activation})(x), model(x))
 
 
 def test_files_tell_many_composites_apart(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from comparisons import assert_same_weights, numpy_of, weights_of
 from keras_slots import SlotConv2D, SlotDense, SlotLayer, materialize, slotify
+from keras_slots.kernels import SlotKernel
 from layer_table import bank_variable
 from small_models import small_data, small_model
 
@@ -143,6 +144,37 @@ def test_slotify_keeps_a_shared_layer_one_layer():
     slot = slotify(shared())
     assert len(slot_layers(slot)) == 1 and len(slot.layers) == 2
     assert len(materialize(slot).layers) == 2
+
+
+def slot_kernels(model):
+    return list({id(x): x for x in model._flatten_layers() if isinstance(x, SlotKernel)}.values())
+
+
+def named(name, *layers):
+    return keras.Sequential([keras.Input((3, 4)), *layers], name=name)
+
+
+PLACES = {
+    "sequential": lambda name: named(name, L.Dense(4, name="same")),
+    "nested": lambda name: named(name, named("inner", L.Dense(4, name="same"))),
+    "time_distributed": lambda name: L.TimeDistributed(L.Dense(4, name="same"), name=name),
+    "in_a_wrapper": lambda name: L.TimeDistributed(
+        keras.Sequential([L.Dense(4, name="same")], name="inner"), name=name
+    ),
+    "bidirectional": lambda name: L.Bidirectional(L.GRU(2, return_sequences=True, name="same"), name=name),
+    "cells": lambda name: L.RNN(
+        [L.GRUCell(4, name="same"), L.GRUCell(4, name="same")], return_sequences=True, name=name
+    ),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_slotify_seed_gives_layers_of_equal_names_in_different_places_different_seeds(place):
+    inputs = keras.Input((3, 4))
+    model = keras.Model(inputs, L.Add()([PLACES[place](name)(inputs) for name in ("one", "two")]))
+    first, again = ([k.seed for k in slot_kernels(slotify(model, seed=1))] for _ in range(2))
+    assert len(first) == len(set(first)) == {"bidirectional": 8, "cells": 8}.get(place, 2)
+    assert first == again
 
 
 def test_slotify_seed_gives_layers_different_seeds_and_the_same_ones_again():

@@ -22,7 +22,7 @@ import numpy as np
 
 from keras_slots._checks import check_choice
 from keras_slots._files import check_path, write_file
-from keras_slots._keras import inner_layers, set_first_value, sharing_scope, without_values
+from keras_slots._keras import inner_layers, reading_scope, set_first_value, without_values, writing_scope
 from keras_slots._live_config import CONFIG_ERRORS, carried_in, live_config
 from keras_slots.kernels.base import SlotKernel
 from keras_slots.layers.base import SlotLayer
@@ -95,6 +95,7 @@ def save_slots(
     """
     path = check_path(path, overwrite, suffix=".slots")
     content, _ = file_of(model, fold_batch_norm, float_dtype)
+    _check_architecture(content, model)
     write_file(path, content)
     return path
 
@@ -203,7 +204,7 @@ def _serialize(model: keras.Model) -> dict[str, Any]:
                     "decorated with `keras.saving.register_keras_serializable()`."
                 )
     try:
-        with sharing_scope():
+        with writing_scope():
             serialized: dict[str, Any] = keras.saving.serialize_keras_object(model)
     except CONFIG_ERRORS as error:
         raise ValueError(
@@ -252,6 +253,28 @@ def name_records(contents: Contents) -> list[Record]:
     return [replace(record, name=name) for record, name in zip(contents.records, names, strict=True)]
 
 
+def _check_architecture(content: bytes, model: keras.Model) -> None:
+    """Raises an error if Keras makes another model of a file, and warns if it can make none."""
+    architecture, records, _ = split(content)
+    try:
+        with without_values(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras' own were shown when the model was made
+            again = _model(architecture, {cls.__name__: cls for cls in _own_classes(model)})
+    except ValueError as error:
+        warnings.warn(
+            f"`load_slots` cannot read the file without more: {error} Try it before you rely on the file, or save "
+            "the model as a .keras file, too.",
+            stacklevel=3,
+        )
+        return
+    expected, received = [tuple(x.shape) for x in records], [tuple(v.shape) for v in again.variables]
+    if received != expected:
+        raise ValueError(
+            f"A file cannot hold model '{model.name}': what Keras makes from its configuration, as JSON, has "
+            f"weights of the shapes {received}, not {expected}. Return from each `get_config` what JSON can hold."
+        )
+
+
 def _check_memory(needed: int, max_bytes: int) -> None:
     if needed > max_bytes:
         raise ValueError(
@@ -262,7 +285,7 @@ def _check_memory(needed: int, max_bytes: int) -> None:
 
 def _model(architecture: dict[str, Any], custom_objects: dict[str, Any] | None) -> keras.Model:
     try:
-        with sharing_scope():
+        with reading_scope():
             model = keras.saving.deserialize_keras_object(
                 copy.deepcopy(architecture),  # Keras modifies the dictionary that it reads
                 custom_objects=custom_objects,
@@ -333,13 +356,18 @@ def _kernel_record(kernel: SlotKernel, name: str, array: Array) -> Record:
     return write_kernel(name, array, found.index, values, coding)
 
 
+def _own_classes(model: keras.Model) -> set[type]:
+    """The layer classes of a model that are neither those of Keras nor our own."""
+    classes = map(type, inner_layers(model))
+    return {cls for cls in classes if not cls.__module__.startswith(("keras.", "keras_slots."))}
+
+
 def _warn_of_unknown_classes(plain: keras.Model) -> None:
-    """Warns of layer classes that a reader of the file must register: neither those of Keras nor our own."""
-    classes = map(type, inner_layers(plain))
-    strange = {cls.__name__ for cls in classes if not cls.__module__.startswith(("keras.", "keras_slots."))}
+    """Warns of layer classes that a reader of the file must register."""
+    strange = sorted(cls.__name__ for cls in _own_classes(plain))
     if strange:
         warnings.warn(
-            f"The model has layer classes that Keras does not know: {sorted(strange)}. To load the file, register "
+            f"The model has layer classes that Keras does not know: {strange}. To load the file, register "
             "them, or pass `load_slots(path, custom_objects={name: class})`.",
             stacklevel=4,
         )

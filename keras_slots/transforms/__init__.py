@@ -54,7 +54,8 @@ def slotify(
             the width at which the selected values are closest to its weights in the mean square, unless you pass
             `bank_initializer`.
         **layer_args: Further arguments of the slot layers, such as `selection` or `score_mode`. An integer
-            `seed` gives each layer its own seed, derived from its name, or from its place in a composite.
+            `seed` gives each layer its own seed, derived from its name, and from its place if it is inside a
+            nested model, a wrapper or a composite.
 
     Returns:
         A new model of the same kind.

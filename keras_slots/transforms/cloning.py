@@ -36,7 +36,7 @@ def clone(
     """Returns a copy whose layers `convert` has made, and the pairs of old and new layers; copies no weights.
 
     Nested models, and layers inside wrappers and composites are converted too; shared layers stay shared.
-    `convert` gets each layer with its place in the model, which is its name, or leads to it through a composite.
+    `convert` gets each layer with its place in the model: its name, behind the place of what it is inside of.
     `is_slot` says which layers are, or become slot layers; a composite without any is copied as a whole, unless it
     shares a layer or is a subclassed model.
     """
@@ -49,14 +49,14 @@ def clone(
     done: dict[int, Any] = {}
     owners = Counter(key for owner in inner_layers(model) for key in {id(x) for x in direct_layers(owner)})
 
-    def copy(layer: Any, place: str | None = None) -> Any:
+    def copy(layer: Any, place: str) -> Any:
         if id(layer) not in done:
             done[id(layer)] = make_copy(layer, place)
         return done[id(layer)]
 
-    def make_copy(layer: Any, place: str | None) -> Any:
-        def copy_inner(part: Any) -> Any:
-            return copy(part, place and f"{place}/{part.name}")
+    def make_copy(layer: Any, place: str) -> Any:
+        def copy_inner(part: Any, name: str | None = None) -> Any:
+            return copy(part, f"{place}/{name or part.name}".removeprefix("/"))
 
         if not isinstance(layer, keras.layers.Layer):
             # An operation, such as the sum of `x + y`, has no weights.
@@ -72,11 +72,11 @@ def clone(
             return _copy_functional(layer, copy_inner)
         if type(layer) in WRAPPERS:
             return _copy_wrapper(layer, copy_inner)
-        new = convert(layer, place or layer.name)
+        new = convert(layer, place)
         pairs.append((layer, new))
         return new
 
-    return copy(model), pairs
+    return copy(model, place=""), pairs
 
 
 def copied_layer(layer: Any) -> Any:
@@ -161,7 +161,11 @@ def _accepts_only(maker: inspect.Signature, arguments: tuple[str, ...]) -> bool:
 
 def _copy_wrapper(wrapper: Any, copy: Callable) -> keras.layers.Layer:
     """Copies a layer of `WRAPPERS`, with copies of the layers inside it."""
-    inner = {name: keras.tree.map_structure(copy, getattr(wrapper, name)) for name in WRAPPERS[type(wrapper)]}
+    inner = {name: getattr(wrapper, name) for name in WRAPPERS[type(wrapper)]}
+    for name, part in inner.items():
+        # Cells may have equal names.
+        several = isinstance(part, (list, tuple))
+        inner[name] = [copy(x, f"{name}/{i}") for i, x in enumerate(part)] if several else copy(part, name)
     if type(wrapper) is not keras.layers.Bidirectional:
         return type(wrapper)(**{**live_config(wrapper), **inner})
     # The constructor would make the layers again from their configurations.

@@ -43,6 +43,13 @@ def _copy_state(
             new.load_assets(folder)
     if not old.built or not new.built:
         return
+    shapes, received = ([tuple(v.shape) for v in variables] for variables in (mine, its))
+    if shapes != received:
+        raise ValueError(
+            f"Layer '{old.name}' of type {type(old).__name__} cannot be copied: one that Keras makes from its "
+            f"configuration has weights of the shapes {received}, not {shapes}. Create all layers and weights in "
+            "`__init__` or in `build`, from what `get_config` returns."
+        )
     for variable, copied in zip(mine, its, strict=True):
         copied.assign(copied_array(variable))
     finalize(new)

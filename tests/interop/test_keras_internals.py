@@ -40,14 +40,23 @@ def test_keras_internals_inner_layers_reach_through_layers_of_any_kind():
     assert any(layer is inner for layer in keras_internals.inner_layers(outer))
 
 
-def test_keras_internals_sharing_scope_keeps_a_layer_in_two_places_one_layer():
+def test_keras_internals_writing_and_reading_scope_keep_a_layer_in_two_places_one_layer():
     inner = keras.layers.Dense(2)
     model = keras.Sequential([inner, keras.layers.TimeDistributed(inner)])
-    with keras_internals.sharing_scope():
+    with keras_internals.writing_scope():
         config = keras.saving.serialize_keras_object(model)
-    with keras_internals.sharing_scope():
+    with keras_internals.reading_scope():
         dense, wrapper = keras.saving.deserialize_keras_object(config).layers
     assert wrapper.layer is dense
+
+
+def test_keras_internals_reading_scope_keeps_copies_that_a_constructor_makes_apart():
+    layer = keras.layers.Dense(2)
+    with keras_internals.reading_scope():
+        config = keras.saving.serialize_keras_object(layer)
+        copies = [keras.saving.deserialize_keras_object(config) for _ in range(2)]
+        again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert len({id(x) for x in [layer, *copies, again]}) == 4
 
 
 def test_keras_internals_direct_layers_are_in_order_and_no_deeper():
