@@ -51,6 +51,15 @@ def nested(x):
     return layers.Flatten()(inner(x))
 
 
+def nested_twice(x):
+    """A model that is called twice, on tensors that other layers use too."""
+    channels = x.shape[-1]
+    same = keras_slots.SlotConv2D(channels, 3, padding="same", name="same", **slots())
+    inner = keras.Sequential([keras.Input(x.shape[1:]), layers.ReLU(), same])
+    y = inner(x)
+    return layers.Add()([x, y, inner(y)])
+
+
 #: Name -> the shape of the input, and a layer, layers, or a function that makes the network.
 NETWORKS = {
     **{f"dense K={k}": ((20,), dense(num_values=k)) for k in (1, 2, 3, 4, 5, 8, 16, 100)},
@@ -119,6 +128,8 @@ NETWORKS = {
     "residual": (IMAGE, residual, layers.GlobalAveragePooling2D(), dense()),
     "branches": (IMAGE, branches, layers.Flatten(), dense()),
     "nested": (IMAGE, nested, dense()),
+    "nested inside": (IMAGE, layers.Rescaling(0.5), nested_twice, dense()),
+    "nested last": ((20,), dense(9), keras.Sequential([keras.Input((9,)), dense()])),
     "layer": (IMAGE, conv(sharing="layer"), dense(sharing="layer", num_values=3)),
     "value bank": ((20,), dense(sharing=ValueBank(5, bound=0.4, seed=2), num_values=5)),
     "both": (IMAGE, conv(sharing="layer"), dense()),
@@ -135,7 +146,7 @@ QUICK = pytest.mark.quick(
         "conv dilation",
     ),
     *("conv pool 3 2", "average pool same", "conv ends", "depthwise multiplier", "separable strides", "sequence"),
-    *("residual", "branches", "both", "conv as sequence", "conv turned"),
+    *("residual", "branches", "both", "conv as sequence", "conv turned", "nested inside", "nested last"),
 )
 #: Where Keras pads a pooling, it computes another average on PyTorch.
 PADDED = [pytest.mark.tensorflow, pytest.mark.jax]
@@ -332,6 +343,10 @@ REFUSED = {
         lambda: functional((20,), dense(activation="softmax", name="inside"), dense()),
         ["'inside'", "softmax"],
     ),
+    "softmax over rows": (
+        lambda: functional((4, 5), dense(3), layers.Softmax(axis=1, name="rows")),
+        ["'rows'", "`axis`"],
+    ),
     "leaky relu": (
         lambda: functional((20,), dense(), layers.ReLU(negative_slope=0.1, name="leaky")),
         ["'leaky'", "negative_slope"],
@@ -360,6 +375,15 @@ def test_export_selected_in_c_names_what_it_cannot_express_and_writes_nothing(tm
     assert [word for word in words if word not in str(caught.value)] == []
     assert "'good'" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_export_selected_in_c_leaves_out_a_softmax_at_the_end_of_a_nested_model(tmp_path):
+    headers = set()
+    for activation in (None, "softmax"):
+        last = dense(activation=activation, name="last")
+        model = functional((20,), dense(9, name="first"), keras.Sequential([keras.Input((9,)), last]))
+        headers.add(export_selected(model, tmp_path / "net.h", format="c", overwrite=True).read_text())
+    assert len(headers) == 1
 
 
 def test_export_selected_in_c_with_integers_refuses_values_finer_than_eight_bits(tmp_path):

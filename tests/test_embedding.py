@@ -185,6 +185,18 @@ def test_a_rule_whose_numbers_are_not_those_of_connections_selects_the_table():
         del SelectionRule.registry["one_index_for_all"]
 
 
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("mode", SCORE_MODES)
+@pytest.mark.parametrize("row", [2**32 + 5, -(2**32) + 5, 2**31, ROWS, -ROWS - 1])
+def test_a_row_that_does_not_exist_is_refused_as_in_keras_and_is_never_another_one(mode, row):
+    model = keras.Sequential([keras.Input((2,), dtype="int64"), SlotEmbedding(ROWS, WIDTH, score_mode=mode)])
+    for each in (model, materialize(model)):
+        with pytest.raises(Exception, match="is not in|out of"):  # an error of TensorFlow
+            each.predict(np.array([[row, 1]]), verbose=0)
+    tokens = np.array([[1, -1]])
+    assert_same(model(tokens), materialize(model)(tokens))
+
+
 @pytest.mark.jax
 def test_a_row_that_does_not_exist_is_nan_as_in_keras():
     for case in SCORE_MODES:

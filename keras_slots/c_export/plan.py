@@ -120,7 +120,10 @@ class Planner:
         Raises:
             ValueError: If C code cannot express the model; lists the layers.
         """
-        first, last = self.calls[0][2], self.calls[-1][2]
+        first, ends = self.calls[0][2], {id(self.calls[-1][2])}
+        for layer, inputs, output in reversed(self.calls):
+            if type(layer) is layers.Identity and id(output) in ends:
+                ends.update(map(id, inputs))
         self.input_shape = tuple(first.shape[1:])
         self.stage_of[id(first)] = -1
         if None in self.input_shape:
@@ -129,7 +132,7 @@ class Planner:
             if self.problems and None in self.input_shape:
                 break
             try:
-                self.stage_of[id(output)] = self.add(layer, inputs, output, output is last)
+                self.stage_of[id(output)] = self.add(layer, inputs, output, id(output) in ends)
             except ValueError as error:
                 self.problems.append(f"layer '{layer.name}' ({type(layer).__name__}): {error}")
                 self.stage_of[id(output)] = self._append(Stage("unknown", layer.name, (), tuple(output.shape[1:])))
@@ -269,6 +272,8 @@ class Planner:
                 raise ValueError("its `negative_slope` and `threshold` must be 0")
             bounds = (0.0, inf if layer.max_value is None else float(layer.max_value))
         elif type(layer) is layers.Softmax:
+            if layer.axis not in (-1, len(shape)):
+                raise ValueError("its `axis` must be the last one")
             bounds = _bounds(keras.activations.softmax, is_last)
         else:
             bounds = _bounds(layer.activation, is_last)
@@ -296,9 +301,10 @@ def _calls(model: keras.Model) -> list[tuple[Any, list[Any], Any]]:
     calls: list[tuple[Any, list[Any], Any]] = []
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        if is_model(layer):
-            return run(layer, args[0])
         output = layer(*args, **kwargs)
+        if is_model(layer) and len(layer.inputs) == len(layer.outputs) == 1:
+            calls.append((layers.Identity(), [run(layer, args[0])], output))
+            return output
         tensors = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
         if not isinstance(output, keras.KerasTensor) or not tensors:
             raise ValueError(
@@ -308,17 +314,16 @@ def _calls(model: keras.Model) -> list[tuple[Any, list[Any], Any]]:
         calls.append((layer, tensors, output))
         return output
 
-    def run(part: Any, tensor: Any) -> Any:
+    def run(part: Any, *tensors: Any) -> Any:
         twin = keras.Model(part.inputs[0], part.outputs[0])
+        start = keras.Input([*tensors, *part.inputs][0].shape[1:], dtype=part.inputs[0].dtype)
+        calls.append((layers.Identity(name="input"), list(tensors), start))
         copy = keras.models.clone_model(
-            twin, input_tensors=tensor, clone_function=lambda layer: layer, call_function=call
+            twin, input_tensors=start, clone_function=lambda layer: layer, call_function=call
         )
         return copy.outputs[0]
 
-    first = model.inputs[0]
-    start = keras.Input(first.shape[1:], dtype=first.dtype)
-    calls.append((layers.Identity(name="input"), [], start))
-    run(model, start)
+    run(model)
     return calls
 
 

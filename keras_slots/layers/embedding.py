@@ -67,6 +67,8 @@ class SlotEmbedding(SlotLayer, keras.layers.Embedding):
         return self._single_kernel("embeddings").select()
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        if keras.backend.standardize_dtype(inputs.dtype) == "int64":
+            inputs = ops.clip(inputs, -(2**31), 2**31 - 1)  # no number may become that of another row
         rows = ops.cast(inputs, "int32")
         return ops.cast(self.slot_kernel.select_rows(rows, training), self.compute_dtype)
 
