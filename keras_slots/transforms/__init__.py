@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import keras
+import numpy as np
 
 import keras_slots.layers  # noqa: F401 (registers the slot layers)
 from keras_slots._checks import check_choice, check_seed
@@ -63,12 +64,13 @@ def slotify(
     Raises:
         ValueError: If `model` is a subclassed model that is not built, or of a class whose `call` would be lost;
             if no layer would be replaced, or one inside a composite cannot be; if a name in `filters` is not that
-            of a layer with a slot version; or if, with `start="weights"`, the model is not built or `layer_args`
-            do not allow it.
+            of a layer with a slot version; or if, with `start="weights"`, the model is not built, its weights are
+            not finite, or `layer_args` do not allow it.
 
     Warns:
         UserWarning: If layers with kernels stay plain, if trained kernels are left behind (the optimizer of the
-            model has made a step, or a bias is no longer zero), or if the class of the model cannot be kept.
+            model has made a step, or a bias is no longer zero), if `start="weights"` and a kernel is zero, or if
+            the class of the model cannot be kept.
 
     Example:
 
@@ -133,7 +135,7 @@ def slotify(
                 if isinstance(source, keras.Variable):
                     source.assign(copied_array(weight))
                 elif keeps_weights:
-                    source.lever.assign(copied_array(weight))
+                    source.lever.assign(_finite_weights(old, weight))
     _warn_of_plain_kernels(pairs, wanted)
     if not keeps_weights:
         _warn_of_trained_kernels(model, pairs)
@@ -294,7 +296,25 @@ def _bank_for_weights(slot_class: Any, config: dict[str, Any], layer: keras.laye
     trial.build_from_config(layer.get_build_config())
     pairs = pair_weights(layer, trial, trial.weight_sources())
     kernels = [(copied_array(w), kernel.initial.fans) for w, kernel in pairs if isinstance(kernel, SlotKernel)]
+    if kernels and not any(weights.any() for weights, _ in kernels):
+        warnings.warn(
+            f"All weights of layer '{layer.name}' are zero, which says nothing of the width of its bank. It gets "
+            "the default one, so the slot model does not predict what the model predicted until it is trained on. "
+            "To keep the layer plain, leave it out through `filters`.",
+            stacklevel=3,
+        )
     return StratifiedUniform.for_weights(kernels, trial.num_values)
+
+
+def _finite_weights(layer: keras.layers.Layer, weight: keras.Variable) -> np.ndarray:
+    """The numbers of a weight that a lever can start from."""
+    array = copied_array(weight)
+    if not np.isfinite(array.astype("float32")).all():
+        raise ValueError(
+            f"The weights of layer '{layer.name}' must be finite for start=\"weights\". Received: NaN or infinity "
+            f"in '{weight.path}'. Load an earlier state of the model."
+        )
+    return array
 
 
 def _warn_of_trained_kernels(model: keras.Model, pairs: Pairs) -> None:

@@ -285,3 +285,20 @@ def test_slotify_warns_of_trained_kernels_that_it_leaves_behind():
     plain.fit(np.zeros((2, 4)), np.zeros((2, 2)), verbose=0)
     with pytest.warns(UserWarning, match="its optimizer has made 1 steps"):
         slotify(plain)
+
+
+def test_slotify_start_weights_refuses_weights_that_are_not_finite():
+    plain = keras.Sequential([keras.Input((4,)), L.Dense(3, name="sick")])
+    weights = plain.get_weights()
+    weights[0][1, 2] = np.nan
+    plain.set_weights(weights)
+    for arguments in ({}, {"bank_initializer": StratifiedUniform(2.0)}):
+        with pytest.raises(ValueError, match="weights of layer 'sick' must be finite"):
+            slotify(plain, start="weights", seed=1, **arguments)
+
+
+def test_slotify_start_weights_warns_of_a_kernel_of_zeros():
+    plain = keras.Sequential([keras.Input((4,)), L.Dense(3, kernel_initializer="zeros", name="idle")])
+    with pytest.warns(UserWarning, match="All weights of layer 'idle' are zero"):
+        slot = slotify(plain, start="weights", seed=1)
+    assert np.any(numpy_of(slot.get_layer("idle").kernel))
