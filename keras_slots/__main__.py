@@ -52,8 +52,8 @@ def convert(
         if file.suffix == ".slots":
             write_export(load_slots(file), out, kind, overwrite=overwrite)
         else:
+            data = None if calibration_data is None else _read_array(calibration_data)
             model = keras.models.load_model(file, compile=False)
-            data = None if calibration_data is None else np.load(calibration_data)
             export_selected(model, out, format=kind, overwrite=overwrite, calibration_data=data)
         return str(out)
     if command == "pack":
@@ -63,6 +63,18 @@ def convert(
         with atomic_replace(check_path(out, overwrite, suffix=".keras")) as temporary:
             model.save(temporary)
     return f"{out}: {out.stat().st_size:,} bytes"
+
+
+def _read_array(path: Path) -> np.ndarray:
+    """The array of an .npy file."""
+    try:
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(
+            "`--calibration-data` must be an array of inputs in an .npy file, as `numpy.save` writes it. "
+            f"Received: '{path}' ({error})."
+        ) from error
 
 
 def _printable(text: str) -> str:

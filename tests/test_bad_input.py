@@ -339,6 +339,14 @@ def test_files_that_cannot_be_written_or_read_are_named_and_nothing_is_lost(tmp_
             "^keras-slots export: C code and integers need the banks.*'old.slots'.*\n$",
         ),
         (["export", "old.slots", "x", "--calibration-data", "x.npy"], 1, "export: no such file: 'x.npy'\n$"),
+        *(
+            (
+                ["export", "other.keras", "new.h", "--calibration-data", data],
+                1,
+                "^keras-slots export: `--calibration-data` must be an array .*npy file.*\n$",
+            )
+            for data in ("other", "empty", "several.npz", "objects.npy")
+        ),
         (["export", "old.slots", "full"], 1, "^keras-slots export: 'full' exists. Pass --overwrite.*\n$"),
         (["shrink", "x"], 2, "invalid choice: 'shrink'"),
     ],
@@ -347,9 +355,12 @@ def test_main_exits_with_2_for_usage_and_1_for_failure_without_a_trace(
     tmp_path, monkeypatch, capsys, words, status, text
 ):
     monkeypatch.chdir(tmp_path)
-    for name in ("other", "old.slots", "full/x", "folder.slots/x"):
+    for name in ("other", "other.keras", "old.slots", "full/x", "folder.slots/x"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text("neither a model nor a .slots file")
+    Path("empty").touch()
+    np.savez("several.npz", np.ones(3))
+    np.save("objects.npy", np.array([None]))
     with pytest.raises(SystemExit) as left:
         main(words)
     code, errors = left.value.code, capsys.readouterr().err
