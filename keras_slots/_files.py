@@ -31,9 +31,10 @@ def check_path(
         return path
     if not overwrite or path.is_symlink() or not (path.is_dir() if folder else path.is_file()):
         kind = "folder" if folder else "file"
+        received = "a symbolic link" if path.is_symlink() else f"overwrite={overwrite}"
         raise FileExistsError(
             f"`path` must not exist, so that nothing is lost, or be a {kind} that `overwrite=True` may replace. "
-            f"Received: path='{path}', overwrite={overwrite}. Remove it or choose another."
+            f"Received: path='{path}', {received}. Remove it or choose another."
         )
     if folder:
         _check_earlier_export(path)
