@@ -485,9 +485,9 @@ def own_activation(x):
     return 2 * x
 
 
-def test_save_slots_warns_of_a_file_that_keras_cannot_read_without_more(tmp_path):
+def test_save_slots_warns_of_a_file_that_load_slots_cannot_read_by_itself(tmp_path):
     model = keras.Sequential([keras.Input((5,)), SlotDense(3), L.Activation(own_activation)])
-    with pytest.warns(UserWarning, match=r"`load_slots` cannot read the file without more: .*own_activation"):
+    with pytest.warns(UserWarning, match=r"`load_slots` cannot read this file by itself: .*own_activation"):
         path = save_slots(model, tmp_path / "model.slots")
     x = np.ones((2, 5), "float32")
     assert_same(load_slots(path, custom_objects={"own_activation": own_activation})(x), model(x))

@@ -70,13 +70,14 @@ def save_slots(
 
     Raises:
         ValueError: If `path` has another suffix, `float_dtype` is unknown, `materialize(model)` refuses the model
-            (not built, without slot layers, scores that are not finite), or a layer has a vocabulary or a function
-            that a file cannot hold.
+            (not built, without slot layers, scores that are not finite), a layer has a vocabulary or a function
+            that a file cannot hold, or its configuration brings back other weights.
         FileExistsError: If `path` exists and `overwrite` is False, or `path` is not a file.
         OSError: If `path` cannot be written.
 
     Warns:
-        UserWarning: If the file holds the selected values of a kernel instead of its choices.
+        UserWarning: If the file holds the selected values of a kernel instead of its choices, or if `load_slots`
+            needs `custom_objects` to read it.
 
     Example:
 
@@ -262,8 +263,8 @@ def _check_architecture(content: bytes, model: keras.Model) -> None:
             again = _model(architecture, {cls.__name__: cls for cls in _own_classes(model)})
     except ValueError as error:
         warnings.warn(
-            f"`load_slots` cannot read the file without more: {error} Try it before you rely on the file, or save "
-            "the model as a .keras file, too.",
+            f"`load_slots` cannot read this file by itself: {error} Try that before you rely on the file, or also "
+            "save the model as a .keras file.",
             stacklevel=3,
         )
         return
