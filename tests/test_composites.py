@@ -481,6 +481,19 @@ def test_save_slots_refuses_a_model_that_its_file_would_not_bring_back(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+class Unknown(Late):
+    """Is not registered with Keras."""
+
+
+def test_save_slots_warns_once_of_a_composite_that_load_slots_must_be_given(tmp_path):
+    inputs = keras.Input((5, 6))
+    slot = slotify(keras.Model(inputs, Unknown(name="unknown")(inputs)), score_mode="nearest", seed=1)
+    with pytest.warns(UserWarning, match=r"Keras does not know: \['Unknown'\]") as caught:
+        path = save_slots(slot, tmp_path / "model.slots")
+    assert sum(each.category is UserWarning for each in caught) == 1
+    assert_same(load_slots(path, custom_objects={"Unknown": Unknown})(numbers()), slot(numbers()))
+
+
 def own_activation(x):
     return 2 * x
 

@@ -316,6 +316,7 @@ def _calls(model: keras.Model) -> list[tuple[Any, list[Any], Any]]:
 
     def run(part: Any, *tensors: Any) -> Any:
         twin = keras.Model(part.inputs[0], part.outputs[0])
+        # Keras clones a model from an input alone, which stands for the tensor that a nested one is called on.
         start = keras.Input([*tensors, *part.inputs][0].shape[1:], dtype=part.inputs[0].dtype)
         calls.append((layers.Identity(name="input"), list(tensors), start))
         copy = keras.models.clone_model(

@@ -75,7 +75,7 @@ def summary_dict(model: keras.Model, slots_file: bool = False) -> dict[str, Any]
             f"`model` must be built, because it has no kernels before. Received: model '{model.name}' "
             f"with {unbuilt} not built. Call it on an input first, or `model.build(input_shape)`."
         )
-    content, in_file = file_of(model) if slots_file else (None, {})
+    _, content, in_file = file_of(model) if slots_file else (None, None, {})
     rows = [_kernel_row(name, *pair, in_file) for name, pair in kernels.items()]
     ours = {id(v) for _, kernel in kernels.values() for v in kernel.variables}
     plain = _plain_row([v for v in model.weights if id(v) not in ours])

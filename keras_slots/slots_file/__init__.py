@@ -95,8 +95,8 @@ def save_slots(
         Aladago and Torresani, 2021, section 3: the trained network is one choice per connection.
     """
     path = check_path(path, overwrite, suffix=".slots")
-    content, _ = file_of(model, fold_batch_norm, float_dtype)
-    _check_architecture(content, model)
+    plain, content, _ = file_of(model, fold_batch_norm, float_dtype)
+    _check_architecture(content, plain)
     write_file(path, content)
     return path
 
@@ -136,7 +136,8 @@ def load_slots(
     _check_memory(sum(record.nbytes for record in records), max_bytes)
     with without_values() as created:  # do not trust the sizes in an architecture
         model = _model(architecture, custom_objects)
-    _check_fit(model, records)
+    if difference := _difference(model, records):
+        raise damaged(difference)
     records = [replace(x, name=_name(v)) for x, v in zip(records, model.variables, strict=True)]
     known = {id(variable) for variable in model.variables}
     others = [variable for variable in created if id(variable) not in known]
@@ -152,8 +153,8 @@ def load_slots(
 
 def file_of(
     model: keras.Model, fold_batch_norm: bool = False, float_dtype: str | None = None
-) -> tuple[bytes, dict[int, int]]:
-    """The bytes of the file of a model, and how many each kernel takes, by the `id` of the kernel."""
+) -> tuple[keras.Model, bytes, dict[int, int]]:
+    """The plain model of a file, its bytes, and how many each kernel takes, by the `id` of the kernel."""
     if float_dtype is not None:
         check_choice(float_dtype, "float_dtype", ("float16",))
     plain, pairs = materialized(model)
@@ -184,7 +185,7 @@ def file_of(
             sizes[id(kernel)] = len(records[-1].payload)
         else:
             records.append(stored(_name(variable), _in_dtype(array, float_dtype)))
-    return join(_serialize(plain), records), sizes
+    return plain, join(_serialize(plain), records), sizes
 
 
 def _serialize(model: keras.Model) -> dict[str, Any]:
@@ -254,13 +255,13 @@ def name_records(contents: Contents) -> list[Record]:
     return [replace(record, name=name) for record, name in zip(contents.records, names, strict=True)]
 
 
-def _check_architecture(content: bytes, model: keras.Model) -> None:
+def _check_architecture(content: bytes, plain: keras.Model) -> None:
     """Raises an error if Keras makes another model of a file, and warns if it can make none."""
     architecture, records, _ = split(content)
     try:
         with without_values(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Keras' own were shown when the model was made
-            again = _model(architecture, {cls.__name__: cls for cls in _own_classes(model)})
+            again = _model(architecture, {cls.__name__: cls for cls in _own_classes(plain)})
     except ValueError as error:
         warnings.warn(
             f"`load_slots` cannot read this file by itself: {error} Try that before you rely on the file, or also "
@@ -268,11 +269,10 @@ def _check_architecture(content: bytes, model: keras.Model) -> None:
             stacklevel=3,
         )
         return
-    expected, received = [tuple(x.shape) for x in records], [tuple(v.shape) for v in again.variables]
-    if received != expected:
+    if difference := _difference(again, records):
         raise ValueError(
-            f"A file cannot hold model '{model.name}': what Keras makes from its configuration, as JSON, has "
-            f"weights of the shapes {received}, not {expected}. Return from each `get_config` what JSON can hold."
+            f"A file cannot hold model '{plain.name}': once written as JSON, {difference}. Return from each "
+            "`get_config` what JSON can hold."
         )
 
 
@@ -306,15 +306,15 @@ def _model(architecture: dict[str, Any], custom_objects: dict[str, Any] | None) 
     return model
 
 
-def _check_fit(model: keras.Model, records: list[Record]) -> None:
+def _difference(model: keras.Model, records: list[Record]) -> str | None:
+    """How the weights of the records differ from those of a model, if they do."""
     expected = [(tuple(v.shape), keras.backend.standardize_dtype(v.dtype)) for v in model.variables]
     received = [(record.shape, record.dtype) for record in records]
     different = [pair for pair in zip(expected, received, strict=False) if not _fits(*pair)]
-    if different or len(expected) != len(received):
-        first = ": {} and {}".format(*different[0]) if different else ""
-        raise damaged(
-            f"its architecture has {len(expected)} weights and the file {len(received)}, which differ{first}"
-        )
+    if not different and len(expected) == len(received):
+        return None
+    first = ": {} and {}".format(*different[0]) if different else ""
+    return f"its architecture has {len(expected)} weights and the file {len(received)}, which differ{first}"
 
 
 def _fits(expected: tuple[tuple[int, ...], str], received: tuple[tuple[int, ...], str]) -> bool:

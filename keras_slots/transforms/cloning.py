@@ -161,11 +161,13 @@ def _accepts_only(maker: inspect.Signature, arguments: tuple[str, ...]) -> bool:
 
 def _copy_wrapper(wrapper: Any, copy: Callable) -> keras.layers.Layer:
     """Copies a layer of `WRAPPERS`, with copies of the layers inside it."""
-    inner = {name: getattr(wrapper, name) for name in WRAPPERS[type(wrapper)]}
-    for name, part in inner.items():
-        # Cells may have equal names.
-        several = isinstance(part, (list, tuple))
-        inner[name] = [copy(x, f"{name}/{i}") for i, x in enumerate(part)] if several else copy(part, name)
+
+    def copies(part: Any, name: str) -> Any:
+        if isinstance(part, (list, tuple)):  # cells, which may have equal names
+            return [copy(x, f"{name}/{index}") for index, x in enumerate(part)]
+        return copy(part, name)
+
+    inner = {name: copies(getattr(wrapper, name), name) for name in WRAPPERS[type(wrapper)]}
     if type(wrapper) is not keras.layers.Bidirectional:
         return type(wrapper)(**{**live_config(wrapper), **inner})
     # The constructor would make the layers again from their configurations.
